@@ -1,0 +1,1 @@
+"""A swarm's replicated, signed state. Empty until the store lands; the roster is exchanged directly."""

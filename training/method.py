@@ -1,0 +1,104 @@
+"""The seam between the round engine and training methods: the engine knows no method, a method knows no network.
+
+A method is a set of pure functions over two values it defines itself: `state`, which all members share and which must be equal to
+the bit, and `local`, which never leaves the member (inner optimizer, error feedback, momentum). Randomness comes from `Turn.seed`,
+time from `Turn.clock`; nothing else is read.
+
+What a malicious peer may send: any payload. `check` refuses what is malformed before it is stored in a round; `apply` must give the
+same bits on every member for every payload that `check` lets through.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from .ports import BlobReader, Payload
+from .spec import Spec
+
+State = TypeVar("State")
+Local = TypeVar("Local")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One member's part in one round."""
+
+    round: int  # counts from 1
+    member: str
+    members: tuple[str, ...]  # sorted, `member` among them: who is expected to contribute; shards are cut by it
+    seed: int  # 64 bits, from (swarm, round, member)
+    deadline_at: float  # on `clock`, seconds; infinity where only the number of steps ends the turn
+    clock: Callable[[], float]
+    is_over: Callable[[], bool]  # true once the round has closed without this member: stop early
+
+
+@dataclass(frozen=True, slots=True)
+class Work(Generic[Local]):
+    """What `contribute` made: the payload's bytes, how many samples stand behind it, and the member's local value after it."""
+
+    payload: Payload
+    samples: int
+    local: Local
+    metrics: Mapping[str, float]  # for the owner's eyes: {"loss": ..., "tokens": ..., "steps": ...}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One contribution that a round took, as `apply` sees it."""
+
+    turn_round: int  # the round it was made in
+    member: str
+    samples: int
+    weight: int
+    base_round: int  # the round whose state it started from
+    payload: BlobReader
+
+
+class Method(Protocol[State, Local]):
+    """See the module's text; docs/protocol.md has the order of calls."""
+
+    def start(self, spec: Spec) -> tuple[State, Local]:
+        """The state every member starts from, equal to the bit everywhere, and a fresh local value."""
+        ...
+
+    def contribute(self, state: State, local: Local, turn: Turn) -> Work[Local]:
+        """Do this turn's work. Runs in a worker thread; must not change `state` nor `local`."""
+        ...
+
+    def check(self, spec: Spec, turn_round: int, member: str, samples: int, payload: BlobReader) -> str | None:
+        """None when the payload is sound, else the reason. Pure, exact and equal on all members."""
+        ...
+
+    def audit(self, state: State, local: Local, share: Share) -> float | None:
+        """An opinion in [0, 1] on honest work, or None for none. May be dear and inexact: it never decides this round's set."""
+        ...
+
+    def apply(self, state: State, shares: Sequence[Share]) -> tuple[State, Mapping[str, float]]:
+        """The next state from shares sorted by member, equal to the bit on every member, and evidence for people."""
+        ...
+
+    def settle(self, local: Local, state: State, taken: bool) -> Local:
+        """The local value to go on with: after one's own contribution was taken, or rolled back because it was not."""
+        ...
+
+    def evaluate(self, state: State) -> Mapping[str, float]:
+        """Figures about the state, e.g. {"validation_loss": nats per byte}."""
+        ...
+
+    def digest(self, state: State) -> bytes | None:
+        """32 bytes over all that `apply` reads; None for methods without a common state."""
+        ...
+
+    def save(self, state: State) -> Iterable[Payload]:
+        """The state as bytes, in pieces; equal states give equal bytes."""
+        ...
+
+    def load(self, saved: BlobReader) -> State:
+        """The state that `save` wrote. Raises ValueError for anything else."""
+        ...
+
+    def save_local(self, local: Local) -> Iterable[Payload]: ...
+
+    def load_local(self, saved: BlobReader) -> Local:
+        """Raises ValueError if it cannot be used; the engine then starts afresh and says so."""
+        ...

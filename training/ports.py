@@ -1,0 +1,61 @@
+"""What training asks of the world below it: a transport, content-addressed blobs and a signer. Shells and tests supply them."""
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from shoal.transport.blobs import BlobRef
+from shoal.transport.port import PeerId, Refusal, Transport
+
+__all__ = ["BlobReader", "Blobs", "Payload", "Signer", "Transport"]
+
+Payload = bytes | bytearray | memoryview
+
+
+class BlobReader(Protocol):
+    """A stored blob, read in pieces; closing it is its owner's business."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. Raises ValueError outside of the blob."""
+        ...
+
+
+class Blobs(Protocol):
+    """Content-addressed bytes: the node's own store, and fetching from whoever holds them.
+
+    The calls that touch the disk run in worker threads; `open` is cheap and may be used from any thread.
+    """
+
+    async def put(self, pieces: Iterable[Payload], *, pin: str) -> BlobRef | Refusal:
+        """Store the concatenation of `pieces`, pinned under the label `pin`. Refused when the disk or the budget is full."""
+        ...
+
+    async def fetch(self, ref: BlobRef, holders: Callable[[], Iterable[PeerId]], *, pin: str, timeout_s: float) -> None | Refusal:
+        """Have `ref` here, verified and pinned, fetching what is missing from several of `holders()` at once.
+
+        `holders` is asked again while the fetch goes on, so newly announced holders are used.
+        """
+        ...
+
+    def open(self, ref: BlobRef) -> BlobReader | None:
+        """A reader, or None if the blob is not complete here."""
+        ...
+
+    def unpin(self, pin: str) -> None:
+        """Let go of all blobs pinned under this label; the budget may now evict those nobody else pins."""
+        ...
+
+
+class Signer(Protocol):
+    """The node's key."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes of Ed25519."""
+        ...

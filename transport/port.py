@@ -1,0 +1,200 @@
+"""What the layers above see of the network: one small Protocol, with two implementations, `host` (libp2p) and `memory` (simulated).
+
+Failures of the network and of peers are values (`Refusal`), never exceptions: whoever asks a peer must say what happens when it
+does not answer. Exceptions that leave these calls are bugs, or trio.Cancelled.
+"""
+
+import enum
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Generic, NewType, Protocol, TypeVar
+
+import trio
+
+from .wire import Message
+
+PeerId = NewType("PeerId", str)  # libp2p's base58 text of an Ed25519 public key: "12D3KooW..."
+Address = NewType("Address", str)  # a multiaddr that ends in /p2p/<peer id>
+
+Request = TypeVar("Request", bound=Message)
+Reply = TypeVar("Reply", bound=Message)
+
+
+class Code(enum.IntEnum):
+    """Why a call failed. The numbers are on the wire."""
+
+    UNKNOWN_METHOD = 1
+    TOO_LARGE = 2
+    MALFORMED = 3
+    DEADLINE_EXCEEDED = 4
+    CANCELLED = 5
+    BUSY = 6  # a limit of the peer is reached: try again later
+    REFUSED = 7  # the peer's application says no; the message says why
+    NOT_FOUND = 8
+    INTERNAL = 9  # a bug on the other side; the connection goes on
+    NEEDS_NEWER = 10  # the other side speaks a newer version: "needs a newer Shoal"
+    UNREACHABLE = 11  # never on the wire: no connection, or it broke
+
+
+class Refusal(Message, frozen=True):
+    """A call's failure, as a value."""
+
+    code: Code
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unary(Generic[Request, Reply]):
+    """A method with one request and one reply."""
+
+    name: str  # "/shoal/blobs/1/manifest": protocol, version, method
+    request_type: type[Request]
+    reply_type: type[Reply]
+    request_bytes_max: int = 65_536
+    reply_bytes_max: int = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming(Generic[Request, Reply]):
+    """A method with any number of messages in both directions; the bounds are per message."""
+
+    name: str
+    request_type: type[Request]
+    reply_type: type[Reply]
+    request_bytes_max: int = 65_536
+    reply_bytes_max: int = 65_536
+
+
+SendT = TypeVar("SendT", bound=Message, contravariant=True)
+ReceiveT = TypeVar("ReceiveT", bound=Message, covariant=True)
+
+
+class Call(Protocol[SendT, ReceiveT]):
+    """One side of a streaming call."""
+
+    async def send(self, message: SendT) -> Refusal | None:
+        """Send, waiting for the peer's credits. A refusal means the call is over."""
+        ...
+
+    async def finish(self) -> None:
+        """Say that nothing more will be sent from this side."""
+        ...
+
+    async def receive(self) -> ReceiveT | Refusal | None:
+        """The next message; None after the other side's clean end; a refusal if the call failed."""
+        ...
+
+
+# A handler without an await (a plain function) is answered from the reader itself, without a task: it must be quick.
+UnaryHandler = Callable[[PeerId, Request], Reply | Refusal] | Callable[[PeerId, Request], Awaitable[Reply | Refusal]]
+StreamHandler = Callable[[PeerId, Call[Reply, Request]], Awaitable[Refusal | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One connected peer, for people and for choosing holders."""
+
+    peer: PeerId
+    address: Address
+    is_relayed: bool
+    is_outbound: bool
+    rtt_s: float | None
+    bytes_sent: int
+    bytes_received: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes of all connections since the start, as they leave and enter the encrypted connection."""
+
+    bytes_sent: int
+    bytes_received: int
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDisconnected:
+    peer: PeerId
+
+
+PeerEvent = PeerConnected | PeerDisconnected
+
+
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """One message of a topic. `source` is whoever published it, proved by signature."""
+
+    source: PeerId
+    data: bytes
+
+
+GOSSIP_BYTES_MAX = 65_536  # far below GossipSub's 1 MiB, above which it drops in silence
+
+
+class Transport(Protocol):
+    """A running node's network. Obtained from `host.open_host` or `memory.Network.open`."""
+
+    @property
+    def peer_id(self) -> PeerId: ...
+
+    def addresses(self) -> tuple[Address, ...]:
+        """Where others can reach this node: public and private addresses first, loopback last."""
+        ...
+
+    def serve(self, method: Unary[Request, Reply], handler: UnaryHandler[Request, Reply]) -> None:
+        """Answer `method` from now on. A second handler for a name replaces the first."""
+        ...
+
+    def serve_stream(self, method: Streaming[Request, Reply], handler: StreamHandler[Reply, Request]) -> None: ...
+
+    def stop_serving(self, name: str) -> None: ...
+
+    async def request(
+        self, peer: PeerId, method: Unary[Request, Reply], request: Request, *, timeout_s: float
+    ) -> Reply | Refusal:
+        """Ask `peer`. The deadline travels with the call; when it passes, both sides let go. Never raises for what a peer does."""
+        ...
+
+    def stream(
+        self, peer: PeerId, method: Streaming[Request, Reply], *, timeout_s: float
+    ) -> AbstractAsyncContextManager[Call[Request, Reply]]:
+        """Open a streaming call; leaving the context cancels what is unfinished and frees the other side."""
+        ...
+
+    async def publish(self, topic: str, data: bytes) -> Refusal | None:
+        """Gossip up to GOSSIP_BYTES_MAX bytes to all subscribers of `topic`."""
+        ...
+
+    def subscribe(
+        self, topic: str, is_valid: Callable[[PeerId, bytes], bool]
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
+        """Receive what others publish. What `is_valid` refuses is neither delivered nor forwarded. Own messages do not come back.
+
+        The channel is bounded; when its reader is slow the oldest messages are kept and new ones dropped and counted.
+        """
+        ...
+
+    def connections(self) -> tuple[Connection, ...]:
+        """Connected peers, sorted by peer id."""
+        ...
+
+    def traffic(self) -> Traffic: ...
+
+    def events(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerEvent]]:
+        """What happens to connections from now on, after one PeerConnected for each that already stands."""
+        ...
+
+    async def connect(self, address: Address, *, timeout_s: float) -> PeerId | Refusal:
+        """Dial one address, once."""
+        ...
+
+    def keep(self, peer: PeerId, addresses: tuple[Address, ...]) -> None:
+        """Stay connected to `peer`: dial these addresses in turn, with backoff and jitter, until `release`."""
+        ...
+
+    def release(self, peer: PeerId) -> None: ...
