@@ -1,0 +1,64 @@
+# Two commands do all the set-up: `make testnet` and `make test`. Everything they install goes into .venv.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+TESTS  ?=
+
+.PHONY: help testnet test soak check format prerequisites clean
+
+help:
+	@echo "make testnet   train a language model on a swarm of four local nodes, then show the report (first run: installs)"
+	@echo "make test      run the unit and integration tests (first run: installs); TESTS=path runs a part"
+	@echo "make check     lint, types, import contracts"
+	@echo "make soak      the tests with full counts of seeds, kills and fuzzing: hours"
+	@echo "make format    let ruff rewrite the sources"
+	@echo "make clean     remove .venv and what the tools left behind"
+
+testnet: $(STAMP)
+	$(BIN)/shoal testnet --report report
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(TESTS)
+
+soak: $(STAMP)
+	SHOAL_SOAK=1 $(BIN)/python -m pytest $(TESTS)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# libp2p needs fastecdsa, which has no Linux wheel: it is compiled, and a missing header is a page of compiler output.
+prerequisites:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Shoal needs Python 3.11 or newer; '$(PYTHON)' is older or missing. Choose another: make PYTHON=python3.12 ..."; exit 1; }
+	@if [ "$$(uname -s)" = Linux ]; then \
+	  $(PYTHON) .ci/prerequisites.py; \
+	fi
+
+# A torch that is already in .venv is kept, whatever its version: people choose their CPU or CUDA build themselves.
+$(STAMP): pyproject.toml constraints.txt | prerequisites
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("torch") is None)'; then \
+	  echo "Keeping the torch that is in $(VENV)."; \
+	  grep -v '^torch==' constraints.txt > $(VENV)/constraints.txt; \
+	else \
+	  echo "Downloading PyTorch: about 200 MB for a CPU build, about 3 GB with CUDA (what the Linux package index serves)."; \
+	  echo "To choose the CPU build yourself, see 'Installing' in README.md, then run make again."; \
+	  cp constraints.txt $(VENV)/constraints.txt; \
+	  $(BIN)/python -m pip install --progress-bar on -c $(VENV)/constraints.txt torch; \
+	fi
+	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis report
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
