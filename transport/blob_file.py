@@ -1,0 +1,148 @@
+"""The file of one blob: its bytes, then its manifest, then the manifest's length in 4 bytes, big-endian.
+
+One file and not two, so that one rename makes it whole. The length comes last because the manifest is known only
+after the bytes when a blob is put, and the bytes start at 0 so that a chunk's place follows from its index. The
+functions block.
+"""
+
+import errno
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from .blobs import CHUNK_BYTES, MANIFEST_BYTES_MAX, BlobRef, Manifest, parse_manifest
+
+FOOTER_BYTES: Final = 4
+
+Buffer = bytes | bytearray | memoryview
+
+
+class StoredBlob:
+    """A complete blob, open for reading from any thread. What is open stays readable when it is evicted."""
+
+    def __init__(self, path: Path, ref: BlobRef) -> None:
+        self._path, self._ref = path, ref
+        self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self._lock = threading.Lock()
+        self.close = weakref.finalize(self, os.close, self._file)  # readers are handed out and dropped, not closed
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self._ref.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly `length` bytes from `offset`. Raises ValueError outside of the blob, OSError if the disk fails."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"bytes {offset} to {offset + length} of a blob of {self.size}")
+        parts: list[bytes] = []
+        while length:  # one read gives at most 2 GiB
+            part = self._read_some(offset, length)
+            if not part:
+                raise OSError(f"{self._path} is shorter than {self.size} bytes: somebody else changed it")
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_some(self, offset: int, length: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._file, length, offset)
+        with self._lock:
+            os.lseek(self._file, offset, os.SEEK_SET)
+            return os.read(self._file, length)
+
+
+def trailer(manifest_data: bytes) -> bytes:
+    """What follows the blob's bytes."""
+    return manifest_data + len(manifest_data).to_bytes(FOOTER_BYTES, "big")
+
+
+def cut(pieces: Iterable[Buffer]) -> Iterator[memoryview]:
+    """The pieces' bytes where they lie, cut where a chunk ends. Raises TypeError if a buffer is not contiguous."""
+    room = CHUNK_BYTES
+    for piece in pieces:
+        view = memoryview(piece)
+        if not view.nbytes:
+            continue  # a shape with a zero in it can't be cast
+        view = view.cast("B")
+        while view.nbytes:
+            part, view = view[:room], view[room:]
+            room = room - part.nbytes or CHUNK_BYTES
+            yield part
+
+
+def write_unfinished(path: Path, manifest_data: bytes, size: int) -> None:
+    """A file with room for `size` bytes of chunks, none there yet. Raises OSError."""
+    with path.open("wb") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(trailer(manifest_data))
+
+
+def read_manifest(path: Path, digest: bytes) -> tuple[Manifest, bytes] | None:
+    """The manifest that a blob's file ends with, and its bytes; None if the file is not that of `digest`."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            body = _body_bytes(file.fileno())
+            if body is None:
+                return None
+            file.seek(body)
+            data = file.read()[:-FOOTER_BYTES]
+    except OSError:
+        return None
+    manifest = parse_manifest(data, digest)
+    return (manifest, data) if isinstance(manifest, Manifest) and manifest.size == body else None
+
+
+def read_chunk(path: Path, index: int) -> bytes | None:
+    """The bytes of a chunk, unverified; None if there is no such chunk. Raises OSError."""
+    with path.open("rb", buffering=0) as file:
+        body = _body_bytes(file.fileno())
+        if body is None or not 0 <= index * CHUNK_BYTES < body:
+            return None
+        length = min(CHUNK_BYTES, body - index * CHUNK_BYTES)
+        file.seek(index * CHUNK_BYTES)
+        data = file.read(length)
+    return data if len(data) == length else None
+
+
+def write_chunk(path: Path, index: int, data: Buffer) -> None:
+    """Put a chunk in its place. Raises OSError."""
+    with path.open("r+b", buffering=0) as file:
+        file.seek(index * CHUNK_BYTES)
+        if file.write(data) != len(data):  # a disk that is nearly full takes a part
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def verified_chunks(path: Path, manifest: Manifest, checkpoint: Callable[[], None] = lambda: None) -> int:
+    """Chunks in a file that are what the manifest lists, as bits. `checkpoint` is called for each. Raises OSError."""
+    have = 0
+    buffer = bytearray(CHUNK_BYTES)
+    with path.open("rb", buffering=0) as file:
+        for index in range(manifest.chunk_count):
+            checkpoint()
+            view = memoryview(buffer)[: manifest.chunk_bytes(index)]
+            if file.readinto(view) == len(view) and blake3(view).digest() == manifest.chunk_hash(index):
+                have |= 1 << index
+    return have
+
+
+def is_whole(path: Path, digest: bytes) -> bool:
+    """Whether a file is all of the blob `digest`: every byte is hashed. Raises OSError."""
+    found = read_manifest(path, digest)
+    return found is not None and verified_chunks(path, found[0]) == (1 << found[0].chunk_count) - 1
+
+
+def _body_bytes(file: int) -> int | None:
+    """Where the manifest starts, by the footer."""
+    file_bytes = os.fstat(file).st_size
+    os.lseek(file, max(file_bytes - FOOTER_BYTES, 0), os.SEEK_SET)
+    footer = os.read(file, FOOTER_BYTES)
+    manifest_bytes = int.from_bytes(footer, "big")
+    body = file_bytes - FOOTER_BYTES - manifest_bytes
+    return body if len(footer) == FOOTER_BYTES and manifest_bytes <= MANIFEST_BYTES_MAX and body >= 0 else None

@@ -1,0 +1,406 @@
+"""Which blobs are on disk: under a budget, the least recently used evicted first, the pinned never.
+
+A blob's file is written under `partial/` and renamed to its CID when complete, so a file under its name is whole.
+Every chunk is hashed before it is written, and the chunks of an unfinished file are hashed again when it is resumed:
+the file itself says what it holds, and no index can disagree with it.
+
+What is reported as stored survives the death of the process: the kernel has it. It is not fsynced: that takes longer
+than the transfer, for bytes that others hold too. Instead, at the first start after a reboot every blob is hashed
+again, and what a power loss spoiled is dropped before anybody believes it. All methods but `unpin` block; they may be
+called from any thread.
+"""
+
+import errno
+import itertools
+import logging
+import os
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from .blob_file import (
+    Buffer,
+    StoredBlob,
+    cut,
+    is_whole,
+    read_chunk,
+    read_manifest,
+    trailer,
+    verified_chunks,
+    write_chunk,
+    write_unfinished,
+)
+from .blob_pins import Pins
+from .blobs import BLOB_BYTES_MAX, CHUNK_BYTES, BlobRef, ChunkHasher, Manifest, cid_text, parse_cid
+from .port import Code, Refusal
+
+_log = logging.getLogger(__name__)
+
+FREE_BYTES_MIN: Final = 256 * 2**20  # a guest leaves the owner's disk this much
+
+
+@dataclass(slots=True)
+class _Partial:
+    """A blob on its way here."""
+
+    manifest: Manifest
+    manifest_data: bytes
+    have: int = 0  # chunks written, as bits
+
+    @property
+    def is_complete(self) -> bool:
+        return self.have == (1 << self.manifest.chunk_count) - 1
+
+    @property
+    def file_bytes(self) -> int:
+        return self.manifest.size + len(trailer(self.manifest_data))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is here of a blob."""
+
+    manifest_data: bytes
+    chunk_count: int
+    have: int | None  # chunks, as bits; None: all
+
+
+def free_bytes_of(directory: Path) -> int:
+    """What the disk of `directory` has left."""
+    return shutil.disk_usage(directory).free
+
+
+def boot_id() -> str:
+    """What changes with every start of the machine; empty where the system does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+class BlobStore:
+    """The blobs of one data directory, which one process uses at a time. Opening it scans the directory.
+
+    Args:
+        directory: made if it is not there.
+        budget_bytes: of all files together, unfinished ones at their full size.
+        free_bytes: how much the disk has left.
+        boot: as `boot_id`. Blobs stored under another, or if it is empty, are hashed before they are believed.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        budget_bytes: int,
+        free_bytes: Callable[[Path], int] = free_bytes_of,
+        boot: str | None = None,
+    ) -> None:
+        self._directory = directory
+        self._partials = directory / "partial"
+        self._partials.mkdir(parents=True, exist_ok=True)
+        self._budget_bytes = budget_bytes
+        self._free_bytes = free_bytes
+        self._lock = threading.Lock()  # of all below; never held while a file's content is read or written
+        self._complete: OrderedDict[bytes, int] = (
+            OrderedDict()
+        )  # digest -> bytes of the file; least recently used first
+        self._idle: OrderedDict[bytes, int] = (
+            OrderedDict()
+        )  # unfinished and not being fetched: resumable, evicted first
+        self._active: dict[bytes, _Partial] = {}
+        self._used_bytes = 0  # by all of them, and what is reserved
+        self._numbers = itertools.count()
+        self._scan(boot_id() if boot is None else boot)
+        self._pins = Pins(directory / "pins.jsonl")
+        self._pins.forget_absent(set(self._complete))
+
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes
+
+    def labels(self) -> dict[str, frozenset[bytes]]:
+        """The digests that each label pins."""
+        return self._pins.labels()
+
+    def put(
+        self, pieces: Iterable[Buffer], pin: str, checkpoint: Callable[[], None] = lambda: None
+    ) -> BlobRef | Refusal:
+        """Store the concatenation of `pieces`, pinned. They are hashed and written from where they lie, without a copy.
+
+        A sequence of pieces is refused before anything is evicted for it; of an iterator the size is known only at
+        its end. `checkpoint` is called at least once per chunk; what it raises ends the call and leaves nothing
+        behind.
+        """
+        path = self._partials / f"put-{next(self._numbers)}"
+        reserved = sum(memoryview(piece).nbytes for piece in pieces) if isinstance(pieces, Sequence) else 0
+        if refusal := self._reserve(reserved):
+            return refusal
+        hasher = ChunkHasher()
+        try:
+            with path.open("wb", buffering=CHUNK_BYTES) as file:
+                for part in cut(pieces):
+                    checkpoint()
+                    hasher.update(part)
+                    if hasher.size > BLOB_BYTES_MAX:
+                        return Refusal(Code.TOO_LARGE, f"a blob has at most {BLOB_BYTES_MAX} bytes")
+                    if hasher.size > reserved:
+                        if refusal := self._reserve(CHUNK_BYTES):
+                            return refusal
+                        reserved += CHUNK_BYTES
+                    file.write(part)
+                ref, manifest_data = hasher.finish()
+                file.write(trailer(manifest_data))
+            self._commit(path, ref.digest, hasher.size + len(trailer(manifest_data)), [pin])
+            return ref
+        except OSError as error:
+            return _disk_refusal(error)
+        finally:
+            path.unlink(missing_ok=True)
+            with self._lock:
+                self._used_bytes -= reserved
+
+    def begin(
+        self, digest: bytes, manifest: Manifest, manifest_data: bytes, checkpoint: Callable[[], None] = lambda: None
+    ) -> int | Refusal:
+        """Make room for a blob, and take up what an earlier fetch left of it: the chunks that are here, as bits.
+
+        Until `finish` or `abandon` it is not evicted, and must not be begun again.
+        """
+        path, partial = self._partial_path(digest), _Partial(manifest, manifest_data)
+        with self._lock:
+            left_bytes = self._idle.pop(digest, None)
+            self._used_bytes += 0 if left_bytes is None else partial.file_bytes - left_bytes
+        if left_bytes is None and (refusal := self._reserve(partial.file_bytes)):
+            return refusal
+        with self._lock:
+            self._active[digest] = partial
+        is_ready = False
+        try:
+            if read_manifest(path, digest) is None:
+                write_unfinished(path, manifest_data, manifest.size)
+            else:
+                partial.have = verified_chunks(path, manifest, checkpoint)
+            is_ready = True
+            return partial.have
+        except OSError as error:
+            return _disk_refusal(error)
+        finally:
+            if not is_ready:
+                self.abandon(digest)
+
+    def write_chunk(self, digest: bytes, index: int, data: Buffer) -> bool | Refusal:
+        """Write a chunk of a blob that was begun, if it hashes to what the manifest lists. False: it does not."""
+        partial = self._active[digest]
+        if blake3(data).digest() != partial.manifest.chunk_hash(index):
+            return False
+        if self._free_bytes(self._directory) < FREE_BYTES_MIN:
+            return _disk_refusal(OSError(errno.ENOSPC, f"less than {FREE_BYTES_MIN} bytes are left"))
+        try:
+            write_chunk(self._partial_path(digest), index, data)
+        except OSError as error:
+            return _disk_refusal(error)
+        with self._lock:
+            partial.have |= 1 << index
+        return True
+
+    def finish(self, digest: bytes, labels: Iterable[str]) -> Refusal | None:
+        """A begun blob has all its chunks: from now on it is complete, and pinned under `labels`.
+
+        If the disk refuses, the blob stays resumable.
+        """
+        partial, path = self._active[digest], self._partial_path(digest)
+        if not partial.is_complete:
+            raise RuntimeError(f"{cid_text(digest)} lacks chunks")
+        try:
+            self._commit(path, digest, partial.file_bytes, labels)
+            path.unlink(missing_ok=True)  # still there if it was put meanwhile
+        except OSError as error:
+            return _disk_refusal(error)
+        finally:
+            self.abandon(digest)
+        return None
+
+    def abandon(self, digest: bytes) -> None:
+        """Nobody fetches this any more. What is there of it can be resumed, until its room is needed."""
+        path = self._partial_path(digest)
+        with self._lock:
+            partial = self._active.pop(digest, None)
+            if partial is not None and path.exists():
+                self._idle[digest] = partial.file_bytes
+            elif partial is not None:
+                self._used_bytes -= partial.file_bytes
+
+    def open(self, ref: BlobRef) -> StoredBlob | None:
+        """A reader, or None if the blob is not complete here. Cheap enough for the event loop."""
+        with self._lock:
+            if not self._touch(ref.digest):
+                return None
+        path = self._directory / cid_text(ref.digest)
+        found = read_manifest(path, ref.digest)
+        if found is None or found[0].size != ref.size:
+            return None
+        try:
+            os.utime(path)  # the order of eviction after a restart
+            return StoredBlob(path, ref)
+        except FileNotFoundError:
+            return None  # evicted just now
+
+    def unfinished(self, digest: bytes) -> tuple[Manifest, bytes] | None:
+        """The manifest of a blob whose fetch can be resumed, so that it need not be fetched again."""
+        with self._lock:
+            is_here = digest in self._idle
+        return read_manifest(self._partial_path(digest), digest) if is_here else None
+
+    def held(self, digest: bytes) -> Held | None:
+        """What is here of a blob that is complete or being fetched."""
+        with self._lock:
+            partial = self._active.get(digest)
+            if partial is not None:
+                return Held(partial.manifest_data, partial.manifest.chunk_count, partial.have)
+            is_here = self._touch(digest)
+        found = read_manifest(self._directory / cid_text(digest), digest) if is_here else None
+        return None if found is None else Held(found[1], found[0].chunk_count, None)
+
+    def read_chunk(self, digest: bytes, index: int) -> bytes | None:
+        """A chunk's bytes, or None if it is not here. Raises OSError if the disk fails."""
+        with self._lock:
+            partial = self._active.get(digest)
+            if (partial is None or not partial.have >> index & 1) and not self._touch(digest):
+                return None
+        for path in (self._partial_path(digest), self._directory / cid_text(digest)):  # it may be finished just now
+            try:
+                return read_chunk(path, index)
+            except FileNotFoundError:
+                continue
+        return None
+
+    def pin(self, digest: bytes, label: str) -> bool | Refusal:
+        """Pin a complete blob. False: it is not here."""
+        with self._lock:
+            if not self._touch(digest):
+                return False
+            is_new = self._pins.add(label, digest)
+        try:
+            self._pins.flush()
+        except OSError as error:
+            if is_new:
+                self._pins.undo(label, digest)
+            return _disk_refusal(error)
+        return True
+
+    def unpin(self, label: str) -> None:
+        """Let go of what `label` holds, at once in memory; on disk with the next `flush`. Does not block."""
+        self._pins.remove(label)
+
+    def flush(self) -> None:
+        """Write down what was let go of. Raises OSError."""
+        self._pins.flush()
+
+    def _touch(self, digest: bytes) -> bool:
+        """Mark as just used; False if it is not complete here."""
+        if digest not in self._complete:
+            return False
+        self._complete.move_to_end(digest)
+        return True
+
+    def _partial_path(self, digest: bytes) -> Path:
+        return self._partials / cid_text(digest)
+
+    def _reserve(self, needed: int) -> Refusal | None:
+        """Take `needed` bytes of the budget, evicting what must and may go; if that is not enough, evict nothing."""
+        with self._lock:
+            free = self._free_bytes(self._directory)
+            over_budget = self._used_bytes + needed - self._budget_bytes
+            over_disk = needed + FREE_BYTES_MIN - free if needed else 0
+            victims: list[tuple[OrderedDict[bytes, int], bytes]] = []
+            gained = 0
+            for index, digest, file_bytes in self._evictable():
+                if gained >= max(over_budget, over_disk):
+                    break
+                victims.append((index, digest))
+                gained += file_bytes
+            if gained < over_budget:
+                return _budget_refusal(self._budget_bytes, self._used_bytes - gained, needed)
+            if gained < over_disk:
+                return _disk_refusal(OSError(errno.ENOSPC, f"{free} bytes are left, {needed} are needed"))
+            self._used_bytes += needed
+            evicted = [self._evict(index, digest) for index, digest in victims]
+        for path in evicted:
+            path.unlink(missing_ok=True)
+        return None
+
+    def _evictable(self) -> Iterator[tuple[OrderedDict[bytes, int], bytes, int]]:
+        for digest, file_bytes in self._idle.items():
+            yield self._idle, digest, file_bytes
+        for digest, file_bytes in self._complete.items():
+            if not self._pins.is_pinned(digest):
+                yield self._complete, digest, file_bytes
+
+    def _evict(self, index: OrderedDict[bytes, int], digest: bytes) -> Path:
+        """Take a file out of the store. It is only renamed: deleting takes long, and the lock is held."""
+        directory = self._partials if index is self._idle else self._directory
+        path = self._partials / f"evicted-{next(self._numbers)}"
+        with suppress(FileNotFoundError):
+            (directory / cid_text(digest)).rename(path)
+        self._used_bytes -= index.pop(digest)
+        return path
+
+    def _commit(self, path: Path, digest: bytes, file_bytes: int, labels: Iterable[str]) -> None:
+        """Pin, then rename: a crash between leaves a pin on nothing, which the next start forgets. Raises OSError."""
+        added = [label for label in labels if self._pins.add(label, digest)]
+        try:
+            self._pins.flush()
+            with self._lock:
+                if not self._touch(digest):
+                    path.rename(self._directory / cid_text(digest))
+                    self._complete[digest] = file_bytes
+                    self._used_bytes += file_bytes
+        except OSError:
+            for label in added:
+                self._pins.undo(label, digest)
+            raise
+
+    def _scan(self, boot: str) -> None:
+        """Find what is here. Raises OSError if the directory can't be read or written."""
+        for path in sorted(self._partials.glob("*-*")):
+            path.unlink()  # neither a put nor an eviction outlives its process
+        for path, digest in _blob_files(self._partials):
+            self._idle[digest] = path.stat().st_size
+        stamp = self._directory / "boot"
+        is_trusted = boot != "" and stamp.exists() and stamp.read_text() == boot
+        for path, digest in _blob_files(self._directory):
+            if is_trusted or is_whole(path, digest):
+                self._complete[digest] = path.stat().st_size
+            else:
+                _log.warning("dropped a blob that the last power loss spoiled: %s", path.name)
+                path.unlink()
+        stamp.write_text(boot)
+        self._used_bytes = sum(self._complete.values()) + sum(self._idle.values())
+
+
+def _blob_files(directory: Path) -> list[tuple[Path, bytes]]:
+    """Files named by a CID, least recently used first."""
+    files = [(path, parse_cid(path.name)) for path in directory.iterdir()]
+    blobs = [(path, digest) for path, digest in files if isinstance(digest, bytes)]
+    return sorted(blobs, key=lambda blob: (blob[0].stat().st_mtime_ns, blob[0].name))
+
+
+def _budget_refusal(budget_bytes: int, kept_bytes: int, needed: int) -> Refusal:
+    return Refusal(
+        Code.REFUSED,
+        f"the budget for blobs is full: of {budget_bytes} bytes {kept_bytes} are pinned or being written, "
+        f"{needed} more are needed; raise the budget or leave a swarm",
+    )
+
+
+def _disk_refusal(error: OSError) -> Refusal:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return Refusal(Code.REFUSED, f"the disk is full: {error}; make room, {FREE_BYTES_MIN} bytes are kept free")
+    return Refusal(Code.REFUSED, f"the disk failed: {error}")
