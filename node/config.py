@@ -1,0 +1,145 @@
+"""The node's settings: one table, read from TOML and overruled by flags, each key with its meaning and bounds.
+
+Nothing else overrules them: no environment variables, no second file. A key that is not in the table is refused with
+the nearest one that is, because a setting that is silently ignored is worse than an error.
+"""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, get_type_hints
+
+import msgspec
+
+from .complaint import Complaint, Exit, nearest
+
+CONFIG_NAME = "config.toml"
+CONFIG_BYTES_MAX = 1024 * 1024
+GIGABYTE = 1_000_000_000
+
+Address = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern="^/")]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a node's owner decides. The descriptions are what `shoal config init` writes beside the keys."""
+
+    listen: Annotated[
+        tuple[Address, ...],
+        msgspec.Meta(
+            min_length=1,
+            max_length=16,
+            description="Addresses to listen on. Port 0 takes a free port at the first start and keeps it.",
+        ),
+    ] = ("/ip4/0.0.0.0/tcp/0",)
+    announce: Annotated[
+        tuple[Address, ...],
+        msgspec.Meta(
+            max_length=8,
+            description="Addresses to put first into invites: a forwarded port, as /ip4/203.0.113.7/tcp/4011.",
+        ),
+    ] = ()
+    stay_connected_to: Annotated[
+        tuple[Address, ...],
+        msgspec.Meta(
+            max_length=64,
+            description="Nodes to be connected to always, as /ip4/.../tcp/.../p2p/<peer id>. None is built in.",
+        ),
+    ] = ()
+    connections_max: Annotated[
+        int, msgspec.Meta(ge=2, le=100_000, description="Peers connected at once. Memory: about 0.3 MB each.")
+    ] = 256
+    disk_gb_max: Annotated[
+        float, msgspec.Meta(gt=0, le=1_000_000, description="Room for blobs (payloads, states), in GB of 10^9 bytes.")
+    ] = 20.0
+    threads: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=1024, description="Threads to train with. 0: half of the cores; the rest stays yours."),
+    ] = 0
+    nice: Annotated[
+        int, msgspec.Meta(ge=0, le=19, description="How far to step back for other programs: 0 not at all, 19 most.")
+    ] = 5
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], msgspec.Meta(description="Where to train. auto: the GPU if torch sees one.")
+    ] = "auto"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], msgspec.Meta(description="The least important line to log.")
+    ] = "info"
+    json_logs: Annotated[bool, msgspec.Meta(description="Log one JSON object a line, for programs.")] = False
+
+
+KEYS = Config.__struct_fields__
+
+
+def description(key: str) -> str:
+    """What `key` means, in one sentence or two."""
+    for meta in get_type_hints(Config, include_extras=True)[key].__metadata__:
+        if isinstance(meta, msgspec.Meta) and meta.description:
+            return meta.description
+    raise KeyError(key)
+
+
+def parse_config(text: str, where: str) -> Config:
+    """The settings in a TOML text.
+
+    Raises:
+        Complaint: naming `where`, the key, what was expected and, for an unknown key, the nearest valid one.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise Complaint(f"{where} is not TOML: {error}", Exit.CONFIG) from error
+    return config_of(table, where)
+
+
+def config_of(table: Mapping[str, object], where: str) -> Config:
+    """The settings that a parsed table or the flags hold, else defaults. Raises Complaint as `parse_config`."""
+    for key in table:
+        if key not in KEYS:
+            raise Complaint(
+                f"{where}: unknown key '{key}': {nearest(key, KEYS)} (see `shoal config show`)", Exit.CONFIG
+            )
+    try:
+        return msgspec.convert(dict(table), Config)
+    except msgspec.ValidationError as error:
+        raise Complaint(f"{where}: {readable(error)}", Exit.CONFIG) from error
+
+
+def readable(error: msgspec.ValidationError) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.threads`" as "threads: expected int, got str"."""
+    message, _, place = str(error).replace("`", "").partition(" - at ")
+    message = message[:1].lower() + message[1:]
+    return f"{place.removeprefix('$.')}: {message}" if place else message
+
+
+def load_config(path: Path, flags: Mapping[str, object]) -> Config:
+    """The settings of `path`, or the defaults where it is missing, overruled by `flags`.
+
+    Raises:
+        Complaint: the file cannot be read or is not right.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return config_of(flags, "flags")
+    except OSError as error:
+        raise Complaint(f"cannot read {path}: {error.strerror}", Exit.CONFIG) from error
+    if len(data) > CONFIG_BYTES_MAX:
+        raise Complaint(f"{path} is larger than {CONFIG_BYTES_MAX} bytes: that is no configuration", Exit.CONFIG)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise Complaint(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", Exit.CONFIG) from error
+    config = parse_config(text, str(path))
+    return config_of({**msgspec.structs.asdict(config), **flags}, "flags") if flags else config
+
+
+def render_config(config: Config, *, is_commented: bool = False) -> str:
+    """TOML that `parse_config` reads back as `config`; `is_commented` puts each key behind a #."""
+    lines: list[str] = []
+    for key, value in msgspec.structs.asdict(config).items():
+        # JSON's numbers, booleans, strings and arrays of strings are TOML as well.
+        line = f"{key} = {json.dumps(value)}"
+        lines += [f"# {description(key)}", f"#{line}" if is_commented else line, ""]
+    return "\n".join(lines)
