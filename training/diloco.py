@@ -1,0 +1,209 @@
+"""DiLoCo (Douillard et al. 2023, arXiv 2311.08105): many inner AdamW steps alone, then one outer Nesterov step
+together.
+
+Each round every member starts from the shared parameters, the anchor, trains for a while, and contributes the
+pseudo-gradient anchor - local. All apply the mean of what the round took:
+
+    momentum  <- mu * momentum + mean
+    parameters <- parameters - lr * (mean + mu * momentum)
+
+`apply` gives the same bits everywhere because each line above is a chain of elementwise float32 operations with one
+rounding each (torch.optim.SGD fuses some of them and differs between instruction sets), and because nothing denormal
+ever enters or leaves it (codecs.TINY). It is numpy, piece by piece: no torch, and no memory beyond the new state.
+
+What a malicious peer may send: see payload.py. What passes `check` is finite and bounded, so the state stays finite;
+that it is a good step, nothing here can promise.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from shoal.transport.wire import Malformed
+
+from . import checkpoint
+from .aggregate import weighted_mean
+from .checkpoint import Local, Moments, State
+from .codecs import flush_tiny
+from .diloco_settings import DilocoSettings
+from .method import Share, Turn, Work
+from .payload import VALUE_MAX, Delta, check_values, open_payload, spans, write_payload
+from .ports import BlobReader, Payload
+from .spec import Spec
+from .tensors import Layout, element_count
+
+if TYPE_CHECKING:
+    from .tensors import Vector
+
+STATE_VALUE_MAX = 2.0**60  # 2^31 rounds of the largest step that `check` lets through stay below it
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """What an inner loop comes back with. `samples` 0: nothing to contribute this time."""
+
+    parameters: "Vector"  # (n,)
+    samples: int  # windows, or whatever the swarm counts
+    moments: Moments | None
+    step_s: float | None  # how long an inner step takes here
+    metrics: Mapping[str, float]
+
+
+class LocalTrainer(Protocol):
+    """An inner loop: the built-in one for GPTs (trainer.py) or a person's own (loop.py)."""
+
+    @property
+    def layout(self) -> Layout: ...
+
+    def start(self) -> "Vector":
+        """(n,) The first parameters."""
+        ...
+
+    def train(self, anchor: "Vector", local: Local, turn: Turn) -> Trained:
+        """Train from `anchor`, which stays as it is, until the turn's deadline or step count."""
+        ...
+
+    def evaluate(self, parameters: "Vector") -> Mapping[str, float]: ...
+
+    def generate(self, parameters: "Vector", prompt: bytes, count: int, temperature: float, seed: int) -> bytes | str:
+        """Bytes that continue `prompt`, or why this model writes none."""
+        ...
+
+
+class Diloco:
+    """The method (method.py) for one swarm. Holds no state but its arguments."""
+
+    def __init__(self, spec: Spec, settings: DilocoSettings, trainer: LocalTrainer) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._trainer = trainer
+        self._layout = trainer.layout
+
+    def start(self, spec: Spec) -> tuple[State, Local]:
+        """Round 0. Where the spec fixes the first state's digest and this is another, fetch it: see `start_digest`."""
+        import numpy as np
+
+        parameters = _frozen(flush_tiny(np.array(self._trainer.start(), np.float32)))
+        return State(0, parameters, _frozen(np.zeros(len(parameters), np.float32))), Local()
+
+    def start_digest(self, spec: Spec) -> bytes | None:
+        """The digest of the state of round 0 that the spec fixes, if it does: members that differ fetch that state.
+
+        Specs of models that people bring themselves do (their first values come from the creator's machine).
+        """
+        return bytes.fromhex(self._settings.start) or None
+
+    def contribute(self, state: State, local: Local, turn: Turn) -> Work[Local]:
+        """Train and encode the pseudo-gradient.
+
+        A member whose training diverged has no samples, an empty payload (which `check` would refuse) and a fresh
+        optimizer: there is nothing to contribute.
+        """
+        import numpy as np
+
+        trained = self._trainer.train(state.parameters, local, turn)
+        with np.errstate(all="ignore"):
+            delta = state.parameters - trained.parameters
+            is_sound = bool(np.abs(delta).max(initial=0) <= VALUE_MAX)  # false for NaN too
+        if not is_sound:
+            return Work(b"", 0, Local(None, trained.step_s), {**trained.metrics, "diverged": 1.0})
+        after = Local(trained.moments, trained.step_s)
+        if not trained.samples:
+            return Work(b"", 0, after, trained.metrics)
+        samples = min(trained.samples, self._spec.samples_max)
+        return Work(write_payload(self._settings.codec, self._layout, delta), samples, after, trained.metrics)
+
+    def check(self, spec: Spec, turn_round: int, member: str, samples: int, payload: BlobReader) -> str | None:
+        """Exact and equal everywhere: a function of the spec and the payload's bytes."""
+        if not 1 <= samples <= spec.samples_max:
+            return f"claims {samples} samples; the spec allows 1 to {spec.samples_max}"
+        if payload.size > spec.payload_bytes_max:
+            return f"payload of {payload.size} bytes; the spec allows {spec.payload_bytes_max}"
+        delta = open_payload(payload, self._settings.codec, self._layout)
+        problem = delta if isinstance(delta, Malformed) else check_values(delta)
+        return problem.reason if problem else None
+
+    def audit(self, state: State, local: Local, share: Share) -> float | None:
+        """None: replaying a member's steps is not done yet."""
+        return None
+
+    def apply(self, state: State, shares: Sequence[Share]) -> tuple[State, Mapping[str, float]]:
+        """One outer step; without any usable share only the round's number moves.
+
+        A share made from a state more than `stale_rounds_max` rounds old is left out: under momentum 0.9 steps that
+        late push along a direction that has been taken already and diverge if they keep coming.
+        """
+        import numpy as np
+
+        deltas = self._usable(state, shares)
+        evidence = {"contributions": float(len(deltas)), "stale": float(len(shares) - len(deltas))}
+        if not deltas:
+            return State(state.round + 1, state.parameters, state.momentum), evidence
+        lr, mu = np.float32(self._settings.outer_lr), np.float32(self._settings.outer_momentum)
+        parameters, momentum = np.empty_like(state.parameters), np.empty_like(state.momentum)
+        for start, stop in spans(len(parameters)):
+            mean = weighted_mean(deltas, start, stop)
+            moved = flush_tiny(state.momentum[start:stop] * mu + mean)
+            momentum[start:stop] = moved
+            moved *= mu
+            moved += mean
+            moved *= lr
+            parameters[start:stop] = flush_tiny(state.parameters[start:stop] - moved)
+        return State(state.round + 1, _frozen(parameters), _frozen(momentum)), evidence
+
+    def settle(self, local: Local, state: State, taken: bool) -> Local:
+        """The optimizer's moments as they are after the turn, taken or not.
+
+        The paper never synchronizes them. When a contribution is not taken the parameters go back to the anchor, yet
+        the moments are statistics of gradients within one round's walk from it, with memories of 10 and 20 steps: those
+        after the turn describe the anchor's surroundings no worse than those before it, while starting afresh costs a
+        round of badly scaled first steps. torchft keeps them as well (local_sgd.py restores parameters alone).
+        """
+        return local
+
+    def evaluate(self, state: State) -> Mapping[str, float]:
+        return self._trainer.evaluate(state.parameters)
+
+    def generate(self, state: State, prompt: bytes, count: int, temperature: float, seed: int) -> bytes | str:
+        """Bytes that continue `prompt`, or why this model writes none."""
+        return self._trainer.generate(state.parameters, prompt, count, temperature, seed)
+
+    def digest(self, state: State) -> bytes:
+        return checkpoint.state_digest(state, self._layout)
+
+    def save(self, state: State) -> Iterable[Payload]:
+        return checkpoint.save_state(state, self._layout)
+
+    def load(self, saved: BlobReader) -> State:
+        return checkpoint.load_state(saved, self._layout, STATE_VALUE_MAX)
+
+    def save_local(self, local: Local) -> Iterable[Payload]:
+        return checkpoint.save_local(local, self._layout)
+
+    def load_local(self, saved: BlobReader) -> Local:
+        return checkpoint.load_local(saved, self._layout)
+
+    def _usable(self, state: State, shares: Sequence[Share]) -> list[tuple[int, Delta]]:
+        usable: list[tuple[int, Delta]] = []
+        for share in sorted(shares, key=lambda share: (share.member, share.turn_round)):
+            if state.round - share.base_round > self._settings.stale_rounds_max:
+                continue
+            delta = open_payload(share.payload, self._settings.codec, self._layout)
+            if isinstance(delta, Malformed):
+                raise ValueError(f"a payload that was never checked: {delta.reason}")
+            usable.append((share.samples, delta))
+        return usable
+
+
+def state_of(trainer_start: "Vector", layout: Layout) -> str:
+    """The `start` setting for a spec whose first parameters are these: the digest of round 0 in hex."""
+    import numpy as np
+
+    parameters = flush_tiny(np.array(trainer_start, np.float32))
+    state = State(0, parameters, np.zeros(element_count(layout), np.float32))
+    return checkpoint.state_digest(state, layout).hex()
+
+
+def _frozen(vector: "Vector") -> "Vector":
+    vector.flags.writeable = False
+    return vector

@@ -1,0 +1,81 @@
+"""DiLoCo's settings in a spec: their names, bounds and meanings."""
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import msgspec
+
+from .pace import StepRange
+
+Steps = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Rate = Annotated[float, msgspec.Meta(gt=0, le=10)]
+
+
+class DilocoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All have defaults. Those of the inner optimizer hold for the built-in trainer; a person's own loop brings its
+    own.
+    """
+
+    # The round. `steps` is Douillard et al.'s H. Where the other two are left out every turn has exactly `steps`.
+    steps: Steps = 50
+    steps_min: Steps | None = None
+    steps_max: Steps | None = None
+
+    # The outer optimizer: Nesterov momentum on the mean pseudo-gradient; 0.7 and 0.9 as in the paper.
+    outer_lr: Rate = 0.7
+    outer_momentum: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.9
+    stale_rounds_max: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1  # older pseudo-gradients are left out of the mean
+    codec: Literal["float32", "bfloat16", "int8"] = "float32"
+    start: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""  # digest of round 0, if the spec fixes it
+
+    # The inner optimizer: AdamW under warm-up and cosine, both counted in agreed rounds.
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 8  # windows per step
+    context: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 128  # bytes per window
+    lr: Rate = 2e-3
+    lr_end: Fraction = 0.1  # of lr, once the cosine has run out
+    lr_rounds: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0  # of the cosine; 0: rounds_max; both 0: constant
+    warmup_rounds: Annotated[float, msgspec.Meta(ge=0, le=10_000)] = 0.5
+    weight_decay: Fraction = 0.1
+    beta1: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.95
+    clip: Annotated[float, msgspec.Meta(gt=0)] = 1.0  # of the gradient's norm
+
+    # The data.
+    pieces: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64  # that the text is cut into and dealt out
+    validation_windows: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
+
+    def step_range(self) -> StepRange:
+        """How many inner steps a turn may have."""
+        return StepRange(self.steps_min or self.steps, self.steps_max or self.steps, self.steps)
+
+
+def parse_settings(settings: Mapping[str, object]) -> DilocoSettings | str:
+    """The settings of a spec, or which of them is wrong."""
+    try:
+        parsed = msgspec.convert(dict(settings), DilocoSettings)
+    except msgspec.ValidationError as error:
+        return f"diloco settings: {error}"
+    steps = parsed.step_range()
+    if not steps.least <= steps.reference <= steps.most:
+        return (
+            f"diloco settings: steps {steps.reference} must lie from steps_min {steps.least} to steps_max {steps.most}"
+        )
+    return parsed
+
+
+def learning_rate(settings: DilocoSettings, rounds_max: int, round_: int, step: int) -> float:
+    """The inner learning rate of a step, from 0, of a turn.
+
+    It follows agreed rounds, not the steps a member did itself, so that a member who joins in round 900 knows its own.
+    Within a round it moves as if the turn had `steps` steps; whoever does more stays at the round's end.
+    """
+    at = round_ - 1 + min(step / settings.steps, 1.0)  # in rounds
+    if at < settings.warmup_rounds:
+        return settings.lr * (at + 1 / settings.steps) / (settings.warmup_rounds + 1 / settings.steps)
+    rounds = settings.lr_rounds or rounds_max
+    if not rounds:
+        return settings.lr
+    past = min((at - settings.warmup_rounds) / max(rounds - settings.warmup_rounds, 1e-9), 1.0)
+    return settings.lr * (settings.lr_end + (1 - settings.lr_end) * (1 + math.cos(math.pi * past)) / 2)
