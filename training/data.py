@@ -31,7 +31,7 @@ SHAKESPEARE_BLAKE3 = "65f833c3f739fd9e6b1e6aaf0c8f711b71bfe7035ce582ea8bb6eab666
 
 
 def _shakespeare() -> bytes:
-    packed = resources.files(__package__).joinpath("shakespeare.txt.xz").read_bytes()
+    packed = resources.files("shoal.training").joinpath("shakespeare.txt.xz").read_bytes()
     text = lzma.decompress(packed)
     if blake3(text).hexdigest() != SHAKESPEARE_BLAKE3:
         raise RuntimeError("shakespeare.txt.xz is not the file that Shoal was released with: install Shoal again")

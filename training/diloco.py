@@ -195,11 +195,11 @@ class Diloco:
         return usable
 
 
-def state_of(trainer_start: "Vector", layout: Layout) -> str:
+def start_setting(first: "Vector", layout: Layout) -> str:
     """The `start` setting for a spec whose first parameters are these: the digest of round 0 in hex."""
     import numpy as np
 
-    parameters = flush_tiny(np.array(trainer_start, np.float32))
+    parameters = flush_tiny(np.array(first, np.float32))
     state = State(0, parameters, np.zeros(element_count(layout), np.float32))
     return checkpoint.state_digest(state, layout).hex()
 

@@ -1,5 +1,4 @@
-"""A small GPT over bytes: RMSNorm without gains, rotary positions, normalized queries and keys, squared ReLU, tied
-embedding.
+"""A small GPT over bytes: RMSNorm without gains, rotary positions, squared ReLU, tied embedding.
 
 The parameters are views of one flat vector, in the order of `models.gpt_layout`, so that a model costs nothing to
 build and the inner optimizer is one fused operation over all of it.
@@ -52,7 +51,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None) -> Tensor:
         batch, time, width = x.shape
         q, k, v = F.linear(x, self.qkv).view(batch, time, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        q, k = rotate(norm(q), cos, sin), rotate(norm(k), cos, sin)  # (batch, heads, time, head width)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)  # (batch, heads, time, head width)
         is_causal = True
         if cache is not None:
             is_causal = cache.keys.size(2) == 0  # later: one byte, which may see all before it

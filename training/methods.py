@@ -2,20 +2,32 @@
 
 import importlib.util
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from . import data
-from .diloco import Diloco
+from .checkpoint import Local, State
+from .diloco import Diloco, start_setting
 from .diloco_settings import DilocoSettings, parse_settings
 from .method import Method
 from .models import SIZES, gpt_layout, memory_bytes
 from .payload import payload_bytes
-from .spec import Spec
+from .spec import Setting, Spec
+from .tensors import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .loop import Outer
+    from .trainer import GptTrainer
 
 VERSIONS = {"diloco": 1}  # the newest of each method that this Shoal speaks
 TORCH_MISSING = "training needs PyTorch, which is not installed here: pip install 'shoal[train]'"
+CUSTOM_PREFIX, ENTRY_PREFIX = "custom:", "entry:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,44 +40,109 @@ class MemberOptions:
     entry_path: Path | None = None  # the file that a spec's model "entry:..." names
 
 
-def build(spec: Spec, options: MemberOptions) -> Method[Any, Any] | str:
+@dataclass(frozen=True, slots=True)
+class OwnModel:
+    """What a spec says of a model that people bring themselves."""
+
+    model: str  # the spec's `model`
+    settings: Mapping[str, Setting]  # to be added to the spec's settings
+
+
+def build(spec: Spec, options: MemberOptions) -> Method[State, Local] | str:
     """The method for this spec on this machine, or the reason why there is none."""
-    newest = VERSIONS.get(spec.method)
-    if newest is None:
-        return f"method {spec.method!r} is not known here; known: {', '.join(sorted(VERSIONS))}"
-    if spec.method_version > newest:
-        return f"method {spec.method} version {spec.method_version} needs a newer Shoal (this one has version {newest})"
-    settings = parse_settings(spec.settings)
+    settings = _settings(spec)
     if isinstance(settings, str):
         return settings
-    return _build_gpt(spec, settings, options)
+    if spec.model.startswith(CUSTOM_PREFIX):
+        return "this swarm trains a model that scripts bring: join it from one, with shoal.join(...)"
+    problem = device_problem(options.device)
+    if problem:
+        return problem
+    if spec.model.startswith(ENTRY_PREFIX):
+        return _build_entry(spec, settings, options)
+    trainer = gpt_trainer(spec, options)
+    return trainer if isinstance(trainer, str) else Diloco(spec, settings, trainer)
 
 
-def _build_gpt(spec: Spec, settings: DilocoSettings, options: MemberOptions) -> Diloco | str:
+def build_loop(spec: Spec, model: "nn.Module") -> "tuple[Diloco, Outer] | str":
+    """The method whose inner loop is a script's own, and what that script calls; or why its model does not fit."""
+    from .loop import LoopTrainer, Outer, custom_name, model_layout, parameters_of
+
+    settings = _settings(spec)
+    if isinstance(settings, str):
+        return settings
+    layout = model_layout(model)
+    if isinstance(layout, str):
+        return layout
+    if custom_name(layout) != spec.model:
+        return f"this script's model is {custom_name(layout)}, the swarm's is {spec.model}: names or shapes differ"
+    problem = _payload_problem(spec, settings, layout)
+    if problem:
+        return problem
+    trainer = LoopTrainer(layout, parameters_of(model), settings)
+    return Diloco(spec, settings, trainer), Outer(trainer, model)
+
+
+def describe_model(model: "nn.Module") -> OwnModel | str:
+    """What to put into the spec of a swarm that trains this model from scripts, or why it cannot be."""
+    from .loop import custom_name, model_layout, parameters_of
+
+    layout = model_layout(model)
+    if isinstance(layout, str):
+        return layout
+    return OwnModel(custom_name(layout), {"start": start_setting(parameters_of(model), layout)})
+
+
+def describe_entry(path: Path) -> OwnModel | str:
+    """What to put into the spec of a swarm that trains what this file of the owner's defines. Runs the file."""
+    problem = device_problem("cpu")
+    if problem:
+        return problem
+    from .entry import entry_name, load_entry
+    from .loop import model_layout, parameters_of
+
+    name = entry_name(path)
+    if name is None:
+        return f"{path} cannot be read"
+    entry = load_entry(path, name)
+    if isinstance(entry, str):
+        return entry
+    model = entry.build()
+    layout = model_layout(model)
+    if isinstance(layout, str):
+        return layout
+    return OwnModel(name, {"start": start_setting(parameters_of(model), layout)})
+
+
+def gpt_trainer(spec: Spec, options: MemberOptions) -> "GptTrainer | str":
+    """The built-in trainer for a spec, or why this machine cannot have it."""
+    settings = _settings(spec)
+    if isinstance(settings, str):
+        return settings
     size = SIZES.get(spec.model)
     if size is None:
         return f"model {spec.model!r} is not known here; known: {', '.join(SIZES)}"
-    sent = payload_bytes(settings.codec, gpt_layout(size))
-    if sent > spec.payload_bytes_max:
-        return f"{spec.model} in {settings.codec} sends {sent} bytes; payload_bytes_max is {spec.payload_bytes_max}"
-    needed, available = memory_bytes(size, settings.batch_size, settings.context), available_memory_bytes()
-    if available is not None and needed > available:
-        return (
-            f"training {spec.model} with batches of {settings.batch_size} x {settings.context} takes about "
-            f"{needed / 2**30:.1f} GiB of memory; {available / 2**30:.1f} GiB are free"
-        )
+    problem = (
+        device_problem(options.device)
+        or _payload_problem(spec, settings, gpt_layout(size))
+        or _memory_problem(spec.model, memory_bytes(size, settings.batch_size, settings.context))
+    )
+    if problem:
+        return problem
     window_bytes = settings.context + 1
     corpus = data.load(spec.data, settings.pieces, settings.batch_size * window_bytes, options.data_path)
     if isinstance(corpus, str):
         return corpus
     if len(corpus.training) // settings.pieces < window_bytes:
         return f"data {spec.data!r} in {settings.pieces} pieces is too short for windows of {window_bytes} bytes"
-    problem = device_problem(options.device)
-    if problem:
-        return problem
     from .trainer import GptTrainer
 
-    return Diloco(spec, settings, GptTrainer(spec, settings, size, corpus, options.device, options.threads))
+    return GptTrainer(spec, settings, size, corpus, options.device, options.threads)
+
+
+def with_settings(spec: Spec, **changes: Setting) -> Spec:
+    """`spec` with some of its method's settings changed."""
+    return msgspec.structs.replace(spec, settings={**spec.settings, **changes})
 
 
 def device_problem(device: str) -> str | None:
@@ -80,8 +157,9 @@ def device_problem(device: str) -> str | None:
         return f"device {device!r} is not one that torch knows: use cpu, cuda or cuda:N"
     if kind.type not in ("cpu", "cuda"):
         return f"device {device!r} is not supported: use cpu, cuda or cuda:N"
-    if kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count():
-        return f"device {device!r} is not here: torch sees {torch.cuda.device_count()} CUDA devices"
+    count = torch.cuda.device_count()
+    if kind.type == "cuda" and (kind.index or 0) >= count:
+        return f"device {device!r} is not here: torch sees {count} CUDA devices"
     return None
 
 
@@ -91,6 +169,48 @@ def available_memory_bytes() -> int | None:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _settings(spec: Spec) -> DilocoSettings | str:
+    newest = VERSIONS.get(spec.method)
+    if newest is None:
+        return f"method {spec.method!r} is not known here; known: {', '.join(sorted(VERSIONS))}"
+    if spec.method_version > newest:
+        return f"method {spec.method} version {spec.method_version} needs a newer Shoal (this one has version {newest})"
+    return parse_settings(spec.settings)
+
+
+def _build_entry(spec: Spec, settings: DilocoSettings, options: MemberOptions) -> Diloco | str:
+    from .entry import EntryTrainer, load_entry
+
+    if options.entry_path is None:
+        return f"this swarm trains a file of its owner's ({spec.model}): name your own copy of it with --entry FILE.py"
+    entry = load_entry(options.entry_path, spec.model)
+    if isinstance(entry, str):
+        return entry
+    trainer = EntryTrainer(spec, settings, entry, options.device, options.threads)
+    problem = _payload_problem(spec, settings, trainer.layout)
+    return problem or Diloco(spec, settings, trainer)
+
+
+def _payload_problem(spec: Spec, settings: DilocoSettings, layout: Layout) -> str | None:
+    sent = payload_bytes(settings.codec, layout)
+    if sent > spec.payload_bytes_max:
+        return f"{spec.model} in {settings.codec} sends {sent} bytes; payload_bytes_max is {spec.payload_bytes_max}"
+    return None
+
+
+def _memory_problem(model: str, needed: int) -> str | None:
+    available = available_memory_bytes()
+    if available is not None and needed > available:
+        return (
+            f"training {model} with these settings takes about {needed / 2**30:.1f} GiB of memory; "
+            f"{available / 2**30:.1f} GiB are free"
+        )
+    return None

@@ -1,0 +1,138 @@
+"""A model, its loss and its data from the owner's own Python file, registered under the file's hash.
+
+Nothing of the file is ever sent. A spec names it "entry:<BLAKE3 in hex>", and a member takes part by having the very
+same file: nothing runs but what the owner has named with --entry, after its hash was found to be the spec's.
+
+The file defines
+
+    build() -> nn.Module                            parameters in float32
+    loss(model, batch) -> Tensor                    a scalar
+    batches(seed, member, members) -> Iterator      without end; `seed` differs by member and round, members are sorted
+    evaluate(model) -> dict[str, float]             optional
+
+The first parameters are the creator's `build()`; the spec's setting `start` holds their digest. (Values by a rule of
+ours from names and shapes would need no such digest, but would overrule every initialization that people choose with
+care, and pretrained weights.)
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from blake3 import blake3
+from torch import Tensor, nn
+
+from .checkpoint import Local
+from .diloco import Trained
+from .diloco_settings import DilocoSettings
+from .inner import Inner, run_turn, use_threads
+from .loop import model_layout, parameters_of, place
+from .method import Turn
+from .spec import Spec
+from .tensors import Layout
+
+if TYPE_CHECKING:
+    from .tensors import Vector
+
+ENTRY_PREFIX = "entry:"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a file defines."""
+
+    build: Callable[[], nn.Module]
+    loss: Callable[[nn.Module, Any], Tensor]
+    batches: Callable[[int, str, tuple[str, ...]], Iterator[Any]]
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | None
+
+
+def entry_name(path: Path) -> str | None:
+    """The spec's name for this file, or None if it cannot be read."""
+    try:
+        return ENTRY_PREFIX + blake3(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def load_entry(path: Path, model_name: str) -> Entry | str:
+    """Run the owner's file, if it is the one that `model_name` names, and take what it defines.
+
+    What the file itself raises is raised on: it is the owner's code, and its traceback says most.
+    """
+    if entry_name(path) != model_name:
+        return f"{path} is not the file of this swarm, whose BLAKE3 is {model_name.removeprefix(ENTRY_PREFIX)}"
+    spec = importlib.util.spec_from_file_location("shoal_entry", path)
+    if spec is None or spec.loader is None:
+        return f"{path} is not a Python file: its name must end in .py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    missing = [name for name in ("build", "loss", "batches") if not callable(getattr(module, name, None))]
+    if missing:
+        return f"{path} does not define {', '.join(missing)}"
+    return Entry(module.build, module.loss, module.batches, getattr(module, "evaluate", None))
+
+
+class EntryTrainer:
+    """A LocalTrainer (diloco.py)."""
+
+    def __init__(self, spec: Spec, settings: DilocoSettings, entry: Entry, device: str, threads: int) -> None:
+        self._spec = spec
+        self._settings = settings
+        self._entry = entry
+        self._device = torch.device(device)
+        self._threads = threads
+        first = entry.build()
+        layout = model_layout(first)
+        if isinstance(layout, str):
+            raise ValueError(layout)
+        self._layout = layout
+        self._first = parameters_of(first)
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
+
+    def start(self) -> "Vector":
+        return self._first
+
+    def train(self, anchor: "Vector", local: Local, turn: Turn) -> Trained:
+        use_threads(self._threads)
+        inner = Inner(anchor, local, self._settings, self._device)
+        model = self._model(anchor)
+        self._bind(model, inner)
+        batches = self._entry.batches(turn.seed, turn.member, turn.members)
+
+        def loss(step: int) -> Tensor:
+            return self._entry.loss(model, next(batches))
+
+        return run_turn(inner, loss, self._settings, self._spec.rounds_max, turn, local.step_s, 1)
+
+    def evaluate(self, parameters: "Vector") -> Mapping[str, float]:
+        if self._entry.evaluate is None:
+            return {}
+        use_threads(self._threads)
+        with torch.no_grad():
+            return self._entry.evaluate(self._model(parameters).eval())
+
+    def generate(self, parameters: "Vector", prompt: bytes, count: int, temperature: float, seed: int) -> bytes | str:
+        return "this swarm trains a model from a file of its owner, which does not say how to write text"
+
+    def _model(self, parameters: "Vector") -> nn.Module:
+        model = self._entry.build().to(self._device)
+        place(parameters, self._layout, model)
+        return model
+
+    def _bind(self, model: nn.Module, inner: Inner) -> None:
+        """Make the model's parameters and gradients views of the flat vectors that the optimizer steps."""
+        named = dict(model.named_parameters())
+        start = 0
+        for tensor in self._layout:
+            parameter = named[tensor.name]
+            stop = start + parameter.numel()
+            parameter.data = inner.flat[start:stop].view(tensor.shape)
+            parameter.grad = inner.gradient[start:stop].view(tensor.shape)
+            start = stop
