@@ -15,23 +15,8 @@ from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import parse_settings
 from shoal.training.method import Share, Turn
 from shoal.training.methods import MemberOptions, gpt_trainer
+from shoal.training.ports import BytesReader
 from shoal.training.spec import Setting, Spec
-
-
-class BytesReader:
-    """A BlobReader (ports.py) over bytes in memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    @property
-    def size(self) -> int:
-        return len(self._data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        if offset < 0 or length < 0 or offset + length > len(self._data):
-            raise ValueError(f"no {length} bytes at {offset} of {len(self._data)}")
-        return self._data[offset : offset + length]
 
 
 def swarm(spec: Spec, options: MemberOptions, members: tuple[str, ...]) -> Iterator[float]:
@@ -48,7 +33,7 @@ def swarm(spec: Spec, options: MemberOptions, members: tuple[str, ...]) -> Itera
             seed = (spec.seed << 32) + (round_ << 8) + index
             turn = Turn(round_, member, members, seed, math.inf, lambda: 0.0, lambda: False)
             work = method.contribute(state, locals_[member], turn)
-            payload = BytesReader(bytes(work.payload))
+            payload = BytesReader(work.payload)
             problem = method.check(spec, round_, member, work.samples, payload)
             if problem:
                 raise SystemExit(problem)

@@ -6,7 +6,7 @@ from typing import Protocol
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal, Transport
 
-__all__ = ["BlobReader", "Blobs", "Payload", "Signer", "Transport"]
+__all__ = ["BlobReader", "Blobs", "BytesReader", "Payload", "Signer", "Transport"]
 
 Payload = bytes | bytearray | memoryview
 
@@ -22,6 +22,22 @@ class BlobReader(Protocol):
     def read(self, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`. Raises ValueError outside of the blob."""
         ...
+
+
+class BytesReader:
+    """A BlobReader over bytes in memory: payloads that travel inside of messages, and tests."""
+
+    def __init__(self, data: Payload) -> None:
+        self._data = memoryview(data)
+
+    @property
+    def size(self) -> int:
+        return self._data.nbytes
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise ValueError(f"no {length} bytes at {offset} of {self.size}")
+        return bytes(self._data[offset : offset + length])
 
 
 class Blobs(Protocol):
