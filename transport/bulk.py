@@ -1,0 +1,450 @@
+"""Blobs over the network: serves what the store holds, and fetches what it lacks from several holders at once.
+
+What to ask of whom is decided in `blob_plan`; this carries it out. Hashing and disk run in worker threads, and a
+chunk is counted as here only when it was hashed and written. The bytes themselves come through a `ChunkSource`, so
+that another way than RPC streams can carry them: nothing else here knows how they travel.
+
+What a peer can make this node hold: a chunk for each holder that delivers, VERIFIED_AT_ONCE chunks that wait for the
+disk, and for each of its SERVES_PER_PEER_MAX streams three chunks on their way out. What it can make it do: read
+those chunks.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol, TypeVar
+
+import trio
+from blake3 import blake3
+
+from .blob_file import Buffer, StoredBlob
+from .blob_plan import WINDOW_MAX, Ask, Drop, Effect, FetchPlan, Take
+from .blob_store import BlobStore
+from .blobs import (
+    CHUNKS,
+    MANIFEST,
+    PIECE_BYTES,
+    BlobRef,
+    ChunksRequest,
+    Manifest,
+    ManifestReply,
+    ManifestRequest,
+    Piece,
+    bitmap_from_mask,
+    cid_text,
+)
+from .port import Call, Code, PeerId, Refusal, Transport
+from .wire import Malformed, encode
+
+_log = logging.getLogger(__name__)
+
+ASK_S: Final = 10.0  # a peer that can't say what it holds in this time is of no use
+STREAM_S: Final = 600.0  # then a stream is opened afresh
+HOLDERS_S: Final = 0.5  # how often it is asked anew who holds the blob
+FETCHES_AT_ONCE: Final = 8  # of different blobs; more wait. Memory: up to a chunk per holder each
+VERIFIED_AT_ONCE: Final = 4  # chunks being hashed and written; memory, and how long a slow disk holds the network up
+SERVES_PER_PEER_MAX: Final = 4  # streams; a well-behaved peer opens one per blob
+SERVES_MAX: Final = 64
+READS_AT_ONCE: Final = 4  # worker threads that read for others
+
+T = TypeVar("T")
+Chunk = tuple[int, bytearray]  # index and bytes
+
+
+class RunBlocking(Protocol):
+    """Calls a function that blocks, and awaits its result."""
+
+    async def __call__(self, function: Callable[[], T], /, *, limiter: trio.CapacityLimiter | None = None) -> T: ...
+
+
+class ChunkSource(Protocol):
+    """One peer's stream of one blob's chunks."""
+
+    async def take(self, first: int, count: int) -> Refusal | None:
+        """Ask for chunks `first` to `first + count - 1`, without waiting for them."""
+        ...
+
+    async def receive(self) -> Chunk | Refusal | Malformed:
+        """The next chunk, unverified, of the length that the manifest gives. Malformed: no honest peer sends that."""
+        ...
+
+
+OpenSource = Callable[[PeerId, bytes, Manifest], AbstractAsyncContextManager[ChunkSource]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lie:
+    """A peer sent what no honest peer sends. It is not asked again in that fetch."""
+
+    peer: PeerId
+    blob: BlobRef
+    reason: str
+
+
+async def run_in_thread(function: Callable[[], T], /, *, limiter: trio.CapacityLimiter | None = None) -> T:
+    return await trio.to_thread.run_sync(function, limiter=limiter)
+
+
+async def run_inline(function: Callable[[], T], /, *, limiter: trio.CapacityLimiter | None = None) -> T:
+    """For simulations: a virtual clock does not wait for threads."""
+    await trio.lowlevel.checkpoint()
+    return function()
+
+
+class RpcSource:
+    """A stream of chunks over an RPC call: 17 pieces a chunk, each small enough for one encrypted write."""
+
+    def __init__(self, call: Call[ChunksRequest, Piece], digest: bytes, manifest: Manifest) -> None:
+        self._call = call
+        self._digest = digest
+        self._manifest = manifest
+        self._index = -1
+        self._chunk = bytearray()
+        self._filled = 0  # bytes of it that are here
+
+    async def take(self, first: int, count: int) -> Refusal | None:
+        return await self._call.send(ChunksRequest(self._digest, first, count))
+
+    async def receive(self) -> Chunk | Refusal | Malformed:
+        while True:
+            piece = await self._call.receive()
+            if piece is None:
+                return Refusal(Code.UNREACHABLE, "ended the stream before all was sent")
+            if isinstance(piece, Refusal):
+                return piece
+            if not self._filled and piece.index < self._manifest.chunk_count:
+                self._index, self._chunk = piece.index, bytearray(self._manifest.chunk_bytes(piece.index))
+            end = self._filled + len(piece.data)
+            if piece.index != self._index or len(piece.data) != min(PIECE_BYTES, len(self._chunk) - self._filled):
+                return Malformed(
+                    f"sent {len(piece.data)} bytes of chunk {piece.index} at {self._filled} of {self._index}"
+                )
+            self._chunk[self._filled : end] = piece.data
+            self._filled = end % len(self._chunk)
+            if not self._filled:
+                return self._index, self._chunk
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    holders: Callable[[], Iterable[PeerId]]
+    label: str
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    """What one holder is to send, and how to stop it."""
+
+    takes: trio.MemorySendChannel[Take]
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+@dataclass(slots=True, eq=False)
+class _Fetch:
+    """One blob on its way here, for all who wait for it."""
+
+    plan: FetchPlan
+    waiters: list[_Waiter] = field(default_factory=list[_Waiter])
+    links: dict[PeerId, _Link] = field(default_factory=dict[PeerId, _Link])
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    changed: trio.Event = field(default_factory=trio.Event)
+    disk_refusal: Refusal | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+    result: Refusal | None = None
+
+
+class BlobService:
+    """The node's blobs: `training.ports.Blobs` over a store and a transport.
+
+    Args:
+        report: called with every lie.
+        run_blocking: `run_inline` on a virtual clock.
+        open_source: where chunks come from, if not from RPC streams.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        store: BlobStore,
+        *,
+        report: Callable[[Lie], None] = lambda lie: None,
+        run_blocking: RunBlocking = run_in_thread,
+        open_source: OpenSource | None = None,
+    ) -> None:
+        self._transport = transport
+        self._store = store
+        self._report = report
+        self._blocking = run_blocking
+        self._open_source = open_source or self._open_rpc_source
+        self._fetches: dict[bytes, _Fetch] = {}
+        self._fetch_slots = trio.Semaphore(FETCHES_AT_ONCE)
+        self._verify_slots = trio.Semaphore(VERIFIED_AT_ONCE)
+        self._readers = trio.CapacityLimiter(READS_AT_ONCE)
+        self._serving: Counter[PeerId] = Counter()
+        self._nursery: trio.Nursery | None = None
+        self._unpinned = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve and fetch until cancelled."""
+        self._transport.serve(MANIFEST, self._serve_manifest)
+        self._transport.serve_stream(CHUNKS, self._serve_chunks)
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                while True:
+                    await self._unpinned.wait()
+                    self._unpinned = trio.Event()
+                    await self._blocking(self._flush)
+        finally:
+            self._nursery = None
+            self._transport.stop_serving(MANIFEST.name)
+            self._transport.stop_serving(CHUNKS.name)
+            self._flush()  # some lines: no need for a thread, and none could be awaited any more
+
+    async def put(self, pieces: Iterable[Buffer], *, pin: str) -> BlobRef | Refusal:
+        """Store the concatenation of `pieces`, pinned under the label `pin`. An iterator runs in a worker thread."""
+        return await self._blocking(lambda: self._store.put(pieces, pin, _check_cancelled))
+
+    async def fetch(
+        self, ref: BlobRef, holders: Callable[[], Iterable[PeerId]], *, pin: str, timeout_s: float
+    ) -> Refusal | None:
+        """Have `ref` here, verified and pinned. Fetches of one blob are one, which ends with the last who waits."""
+        fetch: _Fetch | None = None
+        waiter = _Waiter(holders, pin)
+        with trio.move_on_after(timeout_s):
+            while True:
+                is_here = await self._blocking(partial(self._pin_if_here, ref, pin))
+                if isinstance(is_here, Refusal):
+                    return is_here
+                if is_here:
+                    return None
+                fetch = self._fetches.get(ref.digest) or self._start(ref)
+                if fetch.scope.cancel_called or fetch.plan.ref != ref:
+                    await fetch.done.wait()
+                    continue
+                fetch.waiters.append(waiter)
+                try:
+                    await fetch.done.wait()
+                finally:
+                    fetch.waiters.remove(waiter)
+                    if not fetch.waiters and not fetch.done.is_set():
+                        fetch.scope.cancel()
+                if fetch.result is not None:
+                    return fetch.result
+        why = "no answer from the disk" if fetch is None else fetch.plan.explain()
+        return Refusal(Code.DEADLINE_EXCEEDED, f"{ref.cid} is not here after {timeout_s:g} s: {why}")
+
+    def open(self, ref: BlobRef) -> StoredBlob | None:
+        """A reader, or None if the blob is not complete here. Cheap, from any thread."""
+        return self._store.open(ref)
+
+    def unpin(self, pin: str) -> None:
+        """Let go of what the label holds: at once, and on disk soon."""
+        self._store.unpin(pin)
+        self._unpinned.set()
+
+    def _pin_if_here(self, ref: BlobRef, pin: str) -> bool | Refusal:
+        return self._store.open(ref) is not None and self._store.pin(ref.digest, pin)
+
+    def _flush(self) -> None:
+        try:
+            self._store.flush()
+        except OSError as error:
+            _log.warning("pins could not be written down: %s; trying again with the next", error)
+
+    def _start(self, ref: BlobRef) -> _Fetch:
+        if self._nursery is None:
+            raise RuntimeError("BlobService.run is not running")
+        # The seed need only differ between nodes: those who fetch one blob at once then start at different chunks.
+        seed = int.from_bytes(blake3(self._transport.peer_id.encode() + ref.digest).digest(4))
+        fetch = self._fetches[ref.digest] = _Fetch(FetchPlan(ref, seed))
+        self._nursery.start_soon(self._run_fetch, fetch)
+        return fetch
+
+    async def _run_fetch(self, fetch: _Fetch) -> None:
+        digest = fetch.plan.ref.digest
+        fetch.result = Refusal(Code.CANCELLED, "nobody waits for it any more")
+        try:
+            with fetch.scope:
+                async with self._fetch_slots, trio.open_nursery() as nursery:
+                    fetch.result = await self._drive(fetch, nursery)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._store.abandon(digest)  # looks at one file name: no need for a thread
+            del self._fetches[digest]
+            fetch.done.set()
+
+    async def _drive(self, fetch: _Fetch, nursery: trio.Nursery) -> Refusal | None:
+        """Feed the plan and carry out what it says, until the blob is here or can't be."""
+        plan, digest = fetch.plan, fetch.plan.ref.digest
+        left = await self._blocking(partial(self._store.unfinished, digest))
+        plan.manifest = left[0] if left is not None and left[0].size == plan.ref.size else None
+        is_begun = False
+        while fetch.disk_refusal is None and plan.failure is None:
+            if plan.manifest is not None and not is_begun:
+                begin = partial(self._store.begin, digest, plan.manifest, encode(plan.manifest), _check_cancelled)
+                have = await self._blocking(begin)
+                if isinstance(have, Refusal):
+                    return have
+                plan.begin(have)
+                is_begun = True
+            if plan.is_complete:
+                return await self._blocking(partial(self._store.finish, digest, [w.label for w in fetch.waiters]))
+            now = trio.current_time()
+            own = self._transport.peer_id
+            plan.offer(peer for waiter in fetch.waiters for peer in waiter.holders() if peer != own)
+            for effect in plan.step(now):
+                self._carry_out(fetch, nursery, effect)
+            fetch.changed = trio.Event()
+            with trio.move_on_at(min(plan.wake_at(now), now + HOLDERS_S)):
+                await fetch.changed.wait()
+        return fetch.disk_refusal or Refusal(Code.MALFORMED, plan.failure or "")
+
+    def _carry_out(self, fetch: _Fetch, nursery: trio.Nursery, effect: Effect) -> None:
+        match effect:
+            case Ask(peer, wants_manifest):
+                nursery.start_soon(self._ask, fetch, peer, wants_manifest)
+            case Take(peer):
+                if peer not in fetch.links:
+                    send, receive = trio.open_memory_channel[Take](WINDOW_MAX)
+                    fetch.links[peer] = _Link(send)
+                    nursery.start_soon(self._pull, fetch, nursery, peer, fetch.links[peer], receive)
+                fetch.links[peer].takes.send_nowait(effect)
+            case Drop(peer, reason, is_lie):
+                link = fetch.links.pop(peer, None)
+                if link is not None:
+                    link.scope.cancel()
+                if is_lie:
+                    _log.warning("%s lied about %s: %s", peer, fetch.plan.ref.cid, reason)
+                    self._report(Lie(peer, fetch.plan.ref, reason))
+
+    async def _ask(self, fetch: _Fetch, peer: PeerId, wants_manifest: bool) -> None:
+        request = ManifestRequest(fetch.plan.ref.digest, wants_manifest)
+        reply = await self._transport.request(peer, MANIFEST, request, timeout_s=ASK_S)
+        if isinstance(reply, Refusal):
+            fetch.plan.failed(peer, _text(reply), trio.current_time())
+        else:
+            fetch.plan.replied(peer, reply.manifest, reply.have, trio.current_time())
+        fetch.changed.set()
+
+    async def _pull(
+        self, fetch: _Fetch, nursery: trio.Nursery, peer: PeerId, link: _Link, takes: trio.MemoryReceiveChannel[Take]
+    ) -> None:
+        """Receive chunks from one holder, until it fails or is dropped."""
+        plan = fetch.plan
+        assert plan.manifest is not None
+        with link.scope, takes:
+            async with self._open_source(peer, plan.ref.digest, plan.manifest) as source, trio.open_nursery() as inner:
+                inner.start_soon(_pass_on, takes, source)
+                while isinstance(chunk := await source.receive(), tuple):
+                    index, data = chunk
+                    await self._verify_slots.acquire()
+                    if plan.arrived(peer, index, trio.current_time()):
+                        nursery.start_soon(self._verify, fetch, peer, index, data)
+                    else:
+                        self._verify_slots.release()
+                    fetch.changed.set()
+                del fetch.links[peer]
+                reason = chunk.reason if isinstance(chunk, Malformed) else _text(chunk)
+                plan.failed(peer, reason, trio.current_time(), is_lie=isinstance(chunk, Malformed))
+                fetch.changed.set()
+                inner.cancel_scope.cancel()
+
+    async def _verify(self, fetch: _Fetch, peer: PeerId, index: int, data: bytearray) -> None:
+        try:
+            write = partial(self._store.write_chunk, fetch.plan.ref.digest, index, data)
+            verdict = await self._blocking(write)
+        finally:
+            self._verify_slots.release()
+        if isinstance(verdict, Refusal):
+            fetch.disk_refusal = verdict
+        else:
+            fetch.plan.stored(peer, index, verdict, trio.current_time())
+        fetch.changed.set()
+
+    @asynccontextmanager
+    async def _open_rpc_source(
+        self, peer: PeerId, digest: bytes, manifest: Manifest
+    ) -> AsyncGenerator[ChunkSource, None]:
+        async with self._transport.stream(peer, CHUNKS, timeout_s=STREAM_S) as call:
+            yield RpcSource(call, digest, manifest)
+
+    async def _serve_manifest(self, peer: PeerId, request: ManifestRequest) -> ManifestReply | Refusal:
+        held = await self._blocking(partial(self._store.held, request.digest), limiter=self._readers)
+        if held is None:
+            return _not_found(request.digest)
+        have = None if held.have is None else bitmap_from_mask(held.have, held.chunk_count)
+        return ManifestReply(held.manifest_data if request.wants_manifest else b"", have)
+
+    async def _serve_chunks(self, peer: PeerId, call: Call[Piece, ChunksRequest]) -> Refusal | None:
+        if self._serving[peer] >= SERVES_PER_PEER_MAX or self._serving.total() >= SERVES_MAX:
+            return Refusal(
+                Code.BUSY, f"{self._serving[peer]} streams of chunks go to you, {self._serving.total()} in all"
+            )
+        self._serving[peer] += 1
+        try:
+            return await self._send_chunks(call)
+        finally:
+            self._serving[peer] -= 1
+            if not self._serving[peer]:
+                del self._serving[peer]
+
+    async def _send_chunks(self, call: Call[Piece, ChunksRequest]) -> Refusal | None:
+        """Answer requests in order; the disk reads a chunk ahead of the network."""
+        send, receive = trio.open_memory_channel[tuple[int, bytes] | Refusal](1)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_chunks, call, send)
+            async with receive:
+                async for chunk in receive:
+                    if isinstance(chunk, Refusal):
+                        return chunk
+                    index, data = chunk
+                    for offset in range(0, len(data), PIECE_BYTES):
+                        refusal = await call.send(Piece(index, data[offset : offset + PIECE_BYTES]))
+                        if refusal is not None:
+                            nursery.cancel_scope.cancel()
+                            return refusal
+        return None
+
+    async def _read_chunks(
+        self, call: Call[Piece, ChunksRequest], send: trio.MemorySendChannel[tuple[int, bytes] | Refusal]
+    ) -> None:
+        async with send:
+            with suppress(trio.BrokenResourceError):
+                while isinstance(request := await call.receive(), ChunksRequest):
+                    for index in range(request.first, request.first + request.count):
+                        read = partial(self._read_chunk, request.digest, index)
+                        chunk = await self._blocking(read, limiter=self._readers)
+                        await send.send(chunk if isinstance(chunk, Refusal) else (index, chunk))
+                        if isinstance(chunk, Refusal):
+                            return
+
+    def _read_chunk(self, digest: bytes, index: int) -> bytes | Refusal:
+        try:
+            return self._store.read_chunk(digest, index) or _not_found(digest)
+        except OSError as error:
+            _log.error("chunk %d of %s can't be read: %s", index, cid_text(digest), error)
+            return Refusal(Code.INTERNAL, "the disk failed")
+
+
+async def _pass_on(takes: trio.MemoryReceiveChannel[Take], source: ChunkSource) -> None:
+    """Send requests on; a refusal shows in `receive` as well."""
+    async for take in takes:
+        await source.take(take.first, take.count)
+
+
+def _check_cancelled() -> None:
+    with suppress(RuntimeError):  # on a virtual clock this is no worker thread
+        trio.from_thread.check_cancelled()
+
+
+def _not_found(digest: bytes) -> Refusal:
+    return Refusal(Code.NOT_FOUND, f"{cid_text(digest)} is not here")
+
+
+def _text(refusal: Refusal) -> str:
+    return f"{refusal.code.name}: {refusal.message[:200]}"
