@@ -1,0 +1,97 @@
+"""Codecs keep their error bounds, decode any bytes, and decode the same bits in any pieces."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from shoal.training.codecs import BLOCK, CODECS, TINY, Codec, flush_tiny
+from shoal.training.ports import BytesReader
+
+VALUES = hnp.arrays(
+    np.float32,
+    st.integers(1, 3 * BLOCK + 7),
+    elements=st.floats(-(2.0**20), 2.0**20, width=32, allow_subnormal=True),
+    fill=st.just(np.float32(0)),
+)
+ALL = pytest.mark.parametrize("name", sorted(CODECS))
+
+
+def there_and_back(codec: Codec, values: np.ndarray) -> np.ndarray:
+    body = b"".join(codec.encode(values))
+    assert len(body) == codec.body_bytes(len(values))
+    return codec.decode(BytesReader(body), 0, len(values), 0, len(values))
+
+
+@given(values=VALUES)
+def test_float32_is_exact_but_for_values_below_tiny(values: np.ndarray) -> None:
+    decoded = there_and_back(CODECS["float32"], values)
+    assert np.array_equal(decoded, np.where(np.abs(values) < TINY, 0, values))
+
+
+@given(values=VALUES)
+def test_bfloat16_is_within_one_part_in_256(values: np.ndarray) -> None:
+    decoded = there_and_back(CODECS["bfloat16"], values).astype(np.float64)
+    exact = values.astype(np.float64)
+    assert np.all(np.abs(decoded - exact) <= np.maximum(np.abs(exact) / 256, np.where(np.abs(exact) < TINY, TINY, 0)))
+
+
+@given(values=VALUES)
+def test_int8_is_within_half_a_step_of_its_block(values: np.ndarray) -> None:
+    decoded = there_and_back(CODECS["int8"], values).astype(np.float64)
+    for start in range(0, len(values), BLOCK):
+        block = values[start : start + BLOCK].astype(np.float64)
+        bound = max(np.abs(block).max() * (1 / 254 + 2.0**-21), 2.0**-72)
+        assert np.all(np.abs(decoded[start : start + BLOCK] - block) <= bound)
+
+
+@ALL
+@given(data=st.data())
+def test_pieces_decode_to_the_bits_of_the_whole(name: str, data: st.DataObject) -> None:
+    codec, values = CODECS[name], data.draw(VALUES)
+    prefix = data.draw(st.binary(max_size=9))
+    body = b"".join(codec.encode(values))
+    reader = BytesReader(prefix + body)
+    whole = codec.decode(reader, len(prefix), len(values), 0, len(values))
+    cuts = [*range(0, len(values), BLOCK), len(values)]
+    pieces = [codec.decode(reader, len(prefix), len(values), a, b) for a, b in pairwise(cuts)]
+    assert np.concatenate(pieces).tobytes() == whole.tobytes()
+
+
+@ALL
+@given(data=st.data())
+def test_any_bytes_of_the_right_length_decode_without_denormals(name: str, data: st.DataObject) -> None:
+    codec, count = CODECS[name], data.draw(st.integers(1, 2 * BLOCK + 3))
+    body = data.draw(st.binary(min_size=codec.body_bytes(count), max_size=codec.body_bytes(count)))
+    decoded = codec.decode(BytesReader(body), 0, count, 0, count)
+    assert decoded.dtype == np.float32
+    assert len(decoded) == count
+    finite = np.abs(decoded[np.isfinite(decoded)])
+    assert np.all((finite == 0) | (finite >= TINY))
+
+
+@ALL
+def test_decoded_values_are_the_callers_own(name: str) -> None:
+    values = np.linspace(-1, 1, BLOCK, dtype=np.float32)
+    body = b"".join(CODECS[name].encode(values))
+    first = CODECS[name].decode(BytesReader(body), 0, BLOCK, 0, BLOCK)
+    first += 1
+    assert not np.array_equal(first, CODECS[name].decode(BytesReader(body), 0, BLOCK, 0, BLOCK))
+
+
+@given(values=VALUES)
+def test_bfloat16_decodes_as_torch_reads_it(values: np.ndarray) -> None:
+    body = b"".join(CODECS["bfloat16"].encode(values))
+    theirs = torch.frombuffer(bytearray(body), dtype=torch.bfloat16)
+    assert torch.equal(theirs, torch.as_tensor(values.copy()).bfloat16())
+
+
+def test_flushing_keeps_nan_for_the_check_to_find() -> None:
+    values = np.array([np.nan, 1e-30, -1e-30, 1e-20, np.inf, -0.0], np.float32)
+    flushed = flush_tiny(values)
+    assert np.isnan(flushed[0])
+    assert flushed[1:].tolist() == [0, 0, np.float32(1e-20), np.inf, 0]
