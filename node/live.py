@@ -62,13 +62,13 @@ class LiveTable:
 @contextmanager
 def open_display(title: str, stream: TextIO | None = None) -> Generator[Display, None, None]:
     """The display that fits `stream` (standard error by default, so that standard output stays free for --json)."""
-    stream = sys.stderr if stream is None else stream
-    if not stream.isatty():
-        yield PlainLines(stream)
+    target: TextIO = sys.stderr if stream is None else stream
+    if not target.isatty():
+        yield PlainLines(target)
         return
     from rich.console import Console
 
-    table = LiveTable(Console(file=stream), title)
+    table = LiveTable(Console(file=target), title)
     with table.live:
         yield table
 

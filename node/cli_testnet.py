@@ -1,0 +1,317 @@
+"""`shoal testnet`: a whole swarm on this machine, from its start to a report."""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import msgspec
+
+from . import report as reports
+from .cli_parts import add_command
+from .complaint import Complaint, Exit
+from .report import GeneratedText, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from .cli_parts import Commands
+    from .live import Display
+    from .testnet import Plan, Testnet
+
+PROMPT = "KING EDWARD\n"
+SAMPLE_BYTES = 240
+REFRESH_S = 0.25
+LAST_EVALUATION_S = 30.0  # after the last round closed, for its evaluation to arrive
+
+EPILOG = """\
+  shoal testnet                            four nodes, twelve rounds, under three minutes; report/report.html shows it
+  shoal testnet --compare                  and then one member alone and synchronous training, for comparison
+  shoal testnet --nodes 8 --minutes 10     longer, by the clock
+  shoal testnet --model gpt-0.2m --set steps=20 --set codec=int8 --json
+
+a run repeats: on one machine the same --seed gives the same states, bit for bit
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is not about the run itself."""
+
+    report: Path
+    is_comparing: bool
+    is_json: bool
+    is_kept: bool
+
+
+def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
+    testnet = add_command(
+        commands,
+        "testnet",
+        run,
+        parent=parent,
+        help="train on several nodes on this machine, and report",
+        epilog=EPILOG,
+    )
+    testnet.add_argument("--nodes", type=int, default=4, metavar="N", help="how many nodes (default: 4)")
+    length = testnet.add_mutually_exclusive_group()
+    length.add_argument("--rounds", type=int, metavar="N", help="how many rounds (default: 12)")
+    length.add_argument("--minutes", type=float, metavar="M", help="train for so long instead")
+    testnet.add_argument("--method", default="diloco", help="training method (default: diloco)")
+    testnet.add_argument("--model", default="gpt-0.8m", help="model by name (default: gpt-0.8m)")
+    testnet.add_argument("--data", default="shakespeare", help="text by name, or a file (default: shakespeare)")
+    testnet.add_argument("--seed", type=int, default=0, metavar="S", help="for keys, weights and data (default: 0)")
+    testnet.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the method, as steps=20"
+    )
+    testnet.add_argument(
+        "--report", default="report", metavar="DIR", help="where to write the report (default: report)"
+    )
+    testnet.add_argument("--compare", action="store_true", help="afterwards train alone and synchronously, too")
+    testnet.add_argument("--keep", action="store_true", help="keep the nodes' data directories")
+
+
+def run(arguments: argparse.Namespace) -> Exit:
+    plan, options = plan_of(arguments), options_of(arguments)
+    import trio
+
+    return trio.run(main, plan, options)
+
+
+def plan_of(arguments: argparse.Namespace) -> "Plan":
+    """What the flags ask for. Raises Complaint for what cannot be run."""
+    from shoal.training.data import file_name
+
+    from .testnet import NODES_MAX, Plan
+
+    rounds = None if arguments.minutes is not None else 12 if arguments.rounds is None else int(arguments.rounds)
+    for name, value, least, most in (
+        ("nodes", arguments.nodes, 1, NODES_MAX),
+        ("rounds", rounds, 1, 100_000),
+        ("minutes", arguments.minutes, 0.01, 100_000),
+        ("seed", arguments.seed, 0, 2**32 - 1),
+    ):
+        if value is not None and not least <= value <= most:
+            raise Complaint(f"--{name} {value}: expected a number from {least} to {most}", Exit.USAGE)
+    path = Path(arguments.data).expanduser().absolute()
+    data_path = path if path.is_file() else None
+    data = str(arguments.data) if data_path is None else file_name(data_path)
+    if data is None:
+        raise Complaint(f"--data {path} cannot be read", Exit.MISSING)
+    return Plan(
+        nodes=arguments.nodes,
+        rounds=rounds,
+        minutes=arguments.minutes,
+        method=arguments.method,
+        model=arguments.model,
+        data=data,
+        data_path=data_path,
+        seed=arguments.seed,
+        settings=dict(setting_of(text) for text in arguments.set),
+    )
+
+
+def setting_of(text: str) -> tuple[str, int | float | bool | str]:
+    """`steps=20` as a key and a value: an integer, a number, true or false, else a text. Raises Complaint."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise Complaint(f"--set {text}: expected KEY=VALUE, as in --set steps=20", Exit.USAGE)
+    try:
+        parsed = json.loads(value)
+    except ValueError:
+        parsed = value
+    return key, parsed if isinstance(parsed, int | float | str) else value
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    """Raises Complaint if the report could not be written: better known before the training than after it."""
+    folder = Path(arguments.report).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Complaint(f"cannot write the report to {folder}: {error.strerror}", Exit.DISK) from error
+    return Options(folder, arguments.compare, arguments.json, arguments.keep)
+
+
+async def main(plan: "Plan", options: Options) -> Exit:
+    """The command, until it has ended or Ctrl-C ends it."""
+    import trio
+
+    stopped_by = 0
+
+    async def stop_on_signals(scope: trio.CancelScope) -> None:
+        nonlocal stopped_by
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                stopped_by = number
+                scope.cancel()
+
+    result = Exit.INTERRUPTED
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop_on_signals, nursery.cancel_scope)
+        with directory(options) as where:
+            result = await run_and_report(plan, options, where)
+        nursery.cancel_scope.cancel()
+    if stopped_by:
+        print(f"stopped by {signal.Signals(stopped_by).name}; all nodes have ended", file=sys.stderr)
+        return Exit.INTERRUPTED
+    return result
+
+
+async def run_and_report(plan: "Plan", options: Options, where: Path) -> Exit:
+    from .live import open_display
+    from .report_html import render
+
+    title = f"{plan.method}: {plan.nodes} nodes train {plan.model} on {plan.data[:24]}"
+    failure: Complaint | None = None
+    with open_display(title) as display:
+        report, failure = await train(plan, where, display)
+        if options.is_comparing and failure is None and report.rounds:
+            report = msgspec.structs.replace(report, baselines=await compared(plan, report, display))
+    expected = plan.rounds or max(1, len(report.rounds))
+    found = ([str(failure)] if failure else []) + reports.faults(report, expected)
+    json_path, html_path = options.report / "report.json", options.report / "report.html"
+    reports.write(report, json_path)
+    html_path.write_text(render(report, expected), encoding="utf-8")
+    summarize(report, html_path, sys.stderr if options.is_json else sys.stdout)
+    if options.is_json:
+        print("".join(f"shoal: {line}\n" for line in found), end="", file=sys.stderr, flush=True)
+        print(json.dumps(summary(report, found, json_path, html_path)), flush=True)
+    elif found:
+        raise Complaint(found[0])
+    return Exit.FAILED if found else Exit.OK
+
+
+async def train(plan: "Plan", where: Path, display: "Display") -> tuple[Report, Complaint | None]:
+    """Run the testnet; the report of what it got to, and why it got no further if it did not end well."""
+    import trio
+
+    from .testnet import open_testnet
+
+    failure: Complaint | None = None
+    before = after = ""
+    async with open_testnet(plan, where) as testnet:
+
+        async def sample() -> None:
+            nonlocal before
+            before = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
+
+        try:
+            display.say(f"starting {plan.nodes} nodes in {where}")
+            await testnet.launch(sample)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(refresh, testnet, display)
+                await until_done(testnet)
+                nursery.cancel_scope.cancel()
+            display.show(testnet.view())
+            after = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
+        except* Complaint as group:
+            failure = first(group)
+        report = testnet.tally.report(plan.method)
+    samples = GeneratedText(prompt=PROMPT, before=before, after=after) if after else None
+    details = {"model": plan.model, "data": plan.data, "seed": plan.seed, "samples": samples}
+    return msgspec.structs.replace(report, **details), failure
+
+
+async def until_done(testnet: "Testnet") -> None:
+    """Until the last round is closed and evaluated, or the minutes are over. Raises Complaint."""
+    import trio
+
+    plan = testnet.plan
+    with trio.move_on_after(float("inf") if plan.minutes is None else plan.minutes * 60):
+        await testnet.until(lambda: testnet.tally.has_finished)
+
+
+async def refresh(testnet: "Testnet", display: "Display") -> None:
+    """Redraw now and then."""
+    import trio
+
+    began_at = time.monotonic()
+    minutes = testnet.plan.minutes
+    while True:
+        left_s = None if minutes is None else max(0.0, minutes * 60 - (time.monotonic() - began_at))
+        display.show(testnet.view(left_s))
+        await trio.sleep(REFRESH_S)
+
+
+async def compared(plan: "Plan", report: Report, display: "Display") -> reports.Baselines:
+    """The baselines, with a line for each evaluation."""
+    from .baselines import Job, Kind, compare
+
+    rounds = len(report.rounds)
+    display.say(f"comparing over {rounds} rounds: one member alone, and synchronous training of {plan.nodes}")
+
+    def observe(kind: "Kind", point: reports.Point) -> None:
+        display.say(f"{kind}: loss {point.validation_loss:.3f} after {point.tokens:,} tokens per member")
+
+    path = None if plan.data_path is None else str(plan.data_path)
+    creator = plan.identity(0).peer_id
+    job = Job(kind="alone", spec=plan.spec(), creator=creator, members=plan.nodes, rounds=rounds, data_path=path)
+    return await compare(job, observe)
+
+
+def summarize(report: Report, html_path: Path, stream: TextIO) -> None:
+    """The key figures for a person."""
+    from .report_html import count, duration, size
+
+    final = report.final
+    lines = [""]
+    if report.samples is not None:
+        for name, text in (("before", report.samples.before), ("after", report.samples.after)):
+            shown = "".join(char if char.isprintable() or char == "\n" else "·" for char in text).strip()
+            lines += [f"It wrote {name} training:", *(f"  | {line}" for line in shown.splitlines()), ""]
+    lines.append(f"{len(report.rounds)} rounds closed by {len(report.nodes)} nodes in {duration(report.seconds)}")
+    if report.rounds:
+        lines.append(
+            f"validation loss {final.validation_loss:.3f} nats per byte after {count(final.tokens_per_member)} tokens "
+            f"per member; {size(final.bytes_sent_total)} sent in all"
+        )
+    if (base := report.baselines) is not None:
+        lines.append(
+            f"one member alone: {base.alone.validation_loss:.3f}; synchronous: {base.synchronous.validation_loss:.3f}"
+        )
+    lines.append(f"report: {html_path} and report.json beside it")
+    print("\n".join(lines), file=stream, flush=True)
+
+
+def summary(report: Report, found: Sequence[str], json_path: Path, html_path: Path) -> dict[str, object]:
+    """The last line of --json."""
+    digests = sorted(set(report.rounds[-1].state_digest.values())) if report.rounds else []
+    return {
+        "ok": not found,
+        "problems": list(found),
+        "rounds": len(report.rounds),
+        "seconds": round(report.seconds, 3),
+        "final": msgspec.to_builtins(report.final),
+        "baselines": msgspec.to_builtins(report.baselines),
+        "state_digests": digests,
+        "report": str(json_path),
+        "html": str(html_path),
+    }
+
+
+@contextmanager
+def directory(options: Options) -> "Generator[Path, None, None]":
+    """Where the nodes live."""
+    where = Path(tempfile.mkdtemp(prefix="shoal-testnet-"))
+    try:
+        yield where
+    finally:
+        if options.is_kept:
+            print(f"the nodes' data directories are kept in {where}", file=sys.stderr)
+        else:
+            shutil.rmtree(where, ignore_errors=True)
+
+
+def first(group: BaseExceptionGroup[Complaint]) -> Complaint:
+    """One complaint is enough for a person."""
+    found = group.exceptions[0]
+    return first(found) if isinstance(found, BaseExceptionGroup) else found

@@ -1,0 +1,261 @@
+"""A swarm of real nodes on this machine: each a process with its own data directory and sockets, driven from outside.
+
+Everything that decides what is computed follows from the plan's seed: the nodes' keys, the swarm's id, the model's
+first values, which member sees which text. So on one machine a plan repeats to the bit, as long as every member is in
+every round.
+"""
+
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+from blake3 import blake3
+
+from shoal.transport.identity import Identity
+from shoal.transport.port import PeerId
+
+from .async_client import AsyncClient, connect
+from .complaint import Complaint, Exit
+from .config import KEY_NAME
+from .processes import NodeProcess
+from .tally import Tally, View
+
+READY_TIMEOUT_S = 120.0  # until a started node answers: it imports libp2p, on a busy machine next to many others
+RETRY_S = 0.1
+POLL_S = 2.0
+ROUND_S = 600.0  # a member is waited for so long: far longer than it takes, for a member left out breaks repeatability
+GRACE_S = 10.0
+STALL_S = ROUND_S + 120.0  # no round closed for so long: the run has failed
+NODES_MAX = 64  # of one machine
+
+ARGUMENTS = (
+    "--listen",
+    "/ip4/127.0.0.1/tcp/0",
+    "--json-logs",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+    "--until-stdin-closes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to run. One of `rounds` and `minutes` is given."""
+
+    nodes: int = 4
+    rounds: int | None = 12
+    minutes: float | None = None
+    method: str = "diloco"
+    model: str = "gpt-0.8m"
+    data: str = "shakespeare"
+    data_path: Path | None = None  # the file that `data` names by its hash, if it is one
+    seed: int = 0
+    settings: Mapping[str, int | float | bool | str] = field(default_factory=dict[str, int | float | bool | str])
+
+    def spec(self) -> dict[str, object]:
+        """As a SPEC.toml would say it."""
+        return {
+            "name": "testnet",
+            "seed": self.seed,
+            "method": self.method,
+            "model": self.model,
+            "data": self.data,
+            "members_start": self.nodes,
+            "members_min": self.nodes // 2 + 1,  # two halves of a torn testnet must not both go on
+            "members_max": max(64, self.nodes),
+            "round_s": ROUND_S,
+            "grace_s": GRACE_S,
+            "rounds_max": self.rounds or 0,
+            "settings": dict(self.settings),
+        }
+
+    def identity(self, index: int) -> Identity:
+        """The key of node `index`. For testnets alone: who knows the seed has the key."""
+        return Identity.from_seed(blake3(f"shoal/testnet/1/{self.seed}/{index}".encode()).digest())
+
+    def nonce(self) -> str:
+        """What tells this swarm from others of equal settings, in hex."""
+        return blake3(f"shoal/testnet/1/{self.seed}/nonce".encode()).digest(16).hex()
+
+
+@dataclass(slots=True)
+class TestnetNode:
+    """One node: who it is and its process."""
+
+    index: int
+    peer: PeerId
+    process: NodeProcess
+    is_expected_to_run: bool = False
+
+    @property
+    def data_dir(self) -> Path:
+        return self.process.directory
+
+
+class Testnet:
+    """Obtained from `open_testnet`. `tally` knows what happened."""
+
+    def __init__(self, plan: Plan, directory: Path, nursery: trio.Nursery) -> None:
+        self.plan = plan
+        self.directory = directory
+        self.nodes = [self._make(index) for index in range(plan.nodes)]
+        self.tally = Tally([node.peer for node in self.nodes])
+        self.invite = ""
+        self._nursery = nursery
+        self._failure = ""
+        self._changed = trio.Event()
+
+    async def launch(self, prepare: Callable[[], Any] | None = None) -> None:
+        """Start all nodes and found the swarm; returns when all are in it. Raises Complaint.
+
+        Args:
+            prepare: awaited when the swarm is founded and round 1 still waits for the other members.
+        """
+        async with trio.open_nursery() as nursery:
+            for node in self.nodes:
+                nursery.start_soon(self.start, node)
+        founder, *others = self.nodes
+        data = None if self.plan.data_path is None else str(self.plan.data_path)
+        async with connect(founder.data_dir) as client:
+            created = await client.call("swarm.create", spec=self.plan.spec(), nonce=self.plan.nonce(), data=data)
+            self.invite = str(created["invite"])
+        if prepare is not None:
+            await prepare()
+        async with trio.open_nursery() as nursery:
+            for node in others:
+                nursery.start_soon(self._join, node, data)
+
+    async def start(self, node: TestnetNode) -> None:
+        """Start a node that is down; returns when it answers. Raises Complaint if it ends instead."""
+        try:
+            await node.process.start()
+        except OSError as error:
+            raise Complaint(f"cannot start node {node.index}: {error}") from error
+        node.is_expected_to_run = True
+        self.tally.started(node.peer)
+        self._nursery.start_soon(self._guard, node)
+        with trio.move_on_after(READY_TIMEOUT_S):
+            while node.process.is_running:
+                try:
+                    async with connect(node.data_dir) as client:
+                        await client.call("status")
+                except Complaint:
+                    await trio.sleep(RETRY_S)
+                    continue
+                self._nursery.start_soon(self._follow, node)
+                return
+        raise Complaint(f"node {node.index} does not answer: {node.process.last_lines()}")
+
+    async def kill(self, node: TestnetNode) -> None:
+        """kill -9. The others go on without it."""
+        node.is_expected_to_run = False
+        await node.process.kill()
+        self.tally.stopped(node.peer, "killed")
+        self._wake()
+
+    async def until(self, is_true: Callable[[], bool]) -> None:
+        """Wait until a condition over the tally holds.
+
+        Raises:
+            Complaint: a node ended that should not have, or no round closed for very long.
+        """
+        while not is_true():
+            if self._failure:
+                raise Complaint(self._failure)
+            closed = self.tally.rounds_closed()
+            with trio.move_on_after(STALL_S) as scope:
+                while not is_true() and not self._failure and self.tally.rounds_closed() == closed:
+                    await self._changed.wait()
+            if scope.cancelled_caught:
+                raise Complaint(f"no round closed for {STALL_S:.0f} s after round {closed}; the nodes' logs say more")
+
+    async def generate(self, prompt: str, count: int, seed: int = 0) -> str:
+        """What the newest state of the first node that runs writes after `prompt`. Raises Complaint."""
+        node = next((node for node in self.nodes if node.process.is_running), None)
+        if node is None:
+            raise Complaint("no node of the testnet is running", Exit.NO_NODE)
+        async with connect(node.data_dir) as client:
+            answer = await client.call("generate", prompt=prompt, bytes=count, seed=seed)
+        return str(answer["text"])
+
+    def view(self, left_s: float | None = None) -> View:
+        """The run now."""
+        return self.tally.view(self.plan.rounds, time.monotonic(), left_s)
+
+    async def stop(self) -> None:
+        """End all processes, at the same time. Nothing is left behind."""
+        for node in self.nodes:
+            node.is_expected_to_run = False
+        async with trio.open_nursery() as nursery:
+            for node in self.nodes:
+                nursery.start_soon(node.process.stop)
+
+    def _make(self, index: int) -> TestnetNode:
+        directory = self.directory / f"node-{index}"
+        directory.mkdir(parents=True, mode=0o700)
+        identity = self.plan.identity(index)
+        identity.write(directory / KEY_NAME)
+        return TestnetNode(index, identity.peer_id, NodeProcess(directory, ARGUMENTS))
+
+    async def _join(self, node: TestnetNode, data: str | None) -> None:
+        async with connect(node.data_dir) as client:
+            await client.call("swarm.join", invite=self.invite, data=data)
+
+    async def _guard(self, node: TestnetNode) -> None:
+        """Notice the end of a process that should run."""
+        status = await node.process.wait()
+        if node.is_expected_to_run:
+            self._failure = f"node {node.index} ended with status {status}: {node.process.last_lines()}"
+            self.tally.stopped(node.peer, f"ended with status {status}")
+            self._wake()
+
+    async def _follow(self, node: TestnetNode) -> None:
+        """Take in all events of one life of a node."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._poll, node)
+            try:
+                async with connect(node.data_dir) as client:
+                    await self._take_events(node, client)
+            except Complaint:
+                pass  # the connection ends with the process; if that should run, its guard says so
+            nursery.cancel_scope.cancel()
+
+    async def _take_events(self, node: TestnetNode, client: AsyncClient) -> None:
+        await client.watch(after=0)
+        while True:
+            event = await client.event()
+            self.tally.add(node.peer, event, time.monotonic())
+            self._wake()
+
+    async def _poll(self, node: TestnetNode) -> None:
+        """Ask now and then for what is no event: how many peers it has."""
+        while True:
+            try:
+                async with connect(node.data_dir) as client:
+                    status = await client.call("status")
+            except Complaint:
+                return
+            self.tally.connected(node.peer, int(status["connections"]))
+            await trio.sleep(POLL_S)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+
+@asynccontextmanager
+async def open_testnet(plan: Plan, directory: Path) -> AsyncGenerator[Testnet, None]:
+    """A testnet in `directory`, which is empty or missing. At the end all its processes are ended, whatever happens."""
+    async with trio.open_nursery() as nursery:
+        testnet = Testnet(plan, directory, nursery)
+        try:
+            yield testnet
+        finally:
+            await testnet.stop()
+            nursery.cancel_scope.cancel()
