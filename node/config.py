@@ -15,6 +15,7 @@ import msgspec
 from .complaint import Complaint, Exit, nearest
 
 CONFIG_NAME = "config.toml"
+KEY_NAME = "identity.key"  # beside it, in the data directory
 CONFIG_BYTES_MAX = 1024 * 1024
 GIGABYTE = 1_000_000_000
 
@@ -112,8 +113,8 @@ def readable(error: msgspec.ValidationError) -> str:
     return f"{place.removeprefix('$.')}: {message}" if place else message
 
 
-def load_config(path: Path, flags: Mapping[str, object]) -> Config:
-    """The settings of `path`, or the defaults where it is missing, overruled by `flags`.
+def load_config(path: Path, flags: Mapping[str, object], *, is_required: bool) -> Config:
+    """The settings of `path`, overruled by `flags`; the defaults where it is missing and not required.
 
     Raises:
         Complaint: the file cannot be read or is not right.
@@ -121,7 +122,9 @@ def load_config(path: Path, flags: Mapping[str, object]) -> Config:
     try:
         with path.open("rb") as file:
             data = file.read(CONFIG_BYTES_MAX + 1)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if is_required:
+            raise Complaint(f"there is no {path}: `shoal config init` makes one", Exit.CONFIG) from error
         return config_of(flags, "flags")
     except OSError as error:
         raise Complaint(f"cannot read {path}: {error.strerror}", Exit.CONFIG) from error
@@ -139,7 +142,7 @@ def render_config(config: Config, *, is_commented: bool = False) -> str:
     """TOML that `parse_config` reads back as `config`; `is_commented` puts each key behind a #."""
     lines: list[str] = []
     for key, value in msgspec.structs.asdict(config).items():
-        # JSON's numbers, booleans, strings and arrays of strings are TOML as well.
-        line = f"{key} = {json.dumps(value)}"
+        # JSON's numbers, booleans, strings and arrays are TOML as well, but for its surrogate escapes and a raw DEL.
+        line = f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")
         lines += [f"# {description(key)}", f"#{line}" if is_commented else line, ""]
     return "\n".join(lines)

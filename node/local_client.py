@@ -8,6 +8,7 @@ with LocalClient(data_dir) as node:
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from .complaint import Complaint, Exit
 from .local_protocol import LINE_BYTES_MAX, Endpoint, Greeting, complaint_of, find_endpoint, line
 
 CONNECT_TIMEOUT_S = 5.0
+RETRY_S = 0.02
 
 
 def no_node(data_dir: Path) -> Complaint:
@@ -104,16 +106,29 @@ class LocalClient:
 def connect(endpoint: Endpoint) -> socket.socket:
     """Raises OSError."""
     if endpoint.path is not None:
-        connection = socket.socket(socket.AF_UNIX)
-        connection.settimeout(CONNECT_TIMEOUT_S)
-        try:
-            connection.connect(str(endpoint.path))
-        except OSError:
-            connection.close()
-            raise
+        connection = connect_unix(str(endpoint.path), time.monotonic() + CONNECT_TIMEOUT_S)
     else:
         assert endpoint.loopback is not None
         address = (endpoint.loopback.host, endpoint.loopback.port)
         connection = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
     connection.settimeout(None)
     return connection
+
+
+def connect_unix(path: str, deadline: float) -> socket.socket:
+    """With a timeout set, Linux says EAGAIN at once when many others wait to be accepted, so this asks again."""
+    while True:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            connection.connect(path)
+        except BlockingIOError as error:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise TimeoutError("the node does not accept connections") from error
+            time.sleep(RETRY_S)
+        except OSError:
+            connection.close()
+            raise
+        else:
+            return connection

@@ -1,0 +1,180 @@
+"""The daemon: opens a data directory and runs everything a node consists of, until it is told to stop.
+
+Order matters: the lock first, so that nothing else is touched in another node's directory; the local API last, so that
+whoever can connect finds a node that works.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import trio
+
+from shoal.transport.blob_store import BlobStore
+from shoal.transport.bulk import BlobService
+from shoal.transport.host import open_host
+from shoal.transport.identity import DirectoryLock, Identity, IdentityError, lock_directory
+from shoal.transport.limits import Limits
+from shoal.transport.port import Address, PeerId
+
+from .complaint import Complaint, Exit
+from .config import GIGABYTE, KEY_NAME, Config
+from .listening import check_ports, listen_addresses, remember_port
+from .local_api import LocalApi
+from .local_methods import LocalMethods
+from .logs import Log
+from .node import Node
+from .stall import StallMeter
+from .swarms import Hardware, Swarms, threads_of
+from .watch import EventRing
+
+BLOBS_NAME = "blobs"
+SWARMS_NAME = "swarms"
+STOP_S = 1.8  # after a signal; a training step that has not come back by then is cut off, as kill -9 would
+HEARTBEAT_S = 0.5  # wakes the loop, so that a late wake-up is noticed even when nothing else happens
+
+log = Log("node")
+
+
+async def run_node(
+    data_dir: Path,
+    config: Config,
+    stalls: StallMeter,
+    stopping: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a node on `data_dir` until it is cancelled. It sets `stopping` when its local API is asked to stop it.
+
+    Raises:
+        Complaint: the directory, its key, a port or the disk cannot be used.
+    """
+    with take_directory(data_dir):
+        identity = load_identity(data_dir / KEY_NAME)
+        step_back(config.nice)
+        store = await open_store(data_dir / BLOBS_NAME, config)
+        listen = listen_addresses(config.listen, data_dir)
+        check_ports(listen)
+        limits = Limits(connections_max=config.connections_max)
+        async with open_host(identity, listen, limits) as transport, trio.open_nursery() as nursery:
+            remember_port(data_dir, config.listen, transport.addresses())
+            blobs = BlobService(transport, store)
+            await nursery.start(blobs.run)
+            events = EventRing()
+            hardware = Hardware(config.device, threads_of(config.threads))
+
+            def publish(swarm: str, event: Mapping[str, object]) -> None:
+                events.publish(event, swarm)
+
+            swarms = Swarms(data_dir / SWARMS_NAME, transport, blobs, identity, hardware, publish)
+            node = Node(data_dir, config, identity, transport, swarms, events, stalls, stopping)
+            keep_connected(node)
+            await nursery.start(swarms.run)
+            where = await nursery.start(LocalApi(data_dir, LocalMethods(node).table()).run)
+            say_ready(node, where)
+            task_status.started(node)
+            await beat()
+
+
+async def beat() -> None:
+    while True:  # noqa: ASYNC110  (the waking is the purpose)
+        await trio.sleep(HEARTBEAT_S)
+
+
+def say_ready(node: Node, where: str) -> None:
+    log.info(
+        "ready",
+        peer_id=node.identity.peer_id,
+        addresses=list(node.transport.addresses()),
+        data_dir=str(node.data_dir),
+        api=where,
+        swarms=len(node.swarms.all()),
+    )
+
+
+async def run_after_start(
+    nursery: trio.Nursery, run: Callable[..., Awaitable[None]], first: Callable[[], object] | None
+) -> None:
+    """Start `run` in `nursery`, then call `first` in a worker thread."""
+    await nursery.start(run)
+    if first is not None:
+        await trio.to_thread.run_sync(first, abandon_on_cancel=True)
+
+
+def take_directory(data_dir: Path) -> DirectoryLock:
+    """The lock on the data directory. Raises Complaint."""
+    try:
+        return lock_directory(data_dir)
+    except IdentityError as error:
+        is_taken = isinstance(error.__cause__, BlockingIOError)
+        raise Complaint(str(error), Exit.IN_USE if is_taken else Exit.CONFIG) from error
+
+
+def load_identity(path: Path) -> Identity:
+    """The node's key. Raises Complaint."""
+    try:
+        return Identity.load_or_create(path)
+    except IdentityError as error:
+        raise Complaint(str(error), Exit.CONFIG) from error
+
+
+async def open_store(directory: Path, config: Config) -> BlobStore:
+    """The blobs on disk. Raises Complaint."""
+    try:
+        # In a worker: after a reboot every blob is hashed again.
+        return await trio.to_thread.run_sync(BlobStore, directory, int(config.disk_gb_max * GIGABYTE))
+    except OSError as error:
+        raise Complaint(f"cannot use {directory} for blobs: {error.strerror}", Exit.DISK) from error
+
+
+def step_back(nice: int) -> None:
+    """Let other programs go first, where the system knows how; never a step forward, which only root may take."""
+    if hasattr(os, "nice"):
+        os.nice(max(0, nice - os.nice(0)))
+    elif nice:
+        log.warning("nice has no effect on this system", nice=nice)
+
+
+def keep_connected(node: Node) -> None:
+    """Dial the nodes that the owner wants to be connected to always. Raises Complaint."""
+    for text in node.config.stay_connected_to:
+        _, separator, peer = text.rpartition("/p2p/")
+        if not separator:
+            raise Complaint(f"stay_connected_to: {text} does not end in /p2p/<peer id>", Exit.CONFIG)
+        node.transport.keep(PeerId(peer), (Address(text),))
+
+
+async def stop_on_signals(stopping: trio.Event) -> None:
+    """Set `stopping` at the first SIGINT or SIGTERM."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            log.info("stopping", signal=signal.Signals(number).name)
+            stopping.set()
+
+
+def end_process_after(seconds: float) -> None:
+    """A last resort: a worker thread in a long computation cannot be interrupted. What is on disk is whole always."""
+
+    def end() -> None:
+        log.warning("cut off: a worker did not come back in time", seconds=seconds)
+        os._exit(Exit.OK)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+async def stop_with_stdin(stopping: trio.Event) -> None:
+    """Set `stopping` when whoever holds the other end of standard input is gone."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+
+    # Not sys.stdin: its lock, held by this thread, would abort the interpreter at exit.
+    await trio.to_thread.run_sync(wait, abandon_on_cancel=True)
+    stopping.set()

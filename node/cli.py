@@ -1,0 +1,91 @@
+"""The command `shoal`: its parts, and how each ends. What the commands do is in the cli_ modules."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+import shoal
+
+from . import cli_config, cli_node, cli_swarm, cli_testnet, cli_view
+from .complaint import Complaint, Exit
+
+EPILOG = """\
+the first five minutes, in two terminals:
+  shoal swarm create                     found a swarm: a small language model on Shakespeare's plays
+  shoal --data-dir /tmp/two swarm join shoal:...   join it with the invite that the first one printed
+  shoal status                           in a third terminal: what the node is doing
+  shoal generate --prompt "ROMEO:"       what the model writes by now
+
+or watch four local nodes train:  shoal testnet
+
+exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no node is running, 4 directory or port in use, 5 configuration or key,
+6 invite, 7 spec, 8 something is not installed, 9 disk full, 10 you said no, 130 interrupted (docs/operating.md)
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    arguments = parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], Exit] = arguments.run
+    try:
+        return int(run(arguments))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone, as `shoal peers | head` does
+        return Exit.OK
+    except Complaint as complaint:
+        return say(complaint, arguments.verbose)
+    except BaseExceptionGroup as group:
+        complaints, bugs = group.split(Complaint)
+        if bugs is not None or complaints is None:
+            raise
+        return say(first_of(complaints), arguments.verbose)
+
+
+def say(complaint: Complaint, is_verbose: bool) -> Exit:
+    """One line on standard error, behind the traceback if that is wanted."""
+    if is_verbose:
+        traceback.print_exception(complaint)
+    print(f"shoal: {complaint}", file=sys.stderr)
+    return complaint.code
+
+
+def first_of(group: BaseExceptionGroup[Complaint]) -> Complaint:
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def common() -> argparse.ArgumentParser:
+    """The options that every command has. SUPPRESS: a command's default must not undo what stood before it."""
+    parent = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = parent.add_argument_group("options of every command")
+    group.add_argument("--data-dir", metavar="DIR", help="where this node keeps its key, swarms and blobs")
+    group.add_argument("--config", metavar="FILE", help="settings to read instead of config.toml in the data directory")
+    group.add_argument("--json", action="store_true", help="print JSON, for programs")
+    group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks behind error messages")
+    return parent
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands."""
+    parent = common()
+    root = argparse.ArgumentParser(
+        prog="shoal",
+        description="Train models together on the computers you have: no server, no chain, no account.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[parent],
+        allow_abbrev=False,
+    )
+    root.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
+    root.set_defaults(data_dir=None, config=None, json=False, verbose=False)
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    cli_node.add_commands(commands, parent)
+    cli_config.add_commands(commands, parent)
+    cli_swarm.add_commands(commands, parent)
+    cli_view.add_commands(commands, parent)
+    cli_testnet.add_commands(commands, parent)
+    return root

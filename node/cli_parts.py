@@ -1,0 +1,77 @@
+"""What the commands share: how they are declared, where their node is, and how figures read."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .complaint import Exit
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
+
+Run = Callable[[argparse.Namespace], Exit]
+
+
+def add_command(
+    commands: "Commands", name: str, run: Run, *, parent: argparse.ArgumentParser, help: str, epilog: str = ""
+) -> argparse.ArgumentParser:
+    """Declare a command. `help` is one sentence, `epilog` examples to copy."""
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=help[:1].upper() + help[1:] + ".",
+        epilog=f"examples:\n{epilog}" if epilog else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[parent],
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def data_dir_of(arguments: argparse.Namespace) -> Path:
+    """The data directory: --data-dir, or this system's usual place."""
+    if arguments.data_dir is not None:
+        return Path(arguments.data_dir).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_data_path("shoal", appauthor=False)
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def table(rows: list[list[Any]]) -> str:
+    """Rows of text in columns, the first row the heading."""
+    texts = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in texts)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def size(count: float | None) -> str:
+    """Bytes for people, in powers of ten."""
+    if count is None:
+        return "unknown"
+    value, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def span(seconds: float | None) -> str:
+    """A time for people."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

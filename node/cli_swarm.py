@@ -1,0 +1,279 @@
+"""`shoal swarm create|join|invite|list|show|leave`.
+
+create and join use the node that runs on the data directory; where none runs they become it, in the foreground.
+"""
+
+import argparse
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cli_node import add_node_options, run_foreground
+from .cli_parts import add_command, data_dir_of, print_json, size, span, table
+from .cli_view import describe_swarm, role_of
+from .complaint import Complaint, Exit
+from .invite import parse_invite
+from .local_client import LocalClient
+
+if TYPE_CHECKING:
+    from .cli_parts import Commands
+
+SPEC_NAME = "spec.toml"
+SPEC_BYTES_MAX = 1024 * 1024
+
+DEFAULT_SPEC = """\
+# What a swarm trains, and by which rules. Fixed for good once the swarm is created; everybody who joins sees it first.
+# `shoal swarm create THIS_FILE` founds another swarm with it.
+name = "shakespeare"
+method = "diloco"
+model = "gpt-0.8m"      # gpt-0.2m, gpt-0.8m, gpt-3m, gpt-11m, gpt-25m, gpt-124m: parameters
+data = "shakespeare"    # or "file:<BLAKE3 of a text>", which every member then names with --data
+round_s = 60.0          # time to train in before a round is closed
+grace_s = 30.0          # after it, for payloads on their way
+members_start = 1       # round 1 waits until so many are there
+rounds_max = 0          # 0: no end
+
+[settings]              # DiLoCo's own
+steps = 50              # inner steps a round
+steps_min = 10          # for members slower than the others
+steps_max = 200         # for faster ones
+codec = "float32"       # or bfloat16, int8: half and a quarter of the bytes
+"""
+
+
+def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
+    swarm = commands.add_parser("swarm", help="create, join, show and leave swarms", parents=[parent])
+    verbs = swarm.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    create = add_command(
+        verbs,
+        "create",
+        run_create,
+        parent=parent,
+        help="found a swarm and print an invite to it",
+        epilog="""\
+  shoal swarm create                        writes spec.toml with the defaults and uses it
+  shoal swarm create my-spec.toml           with your own
+  shoal swarm create --entry my_model.py    a model of your own; nothing of the file is sent
+""",
+    )
+    create.add_argument(
+        "spec", nargs="?", metavar="SPEC.toml", help="what to train (default: spec.toml in the data directory)"
+    )
+    join = add_command(
+        verbs,
+        "join",
+        run_join,
+        parent=parent,
+        help="join a swarm by an invite, after showing what it will cost",
+        epilog="""\
+  shoal swarm join shoal:...                shows method, model, data, disk, memory and time, and asks
+  shoal swarm join shoal:... --yes          does not ask
+  shoal swarm join shoal:... --data my.txt  trains on a text of your own instead of your part of the swarm's
+""",
+    )
+    join.add_argument("invite", metavar="INVITE", help="what `shoal swarm invite` printed at a member's: shoal:...")
+    join.add_argument("--yes", action="store_true", help="do not ask")
+    for command in (create, join):
+        command.add_argument("--data", metavar="PATH", help="a text of your own to train on; it stays here")
+        command.add_argument(
+            "--entry", metavar="FILE.py", help="your own copy of the file that the spec names by its hash"
+        )
+        command.add_argument("--role", choices=("train", "storage"), help="storage: keep and serve, without torch")
+        add_node_options(command)
+    for name, run, help in (
+        ("invite", run_invite, "print a fresh invite: send it to whoever shall join"),
+        ("show", run_show, "show a swarm: its spec and how its training goes"),
+        ("leave", run_leave, "leave a swarm and delete what this node kept of it"),
+    ):
+        command = add_command(
+            verbs, name, run, parent=parent, help=help, epilog=f"  shoal swarm {name}\n  shoal swarm {name} 3f2a"
+        )
+        command.add_argument(
+            "swarm", nargs="?", metavar="SWARM", help="id, its beginning, or name; needed if there are several"
+        )
+    add_command(
+        verbs, "list", run_list, parent=parent, help="list the swarms this node is in", epilog="  shoal swarm list"
+    )
+
+
+def with_node(arguments: argparse.Namespace, command: Callable[[LocalClient, bool], Exit]) -> Exit:
+    """Run `command` with the data directory's node. Where there is none, be it; `command` then runs beside it."""
+    data_dir = data_dir_of(arguments)
+    try:
+        client = LocalClient(data_dir)
+    except Complaint as complaint:
+        if complaint.code is not Exit.NO_NODE:
+            raise
+
+        def first() -> None:
+            with LocalClient(data_dir) as own:
+                command(own, True)
+
+        return run_foreground(arguments, first)
+    with client:
+        return command(client, False)
+
+
+def paths(arguments: argparse.Namespace) -> dict[str, str]:
+    """The member's own files, absolute: the node may run in another directory."""
+    given = {"data": arguments.data, "entry": arguments.entry}
+    return {name: str(Path(path).expanduser().absolute()) for name, path in given.items() if path is not None}
+
+
+def run_create(arguments: argparse.Namespace) -> Exit:
+    spec = read_spec(arguments)
+
+    def command(node: LocalClient, is_own: bool) -> Exit:
+        swarm = node.call("swarm.create", spec=spec, role=arguments.role, **paths(arguments))
+        if arguments.json:
+            print_json(swarm)
+        else:
+            print(f"created swarm {swarm['name']} ({swarm['id'][:12]}). Others join it with\n")
+            print(f"shoal swarm join {swarm['invite']}\n")
+            say_what_next(is_own)
+        sys.stdout.flush()
+        return Exit.OK
+
+    return with_node(arguments, command)
+
+
+def read_spec(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The spec file as a table. Raises Complaint."""
+    if arguments.spec is not None:
+        path = Path(arguments.spec).expanduser()
+    else:
+        path = data_dir_of(arguments) / SPEC_NAME
+        write_default_spec(path)
+    try:
+        with path.open("rb") as file:
+            text = file.read(SPEC_BYTES_MAX + 1)
+        if len(text) > SPEC_BYTES_MAX:
+            raise Complaint(f"{path} is larger than {SPEC_BYTES_MAX} bytes: that is no spec", Exit.SPEC)
+        return tomllib.loads(text.decode())
+    except OSError as error:
+        raise Complaint(f"cannot read {path}: {error.strerror}", Exit.SPEC) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Complaint(f"{path} is not TOML: {error}", Exit.SPEC) from error
+
+
+def write_default_spec(path: Path) -> None:
+    """Put the default spec there for its owner to read and change; what is there already is theirs and stays."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(DEFAULT_SPEC)
+    except FileExistsError:
+        print(f"using {path}", file=sys.stderr)
+    except OSError as error:
+        raise Complaint(f"cannot write {path}: {error.strerror}", Exit.CONFIG) from error
+    else:
+        print(f"wrote {path}", file=sys.stderr)
+
+
+def run_join(arguments: argparse.Namespace) -> Exit:
+    parse_invite(arguments.invite)  # a mistyped invite is told before a node is started for it
+
+    def command(node: LocalClient, is_own: bool) -> Exit:
+        preview = node.call("swarm.preview", invite=arguments.invite)
+        if not arguments.json:
+            print(describe_preview(preview))
+        if not arguments.yes:
+            confirm(f"Join {preview['name']}?")
+        swarm = node.call("swarm.join", invite=arguments.invite, role=arguments.role, **paths(arguments))
+        if arguments.json:
+            print_json(swarm)
+        else:
+            print(f"joined swarm {swarm['name']} ({swarm['id'][:12]})")
+            say_what_next(is_own)
+        sys.stdout.flush()
+        return Exit.OK
+
+    return with_node(arguments, command)
+
+
+def say_what_next(is_own: bool) -> None:
+    if is_own:
+        print(
+            "this terminal is the node now: Ctrl-C stops it, `shoal node` starts it again, `shoal status` looks at it"
+        )
+    else:
+        print("`shoal status` shows how it goes")
+
+
+def describe_preview(preview: dict[str, Any]) -> str:
+    """What joining means, for a person."""
+    parameters = preview["parameters"]
+    model = preview["model"] + (f", {parameters:,} parameters" if parameters else "")
+    memory = f"about {size(preview['memory_bytes'])} ({size(preview['memory_free_bytes'])} are free)"
+    lines = [
+        f"swarm     {preview['name']} ({preview['swarm'][:12]}), by {preview['creator']}",
+        f"method    {preview['method']}",
+        f"model     {model}",
+        f"data      {preview['data']}",
+        f"disk      up to {size(preview['disk_bytes'])}",
+        f"memory    {memory}",
+        f"network   {size(preview['payload_bytes'])} sent per round, as much received from each other member",
+        f"time      about {span(preview['round_s'])} of training per round",
+    ]
+    if not preview["is_torch_here"]:
+        lines.append("note      PyTorch is not installed here: pip install 'shoal[train]', or join with --role storage")
+    return "\n".join(lines)
+
+
+def confirm(question: str) -> None:
+    """Raises Complaint unless the person says yes."""
+    try:
+        answer = input(f"{question} [y/N] ")
+    except EOFError as error:
+        raise Complaint("nobody is there to ask: add --yes to join without a question", Exit.DECLINED) from error
+    if answer.strip().lower() not in ("y", "yes"):
+        raise Complaint("not joined", Exit.DECLINED)
+
+
+def run_invite(arguments: argparse.Namespace) -> Exit:
+    with LocalClient(data_dir_of(arguments)) as node:
+        answer = node.call("swarm.invite", swarm=arguments.swarm)
+    print_json(answer) if arguments.json else print(answer["invite"])
+    return Exit.OK
+
+
+def run_list(arguments: argparse.Namespace) -> Exit:
+    with LocalClient(data_dir_of(arguments)) as node:
+        swarms = node.call("swarm.list")
+    if arguments.json:
+        print_json(swarms)
+        return Exit.OK
+    if not swarms:
+        print("this node is in no swarm: `shoal swarm create` makes one, `shoal swarm join` joins one")
+        return Exit.OK
+    print(table([["id", "name", "model", "data", "role", "round", "problem"], *map(list_row, swarms)]))
+    return Exit.OK
+
+
+def list_row(swarm: dict[str, Any]) -> list[Any]:
+    trained = [swarm["model"], swarm["data"], role_of(swarm), swarm.get("round", "-")]
+    return [swarm["id"][:12], swarm["name"], *trained, swarm["problem"] or ""]
+
+
+def run_show(arguments: argparse.Namespace) -> Exit:
+    with LocalClient(data_dir_of(arguments)) as node:
+        swarm = node.call("swarm.show", swarm=arguments.swarm)
+    if arguments.json:
+        print_json(swarm)
+        return Exit.OK
+    spec = swarm.pop("spec")
+    settings = spec.pop("settings")
+    print(describe_swarm(swarm))
+    print("\nspec")
+    for name, value in {**spec, **{f"settings.{name}": value for name, value in settings.items()}}.items():
+        print(f"  {name:<26} {value}")
+    return Exit.OK
+
+
+def run_leave(arguments: argparse.Namespace) -> Exit:
+    with LocalClient(data_dir_of(arguments)) as node:
+        left = node.call("swarm.leave", swarm=arguments.swarm)
+    print_json(left) if arguments.json else print(f"left swarm {left['name']} ({left['id'][:12]})")
+    return Exit.OK

@@ -1,0 +1,154 @@
+"""`shoal status|peers|generate|pause|resume`: looking at the running node, and telling it to rest."""
+
+import argparse
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .cli_parts import add_command, data_dir_of, print_json, size, span, table
+from .complaint import Exit
+from .local_client import LocalClient
+
+if TYPE_CHECKING:
+    from .cli_parts import Commands
+
+
+def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
+    add_command(
+        commands,
+        "status",
+        run_status,
+        parent=parent,
+        help="show the node, its swarms and how their training goes",
+        epilog="  shoal status\n  watch -n 2 shoal status\n  shoal status --json | jq .swarms[0].round",
+    )
+    add_command(
+        commands,
+        "peers",
+        run_peers,
+        parent=parent,
+        help="show who is connected: address, direct or relayed, round-trip time, bytes",
+        epilog="  shoal peers\n  shoal peers --json",
+    )
+    generate = add_command(
+        commands,
+        "generate",
+        run_generate,
+        parent=parent,
+        help="let the newest state of a swarm write text",
+        epilog='  shoal generate --prompt "ROMEO:"\n  shoal generate --bytes 1000 --temperature 0.5 --seed 7',
+    )
+    generate.add_argument("--swarm", metavar="SWARM", help="id, its beginning, or name; needed if there are several")
+    generate.add_argument("--prompt", default="\n", metavar="TEXT", help="what the text begins with")
+    generate.add_argument("--bytes", type=int, default=400, metavar="N", help="how much to write (default 400)")
+    generate.add_argument(
+        "--temperature", type=float, default=0.8, help="0: the likeliest; higher: wilder (default 0.8)"
+    )
+    generate.add_argument("--seed", type=int, default=0, help="another seed, another text")
+    for verb, help in (
+        ("pause", "stop training, stay connected; remembered over restarts"),
+        ("resume", "go on training after `shoal pause`"),
+    ):
+        command = add_command(
+            commands, verb, partial(run_pause, method=verb), parent=parent, help=help, epilog=f"  shoal {verb}"
+        )
+        command.add_argument(
+            "swarm", nargs="?", metavar="SWARM", help="id, its beginning, or name (default: all swarms)"
+        )
+
+
+def run_status(arguments: argparse.Namespace) -> Exit:
+    with LocalClient(data_dir_of(arguments)) as node:
+        status = node.call("status")
+    if arguments.json:
+        print_json(status)
+        return Exit.OK
+    print(f"node      {status['peer_id']}, up for {span(status['uptime_s'])}")
+    print(f"listens   {', '.join(status['addresses'])}")
+    traffic = f"{size(status['bytes_sent'])} sent, {size(status['bytes_received'])} received"
+    print(f"network   {status['connections']} connections, {traffic}")
+    print(f"health    {status['rss_mb']} MB of memory, longest stall {span(status['stall_longest_s'])}")
+    if not status["swarms"]:
+        print("swarms    none: `shoal swarm create` makes one, `shoal swarm join` joins one")
+    for swarm in status["swarms"]:
+        print()
+        print(describe_swarm(swarm))
+    return Exit.OK
+
+
+def describe_swarm(swarm: dict[str, Any]) -> str:
+    """A swarm for people, one figure a line; what the engine adds is shown as it comes."""
+    shown = ("id", "name", "method", "model", "data", "role", "is_paused", "problem")
+    lines = [
+        f"swarm     {swarm['name']} ({swarm['id'][:12]}), {role_of(swarm)}",
+        f"trains    {swarm['model']} on {swarm['data']} by {swarm['method']}",
+    ]
+    if swarm.get("problem"):
+        lines.append(f"problem   {swarm['problem']}")
+    lines += [
+        f"{name:<9} {readable(value)}" for name, value in swarm.items() if name not in shown and value is not None
+    ]
+    return "\n".join(lines)
+
+
+def role_of(swarm: dict[str, Any]) -> str:
+    return f"{swarm['role']}, paused" if swarm["is_paused"] else str(swarm["role"])
+
+
+def readable(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {readable(item)}" for name, item in value.items())  # pyright: ignore
+    if isinstance(value, list):
+        return ", ".join(readable(item) for item in value) or "none"  # pyright: ignore
+    return str(value)
+
+
+def run_peers(arguments: argparse.Namespace) -> Exit:
+    with LocalClient(data_dir_of(arguments)) as node:
+        peers = node.call("peers")
+    if arguments.json:
+        print_json(peers)
+        return Exit.OK
+    if not peers:
+        print("nobody is connected")
+        return Exit.OK
+    rows: list[list[Any]] = [["peer", "address", "way", "rtt", "sent", "received"]]
+    for peer in peers:
+        way = ("relayed" if peer["is_relayed"] else "direct") + (", dialed" if peer["is_outbound"] else ", accepted")
+        address = peer["address"].partition("/p2p/")[0]
+        traffic = [size(peer["bytes_sent"]), size(peer["bytes_received"])]
+        rows.append([peer["peer_id"], address, way, span(peer["rtt_s"]), *traffic])
+    print(table(rows))
+    return Exit.OK
+
+
+def run_generate(arguments: argparse.Namespace) -> Exit:
+    with LocalClient(data_dir_of(arguments)) as node:
+        sample = node.call(
+            "generate",
+            swarm=arguments.swarm,
+            prompt=arguments.prompt,
+            bytes=arguments.bytes,
+            temperature=arguments.temperature,
+            seed=arguments.seed,
+        )
+    if arguments.json:
+        print_json(sample)
+    else:
+        sys.stdout.write(f"{sample['prompt']}{sample['text']}\n")
+    return Exit.OK
+
+
+def run_pause(arguments: argparse.Namespace, *, method: str) -> Exit:
+    with LocalClient(data_dir_of(arguments)) as node:
+        changed = node.call(method, swarm=arguments.swarm)
+    if arguments.json:
+        print_json(changed)
+        return Exit.OK
+    for swarm in changed:
+        print(f"{swarm['id'][:12]} {'rests; `shoal resume` wakes it' if method == 'pause' else 'goes on'}")
+    if not changed:
+        print("this node is in no swarm")
+    return Exit.OK

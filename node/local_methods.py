@@ -1,0 +1,208 @@
+"""The methods of the local API: what each takes, and how the node answers it; docs/operating.md lists them."""
+
+import importlib.util
+import os
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import trio
+
+from shoal.training.methods import describe_entry, with_settings
+from shoal.training.spec import Spec, spec_from
+from shoal.transport.wire import Malformed
+
+from .complaint import Complaint, Exit
+from .invite import Invite, format_invite, make_invite, parse_invite
+from .local_api import Answer, Events, Methods, NoParams
+from .membership import Membership, Role
+from .node import Node
+from .preview import preview
+from .swarms import Joined, threads_of
+from .watch import Watcher
+
+GENERATED_BYTES_MAX = 65_536
+
+
+class OneSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which swarm: its id, the id's beginning, or its name. None: the only one."""
+
+    swarm: str | None = None
+
+
+class CreateSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`spec` is a SPEC.toml as a table."""
+
+    spec: dict[str, Any] = {}
+    nonce: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")] | None = None  # None: random; fixed, runs repeat
+    data: str | None = None  # path of a file of one's own to train on
+    entry: str | None = None  # path of a file of one's own code
+    role: Role | None = None
+    nonce: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")] | None = None  # for runs that repeat; None: random
+
+
+class PreviewSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    invite: str
+
+
+class JoinSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    invite: str
+    data: str | None = None
+    entry: str | None = None
+    role: Role | None = None  # None: train
+
+
+class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    swarm: str | None = None
+    prompt: str = "\n"
+    bytes: Annotated[int, msgspec.Meta(ge=1, le=GENERATED_BYTES_MAX)] = 400
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=10)] = 0.8
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] = 0
+
+
+class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    after: Annotated[int, msgspec.Meta(ge=0)] | None = None  # 0: begin with all events still kept
+
+
+def is_torch_here() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+class LocalMethods:
+    """Answers local requests about one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._swarms = node.swarms
+
+    def table(self) -> Methods:
+        return {
+            "status": Answer(NoParams, self.status),
+            "peers": Answer(NoParams, self.peers),
+            "swarm.create": Answer(CreateSwarm, self.create),
+            "swarm.preview": Answer(PreviewSwarm, self.preview),
+            "swarm.join": Answer(JoinSwarm, self.join),
+            "swarm.invite": Answer(OneSwarm, self.invite),
+            "swarm.list": Answer(NoParams, self.list),
+            "swarm.show": Answer(OneSwarm, self.show),
+            "swarm.leave": Answer(OneSwarm, self.leave),
+            "pause": Answer(OneSwarm, partial(self.set_paused, is_paused=True)),
+            "resume": Answer(OneSwarm, partial(self.set_paused, is_paused=False)),
+            "generate": Answer(Generate, self.generate),
+            "watch": Events(Watch, self.watch),
+            "stop": Answer(NoParams, self.stop),
+        }
+
+    async def status(self, _: NoParams) -> object:
+        return self._node.status()
+
+    async def peers(self, _: NoParams) -> object:
+        return self._node.peers()
+
+    async def create(self, params: CreateSwarm) -> object:
+        nonce = os.urandom(16) if params.nonce is None else bytes.fromhex(params.nonce)
+        spec = spec_from(params.spec, self._node.identity.peer_id, nonce)
+        if isinstance(spec, Malformed):
+            raise Complaint(spec.reason, Exit.SPEC)
+        membership = membership_of(params)
+        if membership.entry is not None:
+            spec = await trio.to_thread.run_sync(with_entry, spec, Path(membership.entry))
+        joined = await self._swarms.create(spec, membership)
+        return {**self._node.describe(joined), "invite": self._invite(joined)}
+
+    async def preview(self, params: PreviewSwarm) -> object:
+        offer = await self._swarms.look(parse_invite(params.invite))
+        threads = threads_of(self._node.config.threads)
+        return msgspec.to_builtins(preview(offer.spec, threads, is_torch_here=is_torch_here()))
+
+    async def join(self, params: JoinSwarm) -> object:
+        invite = parse_invite(params.invite)
+        self._refuse_twice(invite)
+        joined = await self._swarms.join(await self._swarms.look(invite), membership_of(params))
+        return self._node.describe(joined)
+
+    async def invite(self, params: OneSwarm) -> object:
+        joined = self._swarms.find(params.swarm)
+        return {"id": joined.id, "invite": self._invite(joined)}
+
+    async def list(self, _: NoParams) -> object:
+        return [self._node.describe(joined) for joined in self._swarms.all()]
+
+    async def show(self, params: OneSwarm) -> object:
+        joined = self._swarms.find(params.swarm)
+        spec = msgspec.structs.asdict(joined.spec)
+        return {**self._node.describe(joined), "spec": {**spec, "nonce": joined.spec.nonce.hex()}}
+
+    async def leave(self, params: OneSwarm) -> object:
+        joined = self._swarms.find(params.swarm)
+        await self._swarms.leave(joined)
+        return {"id": joined.id, "name": joined.spec.name}
+
+    async def set_paused(self, params: OneSwarm, *, is_paused: bool) -> object:
+        chosen = self._swarms.all() if params.swarm is None else [self._swarms.find(params.swarm)]
+        for joined in chosen:
+            await self._swarms.set_paused(joined, is_paused)
+        return [{"id": joined.id, "is_paused": is_paused} for joined in chosen]
+
+    async def generate(self, params: Generate) -> object:
+        joined = self._swarms.find(params.swarm)
+        state = joined.service.state() if joined.service is not None else None
+        if joined.method is None or state is None:
+            raise Complaint(f"swarm {joined.spec.name} has no state here yet: {joined.problem or 'wait for its start'}")
+        sampler = getattr(joined.method, "generate", None)
+        if sampler is None:
+            raise Complaint(f"method {joined.spec.method} makes no text")
+        prompt = params.prompt.encode()
+        sample: bytes | str = await trio.to_thread.run_sync(
+            sampler, state, prompt, params.bytes, params.temperature, params.seed, abandon_on_cancel=True
+        )
+        if isinstance(sample, str):
+            raise Complaint(sample)
+        text = sample.decode(errors="replace")
+        return {"id": joined.id, "prompt": params.prompt, "text": text}
+
+    def watch(self, params: Watch) -> Watcher:
+        return self._node.events.watch(params.after)
+
+    async def stop(self, _: NoParams) -> object:
+        self._node.stopping.set()
+        return {"stopping": True}
+
+    def _invite(self, joined: Joined) -> str:
+        members = set(joined.service.status().connected) if joined.service is not None else set[str]()
+        node = self._node
+        connections = [connection for connection in node.transport.connections() if connection.peer in members]
+        addresses = node.transport.addresses()
+        return format_invite(
+            make_invite(joined.folder.swarm, node.identity.peer_id, node.config.announce, addresses, connections)
+        )
+
+    def _refuse_twice(self, invite: Invite) -> None:
+        if any(joined.folder.swarm == invite.swarm for joined in self._swarms.all()):
+            raise Complaint(f"this node is already in swarm {invite.swarm.hex()[:12]}")
+
+
+def membership_of(params: CreateSwarm | JoinSwarm) -> Membership:
+    """Raises Complaint where training is asked of a machine that cannot."""
+    role = params.role or "train"
+    if role == "train" and not is_torch_here():
+        raise Complaint(
+            "training needs PyTorch, which is not installed here: pip install 'shoal[train]', "
+            "or take part without training: --role storage",
+            Exit.MISSING,
+        )
+    return Membership(role=role, data=absolute(params.data), entry=absolute(params.entry))
+
+
+def with_entry(spec: Spec, path: Path) -> Spec:
+    """`spec` for the model that the owner's own file defines, named by the file's hash. Runs the file. Blocks."""
+    own = describe_entry(path)
+    if isinstance(own, str):
+        raise Complaint(own, Exit.SPEC)
+    return with_settings(msgspec.structs.replace(spec, model=own.model), **own.settings)
+
+
+def absolute(path: str | None) -> str | None:
+    """Paths are remembered over restarts, perhaps from another working directory."""
+    return None if path is None else str(Path(path).expanduser().resolve())

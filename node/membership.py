@@ -1,0 +1,112 @@
+"""What a node remembers of the swarms it is in: a folder each, whole or not there, found again after a kill -9.
+
+swarms/<swarm id>/spec          the signed spec, as it came
+swarms/<swarm id>/member.json   this node's own part: role, own data, known members
+swarms/<swarm id>/rounds/       the engine's
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from shoal.training.spec import SPEC_BYTES_MAX, SignedSpec, Spec, open_spec
+from shoal.transport.port import Address, PeerId
+from shoal.transport.wire import Malformed, decode, encode
+
+from .complaint import Complaint, Exit
+
+SPEC_NAME = "spec"
+MEMBER_NAME = "member.json"
+ROUNDS_NAME = "rounds"
+MEMBER_BYTES_MAX = 4 * 1024 * 1024
+KNOWN_MEMBERS_MAX = 64  # remembered to come back by
+
+Role = Literal["train", "storage"]
+
+
+class Membership(msgspec.Struct, frozen=True):
+    """This node's own part in a swarm. Never sent."""
+
+    role: Role = "train"
+    data: str | None = None  # a file of one's own to train on
+    entry: str | None = None  # a file of one's own code that the spec names by hash
+    is_paused: bool = False
+    known: dict[str, tuple[str, ...]] = {}  # peer id -> addresses that worked, latest last
+
+
+class SwarmFolder:
+    """One swarm's folder."""
+
+    def __init__(self, root: Path, swarm: bytes) -> None:
+        self.swarm = swarm
+        self.path = root / swarm.hex()
+
+    @property
+    def rounds(self) -> Path:
+        return self.path / ROUNDS_NAME
+
+    def create(self, signed: SignedSpec, membership: Membership) -> None:
+        """Make the folder. Raises OSError."""
+        draft = self.path.with_suffix(".new")
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True, mode=0o700)
+        (draft / ROUNDS_NAME).mkdir()
+        write_whole(draft / SPEC_NAME, encode(signed))
+        write_whole(draft / MEMBER_NAME, msgspec.json.encode(membership))
+        os.rename(draft, self.path)
+
+    def read(self) -> tuple[SignedSpec, Spec, Membership]:
+        """Raises Complaint if the folder is damaged."""
+        try:
+            signed = decode((self.path / SPEC_NAME).read_bytes(), SignedSpec, SPEC_BYTES_MAX + 256)
+            spec = signed if isinstance(signed, Malformed) else open_spec(signed, self.swarm)
+            membership = msgspec.json.decode((self.path / MEMBER_NAME).read_bytes(), type=Membership)
+        except (OSError, msgspec.DecodeError) as error:
+            raise self._damaged(str(error)) from error
+        if isinstance(signed, Malformed) or isinstance(spec, Malformed):
+            raise self._damaged(spec.reason if isinstance(spec, Malformed) else "")
+        return signed, spec, membership
+
+    def write(self, membership: Membership) -> None:
+        """Replace what is remembered. Raises OSError."""
+        write_whole(self.path / MEMBER_NAME, msgspec.json.encode(membership))
+
+    def remove(self) -> None:
+        """Forget the swarm, its rounds and states included."""
+        doomed = self.path.with_suffix(".left")
+        os.rename(self.path, doomed)  # at once; deleting takes its time
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _damaged(self, reason: str) -> Complaint:
+        return Complaint(f"{self.path} is damaged ({reason}): delete it and join again by a fresh invite", Exit.CONFIG)
+
+
+def known_folders(root: Path) -> Iterator[SwarmFolder]:
+    """The folders of all swarms this node is in, sorted; leftovers of an interrupted create or leave are removed."""
+    for path in sorted(root.iterdir()) if root.exists() else ():
+        if path.suffix in (".new", ".left"):
+            shutil.rmtree(path, ignore_errors=True)
+        elif len(path.name) == 64 and set(path.name) <= set("0123456789abcdef"):
+            yield SwarmFolder(root, bytes.fromhex(path.name))
+
+
+def with_known(membership: Membership, peer: PeerId, addresses: tuple[Address, ...]) -> Membership:
+    """`membership` that remembers where `peer` can be reached; the longest unseen is forgotten first."""
+    known = {other: places for other, places in membership.known.items() if other != peer}
+    known[peer] = tuple(addresses)
+    excess = len(known) - KNOWN_MEMBERS_MAX
+    return msgspec.structs.replace(membership, known=dict(list(known.items())[max(0, excess) :]))
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that after a crash it holds all of the old or all of the new. Raises OSError."""
+    draft = path.with_name(path.name + ".new")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)

@@ -1,0 +1,101 @@
+"""A running node's parts, and what it says about itself."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import shoal
+from shoal.transport.identity import Identity
+from shoal.transport.port import Transport
+
+from .config import Config
+from .stall import StallMeter
+from .swarms import Joined, Swarms
+from .watch import EventRing
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Made by app.run_node; valid until that ends."""
+
+    data_dir: Path
+    config: Config
+    identity: Identity
+    transport: Transport
+    swarms: Swarms
+    events: EventRing
+    stalls: StallMeter
+    stopping: trio.Event  # set it and the node ends
+    started_at: float = field(default_factory=time.monotonic)
+
+    def status(self) -> dict[str, Any]:
+        """For `shoal status`: everything at a glance."""
+        traffic = self.transport.traffic()
+        return {
+            "version": shoal.__version__,
+            "peer_id": self.identity.peer_id,
+            "data_dir": str(self.data_dir),
+            "addresses": list(self.transport.addresses()),
+            "uptime_s": round(time.monotonic() - self.started_at, 1),
+            "connections": len(self.transport.connections()),
+            "bytes_sent": traffic.bytes_sent,
+            "bytes_received": traffic.bytes_received,
+            "rss_mb": rss_mb(),
+            "stall_longest_s": round(self.stalls.longest_s, 4),
+            "stall_recent_s": round(self.stalls.recent_s(), 4),
+            "swarms": [self.describe(joined) for joined in self.swarms.all()],
+        }
+
+    def describe(self, joined: Joined) -> dict[str, Any]:
+        """One swarm, for `shoal swarm list`."""
+        return {
+            "id": joined.id,
+            "name": joined.spec.name,
+            "method": joined.spec.method,
+            "model": joined.spec.model,
+            "data": joined.spec.data,
+            "role": joined.membership.role,
+            "is_paused": joined.membership.is_paused,
+            "problem": joined.problem or None,
+            **(joined.service.status().as_json() if joined.service is not None else {}),
+        }
+
+    def peers(self) -> list[dict[str, Any]]:
+        """For `shoal peers`."""
+        return [
+            {
+                "peer_id": connection.peer,
+                "address": connection.address,
+                "is_relayed": connection.is_relayed,
+                "is_outbound": connection.is_outbound,
+                "rtt_s": connection.rtt_s,
+                "bytes_sent": connection.bytes_sent,
+                "bytes_received": connection.bytes_received,
+            }
+            for connection in self.transport.connections()
+        ]
+
+
+def rss_mb() -> float | None:
+    """Memory of this process in MB of 10^6 bytes; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        return peak_rss_mb()
+    import resource
+
+    return round(pages * resource.getpagesize() / 1e6, 1)
+
+
+def peak_rss_mb() -> float | None:
+    """The most this process ever had, where the system says no more (macOS); None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    scale = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6, 1)

@@ -1,0 +1,66 @@
+"""What joining a swarm will cost this machine, estimated from its spec before anything is joined; without torch."""
+
+import msgspec
+
+from shoal.training.diloco_settings import DilocoSettings, parse_settings
+from shoal.training.methods import available_memory_bytes
+from shoal.training.models import SIZES, gpt_layout, memory_bytes, parameter_count
+from shoal.training.payload import payload_bytes
+from shoal.training.spec import Spec, swarm_id
+
+# Useful arithmetic per second and thread, from measured tokens/s of the built-in GPTs (0.2M: 32,000, 0.8M: 12,000,
+# 3M: 4,000, 11M: 1,300) at 6 operations per parameter and token: 38 to 84 billion. Only to tell seconds from hours.
+OPERATIONS_PER_S_AND_THREAD = 50e9
+STATES_KEPT = 3  # checkpoints on disk at once, with outer momentum: 8 bytes a parameter
+ROUNDS_KEPT = 2  # whose payloads are on disk at once
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """Shown to a person who is asked whether to join. None: cannot be told here."""
+
+    swarm: str
+    name: str
+    method: str
+    model: str
+    data: str
+    creator: str
+    members_max: int
+    rounds_max: int
+    parameters: int | None
+    disk_bytes: int | None  # at most, with members_max members
+    memory_bytes: int | None
+    memory_free_bytes: int | None
+    payload_bytes: int | None  # sent per round
+    round_s: float  # training time per round on this machine
+    is_torch_here: bool
+
+
+def preview(spec: Spec, threads: int, *, is_torch_here: bool) -> Preview:
+    settings = parse_settings(spec.settings) if spec.method == "diloco" else None
+    size = SIZES.get(spec.model)
+    parameters = parameter_count(size) if size else None
+    payload = disk = memory = None
+    seconds = spec.round_s
+    if size and isinstance(settings, DilocoSettings):
+        payload = payload_bytes(settings.codec, gpt_layout(size))
+        disk = STATES_KEPT * 8 * parameter_count(size) + ROUNDS_KEPT * spec.members_max * payload
+        memory = memory_bytes(size, settings.batch_size, settings.context)
+        tokens = settings.steps * settings.batch_size * settings.context
+        seconds = min(spec.round_s, 6.0 * parameter_count(size) * tokens / (OPERATIONS_PER_S_AND_THREAD * threads))
+    return Preview(
+        swarm=swarm_id(spec).hex(),
+        name=spec.name,
+        method=spec.method,
+        model=spec.model,
+        data=spec.data,
+        creator=spec.creator,
+        members_max=spec.members_max,
+        rounds_max=spec.rounds_max,
+        parameters=parameters,
+        disk_bytes=disk,
+        memory_bytes=memory,
+        memory_free_bytes=available_memory_bytes(),
+        payload_bytes=payload,
+        round_s=round(seconds, 1),
+        is_torch_here=is_torch_here,
+    )

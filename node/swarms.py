@@ -1,0 +1,317 @@
+"""The swarms this node is in: creating, joining and leaving them, and the engine that runs each.
+
+What is joined is written down before its engine starts, so a killed node goes on where it was. A swarm whose engine
+cannot start here (torch uninstalled since, data file gone) stays listed with the reason, and the node runs the others.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from shoal.training.events import Event
+from shoal.training.method import Method
+from shoal.training.methods import MemberOptions, build, device_problem
+from shoal.training.ports import Blobs, Signer
+from shoal.training.records import AskSpec, Calls
+from shoal.training.service import SwarmService
+from shoal.training.spec import SignedSpec, Spec, open_spec, sign_spec, swarm_id
+from shoal.transport.port import Address, Code, PeerId, Refusal, Transport
+from shoal.transport.wire import Malformed
+
+from .complaint import Complaint, Exit
+from .invite import Invite
+from .logs import Log
+from .membership import Membership, SwarmFolder, known_folders, with_known
+
+DIAL_TIMEOUT_S = 10.0
+SPEC_TIMEOUT_S = 10.0
+REMEMBER_S = 30.0  # how often the addresses of connected members are written down
+
+log = Log("swarms")
+
+
+@dataclass(slots=True)
+class Joined:
+    """A swarm this node is in. `service` is None while its engine does not run, for the reason in `problem`."""
+
+    folder: SwarmFolder
+    signed: SignedSpec
+    spec: Spec
+    membership: Membership
+    service: SwarmService | None = None
+    method: Method[Any, Any] | None = None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: trio.Event = field(default_factory=trio.Event)
+    problem: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.folder.swarm.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What the owner lets swarms use."""
+
+    device: str  # "auto", "cpu" or "cuda"
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A swarm as a newcomer sees it before joining."""
+
+    invite: Invite
+    signed: SignedSpec
+    spec: Spec
+    answered: PeerId
+
+
+class Swarms:
+    """See the module's text.
+
+    Args:
+        root: the folder that holds one folder for each swarm.
+        publish: is told what happens in a swarm: its id and the event.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        transport: Transport,
+        blobs: Blobs,
+        signer: Signer,
+        hardware: Hardware,
+        publish: Callable[[str, Mapping[str, object]], None],
+    ) -> None:
+        self._root = root
+        self._transport = transport
+        self._blobs = blobs
+        self._signer = signer
+        self._hardware = hardware
+        self._publish = publish
+        self._joined: dict[str, Joined] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the engines of all swarms, those joined earlier first, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for folder in known_folders(self._root):
+                try:
+                    signed, spec, membership = folder.read()
+                    joined = self._add(Joined(folder, signed, spec, membership))
+                    await self._start(joined)
+                except Complaint as complaint:
+                    log.error("swarm does not run", swarm=folder.swarm.hex(), reason=str(complaint))
+            task_status.started()
+            while True:
+                await trio.sleep(REMEMBER_S)
+                await self._remember_members()
+
+    def all(self) -> list[Joined]:
+        """Sorted by id."""
+        return [self._joined[id] for id in sorted(self._joined)]
+
+    def find(self, name: str | None) -> Joined:
+        """The swarm of this id, beginning of an id or name; without one, the only swarm there is.
+
+        Raises:
+            Complaint: there is none, or several fit.
+        """
+        fitting = [
+            joined for joined in self.all() if name is None or joined.id.startswith(name) or joined.spec.name == name
+        ]
+        if len(fitting) == 1:
+            return fitting[0]
+        if not self._joined:
+            raise Complaint("this node is in no swarm: `shoal swarm create` makes one, `shoal swarm join` joins one")
+        some = ", ".join(f"{joined.id[:12]} ({joined.spec.name})" for joined in (fitting or self.all())[:8])
+        if not fitting:
+            raise Complaint(f"this node is in no swarm '{name}', only in {some}")
+        raise Complaint(f"say which swarm: {some}", Exit.USAGE)
+
+    async def create(self, spec: Spec, membership: Membership) -> Joined:
+        """Found a swarm and run it. Raises Complaint if its engine cannot run here."""
+        return await self._join(sign_spec(spec, self._signer), spec, membership)
+
+    async def look(self, invite: Invite) -> Offer:
+        """Ask the invite's members for the spec.
+
+        Raises:
+            Complaint: nobody answers, or those who do are not in the swarm any more.
+        """
+        reasons: list[str] = []
+        call = Calls(invite.swarm).spec
+        for peer, addresses in invite.addresses():
+            if peer == self._signer.peer_id:
+                reasons.append("one of its members is this very node")
+                continue
+            reached = await self._reach(peer, addresses)
+            if isinstance(reached, Refusal):
+                reasons.append(reached.message)
+                continue
+            answer = await self._transport.request(peer, call, AskSpec(), timeout_s=SPEC_TIMEOUT_S)
+            if isinstance(answer, Refusal):
+                gone = answer.code is Code.UNKNOWN_METHOD
+                reasons.append(f"{peer} is not in this swarm any more" if gone else f"{peer}: {answer.message}")
+                continue
+            spec = open_spec(answer, invite.swarm)
+            if not isinstance(spec, Malformed):
+                return Offer(invite, answer, spec, peer)
+            reasons.append(f"{peer}: {spec.reason}")
+        raise Complaint(
+            f"nobody this invite names can let you in ({'; '.join(reasons)}): "
+            "ask a member for a fresh one (`shoal swarm invite`)",
+            Exit.INVITE,
+        )
+
+    async def join(self, offer: Offer, membership: Membership) -> Joined:
+        """Become a member. Raises Complaint if the engine cannot run here."""
+        for peer, addresses in offer.invite.addresses():
+            if peer != self._signer.peer_id:
+                membership = with_known(membership, peer, addresses)
+        return await self._join(offer.signed, offer.spec, membership)
+
+    async def leave(self, joined: Joined) -> None:
+        """Tell the others, end the engine and forget the swarm."""
+        if joined.service is not None:
+            await joined.service.leave()
+        joined.scope.cancel()
+        if joined.service is not None:
+            await joined.ended.wait()
+        del self._joined[joined.id]
+        for peer in joined.membership.known:
+            if not any(peer in other.membership.known for other in self.all()):
+                self._transport.release(PeerId(peer))
+        await trio.to_thread.run_sync(joined.folder.remove)
+        self._publish(joined.id, {"event": "left"})
+
+    async def set_paused(self, joined: Joined, is_paused: bool) -> None:
+        """Stop or go on contributing; remembered over restarts."""
+        if joined.service is not None:
+            (joined.service.pause if is_paused else joined.service.resume)()
+        await self._write(joined, msgspec.structs.replace(joined.membership, is_paused=is_paused))
+        self._publish(joined.id, {"event": "paused" if is_paused else "resumed"})
+
+    async def _join(self, signed: SignedSpec, spec: Spec, membership: Membership) -> Joined:
+        folder = SwarmFolder(self._root, swarm_id(spec))
+        if folder.swarm.hex() in self._joined:
+            raise Complaint(f"this node is already in swarm {folder.swarm.hex()[:12]} ({spec.name})")
+        joined = Joined(folder, signed, spec, membership)
+        joined.method = await self._build(joined)
+        try:
+            await trio.to_thread.run_sync(folder.create, signed, membership)
+        except OSError as error:
+            raise Complaint(f"cannot write {folder.path}: {error.strerror}", Exit.DISK) from error
+        await self._start(self._add(joined))
+        return joined
+
+    def _add(self, joined: Joined) -> Joined:
+        self._joined[joined.id] = joined
+        for peer, addresses in joined.membership.known.items():
+            self._transport.keep(PeerId(peer), tuple(Address(address) for address in addresses))
+        return joined
+
+    async def _build(self, joined: Joined) -> Method[Any, Any]:
+        """Raises Complaint with the reason why the method cannot run here."""
+        # In a worker: the first import of torch takes more than a second.
+        method = await trio.to_thread.run_sync(build_method, joined.spec, joined.membership, self._hardware)
+        if isinstance(method, str):
+            raise Complaint(method, Exit.MISSING if "torch" in method else Exit.SPEC)
+        return method
+
+    async def _start(self, joined: Joined) -> None:
+        """Start the engine. Raises Complaint if it cannot."""
+        assert self._nursery is not None, "run() is not running"
+        try:
+            if joined.method is None:
+                joined.method = await self._build(joined)
+        except Complaint as complaint:
+            joined.problem = str(complaint)
+            raise
+        joined.service = SwarmService(
+            joined.signed,
+            joined.method,
+            self._transport,
+            self._blobs,
+            self._signer,
+            joined.folder.rounds,
+            lambda event: self._observe(joined, event),
+            is_paused=joined.membership.is_paused,
+        )
+        await self._nursery.start(self._run_engine, joined)
+        self._publish(joined.id, {"event": "joined", "name": joined.spec.name})
+
+    async def _run_engine(
+        self, joined: Joined, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        assert joined.service is not None
+        try:
+            with joined.scope:
+                await joined.service.run(task_status=task_status)
+        finally:
+            joined.ended.set()
+
+    def _observe(self, joined: Joined, event: Event) -> None:
+        fields = event.as_json()
+        self._publish(joined.id, fields)
+        log.info(str(fields.get("event", type(event).__name__)), swarm=joined.id[:12], **without_event(fields))
+
+    async def _reach(self, peer: PeerId, addresses: tuple[Address, ...]) -> Refusal | None:
+        """Be connected to `peer`, dialing its addresses in turn."""
+        if any(connection.peer == peer for connection in self._transport.connections()):
+            return None
+        refused = Refusal(Code.UNREACHABLE, f"{peer} has no address")
+        for address in addresses:
+            answer = await self._transport.connect(address, timeout_s=DIAL_TIMEOUT_S)
+            if not isinstance(answer, Refusal):
+                return None
+            refused = Refusal(answer.code, f"{address}: {answer.message}")
+        return refused
+
+    async def _remember_members(self) -> None:
+        """Write down where the members that are connected now were dialed, to find the swarm again after a restart."""
+        dialed = {c.peer: c.address for c in self._transport.connections() if c.is_outbound and not c.is_relayed}
+        for joined in self.all():
+            membership = joined.membership
+            for peer, address in sorted(dialed.items()):
+                if address not in membership.known.get(peer, ()):
+                    membership = with_known(membership, peer, (address,))
+            if membership != joined.membership and joined.id in self._joined:
+                await self._write(joined, membership)
+
+    async def _write(self, joined: Joined, membership: Membership) -> None:
+        joined.membership = membership
+        try:
+            await trio.to_thread.run_sync(joined.folder.write, membership)
+        except OSError as error:
+            raise Complaint(f"cannot write {joined.folder.path}: {error.strerror}", Exit.DISK) from error
+
+
+def build_method(spec: Spec, membership: Membership, hardware: Hardware) -> Method[Any, Any] | str:
+    """The method that carries `spec` out here, or the reason why none can. Blocks."""
+    device = hardware.device
+    if device == "auto":
+        device = "cpu" if device_problem("cuda") else "cuda"
+    options = MemberOptions(
+        device=device,
+        threads=hardware.threads,
+        data_path=Path(membership.data) if membership.data else None,
+        entry_path=Path(membership.entry) if membership.entry else None,
+    )
+    return build(spec, options)
+
+
+def without_event(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if name != "event"}
+
+
+def threads_of(configured: int) -> int:
+    """How many threads to train with: as configured, or half of the cores, since the owner uses the machine too."""
+    return configured or max(1, (os.cpu_count() or 2) // 2)

@@ -1,0 +1,135 @@
+"""Invites: what they hold, and that no mistyped one passes."""
+
+import base64
+import contextlib
+import os
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.node.complaint import Complaint, Exit
+from shoal.node.invite import (
+    ADDRESSES_PER_MEMBER_MAX,
+    MEMBERS_MAX,
+    PREFIX,
+    VERSION,
+    Invite,
+    InvitedBy,
+    best,
+    checksum,
+    format_invite,
+    make_invite,
+    parse_invite,
+)
+from shoal.transport.identity import Identity
+from shoal.transport.port import Address, Connection, PeerId
+
+EXAMPLES = 20_000 if os.environ.get("SHOAL_SOAK") else 300
+SWARM = bytes(range(32))
+OWN = Identity.from_seed(bytes(32)).peer_id
+keys = st.binary(min_size=32, max_size=32)
+places = st.lists(st.integers(1, 65_535).map(lambda port: f"/ip4/198.51.100.7/tcp/{port}"), min_size=1, max_size=8)
+invites = st.builds(
+    Invite,
+    keys,
+    st.lists(st.builds(InvitedBy, keys, places.map(tuple)), min_size=1, max_size=16).map(tuple),
+    st.none() | keys,
+)
+
+
+def peer(number: int) -> PeerId:
+    return Identity.from_seed(number.to_bytes(32, "big")).peer_id
+
+
+def connection(number: int, address: str, *, is_relayed: bool = False, is_outbound: bool = True) -> Connection:
+    return Connection(peer(number), Address(f"{address}/p2p/{peer(number)}"), is_relayed, is_outbound, None, 0, 0)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(Complaint) as caught:
+        parse_invite(text)
+    assert caught.value.code is Exit.INVITE
+    return str(caught.value)
+
+
+@given(invites)
+def test_an_invite_reads_back_as_it_was(invite: Invite) -> None:
+    assert parse_invite(format_invite(invite)) == invite
+
+
+@given(invites)
+def test_line_breaks_capitals_and_quotes_of_mail_programs_do_no_harm(invite: Invite) -> None:
+    text = format_invite(invite)
+    assert parse_invite(f' "{text[:30]}\n   {text[30:].upper()}" ') == invite
+
+
+def test_every_single_mistyped_character_is_noticed() -> None:
+    text = format_invite(Invite(SWARM, (InvitedBy(bytes(32), ("/ip4/198.51.100.7/tcp/4011",)),)))
+    for place in range(len(PREFIX), len(text) - 1):
+        wrong = "b" if text[place] != "b" else "c"
+        assert "mistyped or incomplete" in refusal(text[:place] + wrong + text[place + 1 :])
+
+
+def test_a_cut_or_swapped_invite_is_noticed() -> None:
+    text = format_invite(Invite(SWARM, (InvitedBy(bytes(range(32)), ("/ip4/198.51.100.7/tcp/4011",)),)))
+    for length in range(len(PREFIX), len(text) - 1):
+        assert "mistyped" in refusal(text[:length])
+    swapped = text[:20] + text[21] + text[20] + text[22:]
+    assert swapped == text or "mistyped" in refusal(swapped)
+
+
+def test_something_else_than_an_invite_is_named_as_such() -> None:
+    assert "an invite begins with 'shoal:', this one with 'https://exam'" in refusal("https://example.com")
+    assert "mistyped" in refusal("shoal:")
+    assert "mistyped" in refusal("shoal:" + "a" * 100_000)
+
+
+def test_an_invite_of_a_newer_version_asks_for_a_newer_shoal() -> None:
+    body = bytes([VERSION + 1]) + b"whatever comes"
+    text = PREFIX + base64.b32encode(body + checksum(body)).decode().rstrip("=").lower()
+    assert "newer Shoal" in refusal(text)
+
+
+def test_a_sound_checksum_over_nonsense_is_refused() -> None:
+    body = bytes([VERSION]) + b"\x93\x01\x02\x03"
+    assert "not sound" in refusal(PREFIX + base64.b32encode(body + checksum(body)).decode().rstrip("="))
+
+
+@settings(max_examples=EXAMPLES)
+@given(st.text(max_size=300) | st.text("abcdefghijklmnopqrstuvwxyz234567", max_size=300).map(PREFIX.__add__))
+def test_any_text_gives_an_invite_or_one_complaint(text: str) -> None:
+    with contextlib.suppress(Complaint):
+        assert isinstance(parse_invite(text), Invite)
+
+
+def test_loopback_is_never_first_and_unspecified_never_there() -> None:
+    addresses = ["/ip4/127.0.0.1/tcp/1", "/ip4/0.0.0.0/tcp/1", "/ip6/::1/tcp/1", "/ip4/192.168.1.5/tcp/1/p2p/x"]
+    assert best(addresses) == ("/ip4/192.168.1.5/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1")
+
+
+def test_loopback_alone_is_better_than_nothing() -> None:
+    assert best(["/ip4/127.0.0.1/tcp/1"]) == ("/ip4/127.0.0.1/tcp/1",)
+
+
+def test_an_invite_names_what_was_announced_first_and_only_members_that_were_dialed() -> None:
+    own = [Address(f"/ip4/10.0.0.{host}/tcp/1/p2p/{OWN}") for host in range(1, 6)]
+    connections = [
+        connection(1, "/ip4/198.51.100.1/tcp/4011"),
+        connection(
+            2, "/ip4/198.51.100.2/tcp/50000", is_outbound=False
+        ),  # the port of an accepted connection is no listener
+        connection(3, "/ip4/198.51.100.3/tcp/4011", is_relayed=True),
+    ]
+    invite = make_invite(SWARM, OWN, ["/ip4/203.0.113.7/tcp/4011"], own, connections)
+    (first, places), (second, _) = invite.addresses()
+    assert (first, second) == (OWN, peer(1))
+    assert places[0] == f"/ip4/203.0.113.7/tcp/4011/p2p/{OWN}"
+    assert len(places) == ADDRESSES_PER_MEMBER_MAX
+
+
+def test_an_invite_names_few_members_and_fits_into_a_chat_message() -> None:
+    connections = [connection(number, f"/ip4/198.51.100.{number}/tcp/4011") for number in range(1, 30)]
+    invite = make_invite(SWARM, OWN, [], [Address("/ip4/192.168.1.5/tcp/4011")], connections)
+    assert len(invite.members) == MEMBERS_MAX
+    assert len(format_invite(invite)) < 600
