@@ -61,8 +61,8 @@ def parameter_count(size: GptSize) -> int:
 def gpt_start(size: GptSize, seed: int) -> "Vector":
     """(n,) float32: the first values, the same bits on every machine.
 
-    Matrices that read are uniform with variance 1 / fan-in, those that write into the residual stream are zero (as in
-    nanochat: every layer starts as the identity), the embedding has a standard deviation of 0.02.
+    All are uniform. Matrices that read have variance 1 / fan-in; the embedding has a standard deviation of 0.02; those
+    that write into the residual stream have 0.02 / sqrt(2 layers), as in GPT-2 (Radford et al. 2019).
     """
     import numpy as np
 
@@ -70,12 +70,16 @@ def gpt_start(size: GptSize, seed: int) -> "Vector":
     parts: list[Vector] = []
     for tensor in layout:
         count = math.prod(tensor.shape)
-        if tensor.name.endswith((".out", ".down")):
-            parts.append(np.zeros(count, np.float32))
-        else:
-            std = EMBEDDING_STD if tensor.name == "embedding" else tensor.shape[1] ** -0.5
-            parts.append(uniform(f"{seed}/{tensor.name}", count, std))
+        parts.append(uniform(f"{seed}/{tensor.name}", count, _std(tensor, size.layers)))
     return np.concatenate(parts)
+
+
+def _std(tensor: TensorShape, layers: int) -> float:
+    if tensor.name == "embedding":
+        return EMBEDDING_STD
+    if tensor.name.endswith((".out", ".down")):
+        return EMBEDDING_STD / math.sqrt(2 * layers)
+    return 1 / math.sqrt(tensor.shape[1])
 
 
 def uniform(label: str, count: int, std: float) -> "Vector":
