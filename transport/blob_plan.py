@@ -34,6 +34,7 @@ LATE_S_MIN: Final = 1.0  # a pause of our own may look like one of the holder
 LATE_S_MAX: Final = 10.0
 LATE_FACTOR: Final = 4.0  # times what its measured rate lets expect
 RATE_UNKNOWN: Final = 2e6  # bytes/s, expected of the first holder
+VERIFIED_AT_ONCE: Final = 4  # chunks being hashed and written; memory, and how long a slow disk holds the network up
 STALL_S: Final = 30.0  # for one chunk: 35 KB/s is the least that is of use
 REST_S: Final = 1.0  # doubled with each strike
 REST_S_MAX: Final = 60.0
@@ -188,6 +189,9 @@ class FetchPlan:
 
     def stored(self, peer: PeerId, index: int, is_valid: bool, now: float) -> None:
         """The verdict on a chunk that `arrived` wanted: it hashed to what the manifest lists and is stored, or not."""
+        if self._verifying.bit_count() > VERIFIED_AT_ONCE:
+            for holder in self._holders.values():  # chunks wait for our own disk: no holder is late for that
+                holder.head_since = now
         self._verifying &= ~(1 << index)
         if is_valid:
             self._holders[peer].strikes = 0

@@ -4,10 +4,10 @@ A blob's file is written under `partial/` and renamed to its CID when complete, 
 Every chunk is hashed before it is written, and the chunks of an unfinished file are hashed again when it is resumed:
 the file itself says what it holds, and no index can disagree with it.
 
-What is reported as stored survives the death of the process: the kernel has it. It is not fsynced: that takes longer
-than the transfer, for bytes that others hold too. Instead, at the first start after a reboot every blob is hashed
-again, and what a power loss spoiled is dropped before anybody believes it. All methods but `unpin` block; they may be
-called from any thread.
+What is reported as stored survives the death of the process: the kernel has it. It is not fsynced: others hold those
+bytes too, and every round would wait for the owner's disk. Instead, at the first start after a reboot every blob is
+hashed, and what a power loss spoiled is dropped before anybody believes it. All methods but `unpin` block; they may
+be called from any thread.
 """
 
 import errno
@@ -44,6 +44,9 @@ from .port import Code, Refusal
 _log = logging.getLogger(__name__)
 
 FREE_BYTES_MIN: Final = 256 * 2**20  # a guest leaves the owner's disk this much
+
+
+_Index = OrderedDict[bytes, int]  # digest -> bytes of its file; the least recently used first
 
 
 @dataclass(slots=True)
@@ -108,12 +111,8 @@ class BlobStore:
         self._budget_bytes = budget_bytes
         self._free_bytes = free_bytes
         self._lock = threading.Lock()  # of all below; never held while a file's content is read or written
-        self._complete: OrderedDict[bytes, int] = (
-            OrderedDict()
-        )  # digest -> bytes of the file; least recently used first
-        self._idle: OrderedDict[bytes, int] = (
-            OrderedDict()
-        )  # unfinished and not being fetched: resumable, evicted first
+        self._complete: _Index = OrderedDict()
+        self._idle: _Index = OrderedDict()  # unfinished and not being fetched: resumable, and evicted first
         self._active: dict[bytes, _Partial] = {}
         self._used_bytes = 0  # by all of them, and what is reserved
         self._numbers = itertools.count()
@@ -319,7 +318,7 @@ class BlobStore:
             free = self._free_bytes(self._directory)
             over_budget = self._used_bytes + needed - self._budget_bytes
             over_disk = needed + FREE_BYTES_MIN - free if needed else 0
-            victims: list[tuple[OrderedDict[bytes, int], bytes]] = []
+            victims: list[tuple[_Index, bytes]] = []
             gained = 0
             for index, digest, file_bytes in self._evictable():
                 if gained >= max(over_budget, over_disk):
@@ -336,14 +335,14 @@ class BlobStore:
             path.unlink(missing_ok=True)
         return None
 
-    def _evictable(self) -> Iterator[tuple[OrderedDict[bytes, int], bytes, int]]:
+    def _evictable(self) -> Iterator[tuple[_Index, bytes, int]]:
         for digest, file_bytes in self._idle.items():
             yield self._idle, digest, file_bytes
         for digest, file_bytes in self._complete.items():
             if not self._pins.is_pinned(digest):
                 yield self._complete, digest, file_bytes
 
-    def _evict(self, index: OrderedDict[bytes, int], digest: bytes) -> Path:
+    def _evict(self, index: _Index, digest: bytes) -> Path:
         """Take a file out of the store. It is only renamed: deleting takes long, and the lock is held."""
         directory = self._partials if index is self._idle else self._directory
         path = self._partials / f"evicted-{next(self._numbers)}"

@@ -4,15 +4,14 @@ What to ask of whom is decided in `blob_plan`; this carries it out. Hashing and 
 chunk is counted as here only when it was hashed and written. The bytes themselves come through a `ChunkSource`, so
 that another way than RPC streams can carry them: nothing else here knows how they travel.
 
-What a peer can make this node hold: a chunk for each holder that delivers, VERIFIED_AT_ONCE chunks that wait for the
-disk, and for each of its SERVES_PER_PEER_MAX streams three chunks on their way out. What it can make it do: read
-those chunks.
+What peers can make a fetch hold: a chunk for each holder that delivers, and VERIFIED_AT_ONCE chunks that wait for the
+disk.
 """
 
 import logging
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeVar
@@ -21,58 +20,35 @@ import trio
 from blake3 import blake3
 
 from .blob_file import Buffer, StoredBlob
-from .blob_plan import WINDOW_MAX, Ask, Drop, Effect, FetchPlan, Take
+from .blob_plan import VERIFIED_AT_ONCE, WINDOW_MAX, Ask, Drop, Effect, FetchPlan, Take
 from .blob_store import BlobStore
+from .blob_stream import ChunkServer, ChunkSource, OpenSource, rpc_sources
 from .blobs import (
     CHUNKS,
     MANIFEST,
-    PIECE_BYTES,
     BlobRef,
-    ChunksRequest,
-    Manifest,
     ManifestReply,
     ManifestRequest,
-    Piece,
     bitmap_from_mask,
     cid_text,
 )
-from .port import Call, Code, PeerId, Refusal, Transport
+from .port import Code, PeerId, Refusal, Transport
 from .wire import Malformed, encode
 
 _log = logging.getLogger(__name__)
 
 ASK_S: Final = 10.0  # a peer that can't say what it holds in this time is of no use
-STREAM_S: Final = 600.0  # then a stream is opened afresh
 HOLDERS_S: Final = 0.5  # how often it is asked anew who holds the blob
 FETCHES_AT_ONCE: Final = 8  # of different blobs; more wait. Memory: up to a chunk per holder each
-VERIFIED_AT_ONCE: Final = 4  # chunks being hashed and written; memory, and how long a slow disk holds the network up
-SERVES_PER_PEER_MAX: Final = 4  # streams; a well-behaved peer opens one per blob
-SERVES_MAX: Final = 64
 READS_AT_ONCE: Final = 4  # worker threads that read for others
 
 T = TypeVar("T")
-Chunk = tuple[int, bytearray]  # index and bytes
 
 
 class RunBlocking(Protocol):
     """Calls a function that blocks, and awaits its result."""
 
     async def __call__(self, function: Callable[[], T], /, *, limiter: trio.CapacityLimiter | None = None) -> T: ...
-
-
-class ChunkSource(Protocol):
-    """One peer's stream of one blob's chunks."""
-
-    async def take(self, first: int, count: int) -> Refusal | None:
-        """Ask for chunks `first` to `first + count - 1`, without waiting for them."""
-        ...
-
-    async def receive(self) -> Chunk | Refusal | Malformed:
-        """The next chunk, unverified, of the length that the manifest gives. Malformed: no honest peer sends that."""
-        ...
-
-
-OpenSource = Callable[[PeerId, bytes, Manifest], AbstractAsyncContextManager[ChunkSource]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,40 +68,6 @@ async def run_inline(function: Callable[[], T], /, *, limiter: trio.CapacityLimi
     """For simulations: a virtual clock does not wait for threads."""
     await trio.lowlevel.checkpoint()
     return function()
-
-
-class RpcSource:
-    """A stream of chunks over an RPC call: 17 pieces a chunk, each small enough for one encrypted write."""
-
-    def __init__(self, call: Call[ChunksRequest, Piece], digest: bytes, manifest: Manifest) -> None:
-        self._call = call
-        self._digest = digest
-        self._manifest = manifest
-        self._index = -1
-        self._chunk = bytearray()
-        self._filled = 0  # bytes of it that are here
-
-    async def take(self, first: int, count: int) -> Refusal | None:
-        return await self._call.send(ChunksRequest(self._digest, first, count))
-
-    async def receive(self) -> Chunk | Refusal | Malformed:
-        while True:
-            piece = await self._call.receive()
-            if piece is None:
-                return Refusal(Code.UNREACHABLE, "ended the stream before all was sent")
-            if isinstance(piece, Refusal):
-                return piece
-            if not self._filled and piece.index < self._manifest.chunk_count:
-                self._index, self._chunk = piece.index, bytearray(self._manifest.chunk_bytes(piece.index))
-            end = self._filled + len(piece.data)
-            if piece.index != self._index or len(piece.data) != min(PIECE_BYTES, len(self._chunk) - self._filled):
-                return Malformed(
-                    f"sent {len(piece.data)} bytes of chunk {piece.index} at {self._filled} of {self._index}"
-                )
-            self._chunk[self._filled : end] = piece.data
-            self._filled = end % len(self._chunk)
-            if not self._filled:
-                return self._index, self._chunk
 
 
 @dataclass(slots=True, eq=False)
@@ -178,19 +120,19 @@ class BlobService:
         self._store = store
         self._report = report
         self._blocking = run_blocking
-        self._open_source = open_source or self._open_rpc_source
+        self._open_source = open_source or rpc_sources(transport)
         self._fetches: dict[bytes, _Fetch] = {}
         self._fetch_slots = trio.Semaphore(FETCHES_AT_ONCE)
         self._verify_slots = trio.Semaphore(VERIFIED_AT_ONCE)
         self._readers = trio.CapacityLimiter(READS_AT_ONCE)
-        self._serving: Counter[PeerId] = Counter()
+        self._server = ChunkServer(self._read_chunk)
         self._nursery: trio.Nursery | None = None
         self._unpinned = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and fetch until cancelled."""
         self._transport.serve(MANIFEST, self._serve_manifest)
-        self._transport.serve_stream(CHUNKS, self._serve_chunks)
+        self._transport.serve_stream(CHUNKS, self._server.serve)
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -283,7 +225,7 @@ class BlobService:
         plan, digest = fetch.plan, fetch.plan.ref.digest
         left = await self._blocking(partial(self._store.unfinished, digest))
         plan.manifest = left[0] if left is not None and left[0].size == plan.ref.size else None
-        is_begun = False
+        is_begun, offer_at = False, -math.inf
         while fetch.disk_refusal is None and plan.failure is None:
             if plan.manifest is not None and not is_begun:
                 begin = partial(self._store.begin, digest, plan.manifest, encode(plan.manifest), _check_cancelled)
@@ -295,12 +237,14 @@ class BlobService:
             if plan.is_complete:
                 return await self._blocking(partial(self._store.finish, digest, [w.label for w in fetch.waiters]))
             now = trio.current_time()
-            own = self._transport.peer_id
-            plan.offer(peer for waiter in fetch.waiters for peer in waiter.holders() if peer != own)
+            if now >= offer_at:
+                offer_at = now + HOLDERS_S
+                peers = (peer for waiter in fetch.waiters for peer in waiter.holders())
+                plan.offer(peer for peer in peers if peer != self._transport.peer_id)
             for effect in plan.step(now):
                 self._carry_out(fetch, nursery, effect)
             fetch.changed = trio.Event()
-            with trio.move_on_at(min(plan.wake_at(now), now + HOLDERS_S)):
+            with trio.move_on_at(min(plan.wake_at(now), offer_at)):
                 await fetch.changed.wait()
         return fetch.disk_refusal or Refusal(Code.MALFORMED, plan.failure or "")
 
@@ -342,17 +286,17 @@ class BlobService:
                 inner.start_soon(_pass_on, takes, source)
                 while isinstance(chunk := await source.receive(), tuple):
                     index, data = chunk
-                    await self._verify_slots.acquire()
-                    if plan.arrived(peer, index, trio.current_time()):
-                        nursery.start_soon(self._verify, fetch, peer, index, data)
-                    else:
-                        self._verify_slots.release()
+                    is_wanted = plan.arrived(peer, index, trio.current_time())
                     fetch.changed.set()
-                del fetch.links[peer]
-                reason = chunk.reason if isinstance(chunk, Malformed) else _text(chunk)
-                plan.failed(peer, reason, trio.current_time(), is_lie=isinstance(chunk, Malformed))
-                fetch.changed.set()
+                    if is_wanted:
+                        await self._verify_slots.acquire()
+                        nursery.start_soon(self._verify, fetch, peer, index, data)
                 inner.cancel_scope.cancel()
+                if fetch.links.get(peer) is link:  # else it was dropped in the same moment
+                    del fetch.links[peer]
+                    reason = chunk.reason if isinstance(chunk, Malformed) else _text(chunk)
+                    plan.failed(peer, reason, trio.current_time(), is_lie=isinstance(chunk, Malformed))
+                    fetch.changed.set()
 
     async def _verify(self, fetch: _Fetch, peer: PeerId, index: int, data: bytearray) -> None:
         try:
@@ -366,69 +310,15 @@ class BlobService:
             fetch.plan.stored(peer, index, verdict, trio.current_time())
         fetch.changed.set()
 
-    @asynccontextmanager
-    async def _open_rpc_source(
-        self, peer: PeerId, digest: bytes, manifest: Manifest
-    ) -> AsyncGenerator[ChunkSource, None]:
-        async with self._transport.stream(peer, CHUNKS, timeout_s=STREAM_S) as call:
-            yield RpcSource(call, digest, manifest)
-
     async def _serve_manifest(self, peer: PeerId, request: ManifestRequest) -> ManifestReply | Refusal:
         held = await self._blocking(partial(self._store.held, request.digest), limiter=self._readers)
         if held is None:
-            return _not_found(request.digest)
+            return Refusal(Code.NOT_FOUND, f"{cid_text(request.digest)} is not here")
         have = None if held.have is None else bitmap_from_mask(held.have, held.chunk_count)
         return ManifestReply(held.manifest_data if request.wants_manifest else b"", have)
 
-    async def _serve_chunks(self, peer: PeerId, call: Call[Piece, ChunksRequest]) -> Refusal | None:
-        if self._serving[peer] >= SERVES_PER_PEER_MAX or self._serving.total() >= SERVES_MAX:
-            return Refusal(
-                Code.BUSY, f"{self._serving[peer]} streams of chunks go to you, {self._serving.total()} in all"
-            )
-        self._serving[peer] += 1
-        try:
-            return await self._send_chunks(call)
-        finally:
-            self._serving[peer] -= 1
-            if not self._serving[peer]:
-                del self._serving[peer]
-
-    async def _send_chunks(self, call: Call[Piece, ChunksRequest]) -> Refusal | None:
-        """Answer requests in order; the disk reads a chunk ahead of the network."""
-        send, receive = trio.open_memory_channel[tuple[int, bytes] | Refusal](1)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._read_chunks, call, send)
-            async with receive:
-                async for chunk in receive:
-                    if isinstance(chunk, Refusal):
-                        return chunk
-                    index, data = chunk
-                    for offset in range(0, len(data), PIECE_BYTES):
-                        refusal = await call.send(Piece(index, data[offset : offset + PIECE_BYTES]))
-                        if refusal is not None:
-                            nursery.cancel_scope.cancel()
-                            return refusal
-        return None
-
-    async def _read_chunks(
-        self, call: Call[Piece, ChunksRequest], send: trio.MemorySendChannel[tuple[int, bytes] | Refusal]
-    ) -> None:
-        async with send:
-            with suppress(trio.BrokenResourceError):
-                while isinstance(request := await call.receive(), ChunksRequest):
-                    for index in range(request.first, request.first + request.count):
-                        read = partial(self._read_chunk, request.digest, index)
-                        chunk = await self._blocking(read, limiter=self._readers)
-                        await send.send(chunk if isinstance(chunk, Refusal) else (index, chunk))
-                        if isinstance(chunk, Refusal):
-                            return
-
-    def _read_chunk(self, digest: bytes, index: int) -> bytes | Refusal:
-        try:
-            return self._store.read_chunk(digest, index) or _not_found(digest)
-        except OSError as error:
-            _log.error("chunk %d of %s can't be read: %s", index, cid_text(digest), error)
-            return Refusal(Code.INTERNAL, "the disk failed")
+    async def _read_chunk(self, digest: bytes, index: int) -> bytes | None:
+        return await self._blocking(partial(self._store.read_chunk, digest, index), limiter=self._readers)
 
 
 async def _pass_on(takes: trio.MemoryReceiveChannel[Take], source: ChunkSource) -> None:
@@ -440,10 +330,6 @@ async def _pass_on(takes: trio.MemoryReceiveChannel[Take], source: ChunkSource) 
 def _check_cancelled() -> None:
     with suppress(RuntimeError):  # on a virtual clock this is no worker thread
         trio.from_thread.check_cancelled()
-
-
-def _not_found(digest: bytes) -> Refusal:
-    return Refusal(Code.NOT_FOUND, f"{cid_text(digest)} is not here")
 
 
 def _text(refusal: Refusal) -> str:

@@ -1,0 +1,152 @@
+"""How chunks travel between two nodes over RPC: both ends of the stream, and the seam where another way can slide in.
+
+What a peer can make this node hold: two chunks for each of its SERVES_PER_PEER_MAX streams, one on its way out and
+one just read, for as long as it goes on taking bytes. What it can make it do: read those chunks. As a holder it can
+fill one chunk's buffer.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, Protocol
+
+import trio
+
+from .blobs import CHUNKS, PIECE_BYTES, ChunksRequest, Manifest, Piece, cid_text
+from .port import Call, Code, PeerId, Refusal, Transport
+from .wire import Malformed
+
+_log = logging.getLogger(__name__)
+
+STREAM_S: Final = 600.0  # then a stream is opened afresh
+SERVES_PER_PEER_MAX: Final = 8  # streams; a peer opens one per blob
+SERVES_MAX: Final = 32  # memory: 2 MiB each
+IDLE_S: Final = 30.0  # without a request or without a byte taken, a stream ends: its place is for others
+
+Chunk = tuple[int, bytearray]  # index and bytes
+ReadChunk = Callable[[bytes, int], Awaitable[bytes | None]]  # digest, index -> bytes; None: not here. Raises OSError
+
+
+class ChunkSource(Protocol):
+    """One peer's stream of one blob's chunks."""
+
+    async def take(self, first: int, count: int) -> Refusal | None:
+        """Ask for chunks `first` to `first + count - 1`, without waiting for them."""
+        ...
+
+    async def receive(self) -> Chunk | Refusal | Malformed:
+        """The next chunk, unverified, of the length that the manifest gives. Malformed: no honest peer sends that."""
+        ...
+
+
+OpenSource = Callable[[PeerId, bytes, Manifest], AbstractAsyncContextManager[ChunkSource]]
+
+
+class RpcSource:
+    """Chunks from an RPC stream: 17 pieces each, small enough for one encrypted write."""
+
+    def __init__(self, call: Call[ChunksRequest, Piece], digest: bytes, manifest: Manifest) -> None:
+        self._call = call
+        self._digest = digest
+        self._manifest = manifest
+        self._index = -1
+        self._chunk = bytearray()
+        self._filled = 0  # bytes of it that are here
+
+    async def take(self, first: int, count: int) -> Refusal | None:
+        return await self._call.send(ChunksRequest(self._digest, first, count))
+
+    async def receive(self) -> Chunk | Refusal | Malformed:
+        while True:
+            piece = await self._call.receive()
+            if piece is None:
+                return Refusal(Code.UNREACHABLE, "ended the stream before all was sent")
+            if isinstance(piece, Refusal):
+                return piece
+            if not self._filled and piece.index < self._manifest.chunk_count:
+                self._index, self._chunk = piece.index, bytearray(self._manifest.chunk_bytes(piece.index))
+            end = self._filled + len(piece.data)
+            if piece.index != self._index or len(piece.data) != min(PIECE_BYTES, len(self._chunk) - self._filled):
+                return Malformed(f"sent {len(piece.data)} bytes of chunk {piece.index} where they do not belong")
+            self._chunk[self._filled : end] = piece.data
+            self._filled = end % len(self._chunk)
+            if not self._filled:
+                return self._index, self._chunk
+
+
+def rpc_sources(transport: Transport) -> OpenSource:
+    """Chunks from RPC streams of `transport`."""
+
+    @asynccontextmanager
+    async def open_source(peer: PeerId, digest: bytes, manifest: Manifest) -> AsyncGenerator[ChunkSource, None]:
+        async with transport.stream(peer, CHUNKS, timeout_s=STREAM_S) as call:
+            yield RpcSource(call, digest, manifest)
+
+    return open_source
+
+
+class ChunkServer:
+    """Answers CHUNKS streams, a bounded number for each peer and in all."""
+
+    def __init__(self, read: ReadChunk) -> None:
+        self._read = read
+        self._open: Counter[PeerId] = Counter()
+
+    async def serve(self, peer: PeerId, call: Call[Piece, ChunksRequest]) -> Refusal | None:
+        """The handler of CHUNKS."""
+        if self._open[peer] >= SERVES_PER_PEER_MAX or self._open.total() >= SERVES_MAX:
+            own, total = self._open[peer], self._open.total()
+            return Refusal(Code.BUSY, f"{own} streams of chunks go to you, {total} in all: try again later")
+        self._open[peer] += 1
+        try:
+            return await self._answer(call)
+        finally:
+            self._open[peer] -= 1
+            if not self._open[peer]:
+                del self._open[peer]
+
+    async def _answer(self, call: Call[Piece, ChunksRequest]) -> Refusal | None:
+        """Answer requests in order; the disk is a chunk ahead of the network."""
+        send, receive = trio.open_memory_channel[tuple[int, bytes] | Refusal](0)
+        refusal: Refusal | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_ahead, call, send)
+            async with receive:
+                async for chunk in receive:
+                    refusal = chunk if isinstance(chunk, Refusal) else await _send_chunk(call, *chunk)
+                    if refusal is not None:
+                        nursery.cancel_scope.cancel()
+                        break
+        return refusal
+
+    async def _read_ahead(
+        self, call: Call[Piece, ChunksRequest], send: trio.MemorySendChannel[tuple[int, bytes] | Refusal]
+    ) -> None:
+        async with send:
+            while True:
+                request: ChunksRequest | Refusal | None = None
+                with trio.move_on_after(IDLE_S):
+                    request = await call.receive()
+                if not isinstance(request, ChunksRequest):
+                    return
+                for index in range(request.first, request.first + request.count):
+                    await send.send(await self._chunk(request.digest, index))
+
+    async def _chunk(self, digest: bytes, index: int) -> tuple[int, bytes] | Refusal:
+        try:
+            data = await self._read(digest, index)
+        except OSError as error:
+            _log.error("chunk %d of %s can't be read: %s", index, cid_text(digest), error)
+            return Refusal(Code.INTERNAL, "the disk failed")
+        return (index, data) if data else Refusal(Code.NOT_FOUND, f"chunk {index} of {cid_text(digest)} is not here")
+
+
+async def _send_chunk(call: Call[Piece, ChunksRequest], index: int, data: bytes) -> Refusal | None:
+    for offset in range(0, len(data), PIECE_BYTES):
+        refusal: Refusal | None = Refusal(Code.DEADLINE_EXCEEDED, f"no byte was taken for {IDLE_S:g} s")
+        with trio.move_on_after(IDLE_S):
+            refusal = await call.send(Piece(index, data[offset : offset + PIECE_BYTES]))
+        if refusal is not None:
+            return refusal
+    return None
