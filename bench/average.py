@@ -1,0 +1,253 @@
+"""Averaging a large vector among real processes, through the engine: from the last local step to equal digests.
+
+    python -m bench.average [--members 4] [--parameters 25000000] [--rounds 4]
+
+Each process is a member with a host, a blob store on disk and the round engine; its method is DiLoCo with a trainer
+that moves the parameters by noise made beforehand. All local steps end at the same moment: they wait for the last. What
+is timed is everything a round has left to do then: encode, store, offer, fetch from the others, check, agree, apply,
+digest. The first round, which also meets cold caches and fresh connections, is not counted; of the others the median is
+taken. Last line, MB for float32 and per round:
+
+    {"float32_s", "int8_s", "equal", "mb_sent_per_peer"}
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+from blake3 import blake3
+
+from shoal.node.processes import kill_group, own_group
+from shoal.training.checkpoint import Local
+from shoal.training.diloco import Diloco, Trained
+from shoal.training.diloco_settings import parse_settings
+from shoal.training.events import Event, Problem, RoundClosed
+from shoal.training.method import Turn
+from shoal.training.service import SwarmService
+from shoal.training.spec import Spec, sign_spec
+from shoal.training.tensors import Layout, TensorShape
+from shoal.transport.blob_store import BlobStore
+from shoal.transport.bulk import BlobService
+from shoal.transport.host import open_host
+from shoal.transport.identity import Identity
+from shoal.transport.limits import Limits
+from shoal.transport.port import Address, PeerId
+
+if TYPE_CHECKING:
+    from shoal.training.tensors import Vector
+
+ROUND_S = 120.0
+STORE_BYTES = 8 * 10**9
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """What one member process is told on its first line."""
+
+    index: int
+    members: int
+    parameters: int
+    rounds: int
+    codec: str
+    directory: str
+
+
+class NoiseTrainer:
+    """A LocalTrainer without a model: one local step adds noise, all members' steps end together."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        import numpy as np
+
+        self._count = recipe.parameters
+        noise = np.random.Generator(np.random.Philox(key=recipe.index)).standard_normal(recipe.parameters, np.float32)
+        self._noise = noise * np.float32(1e-3)
+        self.ended_at = 0.0
+
+    @property
+    def layout(self) -> Layout:
+        return (TensorShape("parameters", (self._count,)),)
+
+    def start(self) -> "Vector":
+        import numpy as np
+
+        return np.zeros(self._count, np.float32)
+
+    def train(self, anchor: "Vector", local: Local, turn: Turn) -> Trained:
+        parameters = anchor - self._noise
+        tell({"ready": turn.round})
+        if not sys.stdin.readline():
+            raise SystemExit(1)  # the bench is gone
+        self.ended_at = time.monotonic()
+        return Trained(parameters, 1, None, None, {})
+
+    def evaluate(self, parameters: "Vector") -> Mapping[str, float]:
+        return {}
+
+    def generate(self, parameters: "Vector", prompt: bytes, count: int, temperature: float, seed: int) -> bytes | str:
+        return "this model is noise"
+
+
+def tell(value: Mapping[str, object]) -> None:
+    """One line to the bench."""
+    print(json.dumps(value), flush=True)
+
+
+def identity_of(index: int) -> Identity:
+    return Identity.from_seed(blake3(f"bench/average/{index}".encode()).digest())
+
+
+def spec_of(recipe: Recipe) -> Spec:
+    return Spec(
+        creator=identity_of(0).peer_id,
+        nonce=bytes(16),
+        model="noise",
+        members_start=recipe.members,
+        members_min=recipe.members,
+        round_s=ROUND_S,
+        payload_bytes_max=8 * recipe.parameters + 4096,
+        rounds_max=recipe.rounds,
+        settings={"codec": recipe.codec, "steps": 1},
+    )
+
+
+async def member(recipe: Recipe) -> None:
+    """One process: reads everybody's addresses, then trains until the last round has closed."""
+    spec, identity, trainer = spec_of(recipe), identity_of(recipe.index), NoiseTrainer(recipe)
+    settings = parse_settings(spec.settings)
+    assert not isinstance(settings, str), settings
+    signed = sign_spec(spec, identity_of(0))
+    store = await trio.to_thread.run_sync(BlobStore, Path(recipe.directory) / "blobs", STORE_BYTES)
+    async with (
+        open_host(identity, (Address("/ip4/127.0.0.1/tcp/0"),), Limits()) as transport,
+        trio.open_nursery() as nursery,
+    ):
+        blobs = BlobService(transport, store)
+        await nursery.start(blobs.run)
+        tell({"addresses": list(transport.addresses())})
+        everybody: list[list[str]] = json.loads(await trio.to_thread.run_sync(sys.stdin.readline))
+        for addresses in everybody:
+            peer = PeerId(addresses[0].rpartition("/p2p/")[2])
+            if peer != identity.peer_id:
+                transport.keep(peer, tuple(Address(address) for address in addresses))
+
+        def observe(event: Event) -> None:
+            if isinstance(event, RoundClosed):
+                span_s = time.monotonic() - trainer.ended_at
+                fields = {"closed": event.round, "s": span_s, "digest": event.state_digest, "sent": event.bytes_sent}
+                tell({**fields, "members": len(event.contributors), "phases": dict(event.phases)})
+            elif isinstance(event, Problem):
+                print(event.message, file=sys.stderr)
+
+        method = Diloco(spec, settings, trainer)
+        service = SwarmService(signed, method, transport, blobs, identity, Path(recipe.directory) / "rounds", observe)
+        await service.run()
+        nursery.cancel_scope.cancel()
+
+
+class MemberProcess:
+    """A member as the bench sees it."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self._unread = b""
+
+    async def send(self, value: object) -> None:
+        assert self.process.stdin is not None
+        await self.process.stdin.send_all(msgspec.json.encode(value) + b"\n")
+
+    async def receive(self, key: str) -> dict[str, Any]:
+        """The next line that has `key`."""
+        while True:
+            while b"\n" not in self._unread:
+                assert self.process.stdout is not None
+                data = await self.process.stdout.receive_some()
+                if not data:
+                    raise SystemExit(f"a member ended with status {await self.process.wait()}")
+                self._unread += data
+            text, _, self._unread = self._unread.partition(b"\n")
+            line: dict[str, Any] = json.loads(text)
+            if key in line:
+                return line
+
+
+async def open_member(recipe: Recipe) -> MemberProcess:
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "bench.average", "--be-a-member"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        **own_group(),
+    )
+    opened = MemberProcess(process)
+    await opened.send(recipe)
+    return opened
+
+
+async def measure(codec: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """All rounds with one codec: {"s": median, "equal", "mb": sent per peer and round, "phases"}."""
+    members: list[MemberProcess] = []
+    with tempfile.TemporaryDirectory(prefix="shoal-bench-") as root:
+        try:
+            for index in range(arguments.members):
+                folder = f"{root}/{index}"
+                recipe = Recipe(index, arguments.members, arguments.parameters, arguments.rounds, codec, folder)
+                members.append(await open_member(recipe))
+            addresses = [(await each.receive("addresses"))["addresses"] for each in members]
+            for each in members:
+                await each.send(addresses)
+            rounds = [await one_round(members) for _ in range(arguments.rounds)]
+        finally:
+            for each in members:
+                kill_group(each.process)
+                await each.process.wait()
+    spans, equal, sent, phases = zip(*(rounds[1:] or rounds), strict=True)
+    for number, span in enumerate(spans, 2):
+        print(f"{codec} round {number}: {span:.2f} s  {phases[number - 2]}", flush=True)
+    return {"s": statistics.median(spans), "equal": all(equal), "mb": statistics.median(sent)}
+
+
+async def one_round(members: list[MemberProcess]) -> tuple[float, bool, float, dict[str, float]]:
+    """Seconds until the last member had closed the round, whether all agree, MB sent per peer, the longest phases."""
+    for each in members:
+        await each.receive("ready")
+    for each in members:
+        await each.send("go")
+    closed = [await each.receive("closed") for each in members]
+    names = sorted({name for line in closed for name in line["phases"]})
+    phases = {name: round(max(line["phases"].get(name, 0.0) for line in closed), 3) for name in names}
+    equal = len({line["digest"] for line in closed}) == 1 and {line["members"] for line in closed} == {len(members)}
+    return max(line["s"] for line in closed), equal, statistics.mean(line["sent"] for line in closed) / 1e6, phases
+
+
+async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
+    exact, small = await measure("float32", arguments), await measure("int8", arguments)
+    return {
+        "float32_s": round(exact["s"], 3),
+        "int8_s": round(small["s"], 3),
+        "equal": exact["equal"] and small["equal"],
+        "mb_sent_per_peer": round(exact["mb"], 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--parameters", type=int, default=25_000_000)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--be-a-member", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.be_a_member:
+        trio.run(member, msgspec.json.decode(sys.stdin.readline(), type=Recipe))
+    else:
+        print(json.dumps(trio.run(bench, arguments)))
+
+
+if __name__ == "__main__":
+    main()
