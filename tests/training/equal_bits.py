@@ -1,0 +1,84 @@
+"""A program for test_equal_bits.py: prints digests of all that members must compute to the same bits.
+
+It imports torch first, as a member that trains does: its libraries may change how the processor rounds or flushes.
+"""
+
+import sys
+
+import numpy as np
+import torch
+from blake3 import blake3
+
+from shoal.training.checkpoint import State
+from shoal.training.codecs import CODECS
+from shoal.training.diloco import Diloco, Trained
+from shoal.training.diloco_settings import parse_settings
+from shoal.training.method import Share
+from shoal.training.models import SIZES, gpt_start, uniform
+from shoal.training.payload import write_payload
+from shoal.training.ports import BytesReader
+from shoal.training.spec import Spec
+from shoal.training.tensors import TensorShape
+
+COUNT = 2**18 + 12_345  # more than one piece, and a last block that is not full
+LAYOUT = (TensorShape("a", (COUNT,)),)
+SAMPLES = (7, 400, 1_000_000)
+
+
+class NoTrainer:
+    """A LocalTrainer of which only the layout is used."""
+
+    layout = LAYOUT
+
+    def start(self) -> np.ndarray:
+        return uniform("start", COUNT, 0.1)
+
+    def train(self, anchor: np.ndarray, local: object, turn: object) -> Trained:
+        raise NotImplementedError
+
+    def evaluate(self, parameters: np.ndarray) -> dict[str, float]:
+        return {}
+
+    def generate(self, parameters: np.ndarray, prompt: bytes, count: int, temperature: float, seed: int) -> str:
+        return ""
+
+
+def rough(label: str) -> np.ndarray:
+    """Values of all sizes: ordinary ones, zeros, some that cancel, denormals and the smallest normal numbers."""
+    values = uniform(label, COUNT, 1e-3)
+    values[::11] = 0
+    exponents = np.arange(COUNT // 7 + 1, dtype=np.int32) % 150 - 149  # 2^-149 ... 2^0
+    values[::7] = np.ldexp(np.float32(1.5), exponents)[: len(values[::7])]
+    return values
+
+
+def rounds(codec: str, count: int) -> bytes:
+    spec = Spec(creator="1" * 52, nonce=bytes(16), settings={"codec": codec})
+    settings = parse_settings(spec.settings)
+    assert not isinstance(settings, str)
+    method = Diloco(spec, settings, NoTrainer())
+    state, _ = method.start(spec)
+    for round_ in range(1, count + 1):
+        shares = [
+            Share(round_, str(index), samples, 1, round_ - 1, BytesReader(payload))
+            for index, samples in enumerate(SAMPLES)
+            for payload in [write_payload(codec, LAYOUT, rough(f"{round_}/{index}"))]
+        ]
+        assert all(method.check(spec, round_, share.member, share.samples, share.payload) is None for share in shares)
+        state, _ = method.apply(state, shares)
+        assert isinstance(state, State)
+    return method.digest(state)
+
+
+def main() -> None:
+    flushes = len(sys.argv) > 1 and sys.argv[1] == "flush"
+    if flushes and not torch.set_flush_denormal(True):
+        raise SystemExit("this processor cannot flush denormals")
+    print("start", blake3(gpt_start(SIZES["gpt-0.2m"], 1).tobytes()).hexdigest())
+    for codec in sorted(CODECS):
+        print(codec, "encode", blake3(write_payload(codec, LAYOUT, uniform("x", COUNT, 1.0))).hexdigest())
+        print(codec, "rounds", rounds(codec, 3).hex())
+
+
+if __name__ == "__main__":
+    main()

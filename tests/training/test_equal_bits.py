@@ -1,0 +1,55 @@
+"""What members must agree on has the same bits under every instruction set, thread count and rounding environment."""
+
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+
+PROGRAM = Path(__file__).with_name("equal_bits.py")
+ROOT = PROGRAM.parents[2]
+
+
+def environments() -> Iterator[dict[str, str]]:
+    """torch's kernels x threads x MKL's reproducibility, each with one of numpy's instruction sets in turn."""
+    here = [feature for feature in __cpu_dispatch__ if __cpu_features__[feature]]
+    disabled = itertools.cycle([" ".join(here[kept:]) for kept in range(len(here) + 1)])
+    for kernels, threads, mkl in itertools.product(("", "default", "avx2"), ("1", "2"), ("", "COMPATIBLE")):
+        settings = {
+            "ATEN_CPU_CAPABILITY": kernels,
+            "OMP_NUM_THREADS": threads,
+            "MKL_CBWR": mkl,
+            "NPY_DISABLE_CPU_FEATURES": next(disabled),
+        }
+        yield {name: value for name, value in settings.items() if value}
+
+
+def digests(environment: Mapping[str, str], *arguments: str) -> str:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NPY_")}
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), *arguments],
+        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_all_environments_give_the_same_bits() -> None:
+    chosen = list(environments())
+    if not os.environ.get("SHOAL_SOAK"):
+        chosen = chosen[::3]  # 4 of 12: each kind of kernels, both thread counts, three of numpy's instruction sets
+    first = digests({})
+    assert len(first.splitlines()) == 7
+    for environment in chosen:
+        assert digests(environment) == first, environment
+
+
+def test_flushing_denormals_to_zero_changes_nothing() -> None:
+    assert digests({}, "flush") == digests({})
