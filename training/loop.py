@@ -167,6 +167,10 @@ class Outer:
         self._trainer.hand_over(task, Trained(parameters_of(self._model), self._samples, None, step_s, metrics))
         self._begin()
 
+    def end(self, reason: str) -> None:
+        """From any thread: there will be no more rounds. `step` then raises SwarmEnded(reason)."""
+        self._trainer.end(reason)
+
     def _begin(self) -> None:
         task = self._trainer.next_task()
         place(task.anchor, self._trainer.layout, self._model)
