@@ -1,0 +1,228 @@
+"""DiLoCo as a method: its outer step, what it refuses, and that whatever it lets through leaves a sound state."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.training.checkpoint import Local, Moments, State
+from shoal.training.diloco import Diloco, Trained, start_setting
+from shoal.training.diloco_settings import DilocoSettings
+from shoal.training.method import Method, Share, Turn
+from shoal.training.payload import VALUE_MAX, write_payload
+from shoal.training.ports import BytesReader
+from shoal.training.spec import Spec
+from shoal.training.tensors import Layout, TensorShape
+
+COUNT = 300
+LAYOUT = (TensorShape("w", (COUNT,)),)
+SPEC = Spec(creator="1" * 52, nonce=bytes(16), samples_max=1000)
+MEMBERS = ("a", "b", "c")
+
+
+class Toward:
+    """A LocalTrainer that walks half of the way to a target, or to wherever it is told."""
+
+    def __init__(self, target: np.ndarray, samples: int = 8) -> None:
+        self.target = target
+        self.samples = samples
+
+    @property
+    def layout(self) -> Layout:
+        return LAYOUT
+
+    def start(self) -> np.ndarray:
+        return np.linspace(-1, 1, COUNT, dtype=np.float32)
+
+    def train(self, anchor: np.ndarray, local: Local, turn: Turn) -> Trained:
+        moments = Moments(1, anchor * 0, anchor * 0)
+        return Trained(anchor + (self.target - anchor) / np.float32(2), self.samples, moments, 0.5, {"loss": 1.0})
+
+    def evaluate(self, parameters: np.ndarray) -> Mapping[str, float]:
+        return {"distance": float(np.abs(parameters - self.target).max())}
+
+    def generate(self, parameters: np.ndarray, prompt: bytes, count: int, temperature: float, seed: int) -> bytes:
+        return prompt * count
+
+
+def method(settings: DilocoSettings | None = None, target: float = 3.0, samples: int = 8) -> Diloco:
+    return Diloco(SPEC, settings or DilocoSettings(), Toward(np.full(COUNT, target, np.float32), samples))
+
+
+def turn(member: str = "a", round_: int = 1) -> Turn:
+    return Turn(round_, member, MEMBERS, 1, float("inf"), lambda: 0.0, lambda: False)
+
+
+def share(delta: np.ndarray, member: str = "a", samples: int = 1, base_round: int = 0) -> Share:
+    payload = BytesReader(write_payload("float32", LAYOUT, delta.astype(np.float32)))
+    return Share(base_round + 1, member, samples, 1, base_round, payload)
+
+
+def random_vector(seed: int, scale: float = 1.0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal(COUNT) * scale).astype(np.float32)
+
+
+def test_it_is_a_method() -> None:
+    made: Method[State, Local] = method()
+    assert made.audit(made.start(SPEC)[0], Local(), share(random_vector(0))) is None
+
+
+def test_the_outer_step_is_nesterovs_as_torch_takes_it() -> None:
+    made = method()
+    state, _ = made.start(SPEC)
+    theirs = torch.nn.Parameter(torch.as_tensor(state.parameters.copy()))
+    optimizer = torch.optim.SGD([theirs], lr=0.7, momentum=0.9, nesterov=True)
+    for round_ in range(6):
+        delta = random_vector(round_)
+        theirs.grad = torch.as_tensor(delta)
+        optimizer.step()
+        state, _ = made.apply(state, [share(delta, base_round=round_)])
+    assert np.allclose(state.parameters, theirs.detach().numpy(), atol=1e-4)
+    assert state.round == 6
+
+
+def test_the_first_step_from_rest_is_lr_times_one_plus_momentum() -> None:
+    state, _ = method().start(SPEC)
+    after, _ = method().apply(state, [share(np.ones(COUNT))])
+    assert np.allclose(state.parameters - after.parameters, 0.7 * 1.9, atol=1e-6)
+
+
+@given(st.permutations(MEMBERS))
+def test_the_order_in_which_shares_come_does_not_matter(order: list[str]) -> None:
+    made = method()
+    state, _ = made.start(SPEC)
+    shares = [share(random_vector(ord(member)), member, samples=ord(member)) for member in order]
+    expected, _ = made.apply(state, sorted(shares, key=lambda s: s.member))
+    assert made.digest(made.apply(state, shares)[0]) == made.digest(expected)
+
+
+def test_a_swarm_arrives_where_its_members_pull() -> None:
+    made = method(DilocoSettings(outer_momentum=0.5))
+    state, local = made.start(SPEC)
+    for round_ in range(30):
+        works = [made.contribute(state, local, turn(member, round_ + 1)) for member in MEMBERS]
+        shares = [
+            Share(round_ + 1, member, work.samples, 1, round_, BytesReader(work.payload))
+            for member, work in zip(MEMBERS, works, strict=True)
+        ]
+        state, evidence = made.apply(state, shares)
+        assert evidence == {"contributions": 3.0, "stale": 0.0}
+    assert made.evaluate(state)["distance"] < 0.01
+
+
+def test_what_came_too_late_is_left_out() -> None:
+    made = method()
+    state = replace(made.start(SPEC)[0], round=5)
+    fresh, late = share(random_vector(1), "a", base_round=4), share(random_vector(2), "b", base_round=3)
+    both, evidence = made.apply(state, [fresh, late])
+    assert evidence == {"contributions": 1.0, "stale": 1.0}
+    assert made.digest(both) == made.digest(made.apply(state, [fresh])[0])
+
+
+def test_a_round_without_contributions_moves_nothing_but_its_number() -> None:
+    made = method()
+    state, _ = made.apply(made.start(SPEC)[0], [share(random_vector(1))])
+    after, _ = made.apply(state, [])
+    assert after.round == 2
+    assert np.array_equal(after.parameters, state.parameters)
+    assert np.array_equal(after.momentum, state.momentum)
+
+
+def test_applying_leaves_the_old_state_alone_and_the_new_one_read_only() -> None:
+    made = method()
+    state, _ = made.start(SPEC)
+    before = made.digest(state)
+    after, _ = made.apply(state, [share(random_vector(1))])
+    assert made.digest(state) == before
+    for vector in (state.parameters, after.parameters, after.momentum):
+        assert not vector.flags.writeable
+
+
+def test_a_contribution_is_what_check_lets_through() -> None:
+    for codec in ("float32", "bfloat16", "int8"):
+        made = method(DilocoSettings(codec=codec))
+        state, local = made.start(SPEC)
+        work = made.contribute(state, local, turn())
+        assert made.check(SPEC, 1, "a", work.samples, BytesReader(work.payload)) is None
+        assert work.metrics == {"loss": 1.0}
+        assert work.local.step_s == 0.5
+
+
+def test_samples_are_capped_by_the_spec() -> None:
+    made = method(samples=10**9)
+    state, local = made.start(SPEC)
+    work = made.contribute(state, local, turn())
+    assert work.samples == SPEC.samples_max
+    payload = BytesReader(work.payload)
+    assert made.check(SPEC, 1, "a", 1000, payload) is None
+    for samples in (0, -1, 1001):
+        assert "samples" in (made.check(SPEC, 1, "a", samples, payload) or "")
+
+
+@pytest.mark.parametrize("target", [np.nan, np.inf, 1e30])
+def test_training_that_diverged_contributes_nothing_and_starts_its_optimizer_afresh(target: float) -> None:
+    made = method(target=target)
+    state, local = made.start(SPEC)
+    work = made.contribute(state, local, turn())
+    assert (work.samples, bytes(work.payload), work.metrics["diverged"]) == (0, b"", 1.0)
+    assert work.local.moments is None
+    assert made.check(SPEC, 1, "a", work.samples, BytesReader(work.payload)) is not None
+
+
+def test_a_turn_without_samples_contributes_nothing() -> None:
+    made = method(samples=0)
+    state, local = made.start(SPEC)
+    assert made.contribute(state, local, turn()).samples == 0
+
+
+def test_a_payload_larger_than_the_spec_allows_is_refused() -> None:
+    small = Spec(creator="1" * 52, nonce=bytes(16), payload_bytes_max=100)
+    assert "allows 100" in (method().check(small, 1, "a", 1, share(random_vector(1)).payload) or "")
+
+
+@given(st.data())
+def test_whatever_check_lets_through_leaves_a_state_that_loads(data: st.DataObject) -> None:
+    codec = data.draw(st.sampled_from(["float32", "bfloat16", "int8"]))
+    made = method(DilocoSettings(codec=codec))
+    state, _ = made.start(SPEC)
+    payload = bytearray(write_payload(codec, LAYOUT, random_vector(data.draw(st.integers(0, 9)), 1e5)))
+    for _ in range(data.draw(st.integers(0, 4))):
+        payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    reader = BytesReader(payload)
+    if made.check(SPEC, 1, "a", 5, reader) is not None:
+        return
+    for round_ in range(3):
+        state, _ = made.apply(state, [Share(round_ + 1, "a", 5, 1, round_, reader)])
+    loaded = made.load(BytesReader(b"".join(made.save(state))))
+    assert made.digest(loaded) == made.digest(state)
+
+
+def test_the_largest_steps_for_long_stay_within_what_loads() -> None:
+    made = method(DilocoSettings(outer_lr=10.0, outer_momentum=0.99))
+    state, _ = made.start(SPEC)
+    largest = np.full(COUNT, VALUE_MAX)
+    for round_ in range(300):
+        state, _ = made.apply(state, [share(largest, base_round=round_)])
+    assert made.load(BytesReader(b"".join(made.save(state)))).round == 300
+
+
+def test_a_spec_may_fix_the_first_state() -> None:
+    start = start_setting(Toward(np.zeros(COUNT, np.float32)).start(), LAYOUT)
+    made = method(DilocoSettings(start=start))
+    assert made.start_digest(SPEC) == made.digest(made.start(SPEC)[0])
+    assert method().start_digest(SPEC) is None
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_the_optimizers_moments_are_kept_whether_taken_or_not(taken: bool) -> None:
+    made = method()
+    state, local = made.start(SPEC)
+    after = made.contribute(state, local, turn()).local
+    assert made.settle(after, state, taken) is after
+    loaded = made.load_local(BytesReader(b"".join(made.save_local(after))))
+    assert loaded.moments is not None
+    assert loaded.moments.step_count == 1
