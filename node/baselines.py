@@ -87,7 +87,7 @@ async def _run_process(job: Job, add: Callable[[Point], None]) -> None:
 
 def spec_of(job: Job) -> Spec:
     """Raises Complaint if it is none, or none that there are baselines for."""
-    spec = spec_from({**job.spec, "rounds_max": job.rounds}, PeerId(job.creator), bytes(16))
+    spec = spec_from(job.spec, PeerId(job.creator), bytes(16))
     if isinstance(spec, Malformed):
         raise Complaint(spec.reason, Exit.SPEC)
     if spec.method != "diloco":

@@ -175,7 +175,7 @@ async def run_and_report(plan: "Plan", options: Options, where: Path) -> Exit:
     with open_display(title) as display:
         report, failure = await train(plan, where, display)
         if options.is_comparing and failure is None and report.rounds:
-            report = msgspec.structs.replace(report, baselines=await compared(plan, report, display))
+            report, failure = await compared(plan, report, display)
     expected = plan.rounds or max(1, len(report.rounds))
     found = ([str(failure)] if failure else []) + reports.faults(report, expected)
     json_path, html_path = options.report / "report.json", options.report / "report.html"
@@ -242,8 +242,8 @@ async def refresh(testnet: "Testnet", display: "Display") -> None:
         await trio.sleep(REFRESH_S)
 
 
-async def compared(plan: "Plan", report: Report, display: "Display") -> reports.Baselines:
-    """The baselines, with a line for each evaluation."""
+async def compared(plan: "Plan", report: Report, display: "Display") -> tuple[Report, Complaint | None]:
+    """The report with baselines, or without them and why. Says a line for each evaluation."""
     from .baselines import Job, Kind, compare
 
     rounds = len(report.rounds)
@@ -255,7 +255,12 @@ async def compared(plan: "Plan", report: Report, display: "Display") -> reports.
     path = None if plan.data_path is None else str(plan.data_path)
     creator = plan.identity(0).peer_id
     job = Job(kind="alone", spec=plan.spec(), creator=creator, members=plan.nodes, rounds=rounds, data_path=path)
-    return await compare(job, observe)
+    failure: Complaint | None = None
+    try:
+        report = msgspec.structs.replace(report, baselines=await compare(job, observe))
+    except* Complaint as group:
+        failure = first(group)
+    return report, failure
 
 
 def summarize(report: Report, html_path: Path, stream: TextIO) -> None:

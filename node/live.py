@@ -11,7 +11,8 @@ from .tally import Row, View
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-DIGEST_CHARS = 10
+DIGEST_CHARS = 8
+BAR_CHARS = 30
 REFRESH_PER_S = 4
 
 
@@ -75,12 +76,13 @@ def open_display(title: str, stream: TextIO | None = None) -> Generator[Display,
 
 def draw(view: View, title: str) -> "RenderableType":
     """The table of a moment."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", expand=True, border_style="dim")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), expand=True, border_style="dim")
     for name in ("node", "round", "loss", "tokens/s", "sent", "received", "peers"):
         table.add_column(name, justify="left" if name == "node" else "right", no_wrap=True)
     table.add_column("state", no_wrap=True)
@@ -95,11 +97,10 @@ def draw(view: View, title: str) -> "RenderableType":
             Text(row.doing),
             style=style,
         )
-    parts: list[RenderableType] = [table]
-    if view.rounds:
-        parts.append(ProgressBar(total=view.rounds, completed=view.rounds_closed))
-    parts.append(Text(progress(view), style="dim"))
-    return Group(*parts)
+    foot = Table.grid(padding=(0, 2))
+    bar = [ProgressBar(total=view.rounds, completed=view.rounds_closed, width=BAR_CHARS)] if view.rounds else []
+    foot.add_row(*bar, Text(progress(view)))
+    return Group(Text(title, style="bold"), table, foot)
 
 
 def cells(row: Row) -> list[str]:

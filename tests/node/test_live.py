@@ -70,8 +70,8 @@ def test_a_log_gets_one_line_for_each_round() -> None:
 
 def test_the_line_of_a_round_says_who_agrees() -> None:
     apart = replace(OTHER, digest="cd" * 32)
-    assert "state ababababab on 2 of 2" in round_line(VIEW)
-    assert "state ababababab on 1 of 2" in round_line(replace(VIEW, rows=(ROW, apart)))
+    assert "state abababab on 2 of 2" in round_line(VIEW)
+    assert "state abababab on 1 of 2" in round_line(replace(VIEW, rows=(ROW, apart)))
     assert round_line(VIEW).startswith("round 3 of 12, 27 s, about 81 s left  loss 2.810  11.8 k tokens/s")
 
 
