@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import shoal
 
 from . import cli_config, cli_node, cli_swarm, cli_testnet, cli_view
-from .complaint import Complaint, Exit
+from .complaint import Complaint, Exit, only_complaint
 
 EPILOG = """\
 the first five minutes, in two terminals:
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Complaint as complaint:
         return say(complaint, arguments.verbose)
     except BaseExceptionGroup as group:
-        complaints, bugs = group.split(Complaint)
-        if bugs is not None or complaints is None:
+        complaint = only_complaint(group)
+        if complaint is None:
             raise
-        return say(first_of(complaints), arguments.verbose)
+        return say(complaint, arguments.verbose)
 
 
 def say(complaint: Complaint, is_verbose: bool) -> Exit:
@@ -51,11 +51,6 @@ def say(complaint: Complaint, is_verbose: bool) -> Exit:
         traceback.print_exception(complaint)
     print(f"shoal: {complaint}", file=sys.stderr)
     return complaint.code
-
-
-def first_of(group: BaseExceptionGroup[Complaint]) -> Complaint:
-    first = group.exceptions[0]
-    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def common() -> argparse.ArgumentParser:

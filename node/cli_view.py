@@ -77,32 +77,27 @@ def run_status(arguments: argparse.Namespace) -> Exit:
 
 
 def describe_swarm(swarm: dict[str, Any]) -> str:
-    """A swarm for people, one figure a line; what the engine adds is shown as it comes."""
-    shown = ("id", "name", "method", "model", "data", "role", "is_paused", "problem")
+    """A swarm for people."""
     lines = [
         f"swarm     {swarm['name']} ({swarm['id'][:12]}), {role_of(swarm)}",
         f"trains    {swarm['model']} on {swarm['data']} by {swarm['method']}",
     ]
-    if swarm.get("problem"):
+    if swarm["problem"]:
         lines.append(f"problem   {swarm['problem']}")
-    lines += [
-        f"{name:<9} {readable(value)}" for name, value in swarm.items() if name not in shown and value is not None
-    ]
+    if "round" in swarm:
+        digest = f", state {swarm['state_digest'][:12]}" if swarm["state_digest"] else ""
+        lines.append(
+            f"round     {swarm['round']}, by {len(swarm['contributors'])} contributions{digest}; {swarm['phase']}"
+        )
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in swarm["figures"].items())
+        lines.append(f"figures   {figures or 'none yet'}")
+        connected = sum(member["is_connected"] for member in swarm["members"])
+        lines.append(f"members   {len(swarm['members'])} others, {connected} of them connected")
     return "\n".join(lines)
 
 
 def role_of(swarm: dict[str, Any]) -> str:
     return f"{swarm['role']}, paused" if swarm["is_paused"] else str(swarm["role"])
-
-
-def readable(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {readable(item)}" for name, item in value.items())  # pyright: ignore
-    if isinstance(value, list):
-        return ", ".join(readable(item) for item in value) or "none"  # pyright: ignore
-    return str(value)
 
 
 def run_peers(arguments: argparse.Namespace) -> Exit:

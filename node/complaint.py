@@ -33,6 +33,15 @@ class Complaint(Exception):
         self.code = code
 
 
+def only_complaint(group: BaseExceptionGroup[BaseException]) -> Complaint | None:
+    """The first complaint of a group in which nothing is a bug; None if something is. Nurseries raise groups."""
+    complaints, bugs = group.split(Complaint)
+    if bugs is not None or complaints is None:
+        return None
+    first = complaints.exceptions[0]
+    return only_complaint(first) if isinstance(first, BaseExceptionGroup) else first
+
+
 def nearest(word: str, valid: Iterable[str]) -> str:
     """A hint for a mistyped word: the nearest valid one, or all of them when none is near."""
     choices = sorted(valid)

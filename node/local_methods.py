@@ -35,7 +35,6 @@ class CreateSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`spec` is a SPEC.toml as a table."""
 
     spec: dict[str, Any] = {}
-    nonce: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")] | None = None  # None: random; fixed, runs repeat
     data: str | None = None  # path of a file of one's own to train on
     entry: str | None = None  # path of a file of one's own code
     role: Role | None = None
@@ -109,7 +108,7 @@ class LocalMethods:
         if membership.entry is not None:
             spec = await trio.to_thread.run_sync(with_entry, spec, Path(membership.entry))
         joined = await self._swarms.create(spec, membership)
-        return {**self._node.describe(joined), "invite": self._invite(joined)}
+        return {**self._node.describe(joined), "invite": invite_to(self._node, joined)}
 
     async def preview(self, params: PreviewSwarm) -> object:
         offer = await self._swarms.look(parse_invite(params.invite))
@@ -124,7 +123,7 @@ class LocalMethods:
 
     async def invite(self, params: OneSwarm) -> object:
         joined = self._swarms.find(params.swarm)
-        return {"id": joined.id, "invite": self._invite(joined)}
+        return {"id": joined.id, "invite": invite_to(self._node, joined)}
 
     async def list(self, _: NoParams) -> object:
         return [self._node.describe(joined) for joined in self._swarms.all()]
@@ -169,18 +168,19 @@ class LocalMethods:
         self._node.stopping.set()
         return {"stopping": True}
 
-    def _invite(self, joined: Joined) -> str:
-        members = set(joined.service.status().connected) if joined.service is not None else set[str]()
-        node = self._node
-        connections = [connection for connection in node.transport.connections() if connection.peer in members]
-        addresses = node.transport.addresses()
-        return format_invite(
-            make_invite(joined.folder.swarm, node.identity.peer_id, node.config.announce, addresses, connections)
-        )
-
     def _refuse_twice(self, invite: Invite) -> None:
         if any(joined.folder.swarm == invite.swarm for joined in self._swarms.all()):
             raise Complaint(f"this node is already in swarm {invite.swarm.hex()[:12]}")
+
+
+def invite_to(node: Node, joined: Joined) -> str:
+    """A fresh invite: this node first, then connected members."""
+    members = {member.peer for member in joined.service.status().members} if joined.service is not None else set[str]()
+    connections = [connection for connection in node.transport.connections() if connection.peer in members]
+    invite = make_invite(
+        joined.folder.swarm, node.identity.peer_id, node.config.announce, node.transport.addresses(), connections
+    )
+    return format_invite(invite)
 
 
 def membership_of(params: CreateSwarm | JoinSwarm) -> Membership:

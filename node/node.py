@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import trio
 
 import shoal
+from shoal.training.service import SwarmStatus
 from shoal.transport.identity import Identity
 from shoal.transport.port import Transport
 
@@ -61,7 +63,7 @@ class Node:
             "role": joined.membership.role,
             "is_paused": joined.membership.is_paused,
             "problem": joined.problem or None,
-            **(joined.service.status().as_json() if joined.service is not None else {}),
+            **(progress(joined.service.status(), joined.figures) if joined.service is not None else {}),
         }
 
     def peers(self) -> list[dict[str, Any]]:
@@ -78,6 +80,27 @@ class Node:
             }
             for connection in self.transport.connections()
         ]
+
+
+def progress(status: SwarmStatus, figures: Mapping[str, float]) -> dict[str, Any]:
+    """How a swarm's training goes."""
+    return {
+        "round": status.round,
+        "phase": status.phase.name.lower(),
+        "standing": status.standing.name.lower(),
+        "state_digest": status.state_digest,
+        "contributors": list(status.contributors),
+        "figures": dict(figures),
+        "members": [
+            {
+                "peer_id": member.peer,
+                "standing": member.standing.name.lower(),
+                "is_connected": member.is_connected,
+                "round": member.round,
+            }
+            for member in status.members
+        ],
+    }
 
 
 def rss_mb() -> float | None:

@@ -13,12 +13,11 @@ from typing import Any
 import msgspec
 import trio
 
-from shoal.training.events import Event
+from shoal.training.events import Evaluated, Event, LocalDone
 from shoal.training.method import Method
 from shoal.training.methods import MemberOptions, build, device_problem
 from shoal.training.ports import Blobs, Signer
-from shoal.training.records import AskSpec, Calls
-from shoal.training.service import SwarmService
+from shoal.training.service import SwarmService, fetch_spec
 from shoal.training.spec import SignedSpec, Spec, open_spec, sign_spec, swarm_id
 from shoal.transport.port import Address, Code, PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
@@ -33,6 +32,7 @@ SPEC_TIMEOUT_S = 10.0
 REMEMBER_S = 30.0  # how often the addresses of connected members are written down
 
 log = Log("swarms")
+AnyMethod = Method[Any, Any]
 
 
 @dataclass(slots=True)
@@ -44,10 +44,11 @@ class Joined:
     spec: Spec
     membership: Membership
     service: SwarmService | None = None
-    method: Method[Any, Any] | None = None
+    method: AnyMethod | None = None  # None for a storage member
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: trio.Event = field(default_factory=trio.Event)
     problem: str = ""
+    figures: dict[str, float] = field(default_factory=dict[str, float])  # the latest of training and evaluation
 
     @property
     def id(self) -> str:
@@ -136,9 +137,9 @@ class Swarms:
             raise Complaint(f"this node is in no swarm '{name}', only in {some}")
         raise Complaint(f"say which swarm: {some}", Exit.USAGE)
 
-    async def create(self, spec: Spec, membership: Membership) -> Joined:
-        """Found a swarm and run it. Raises Complaint if its engine cannot run here."""
-        return await self._join(sign_spec(spec, self._signer), spec, membership)
+    async def create(self, spec: Spec, membership: Membership, method: AnyMethod | None = None) -> Joined:
+        """Found a swarm and run it, by `method` if one is given. Raises Complaint if its engine cannot run here."""
+        return await self._join(sign_spec(spec, self._signer), spec, membership, method)
 
     async def look(self, invite: Invite) -> Offer:
         """Ask the invite's members for the spec.
@@ -147,7 +148,6 @@ class Swarms:
             Complaint: nobody answers, or those who do are not in the swarm any more.
         """
         reasons: list[str] = []
-        call = Calls(invite.swarm).spec
         for peer, addresses in invite.addresses():
             if peer == self._signer.peer_id:
                 reasons.append("one of its members is this very node")
@@ -156,27 +156,28 @@ class Swarms:
             if isinstance(reached, Refusal):
                 reasons.append(reached.message)
                 continue
-            answer = await self._transport.request(peer, call, AskSpec(), timeout_s=SPEC_TIMEOUT_S)
+            answer = await fetch_spec(self._transport, peer, invite.swarm, timeout_s=SPEC_TIMEOUT_S)
             if isinstance(answer, Refusal):
                 gone = answer.code is Code.UNKNOWN_METHOD
                 reasons.append(f"{peer} is not in this swarm any more" if gone else f"{peer}: {answer.message}")
                 continue
-            spec = open_spec(answer, invite.swarm)
-            if not isinstance(spec, Malformed):
-                return Offer(invite, answer, spec, peer)
-            reasons.append(f"{peer}: {spec.reason}")
+            spec = answer if isinstance(answer, Malformed) else open_spec(answer, invite.swarm)
+            if isinstance(answer, Malformed) or isinstance(spec, Malformed):
+                reasons.append(f"{peer}: {spec.reason if isinstance(spec, Malformed) else answer}")
+                continue
+            return Offer(invite, answer, spec, peer)
         raise Complaint(
             f"nobody this invite names can let you in ({'; '.join(reasons)}): "
             "ask a member for a fresh one (`shoal swarm invite`)",
             Exit.INVITE,
         )
 
-    async def join(self, offer: Offer, membership: Membership) -> Joined:
+    async def join(self, offer: Offer, membership: Membership, method: AnyMethod | None = None) -> Joined:
         """Become a member. Raises Complaint if the engine cannot run here."""
         for peer, addresses in offer.invite.addresses():
             if peer != self._signer.peer_id:
                 membership = with_known(membership, peer, addresses)
-        return await self._join(offer.signed, offer.spec, membership)
+        return await self._join(offer.signed, offer.spec, membership, method)
 
     async def leave(self, joined: Joined) -> None:
         """Tell the others, end the engine and forget the swarm."""
@@ -199,12 +200,19 @@ class Swarms:
         await self._write(joined, msgspec.structs.replace(joined.membership, is_paused=is_paused))
         self._publish(joined.id, {"event": "paused" if is_paused else "resumed"})
 
-    async def _join(self, signed: SignedSpec, spec: Spec, membership: Membership) -> Joined:
+    async def run_by(self, joined: Joined, method: AnyMethod) -> None:
+        """Run a swarm whose engine does not run yet by this method."""
+        if joined.service is not None:
+            raise Complaint(f"swarm {joined.spec.name} is being trained already")
+        joined.method = method
+        await self._start(joined)
+
+    async def _join(self, signed: SignedSpec, spec: Spec, membership: Membership, method: AnyMethod | None) -> Joined:
         folder = SwarmFolder(self._root, swarm_id(spec))
         if folder.swarm.hex() in self._joined:
             raise Complaint(f"this node is already in swarm {folder.swarm.hex()[:12]} ({spec.name})")
         joined = Joined(folder, signed, spec, membership)
-        joined.method = await self._build(joined)
+        joined.method = method or await self._build(joined)
         try:
             await trio.to_thread.run_sync(folder.create, signed, membership)
         except OSError as error:
@@ -218,8 +226,10 @@ class Swarms:
             self._transport.keep(PeerId(peer), tuple(Address(address) for address in addresses))
         return joined
 
-    async def _build(self, joined: Joined) -> Method[Any, Any]:
-        """Raises Complaint with the reason why the method cannot run here."""
+    async def _build(self, joined: Joined) -> AnyMethod | None:
+        """Raises Complaint with the reason why the method cannot run here. None for a storage member."""
+        if joined.membership.role == "storage":
+            return None
         # In a worker: the first import of torch takes more than a second.
         method = await trio.to_thread.run_sync(build_method, joined.spec, joined.membership, self._hardware)
         if isinstance(method, str):
@@ -230,11 +240,12 @@ class Swarms:
         """Start the engine. Raises Complaint if it cannot."""
         assert self._nursery is not None, "run() is not running"
         try:
-            if joined.method is None:
-                joined.method = await self._build(joined)
+            joined.method = joined.method or await self._build(joined)
         except Complaint as complaint:
             joined.problem = str(complaint)
             raise
+        joined.problem = ""
+        joined.scope, joined.ended = trio.CancelScope(), trio.Event()
         joined.service = SwarmService(
             joined.signed,
             joined.method,
@@ -260,6 +271,8 @@ class Swarms:
 
     def _observe(self, joined: Joined, event: Event) -> None:
         fields = event.as_json()
+        if isinstance(event, LocalDone | Evaluated):
+            joined.figures.update(event.metrics)
         self._publish(joined.id, fields)
         log.info(str(fields.get("event", type(event).__name__)), swarm=joined.id[:12], **without_event(fields))
 
@@ -294,7 +307,7 @@ class Swarms:
             raise Complaint(f"cannot write {joined.folder.path}: {error.strerror}", Exit.DISK) from error
 
 
-def build_method(spec: Spec, membership: Membership, hardware: Hardware) -> Method[Any, Any] | str:
+def build_method(spec: Spec, membership: Membership, hardware: Hardware) -> AnyMethod | str:
     """The method that carries `spec` out here, or the reason why none can. Blocks."""
     device = hardware.device
     if device == "auto":
