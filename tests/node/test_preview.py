@@ -1,0 +1,46 @@
+"""What joining will cost, told before joining."""
+
+import msgspec
+import pytest
+
+from shoal.node.cli_swarm import DEFAULT_SPEC, describe_preview
+from shoal.node.preview import preview
+from shoal.training.spec import Spec, spec_from_toml
+from shoal.transport.identity import Identity
+from shoal.transport.wire import Malformed
+
+CREATOR = Identity.from_seed(bytes(32)).peer_id
+
+
+def default_spec() -> Spec:
+    spec = spec_from_toml(DEFAULT_SPEC, CREATOR, bytes(16))
+    assert not isinstance(spec, Malformed)
+    return spec
+
+
+def test_the_default_spec_is_sound_and_its_costs_are_known() -> None:
+    told = preview(default_spec(), threads=1, is_torch_here=True)
+    assert told.parameters == 819_200
+    assert told.payload_bytes is not None
+    assert 4 * 819_200 <= told.payload_bytes <= 4 * 819_200 + 1000
+    assert told.memory_bytes is not None
+    assert told.disk_bytes is not None
+    text = describe_preview(msgspec.to_builtins(told))
+    for word in ("diloco", "gpt-0.8m, 819,200 parameters", "shakespeare", "disk", "memory", "time", CREATOR):
+        assert word in text
+    assert "unknown" not in text
+
+
+def test_more_threads_shorten_a_round_and_the_deadline_bounds_it() -> None:
+    spec = default_spec()
+    slow, fast = (preview(spec, threads=threads, is_torch_here=True).round_s for threads in (1, 4))
+    assert fast < slow
+    large = Spec(creator=CREATOR, nonce=bytes(16), model="gpt-124m", round_s=60.0)
+    assert preview(large, threads=1, is_torch_here=True).round_s == pytest.approx(60.0)
+
+
+def test_an_unknown_model_or_method_is_shown_with_its_costs_unknown() -> None:
+    told = preview(Spec(creator=CREATOR, nonce=bytes(16), method="other", model="mine"), threads=1, is_torch_here=False)
+    text = describe_preview(msgspec.to_builtins(told))
+    assert "unknown" in text
+    assert "join with --role storage" in text
