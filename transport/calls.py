@@ -1,0 +1,184 @@
+"""One call of an RPC session: its states, what it has to send and may send, what it is receiving. Pure.
+
+A peer's fragments reach a call only through `Session`, which has checked lengths and bounds; a call holds no more than
+it was charged for.
+"""
+
+import enum
+from collections import deque
+from typing import Final
+
+from .framing import BEGIN, END, HEAD, LENGTH, Kind
+
+WINDOW_BYTES: Final = 2 * 1024 * 1024  # credit of a fresh call; part of the protocol. Larger: fewer slow readers fit
+MESSAGE_COST_BYTES: Final = 64  # charged for each message on top of its bytes, or empty ones would be free
+
+Data = bytes | bytearray
+
+
+class State(enum.Enum):
+    OPEN = "both sides may send"
+    SENT_END = "the other side may send"
+    GOT_END = "this side may send"
+    OVER = "nobody may send"
+
+
+class Step(enum.Enum):
+    SEND_END = "this side ends"
+    GET_END = "the other side ends"
+    STOP = "either side gives up"
+
+
+NEXT: Final[dict[tuple[State, Step], State]] = {
+    (State.OPEN, Step.SEND_END): State.SENT_END,
+    (State.OPEN, Step.GET_END): State.GOT_END,
+    (State.OPEN, Step.STOP): State.OVER,
+    (State.SENT_END, Step.GET_END): State.OVER,
+    (State.SENT_END, Step.STOP): State.OVER,
+    (State.GOT_END, Step.SEND_END): State.OVER,
+    (State.GOT_END, Step.STOP): State.OVER,
+}
+
+
+class CallState:
+    """One side of a call. All byte counts of credit include MESSAGE_COST_BYTES per message."""
+
+    __slots__ = (
+        "credit", "held", "id", "incoming", "incoming_bytes", "is_finishing", "is_ready", "is_released", "opening",
+        "queue", "queue_bytes", "receive_bytes_max", "send_bytes_max", "sent_bytes", "state", "stop", "unread",
+        "window",
+    )  # fmt: skip
+
+    def __init__(self, call_id: int, send_bytes_max: int, receive_bytes_max: int, opening: bytes = b"") -> None:
+        self.id = call_id
+        self.send_bytes_max = send_bytes_max
+        self.receive_bytes_max = receive_bytes_max
+        self.state = State.OPEN
+        self.opening = opening  # what an OPEN says, until it is on its way
+        self.queue: deque[Data | memoryview] = deque()  # messages to send
+        self.queue_bytes = 0
+        self.sent_bytes = 0  # of the first of them
+        self.is_finishing = False  # this side ends when the queue is empty
+        self.stop: bytes | None = None  # a frame to send when the queue is empty
+        self.credit = WINDOW_BYTES  # what the peer lets us send
+        self.window = WINDOW_BYTES  # what we let the peer send
+        self.incoming: bytearray | None = None  # a message of which bytes are still to come
+        self.incoming_bytes = 0  # its length
+        self.unread: deque[int] = deque()  # costs of messages that are here and not consumed
+        self.held = 0  # their sum, and the cost of the incoming one
+        self.is_ready = False  # in the session's turn of calls that send
+        self.is_released = False  # the owner is done with it
+
+    def advance(self, step: Step) -> None:
+        """Raises KeyError where the table has no way: the session has let through what it must not."""
+        self.state = NEXT[self.state, step]
+
+    @property
+    def is_over(self) -> bool:
+        return self.state is State.OVER
+
+    @property
+    def can_get(self) -> bool:
+        """Whether the other side may still send messages."""
+        return self.state is State.OPEN or self.state is State.SENT_END
+
+    @property
+    def can_send(self) -> bool:
+        """Whether this side may still queue messages."""
+        return not self.is_finishing and self.stop is None and not self.is_over
+
+    @property
+    def is_sendable(self) -> bool:
+        """Whether `emit` has something to give."""
+        if self.is_over:
+            return False
+        if self.queue:
+            return self.credit > (0 if self.sent_bytes else MESSAGE_COST_BYTES)
+        has_end = self.is_finishing and (self.state is State.OPEN or self.state is State.GOT_END)
+        return bool(self.opening) or has_end or self.stop is not None
+
+    def emit(self, room: int) -> bytes:
+        """The next frame, of at most `room` bytes, which must hold an opening and a byte. Only if `is_sendable`."""
+        if not self.queue and not self.opening and self.stop is not None:
+            self.advance(Step.STOP)
+            return self.stop
+        kind, flags, opening, length = Kind.DATA, 0, self.opening, b""
+        fragment: Data | memoryview = b""
+        if opening:
+            kind, self.opening = Kind.OPEN, b""
+        if self.queue:
+            message = self.queue[0]
+            if not self.sent_bytes:
+                flags, length = BEGIN, LENGTH.pack(len(message))
+                self.credit -= MESSAGE_COST_BYTES
+            space = min(room - HEAD.size - len(opening) - len(length), self.credit)
+            fragment = message[self.sent_bytes : self.sent_bytes + space]
+            self.credit -= len(fragment)
+            self.queue_bytes -= len(fragment)
+            self.sent_bytes += len(fragment)
+            if self.sent_bytes == len(message):
+                self.queue.popleft()
+                self.sent_bytes = 0
+        if self.is_finishing and not self.queue:
+            flags |= END
+            self.advance(Step.SEND_END)
+        body_bytes = len(opening) + len(length) + len(fragment)
+        return b"".join((HEAD.pack(kind, flags, body_bytes, self.id), opening, length, fragment))
+
+    def begin(self, message_bytes: int) -> int:
+        """A message of this length comes in. Returns the credit to grant, so that it can come in whole."""
+        cost = MESSAGE_COST_BYTES + message_bytes
+        self.held += cost
+        self.window -= MESSAGE_COST_BYTES
+        self.incoming, self.incoming_bytes = bytearray(), message_bytes
+        grant = max(0, message_bytes - self.window)
+        self.window += grant
+        return grant
+
+    def add(self, fragment: bytes) -> Data | None:
+        """A fragment of the incoming message, within `window` and its length. Returns the message when whole."""
+        assert self.incoming is not None
+        self.window -= len(fragment)
+        if not self.incoming and len(fragment) == self.incoming_bytes:
+            message: Data = fragment  # the usual case, without a copy
+        else:
+            self.incoming += fragment
+            if len(self.incoming) < self.incoming_bytes:
+                return None
+            message = self.incoming
+        self.incoming = None
+        self.unread.append(MESSAGE_COST_BYTES + len(message))
+        return message
+
+    def consume(self) -> tuple[int, int]:
+        """The oldest unread message was taken. Returns the bytes let go, and the credit to grant."""
+        if not self.unread:
+            return 0, 0
+        cost = self.unread.popleft()
+        self.held -= cost
+        to_come = self.incoming_bytes - len(self.incoming) if self.incoming is not None else 0
+        grant = WINDOW_BYTES - self.window - (self.held - to_come)
+        if grant < WINDOW_BYTES // 2 or not self.can_get:
+            return cost, 0
+        self.window += grant
+        return cost, grant
+
+    def drop_incoming(self) -> int:
+        """Forget the message that is being received. Returns the bytes let go."""
+        if self.incoming is None:
+            return 0
+        cost = MESSAGE_COST_BYTES + self.incoming_bytes
+        self.incoming = None
+        self.held -= cost
+        return cost
+
+    def drop_received(self) -> int:
+        """Forget what was received and not consumed. Returns the bytes let go."""
+        held, self.held = self.held, 0
+        self.unread.clear()
+        self.incoming = None
+        return held
+
+    def drop_queue(self) -> None:
+        self.queue.clear()
+        self.queue_bytes = self.sent_bytes = 0

@@ -1,0 +1,160 @@
+"""Drives one RPC session over one byte stream: reads, writes, and hands each event to the call it concerns.
+
+Only the link's own writer task writes to the stream, so a cancelled caller cannot leave half a frame on it.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import trio
+
+from .calls import Data
+from .port import Refusal
+from .rpc import Closed, Drained, Event, Finished, Opened, Received, Session, Stopped
+
+GOODBYE_S: Final = 1.0  # for the last words to a peer that broke the rules
+
+
+class StreamBroken(Exception):
+    """The byte stream is gone: reset, or its connection with it. The message says what is known."""
+
+
+class ByteStream(Protocol):
+    """What a session runs over."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Raises StreamBroken."""
+        ...
+
+    async def receive_some(self) -> bytes:
+        """At least one byte; none at the end. Raises StreamBroken."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class CallEnd(Protocol):
+    """This side of one call. Its methods are called from the link's tasks and don't block."""
+
+    def received(self, data: Data, is_last: bool) -> None: ...
+    def finished(self) -> None: ...
+    def stopped(self, refusal: Refusal | None) -> None: ...
+    def drained(self) -> None: ...
+
+
+class Link:
+    """A session at work.
+
+    Args:
+        accept: what to do about a call from the peer: it puts a CallEnd into `ends`.
+    """
+
+    def __init__(
+        self, session: Session, stream: ByteStream, accept: Callable[["Link", Opened], None] | None = None
+    ) -> None:
+        self.session = session
+        self.ends: dict[int, CallEnd] = {}
+        self.nursery: trio.Nursery | None = None  # for handlers
+        self._stream = stream
+        self._accept = accept
+        self._scope = trio.CancelScope()
+        self._work = trio.Event()  # there is something to write
+        self._wrote = trio.Event()
+        self._is_idle = False
+
+    async def run(self, on_read: Callable[["Link"], None]) -> None:
+        """Serve the session until it is over. Then all its calls have failed and the stream is closed."""
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    self.nursery = nursery
+                    nursery.start_soon(self._write)
+                    await self._read(on_read)
+                    with trio.move_on_after(GOODBYE_S):
+                        while self.session.has_output or not self._is_idle:
+                            await self._next_write()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._dispatch(self.session.abort("the session was closed on this side"))
+            with trio.move_on_after(GOODBYE_S, shield=True):
+                await self._stream.aclose()
+
+    def close(self, reason: str) -> None:
+        """End it now, without a goodbye."""
+        self._dispatch(self.session.abort(reason))
+        self._scope.cancel()
+
+    def kick(self) -> None:
+        """The session may have something to write."""
+        if self._is_idle and self.session.has_output:
+            self._work.set()
+
+    def tick(self) -> None:
+        """Time has passed."""
+        self._dispatch(self.session.tick(trio.current_time()))
+        self.kick()
+
+    async def _read(self, on_read: Callable[["Link"], None]) -> None:
+        session = self.session
+        while session.closed is None:
+            try:
+                data = await self._stream.receive_some()
+                events = (
+                    session.receive(data, trio.current_time()) if data else session.abort("the peer ended the stream")
+                )
+            except StreamBroken as error:
+                events = session.abort(f"the stream broke: {error}")
+            self._dispatch(events)
+            self.kick()
+            on_read(self)
+            while session.is_congested and session.closed is None:
+                await self._next_write()
+
+    async def _next_write(self) -> None:
+        self._wrote = trio.Event()
+        self.kick()
+        await self._wrote.wait()
+
+    async def _write(self) -> None:
+        while True:
+            data, events = self.session.output()
+            self._dispatch(events)
+            if data:
+                try:
+                    await self._stream.send_all(data)
+                except StreamBroken as error:
+                    self.close(f"the stream broke: {error}")
+            else:
+                self._work = trio.Event()
+                self._is_idle = True
+                self._wrote.set()
+                await self._work.wait()
+                self._is_idle = False
+            self._wrote.set()
+
+    def _dispatch(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Closed(refusal):
+                    for end in list(self.ends.values()):
+                        end.stopped(refusal)
+                    self.ends.clear()
+                case Opened():
+                    assert self._accept is not None
+                    self._accept(self, event)
+                case _:
+                    self._hand_over(event)
+
+    def _hand_over(self, event: Received | Finished | Stopped | Drained) -> None:
+        end = self.ends.get(event.call)
+        if end is None:
+            return  # its owner has just left
+        match event:
+            case Received(_, data, is_last):
+                end.received(data, is_last)
+            case Finished():
+                end.finished()
+            case Stopped(_, refusal):
+                end.stopped(refusal)
+            case Drained():
+                end.drained()
