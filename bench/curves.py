@@ -77,13 +77,13 @@ def main() -> None:
             settings={"validation_windows": 256, **dict(arguments.set)},
         )
         runs = {
-            "alone": lambda spec=spec: alone(spec, options, arguments.rounds),
-            "diloco": lambda spec=spec: swarm(spec, options, members),
-            "synchronous": lambda spec=spec: synchronous(spec, options, len(members), arguments.rounds),
+            "alone": alone(spec, options, arguments.rounds),
+            "diloco": swarm(spec, options, members),
+            "synchronous": synchronous(spec, options, len(members), arguments.rounds),
         }
         for name, run in runs.items():
             if arguments.only in (None, name):
-                losses = list(run())
+                losses = list(run)
                 finals.setdefault(name, []).append(losses[-1])
                 print(f"seed {seed} {name:12}", " ".join(f"{loss:.3f}" for loss in losses), flush=True)
     print(json.dumps({name: [round(loss, 4) for loss in losses] for name, losses in finals.items()}))

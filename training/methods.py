@@ -158,7 +158,8 @@ def device_problem(device: str) -> str | None:
     if kind.type not in ("cpu", "cuda"):
         return f"device {device!r} is not supported: use cpu, cuda or cuda:N"
     count = torch.cuda.device_count()
-    if kind.type == "cuda" and (kind.index or 0) >= count:
+    known = {"cuda", *(f"cuda:{index}" for index in range(count))} if count else set[str]()
+    if kind.type == "cuda" and device not in known:  # torch itself takes cuda:256 for cuda:0
         return f"device {device!r} is not here: torch sees {count} CUDA devices"
     return None
 

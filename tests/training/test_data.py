@@ -88,6 +88,7 @@ def test_each_bad_text_has_its_reason(tmp_path: Path) -> None:
         assert isinstance(reason, str)
         assert expected in reason
         assert str(path) in reason
+    assert "too few" in str(data.load("shakespeare", 64, 300_000, None))
     unknown = data.load("tolstoy", 64, 1000, None)
     assert isinstance(unknown, str)
     assert "shakespeare" in unknown

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.training.checkpoint import Local, Moments, State
+from shoal.training.codecs import CODECS
 from shoal.training.diloco import Diloco, Trained, start_setting
-from shoal.training.diloco_settings import DilocoSettings
+from shoal.training.diloco_settings import DilocoSettings, parse_settings
 from shoal.training.method import Method, Share, Turn
 from shoal.training.payload import VALUE_MAX, write_payload
 from shoal.training.ports import BytesReader
@@ -40,7 +41,8 @@ class Toward:
 
     def train(self, anchor: np.ndarray, local: Local, turn: Turn) -> Trained:
         moments = Moments(1, anchor * 0, anchor * 0)
-        return Trained(anchor + (self.target - anchor) / np.float32(2), self.samples, moments, 0.5, {"loss": 1.0})
+        halfway = (anchor + (self.target - anchor) / np.float32(2)).astype(np.float32)
+        return Trained(halfway, self.samples, moments, 0.5, {"loss": 1.0})
 
     def evaluate(self, parameters: np.ndarray) -> Mapping[str, float]:
         return {"distance": float(np.abs(parameters - self.target).max())}
@@ -51,6 +53,12 @@ class Toward:
 
 def method(settings: DilocoSettings | None = None, target: float = 3.0, samples: int = 8) -> Diloco:
     return Diloco(SPEC, settings or DilocoSettings(), Toward(np.full(COUNT, target, np.float32), samples))
+
+
+def settings_with(**settings: object) -> DilocoSettings:
+    parsed = parse_settings(settings)
+    assert isinstance(parsed, DilocoSettings)
+    return parsed
 
 
 def turn(member: str = "a", round_: int = 1) -> Turn:
@@ -79,7 +87,7 @@ def test_the_outer_step_is_nesterovs_as_torch_takes_it() -> None:
     for round_ in range(6):
         delta = random_vector(round_)
         theirs.grad = torch.as_tensor(delta)
-        optimizer.step()
+        optimizer.step()  # pyright: ignore[reportUnknownMemberType]
         state, _ = made.apply(state, [share(delta, base_round=round_)])
     assert np.allclose(state.parameters, theirs.detach().numpy(), atol=1e-4)
     assert state.round == 6
@@ -143,8 +151,8 @@ def test_applying_leaves_the_old_state_alone_and_the_new_one_read_only() -> None
 
 
 def test_a_contribution_is_what_check_lets_through() -> None:
-    for codec in ("float32", "bfloat16", "int8"):
-        made = method(DilocoSettings(codec=codec))
+    for codec in sorted(CODECS):
+        made = method(settings_with(codec=codec))
         state, local = made.start(SPEC)
         work = made.contribute(state, local, turn())
         assert made.check(SPEC, 1, "a", work.samples, BytesReader(work.payload)) is None
@@ -186,8 +194,8 @@ def test_a_payload_larger_than_the_spec_allows_is_refused() -> None:
 
 @given(st.data())
 def test_whatever_check_lets_through_leaves_a_state_that_loads(data: st.DataObject) -> None:
-    codec = data.draw(st.sampled_from(["float32", "bfloat16", "int8"]))
-    made = method(DilocoSettings(codec=codec))
+    codec = data.draw(st.sampled_from(sorted(CODECS)))
+    made = method(settings_with(codec=codec))
     state, _ = made.start(SPEC)
     payload = bytearray(write_payload(codec, LAYOUT, random_vector(data.draw(st.integers(0, 9)), 1e5)))
     for _ in range(data.draw(st.integers(0, 4))):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from numpy._core._multiarray_umath import __cpu_dispatch__, __cpu_features__
+import numpy as np
 
 PROGRAM = Path(__file__).with_name("equal_bits.py")
 ROOT = PROGRAM.parents[2]
@@ -15,7 +15,9 @@ ROOT = PROGRAM.parents[2]
 
 def environments() -> Iterator[dict[str, str]]:
     """torch's kernels x threads x MKL's reproducibility, each with one of numpy's instruction sets in turn."""
-    here = [feature for feature in __cpu_dispatch__ if __cpu_features__[feature]]
+    here = np.show_config("dicts")["SIMD Extensions"][
+        "found"
+    ]  # what this numpy has kernels for and this processor can run, simplest first
     disabled = itertools.cycle([" ".join(here[kept:]) for kept in range(len(here) + 1)])
     for kernels, threads, mkl in itertools.product(("", "default", "avx2"), ("1", "2"), ("", "COMPATIBLE")):
         settings = {

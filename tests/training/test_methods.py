@@ -1,0 +1,103 @@
+"""From a spec to a method, or to one line that says what is wrong and what to do."""
+
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+from torch import nn
+
+from shoal.training import methods
+from shoal.training.baselines import alone, synchronous
+from shoal.training.diloco import Diloco
+from shoal.training.loop import Outer
+from shoal.training.methods import MemberOptions
+from shoal.training.spec import Setting, Spec
+
+SPEC = Spec(creator="1" * 52, nonce=bytes(16), model="gpt-0.2m")
+
+
+def changed(**fields: object) -> Spec:
+    return msgspec.structs.replace(SPEC, **fields)
+
+
+def reason(spec: Spec, options: MemberOptions | None = None) -> str:
+    result = methods.build(spec, options or MemberOptions())
+    assert isinstance(result, str), result
+    assert "\n" not in result
+    return result
+
+
+def test_a_good_spec_becomes_its_method() -> None:
+    assert isinstance(methods.build(SPEC, MemberOptions()), Diloco)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"method": "telepathy"}, "diloco"),
+        ({"method_version": 2}, "needs a newer Shoal"),
+        ({"model": "gpt-9000m"}, "gpt-0.2m"),
+        ({"data": "tolstoy"}, "shakespeare"),
+        ({"settings": {"step": 5}}, "step"),
+        ({"payload_bytes_max": 1000}, "payload_bytes_max is 1000"),
+        ({"settings": {"batch_size": 65_536, "context": 65_536}}, "GiB of memory"),
+        ({"settings": {"batch_size": 1, "context": 2048, "pieces": 4096}}, "pieces"),
+        ({"model": "custom:00"}, "shoal.join"),
+    ],
+)
+def test_what_cannot_be_says_why(fields: dict[str, object], expected: str) -> None:
+    assert expected in reason(changed(**fields))
+
+
+def test_the_largest_model_needs_a_spec_that_allows_its_payload() -> None:
+    spec = changed(model="gpt-124m")
+    assert "499253" in reason(spec)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [("cuda:999", "CUDA devices"), ("mps", "not supported"), ("tpu9", "not one that torch knows")],
+)
+def test_a_device_that_is_not_there_is_named(device: str, expected: str) -> None:
+    assert expected in reason(SPEC, MemberOptions(device=device))
+
+
+def test_a_bad_text_of_ones_own_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "empty.txt"
+    path.touch()
+    assert reason(SPEC, MemberOptions(data_path=path)) == f"data file {path} is empty"
+
+
+def test_memory_is_asked_of_the_system() -> None:
+    available = methods.available_memory_bytes()
+    assert available is None or 2**20 < available < 2**50
+
+
+def test_a_scripts_model_joins_the_swarm_it_fits() -> None:
+    model = nn.Linear(3, 2)
+    own = methods.describe_model(model)
+    assert isinstance(own, methods.OwnModel)
+    settings: dict[str, Setting] = dict(own.settings)
+    spec = changed(model=own.model, settings=settings)
+    built = methods.build_loop(spec, model)
+    assert isinstance(built, tuple)
+    made, outer = built
+    assert isinstance(outer, Outer)
+    assert made.digest(made.start(spec)[0]) == made.start_digest(spec)
+    other = methods.build_loop(spec, nn.Linear(2, 3))
+    assert isinstance(other, str)
+    assert "names or shapes differ" in other
+    assert isinstance(methods.build_loop(changed(model="gpt-0.2m"), model), str)
+    too_large = msgspec.structs.replace(spec, payload_bytes_max=10)
+    assert "payload_bytes_max" in str(methods.build_loop(too_large, model))
+
+
+def test_baselines_learn_and_more_data_per_step_learns_more() -> None:
+    spec = methods.with_settings(SPEC, steps=8, batch_size=2, context=32, lr=0.005, validation_windows=32)
+    lonely = list(alone(spec, MemberOptions(), rounds=3))
+    together = list(synchronous(spec, MemberOptions(), members=4, rounds=3))
+    assert len(lonely) == len(together) == 3
+    assert math.log(256) > lonely[0] > lonely[-1] > together[-1]
+    with pytest.raises(ValueError, match="not known here"):
+        alone(changed(model="gpt-9000m"), MemberOptions(), rounds=1)
