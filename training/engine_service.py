@@ -1,0 +1,400 @@
+"""Carries out what the round core decides, and tells it how that ended. A shell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import trio
+
+from shoal.transport.blobs import BlobRef
+from shoal.transport.port import PeerId, Refusal, Transport
+from shoal.transport.wire import Malformed
+
+from .answers_service import Cores
+from .effects import (
+    AnnounceHeld,
+    ApplyRecord,
+    AskRecords,
+    CheckPayload,
+    Collect,
+    Effect,
+    FetchPayload,
+    Observe,
+    ProposeRecord,
+    Resync,
+    Train,
+)
+from .events import Evaluated, Event, Finished, LocalDone, Problem, Resynced, RoundClosed
+from .exchange_service import Exchange
+from .log import RECORDS_KEPT
+from .method import Turn, Work
+from .pins import Pins
+from .ports import Blobs, Signer
+from .records import (
+    INLINE_BYTES_MAX,
+    Contribution,
+    Head,
+    Offered,
+    Proposed,
+    TellHead,
+    open_proposal,
+    seal_contribution,
+    seal_proposal,
+    turn_seed,
+)
+from .spec import SignedSpec, Spec
+from .state_service import StateKeeper
+from .storage_service import StorageKeeper
+from .store import MemberStore
+from .workers_service import Workers
+
+FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the engine works with; see SwarmService."""
+
+    signed_spec: SignedSpec
+    spec: Spec
+    swarm: bytes
+    transport: Transport
+    blobs: Blobs
+    signer: Signer
+    workers: Workers
+    store: MemberStore
+    pins: Pins
+    observe: Callable[[Event], None]
+
+
+class Engine:
+    """One run of one member. A storage member has a StorageKeeper and is never asked to train, check or apply."""
+
+    def __init__(self, means: Means, cores: Cores, keeper: StateKeeper[Any, Any] | StorageKeeper) -> None:
+        self._means = means
+        self._observe = means.observe
+        self._rounds = cores.rounds
+        self._roster = cores.roster
+        self._log = cores.log
+        self._keeper = keeper
+        self.exchange = Exchange(means.signed_spec, means.transport, means.signer, cores, self.do, means.observe)
+        self.finished = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._changed = trio.Event()
+        self._fetches: set[trio.CancelScope] = set()  # of the open round's payloads
+        self._state_lock = trio.Lock()  # one applies or goes over to another head at a time
+        self._turn_lock = trio.Lock()  # held while this member's turn is worked on, and while it is settled
+        self._is_turn_void = False
+        self._contributed_at: float | None = None
+        self._traffic = means.transport.traffic()
+        self._members_saved: tuple[bytes, ...] = ()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await nursery.start(self.exchange.run)
+                nursery.start_soon(self._watch_time)
+                task_status.started()
+                self.do(self._rounds.look(trio.current_time()))
+        finally:
+            self._is_turn_void = True
+            self._nursery = None
+
+    def do(self, effects: list[Effect]) -> None:
+        """Carry these out; what takes time goes on in a task of its own."""
+        for effect in effects:
+            match effect:
+                case Observe(event):
+                    self._observe(event)
+                    if isinstance(event, Finished):
+                        self.finished.set()
+                case AnnounceHeld():
+                    self.exchange.announce()
+                case ProposeRecord(record):
+                    proposed = seal_proposal(self._means.signer, self._means.swarm, record)
+                    self.exchange.propose(proposed)
+                    own = self._rounds.proposed(trio.current_time(), proposed)
+                    self.do([] if isinstance(own, str) else own)
+                case Train():
+                    self._start(self._train, effect)
+                case FetchPayload(offered):
+                    self._start(self._fetch, offered)
+                case CheckPayload(offered):
+                    self._start(self._check, offered)
+                case Collect():
+                    self._start(self._collect, effect)
+                case ApplyRecord():
+                    self._start(self._apply, effect)
+                case AskRecords():
+                    self._start(self._ask_records, effect)
+                case Resync():
+                    self._start(self._resync, effect)
+        self._changed.set()
+
+    async def wait_for_change(self) -> None:
+        """Until something was heard or done."""
+        await self._changed.wait()
+
+    def _start(self, task: Callable[[Any], Any], argument: object) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(task, argument)
+
+    async def _watch_time(self) -> None:
+        """Wake the core when it wants to be woken."""
+        while True:
+            self._changed = trio.Event()
+            with trio.move_on_at(self._rounds.deadline(trio.current_time())) as scope:
+                await self._changed.wait()
+            if scope.cancelled_caught:
+                self.do(self._rounds.look(trio.current_time()))
+
+    # One's own part ---------------------------------------------------------------------------------------------
+
+    async def _train(self, effect: Train) -> None:
+        keeper = self._method_keeper()
+        async with self._turn_lock:
+            if self._is_over(effect.round) or self._rounds.has_contributed():
+                return
+            started_at = trio.current_time()
+            work = await keeper.train(self._turn(effect))
+            if self._is_over(effect.round):
+                if self._rounds.round == effect.round:  # paused; else the round's end settles it
+                    await keeper.discard()
+                return
+            offered = await self._contribution(effect.round, work)
+            if offered is None or self._is_over(effect.round):
+                return
+            keeper.offered(offered.hash)
+            self._contributed_at = trio.current_time()
+            seconds = self._contributed_at - started_at
+            self._observe(LocalDone(effect.round, work.samples, seconds, dict(work.metrics)))
+            self.exchange.offer(offered)
+            contributed = self._rounds.contributed(trio.current_time(), offered)
+            self.do([] if isinstance(contributed, str) else contributed)
+
+    def _turn(self, effect: Train) -> Turn:
+        workers, me = self._means.workers, self._means.signer.peer_id
+        return Turn(
+            round=effect.round,
+            member=me,
+            members=effect.members,
+            seed=turn_seed(self._means.swarm, effect.round, me),
+            deadline_at=workers.clock() + effect.deadline_at - trio.current_time(),
+            clock=workers.clock,
+            is_over=partial(self._is_over, effect.round),
+        )
+
+    def _is_over(self, round: int) -> bool:
+        """Read from the worker's thread, too."""
+        return self._is_turn_void or self._rounds.is_over(round)
+
+    async def _contribution(self, round: int, work: Work[Any]) -> Offered | None:
+        """The work as a contribution, its payload stored; None if there is nothing to contribute."""
+        if work.samples < 1:
+            self._observe(Problem(f"nothing to contribute to round {round}"))
+            self.do(self._rounds.sits_out(trio.current_time()))
+            return None
+        payload: Any = bytes(work.payload) if memoryview(work.payload).nbytes <= INLINE_BYTES_MAX else None
+        if payload is None:
+            payload = await self._means.blobs.put([work.payload], pin=self._means.pins.label("round", round))
+            if isinstance(payload, Refusal):
+                self._observe(Problem(f"the payload of round {round} is not stored: {payload.message}"))
+                self.do(self._rounds.sits_out(trio.current_time()))
+                return None
+        head = self._rounds.head
+        contribution = Contribution(head.record, head.digest, work.samples, payload)
+        offered = seal_contribution(self._means.signer, self._means.swarm, round, contribution)
+        try:
+            await self._means.workers.run(partial(self._means.store.save_turn, round, offered.envelope))
+        except OSError as error:
+            self._observe(Problem(f"the contribution to round {round} is not saved: {error.strerror}"))
+        return offered
+
+    # The others' parts ------------------------------------------------------------------------------------------
+
+    async def _fetch(self, offered: Offered) -> None:
+        """Have a contribution's payload here, however often it takes, while its round is open."""
+        ref, means = offered.ref, self._means
+        if ref is None:
+            return
+        label, holders = means.pins.label("round", offered.round), partial(self._roster.holders, offered)
+        patience_s = means.spec.round_s + means.spec.grace_s
+        with trio.CancelScope() as scope:
+            self._fetches.add(scope)
+            while True:
+                refusal = await means.blobs.fetch(ref, holders, pin=label, timeout_s=patience_s)
+                if refusal is None:
+                    break
+                await trio.sleep(FETCH_PAUSE_S)
+        self._fetches.discard(scope)
+        if not scope.cancelled_caught:
+            self.do(self._rounds.fetched(trio.current_time(), offered))
+
+    async def _check(self, offered: Offered) -> None:
+        wrong = await self._method_keeper().check(offered)
+        self.do(self._rounds.checked(trio.current_time(), offered, wrong))
+
+    async def _collect(self, effect: Collect) -> None:
+        proposer = effect.proposed.proposer
+        others = tuple(peer for peer in self._roster.connected() if peer != proposer)
+        found = await self.exchange.collect(effect.missing, (proposer, *others))
+        self.do(self._rounds.collected(trio.current_time(), effect.proposed, found))
+
+    async def _apply(self, effect: ApplyRecord) -> None:
+        keeper, proposed, started_at = self._method_keeper(), effect.proposed, trio.current_time()
+        async with self._state_lock:
+            if self._rounds.head.record != proposed.record.previous:
+                return  # gone over to another head meanwhile
+            applied = await keeper.apply(effect.offers)
+            if isinstance(applied, str):
+                self._observe(Problem(applied))
+                self.do(self._rounds.unapplied(trio.current_time(), proposed))
+                return
+            taken = frozenset(offered.hash for offered in effect.offers)
+            self._observe(self._closed(proposed, started_at, applied.digest))
+            head = head_after(proposed, applied.digest)
+            async with self._turn_lock:
+                checkpoint = await keeper.stand_at(head, proposed, applied.state, taken)
+            self._log.close(proposed, effect.offers)
+            await self._stood(TellHead(head, proposed.envelope, self._saved(checkpoint)))
+            self._observe(Evaluated(head.round, dict(await keeper.evaluate())))
+            self.do(self._rounds.applied(trio.current_time(), proposed, applied.digest))
+
+    def _closed(self, proposed: Proposed, applying_at: float, digest: bytes) -> RoundClosed:
+        """The round for its owner's eyes."""
+        now = trio.current_time()
+        started_at = applying_at if self._rounds.started_at is None else self._rounds.started_at
+        is_own = self._contributed_at is not None and self._contributed_at >= started_at
+        contributed_at = self._contributed_at if is_own and self._contributed_at is not None else applying_at
+        before, self._traffic = self._traffic, self._means.transport.traffic()
+        contributors = tuple(taken.member for taken in proposed.record.taken)
+        return RoundClosed(
+            round=proposed.record.round,
+            contributors=contributors,
+            state_digest=digest.hex(),
+            seconds=now - started_at,
+            phases={
+                "train": contributed_at - started_at,
+                "exchange": applying_at - contributed_at,
+                "apply": now - applying_at,
+            },
+            bytes_sent=self._traffic.bytes_sent - before.bytes_sent,
+            bytes_received=self._traffic.bytes_received - before.bytes_received,
+            own_taken=self._means.signer.peer_id in contributors,
+            proposer=proposed.proposer,
+        )
+
+    # Other heads ------------------------------------------------------------------------------------------------
+
+    async def _ask_records(self, effect: AskRecords) -> None:
+        proposed = await self.exchange.ask_record(effect.round, effect.holders)
+        is_found = False
+        if proposed is not None:
+            # Who closed the round may be unknown here or gone: that it leads to a head others stand at is what counts.
+            heard = self._rounds.caught_up(trio.current_time(), proposed)
+            is_found = not isinstance(heard, str)
+            self.do([] if isinstance(heard, str) else heard)
+        self.do(self._rounds.asked(trio.current_time(), is_found))
+
+    async def _resync(self, effect: Resync) -> None:
+        """Go over to a head that others tell."""
+        told, source = await self._ask_heads(effect)
+        if told is None:
+            self.do(self._rounds.resync_failed(trio.current_time(), effect.holders))
+            return
+        proposed = proof(told, self._means.swarm)
+        state: Any = self._keeper.state
+        if told.head.digest and told.checkpoint is not None:
+            holders = partial(self._holders_of_head, told, source)
+            fetched = await self._keeper.fetch_state(told.head, told.checkpoint, holders)
+            if isinstance(fetched, str):
+                self._observe(Problem(f"the state of round {told.head.round} cannot be had from {source}: {fetched}"))
+                self.do(self._rounds.resync_failed(trio.current_time(), (source,)))
+                return
+            state = fetched.state
+        await self._go_over(told, proposed, state, source)
+
+    async def _go_over(self, told: TellHead, proposed: Proposed | None, state: Any, source: PeerId) -> None:
+        async with self._state_lock:
+            before = self._rounds.head
+            if not self._rounds.is_better(told.head):
+                self.do(self._rounds.resync_ended(trio.current_time()))
+                return
+            self._is_turn_void = True
+            async with self._turn_lock:
+                self._is_turn_void = False
+                checkpoint = await self._keeper.stand_at(told.head, proposed, state, frozenset())
+            if proposed is not None:
+                offers = (self._rounds.offer(taken.contribution) for taken in proposed.record.taken)
+                self._log.close(proposed, tuple(offered for offered in offers if offered is not None))
+            await self._stood(TellHead(told.head, told.proposal, self._saved(checkpoint)))
+            self._roster.trust(source)
+            self._observe(Resynced(before.round, told.head.round, source))
+            self.do(self._rounds.adopted(trio.current_time(), told.head, contributors_of(proposed)))
+
+    async def _ask_heads(self, effect: Resync) -> tuple[TellHead | None, PeerId]:
+        """A better head with its proof, from the first of its holders that gives one."""
+        for peer in effect.holders:
+            told = await self.exchange.ask_head(peer)
+            if (
+                told is None
+                or not self._rounds.is_better(told.head)
+                or (told.head.round and not proof(told, self._means.swarm))
+            ):
+                continue
+            if not told.head.digest or told.checkpoint is not None:
+                return told, peer
+        return None, self._means.signer.peer_id
+
+    def _holders_of_head(self, told: TellHead, source: PeerId) -> tuple[PeerId, ...]:
+        """Who can give the checkpoint: whoever told of it, all who stand there, then the rest."""
+        others = [peer for peer in self._roster.connected() if peer != source]
+        others.sort(key=lambda peer: (self._roster.head(peer) != told.head, peer))
+        return (source, *others)
+
+    async def _stood(self, told: TellHead) -> None:
+        """A new head is saved: answer with it, let go of what is old."""
+        self._log.told = told
+        for scope in self._fetches:
+            scope.cancel()
+        self._means.pins.keep_newest("round", told.head.round, RECORDS_KEPT)
+        members = self._roster.envelopes()
+        if members != self._members_saved:
+            try:
+                await self._means.workers.run(partial(self._means.store.save_members, members))
+            except OSError as error:
+                self._observe(Problem(f"the list of members is not saved: {error.strerror}"))
+            self._members_saved = members
+
+    def _saved(self, checkpoint: BlobRef | str | None) -> BlobRef | None:
+        if isinstance(checkpoint, str):
+            self._observe(Problem(checkpoint))
+            return None
+        return checkpoint
+
+    def _method_keeper(self) -> StateKeeper[Any, Any]:
+        if isinstance(self._keeper, StorageKeeper):
+            raise TypeError("the round core asked a storage member to train, check or apply")
+        return self._keeper
+
+
+def head_after(proposed: Proposed, digest: bytes) -> Head:
+    """Where one stands after applying a record."""
+    return Head(proposed.record.round, proposed.hash, digest)
+
+
+def contributors_of(proposed: Proposed | None) -> tuple[PeerId, ...]:
+    return () if proposed is None else tuple(PeerId(taken.member) for taken in proposed.record.taken)
+
+
+def proof(told: TellHead, swarm: bytes) -> Proposed | None:
+    """The record that a head names, if the answerer showed it."""
+    if told.head.round == 0:
+        return None
+    proposed = open_proposal(told.proposal, swarm)
+    if isinstance(proposed, Malformed) or proposed.hash != told.head.record:
+        return None
+    return proposed if proposed.record.round == told.head.round else None

@@ -1,0 +1,85 @@
+"""What a swarm's engine tells its owner: small facts, in the order they happened, ready to be written as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+def _as_json(event: Any) -> dict[str, Any]:
+    """The event's fields under their names, and its kind under "event"."""
+    return {"event": type(event).__name__, **{field.name: getattr(event, field.name) for field in fields(event)}}
+
+
+@dataclass(frozen=True, slots=True)
+class RoundStarted:
+    round: int
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
+class LocalDone:
+    """This member's own work of a round is done and offered."""
+
+    round: int
+    samples: int
+    seconds: float
+    metrics: Mapping[str, float]
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
+class RoundClosed:
+    """The round's set is applied."""
+
+    round: int
+    contributors: tuple[str, ...]
+    state_digest: str  # hex; empty for methods without a common state
+    seconds: float  # since the round started here
+    phases: Mapping[str, float]  # seconds: {"train", "exchange", "apply"}
+    bytes_sent: int  # by the whole node, since the round before closed
+    bytes_received: int
+    own_taken: bool
+    proposer: str
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Figures about the state after `round`."""
+
+    round: int
+    metrics: Mapping[str, float]
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
+class Resynced:
+    """Another member's state was taken over."""
+
+    from_round: int
+    to_round: int
+    source: str  # peer id of one that told the head
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    reason: str
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    round: int
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something the owner should know; the engine goes on."""
+
+    message: str
+    as_json = _as_json
+
+
+Event = RoundStarted | LocalDone | RoundClosed | Evaluated | Resynced | Waiting | Finished | Problem

@@ -1,0 +1,289 @@
+"""The round engine's mouth: says to every connected peer what the cores want said, and asks them. A shell: it
+decides nothing.
+
+One talker task per connected peer empties that peer's outbox, so a slow or frozen peer holds up nobody else.
+"""
+
+from collections.abc import Callable, Iterable
+
+import trio
+
+from shoal.transport.port import GOSSIP_BYTES_MAX, Address, Code, PeerConnected, PeerId, Refusal, Transport
+from shoal.transport.wire import ADDRESSES_MAX
+
+from .answers_service import Answers, Cores, Gossiped
+from .effects import Effect
+from .events import Event, Problem
+from .outbox import Kind, Outbox
+from .ports import Signer
+from .records import (
+    ASK_MAX,
+    PROTOCOL_VERSION,
+    AskContributions,
+    AskHead,
+    AskRecord,
+    Calls,
+    Have,
+    Hello,
+    Offer,
+    Offered,
+    Presence,
+    Present,
+    Propose,
+    Proposed,
+    Standing,
+    TellHead,
+    open_contribution,
+    open_presence,
+    open_proposal,
+    seal_presence,
+    topic,
+)
+from .spec import SignedSpec, swarm_id_of
+
+ANSWER_S = 5.0  # a peer that takes longer for a small message counts as silent
+KEPT_MAX = 64  # connections a member keeps up of its own; beyond, it relies on others dialing it, and on gossip
+GOSSIP_QUEUE_MAX = 16  # own messages waiting to be gossiped; a member makes two a round
+
+
+class Exchange:
+    """One swarm's conversations. `do` carries out effects; `observe` tells the owner."""
+
+    def __init__(
+        self,
+        signed_spec: SignedSpec,
+        transport: Transport,
+        signer: Signer,
+        cores: Cores,
+        do: Callable[[list[Effect]], None],
+        observe: Callable[[Event], None],
+    ) -> None:
+        self._swarm = swarm = swarm_id_of(signed_spec.spec)
+        self._transport = transport
+        self._signer = signer
+        self._rounds = cores.rounds
+        self._roster = cores.roster
+        self._do = do
+        self._observe = observe
+        self._answers = Answers(signed_spec, cores, self, do)
+        self._calls = Calls(swarm)
+        self._talkers: dict[PeerId, _Talker] = {}
+        self._kept: dict[PeerId, tuple[Address, ...]] = {}
+        self._presence: Present | None = None
+        self._own_offer: Offered | None = None
+        self._own_proposal: Proposed | None = None
+        self._gossip_in, self._gossip_out = trio.open_memory_channel[bytes](GOSSIP_QUEUE_MAX)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Talk and answer until cancelled."""
+        self._answers.serve(self._transport)
+        try:
+            async with trio.open_nursery() as nursery, self._transport.events() as events:
+                await nursery.start(self._listen)
+                nursery.start_soon(self._gossip)
+                task_status.started()
+                async for event in events:
+                    self._drop(event.peer)
+                    if isinstance(event, PeerConnected):
+                        self._talkers[event.peer] = talker = _Talker(trio.current_time())
+                        nursery.start_soon(self._talk, event.peer, talker)
+        finally:
+            self._answers.stop_serving(self._transport)
+            for peer in self._kept:
+                self._transport.release(peer)
+
+    def stand(self, standing: Standing, sequence: int) -> None:
+        """Say from now on that this member stands so, under this sequence of its presence."""
+        addresses = self._transport.addresses()[:ADDRESSES_MAX]
+        self._presence = seal_presence(self._signer, self._swarm, sequence, Presence(standing, tuple(addresses)))
+        self._want(Kind.HELLO, self._roster.connected())
+
+    def introduce(self, presences: Iterable[bytes]) -> None:
+        """Members known from an earlier run: find them again."""
+        for envelope in presences:
+            present = open_presence(envelope, self._swarm)
+            if isinstance(present, Present):
+                self._roster.hear(present)
+        self.keep_members()
+
+    def offer(self, offered: Offered) -> None:
+        """Bring this member's contribution to the others."""
+        self._own_offer = offered
+        self._want(Kind.OFFER, self._roster.connected())
+        self._publish(Gossiped.CONTRIBUTION, offered.envelope)
+
+    def propose(self, proposed: Proposed) -> None:
+        """Bring this member's proposal to the others."""
+        self._own_proposal = proposed
+        self._want(Kind.PROPOSAL, self._roster.connected())
+        self._publish(Gossiped.PROPOSAL, proposed.envelope)
+
+    def announce(self) -> None:
+        """Say where this member stands and what it holds, to those who do not know it anyway."""
+        self._want(Kind.HAVE, (peer for peer in self._roster.connected() if self._rounds.owes_have(peer)))
+
+    def welcome(self, peer: PeerId) -> None:
+        """A member that was not connected before hears everything again."""
+        for kind in (Kind.PROPOSAL, Kind.OFFER, Kind.HAVE):
+            self._want(kind, (peer,))
+
+    def hello(self, guest: PeerId) -> Hello | Refusal:
+        """This member's hello to `guest`, also as an answer to theirs."""
+        if self._presence is None:
+            return Refusal(Code.BUSY, "this member is just starting")
+        introductions = self._roster.introductions(guest)
+        return Hello(PROTOCOL_VERSION, self._presence.envelope, self._rounds.head, introductions)
+
+    def keep_members(self) -> None:
+        """Stay connected to all members, up to a bound."""
+        wanted = self._roster.addresses()
+        for peer in [peer for peer in self._kept if peer not in wanted]:
+            del self._kept[peer]
+            self._transport.release(peer)
+        for peer in sorted(wanted):
+            is_news = self._kept.get(peer) != wanted[peer]
+            if is_news and (peer in self._kept or len(self._kept) < KEPT_MAX):
+                self._kept[peer] = wanted[peer]
+                self._transport.keep(peer, wanted[peer])
+
+    async def farewell(self, sequence: int) -> None:
+        """Say goodbye to the connected members, each once."""
+        peers = self._roster.connected()
+        self.stand(Standing.LEFT, sequence)
+        async with trio.open_nursery() as nursery:
+            for peer in peers:
+                hello = self.hello(peer)
+                if isinstance(hello, Hello):
+                    nursery.start_soon(self._say_goodbye, peer, hello)
+
+    async def ask_record(self, round: int, holders: Iterable[PeerId]) -> Proposed | None:
+        """The record of `round` from the first of `holders` that has it."""
+        for peer in holders:
+            reply = await self._transport.request(peer, self._calls.record, AskRecord(round), timeout_s=ANSWER_S)
+            if isinstance(reply, Propose):
+                proposed = open_proposal(reply.proposal, self._swarm)
+                if isinstance(proposed, Proposed) and proposed.record.round == round:
+                    return proposed
+        return None
+
+    async def ask_head(self, peer: PeerId) -> TellHead | None:
+        """Where `peer` stands, with the proof and the checkpoint."""
+        reply = await self._transport.request(peer, self._calls.head, AskHead(), timeout_s=ANSWER_S)
+        return reply if isinstance(reply, TellHead) else None
+
+    async def collect(self, missing: tuple[bytes, ...], holders: Iterable[PeerId]) -> tuple[Offered, ...]:
+        """As many of these contributions as `holders`, asked in turn, have."""
+        found: dict[bytes, Offered] = {}
+        for peer in holders:
+            while rest := [hash for hash in missing if hash not in found][:ASK_MAX]:
+                request = AskContributions(tuple(rest))
+                reply = await self._transport.request(peer, self._calls.contributions, request, timeout_s=ANSWER_S)
+                if isinstance(reply, Refusal):
+                    break
+                opened = [open_contribution(envelope, self._swarm) for envelope in reply.contributions]
+                useful = {one.hash: one for one in opened if isinstance(one, Offered) and one.hash in rest}
+                if not useful:
+                    break
+                found |= useful
+        return tuple(found[hash] for hash in missing if hash in found)
+
+    def _want(self, kind: Kind, peers: Iterable[PeerId]) -> None:
+        for peer in peers:
+            talker = self._talkers.get(peer)
+            if talker is not None:
+                talker.outbox.want(kind)
+                talker.wake.set()
+
+    def _drop(self, peer: PeerId) -> None:
+        """The peer disconnected, or connected anew."""
+        talker = self._talkers.pop(peer, None)
+        if talker is not None:
+            talker.scope.cancel()
+            self._roster.lose(peer)
+            self._do(self._rounds.look(trio.current_time()))
+
+    async def _talk(self, peer: PeerId, talker: "_Talker") -> None:
+        """Say to `peer` whatever is due, one thing at a time, until it disconnects."""
+        outbox = talker.outbox
+        with talker.scope:
+            while True:
+                talker.wake = trio.Event()
+                kind = outbox.take(trio.current_time())
+                if kind is None:
+                    with trio.move_on_at(outbox.wakes_at()):
+                        await talker.wake.wait()
+                    continue
+                refusal = await self._say(peer, kind)
+                if refusal is None:
+                    outbox.sent()
+                    continue
+                if refusal.code is Code.NEEDS_NEWER:
+                    self._observe(Problem(f"{peer} speaks a newer version: this swarm needs a newer Shoal"))
+                if refusal.code in (Code.UNKNOWN_METHOD, Code.NEEDS_NEWER):
+                    outbox.drop()
+                    continue
+                if refusal.code is Code.REFUSED:
+                    outbox.want(Kind.HELLO)  # it does not know this member, or no longer
+                outbox.failed(kind, trio.current_time())
+
+    async def _say(self, peer: PeerId, kind: Kind) -> Refusal | None:
+        """None also when there is nothing to say any more."""
+        calls, request = self._calls, self._transport.request
+        match kind:
+            case Kind.HELLO:
+                return await self._say_hello(peer)
+            case Kind.PROPOSAL:
+                proposed = self._own_proposal
+                if proposed is None:
+                    return None
+                reply = await request(peer, calls.propose, Propose(proposed.envelope), timeout_s=ANSWER_S)
+            case Kind.OFFER:
+                offered = self._own_offer
+                if offered is None or offered.round < self._rounds.round:
+                    return None
+                reply = await request(peer, calls.offer, Offer(offered.envelope), timeout_s=ANSWER_S)
+            case Kind.HAVE:
+                have = Have(self._rounds.head, self._rounds.held(), self._rounds.is_idle)
+                reply = await request(peer, calls.have, have, timeout_s=ANSWER_S)
+        if isinstance(reply, Refusal):
+            return reply
+        self._roster.tell(peer, reply.head)
+        self._do(self._rounds.look(trio.current_time()))
+        return None
+
+    async def _say_hello(self, peer: PeerId) -> Refusal | None:
+        hello = self.hello(peer)
+        if isinstance(hello, Refusal):
+            return hello
+        reply = await self._transport.request(peer, self._calls.hello, hello, timeout_s=ANSWER_S)
+        return reply if isinstance(reply, Refusal) else self._answers.greeted(peer, reply)
+
+    async def _say_goodbye(self, peer: PeerId, hello: Hello) -> None:
+        await self._transport.request(peer, self._calls.hello, hello, timeout_s=1.0)
+
+    def _publish(self, kind: Gossiped, envelope: bytes) -> None:
+        """Gossip what is small enough; who misses it hears it directly."""
+        if len(envelope) < GOSSIP_BYTES_MAX:
+            try:
+                self._gossip_in.send_nowait(bytes([kind]) + envelope)
+            except trio.WouldBlock:
+                return  # the direct messages are on their way
+
+    async def _gossip(self) -> None:
+        async for data in self._gossip_out:
+            await self._transport.publish(topic(self._swarm), data)
+
+    async def _listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with self._transport.subscribe(topic(self._swarm), self._answers.is_valid) as messages:
+            task_status.started()
+            async for message in messages:
+                self._answers.on_gossip(message)
+
+
+class _Talker:
+    """One connection's talker task, seen from outside of it."""
+
+    def __init__(self, now: float) -> None:
+        self.outbox = Outbox(now)
+        self.wake = trio.Event()
+        self.scope = trio.CancelScope()

@@ -1,0 +1,53 @@
+"""Opens signed envelopes, each once: what many peers relay is verified the first time and recognized by its hash
+after that.
+
+A peer may send any bytes, its own or others', forged or real, as fast as the transport lets it. It gets at most its
+allowance of verifications; what it repeats costs a hash.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from blake3 import blake3
+
+from shoal.transport.port import PeerId
+from shoal.transport.wire import Malformed
+
+from .allowance import Allowance
+from .records import Offered, Present, Proposed
+
+OPENED_MAX = 512  # envelopes remembered; memory: up to 5 KB each, proposals of large swarms more
+PEERS_MAX = 512  # allowances remembered; a peer beyond starts with a fresh one, in place of the longest known
+
+Opened = TypeVar("Opened", Offered, Proposed, Present)
+
+
+class Opener:
+    """One swarm's."""
+
+    def __init__(self, swarm: bytes) -> None:
+        self._swarm = swarm
+        self._opened: dict[tuple[object, bytes], object] = {}
+        self._allowances: dict[PeerId, Allowance] = {}
+
+    def open(
+        self, now: float, peer: PeerId, data: bytes, open_: Callable[[bytes, bytes], Opened | Malformed]
+    ) -> Opened | Malformed:
+        """What `open_` (one of records.open_*) makes of `data`, which `peer` sent."""
+        key = (open_, blake3(data).digest())
+        known = self._opened.get(key)
+        if known is not None:
+            return known  # type: ignore[return-value]  # the key holds the function whose value this is
+        allowance = self._allowances.get(peer)
+        if allowance is None:
+            if len(self._allowances) >= PEERS_MAX:
+                del self._allowances[next(iter(self._allowances))]
+            allowance = self._allowances[peer] = Allowance(now)
+        if not allowance.takes(now):
+            return Malformed("too many envelopes in too short a time")
+        opened = open_(data, self._swarm)
+        if not isinstance(opened, Malformed):  # else one liar's garbage would push the others' envelopes out
+            if len(self._opened) >= OPENED_MAX:
+                del self._opened[next(iter(self._opened))]
+            self._opened[key] = opened
+        return opened

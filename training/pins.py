@@ -1,0 +1,33 @@
+"""Under which labels a swarm's blobs are kept, and which it lets go: the newest rounds' payloads and states stay."""
+
+from .ports import Blobs
+
+KINDS = ("state", "local", "round")
+LEFT_OVER_ROUNDS = 16  # more than any kind keeps
+
+
+class Pins:
+    """The labels under which one swarm's blobs are kept, by kind and round."""
+
+    def __init__(self, swarm: bytes, blobs: Blobs) -> None:
+        self._prefix = swarm[:16].hex()
+        self._blobs = blobs
+        self._rounds: dict[str, set[int]] = {}
+
+    def label(self, kind: str, round: int) -> str:
+        """Keeps what is stored under it until `keep_newest` lets go."""
+        self._rounds.setdefault(kind, set()).add(round)
+        return f"{self._prefix}/{kind}/{round}"
+
+    def remember_until(self, round: int) -> None:
+        """Labels that an earlier run, which stood at `round`, may have left."""
+        for kind in KINDS:
+            self._rounds.setdefault(kind, set()).update(range(max(0, round - LEFT_OVER_ROUNDS), round + 2))
+
+    def keep_newest(self, kind: str, round: int, count: int) -> None:
+        """Let go of all rounds but the `count` that end with `round`; later ones are another branch's."""
+        kept = self._rounds.get(kind, set())
+        for other in sorted(kept):
+            if not round - count < other <= round + 1:
+                kept.discard(other)
+                self._blobs.unpin(f"{self._prefix}/{kind}/{other}")

@@ -1,0 +1,473 @@
+"""The round, as one member lives it: events go in, effects come out. No clock, no network, no method.
+
+A member stands at a head: the newest record it applied. The round after it is open: contributions that start from
+that very record and state are heard, fetched, checked and held; a proposal of a set of them, once all of the set is
+held, is applied and makes the next head. `Roster` says who is there and where they stand, `Closing` when this member
+proposes.
+
+A peer may send any contribution and proposal that its key can sign, of any round, any size, as many as it likes. It
+cannot: be heard without being in the roster; take more room than one contribution for this round and one for the
+next, and a proposal; be counted twice in a round; have a payload fetched that is larger than the spec allows; have a
+set applied that is not whole, starts from another state, is below members_min or holds what the method's `check`
+refused; stop a round by proposing what nobody has (a proposal that cannot be completed is given up). What a lying
+proposer can do stands in agreement.py.
+"""
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from shoal.transport.port import PeerId
+
+from .agreement import Closing, Propose, Standings, follow
+from .effects import (
+    AnnounceHeld,
+    ApplyRecord,
+    AskRecords,
+    CheckPayload,
+    Collect,
+    Effect,
+    Observe,
+    ProposeRecord,
+    Resync,
+    Train,
+)
+from .events import Finished, Problem, RoundStarted, Waiting
+from .log import RECORDS_KEPT
+from .offers import Offers
+from .records import Head, Offered, Proposed, Record, Standing, Taken
+from .roster import Roster
+from .spec import Spec
+
+PENDING_MAX = 4  # proposals for the open round at once
+EVIDENCE_MAX = 64  # equivocations kept; memory: 10 KB each
+FOLLOW_PAUSE_S = 1.0  # between two attempts to reach another head
+
+
+class Phase(enum.Enum):
+    WAITING = "waiting"  # for members, or for another head
+    OPEN = "open"
+    APPLYING = "applying"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True)
+class _Pending:
+    proposed: Proposed
+    until: float  # given up then
+
+
+@dataclass(slots=True)
+class _Round:
+    """The round after the head."""
+
+    closing: Closing
+    offers: Offers
+    started_at: float | None = None
+    pending: dict[bytes, _Pending] = field(default_factory=dict[bytes, _Pending])
+    has_work: bool = False  # this member's part is asked for or done
+    is_idle: bool = False  # this member has nothing to contribute
+    is_started_elsewhere: bool = False
+
+
+class Rounds:
+    """See the module's text. Every method that takes `now` returns what is to be done, or why an input is of no use."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        me: PeerId,
+        roster: Roster,
+        new_closing: Callable[[], Closing],
+        standing: Standing,
+        head: Head,
+        contributors: tuple[PeerId, ...] = (),
+    ) -> None:
+        self._spec = spec
+        self._me = me
+        self._roster = roster
+        self._new_closing = new_closing
+        self.standing = standing
+        self.head = head
+        self.contributors = contributors  # of the head's record, sorted
+        self.phase = Phase.WAITING
+        self.evidence: dict[
+            tuple[PeerId, int], tuple[bytes, bytes]
+        ] = {}  # two contributions of one member to one round
+        self._round = self._new_round()
+        self._early: dict[PeerId, Offered] = {}  # to the round after the open one
+        self._early_proposals: dict[PeerId, Proposed] = {}
+        self._is_following = False
+        self._follow_again_at = float("-inf")
+        self._is_record_missing = False  # the way by records is closed: go by checkpoint
+        self._waiting_for = ""
+
+    @property
+    def round(self) -> int:
+        """The open one."""
+        return self.head.round + 1
+
+    @property
+    def started_at(self) -> float | None:
+        """When the open round started here."""
+        return self._round.started_at
+
+    def is_over(self, round: int) -> bool:
+        """Whether this member's work for `round` has become pointless."""
+        return round != self.round or self.phase is not Phase.OPEN or self.standing is not Standing.TRAINER
+
+    def offer(self, hash: bytes) -> Offered | None:
+        """A contribution to the open round."""
+        return self._round.offers.get(hash)
+
+    def held(self) -> tuple[bytes, ...]:
+        """Contributions to the open round that are here, whole and checked: sorted hashes."""
+        return self._round.offers.held()
+
+    def owes_have(self, peer: PeerId) -> bool:
+        """Whether `peer` cannot know by itself where this member stands or what it holds.
+
+        Whoever contributed to the last record is expected to go on without saying so: that spares a message per pair
+        and round.
+        """
+        is_expected = self._me in self.contributors and peer in self.contributors
+        holds_blobs = any(offered.ref for hash in self.held() if (offered := self.offer(hash)))
+        return not is_expected or holds_blobs or self.is_idle or self.phase is Phase.FINISHED
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether this member has nothing to contribute to the open round."""
+        return self._round.is_idle
+
+    def sits_out(self, now: float) -> list[Effect]:
+        """This member has nothing to contribute to the open round: the others need not wait."""
+        self._round.is_idle = True
+        return [AnnounceHeld(), *self.look(now)]
+
+    def deadline(self, now: float) -> float:
+        """When to call `look` even if nothing happens."""
+        until = [pending.until for pending in self._round.pending.values()]
+        until += [at for at in (self._roster.doubt_ends_at(now), self._follow_again_at) if at > now]
+        if self.phase is Phase.OPEN and not self._round.pending:
+            decision = self._round.closing.decide(now, self._standings())
+            until.append(now if isinstance(decision, Propose) else decision.until)
+        return min(until, default=float("inf"))
+
+    def look(self, now: float) -> list[Effect]:
+        """Something changed, or time passed: the connected members, their heads, the deadline."""
+        if self.phase in (Phase.APPLYING, Phase.FINISHED):
+            return []
+        effects = self._drop_expired(now)
+        for pending in sorted(self._round.pending.values(), key=lambda pending: pending.proposed.hash):
+            if all(self._round.offers.is_held(taken.contribution) for taken in pending.proposed.record.taken):
+                return [*effects, self._apply(pending.proposed)]
+        effects += self._follow(now)
+        if self.phase is Phase.WAITING:
+            effects += self._start(now)
+        if self.phase is Phase.OPEN:
+            effects += self._work(now)
+            effects += self._close(now)
+        return effects
+
+    def heard(self, now: float, offered: Offered) -> list[Effect] | str:
+        """A contribution arrived, by whatever way."""
+        if offered.member == self._me or not self._roster.is_member(offered.member):
+            return "the contributor is not another member"
+        wrong = self._unsound(offered)
+        if wrong:
+            return wrong
+        base = Head(offered.round - 1, offered.contribution.base, offered.contribution.base_digest)
+        if offered.round == self.round + 1:
+            self._roster.tell(offered.member, base)
+            self._early.setdefault(offered.member, offered)  # bounded by the roster
+            return self.look(now)
+        if offered.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
+            return f"round {offered.round} is not open"
+        self._roster.tell(offered.member, base)
+        if not self._starts_from_head(offered):
+            return self.look(now)  # its author stands at another head: that may be worth following
+        return self._note(now, offered)
+
+    def heard_have(self, now: float, peer: PeerId, head: Head, held: Iterable[bytes], is_idle: bool) -> list[Effect]:
+        """A member says where it stands, what it holds, and whether it is at work there."""
+        self._roster.tell(peer, head)
+        self._roster.tell_work(peer, held, is_idle)
+        if head == self.head:
+            self._round.is_started_elsewhere = True
+        return self.look(now)
+
+    def contributed(self, now: float, offered: Offered) -> list[Effect] | str:
+        """This member's own contribution is made, or found again after a restart; its payload is stored here."""
+        if offered.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
+            return f"round {offered.round} is not open"
+        if not self._starts_from_head(offered):
+            return "it starts from another state"
+        self._round.offers.hold(offered)
+        self._round.has_work = True
+        return self.look(now)
+
+    def fetched(self, now: float, offered: Offered) -> list[Effect]:
+        """The end of a FetchPayload; the shell tries for as long as the round is open."""
+        if self.offer(offered.hash) is not offered:
+            return []
+        if self.standing is Standing.STORAGE:
+            return self._hold(now, offered)  # it has no method to check with; those who apply do
+        return [CheckPayload(offered)]
+
+    def checked(self, now: float, offered: Offered, wrong: str | None) -> list[Effect]:
+        """The end of a CheckPayload."""
+        if self.offer(offered.hash) is not offered:
+            return []
+        if wrong is None:
+            return self._hold(now, offered)
+        self._round.offers.refuse(offered)
+        for hash, pending in list(self._round.pending.items()):
+            if any(taken.contribution == offered.hash for taken in pending.proposed.record.taken):
+                del self._round.pending[hash]
+        text = f"the contribution of {offered.member} to round {offered.round} is refused: {wrong}"
+        return [Observe(Problem(text)), *self.look(now)]
+
+    def proposed(self, now: float, proposed: Proposed) -> list[Effect] | str:
+        """A proposal arrived."""
+        if proposed.proposer != self._me and not self._roster.is_member(proposed.proposer):
+            return "the proposer is not a known member"
+        if proposed.record.round == self.round + 1:
+            self._early_proposals.setdefault(proposed.proposer, proposed)  # bounded by the roster
+            return self.look(now)
+        return self.caught_up(now, proposed)
+
+    def caught_up(self, now: float, proposed: Proposed) -> list[Effect] | str:
+        """A record arrived that was asked for: others stand at it, so who proposed it, known here or not, does not
+        matter.
+        """
+        record = proposed.record
+        if record.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
+            return f"round {record.round} is not open"
+        if record.previous != self.head.record or record.base_digest != self.head.digest:
+            return "it starts from another state"
+        if not self._spec.members_min <= len(record.taken) <= self._spec.members_max:
+            return f"it takes {len(record.taken)} contributions"
+        if any(self._round.offers.is_refused(taken.contribution) for taken in record.taken):
+            return "it takes a contribution that is refused here"
+        if self.standing is Standing.STORAGE:
+            return self.look(now)  # it goes by heads, not by records
+        return self._consider(now, proposed)
+
+    def collected(self, now: float, proposed: Proposed, offers: Iterable[Offered]) -> list[Effect]:
+        """The end of a Collect: what was found."""
+        if proposed.hash not in self._round.pending:
+            return []
+        wanted = {taken.contribution: taken.member for taken in proposed.record.taken}
+        effects: list[Effect] = []
+        for offered in offers:
+            is_right = wanted.get(offered.hash) == offered.member and offered.round == self.round
+            if is_right and self._unsound(offered) is None and self._starts_from_head(offered):
+                effects += self._round.offers.take_in(offered)
+        if any(self.offer(hash) is None for hash in wanted):
+            del self._round.pending[proposed.hash]
+            self._is_record_missing = True  # if others did apply it, its checkpoint remains
+        return [*effects, *self.look(now)]
+
+    def applied(self, now: float, proposed: Proposed, digest: bytes) -> list[Effect]:
+        """The end of an ApplyRecord: the state after it has this digest, and is saved."""
+        record = proposed.record
+        contributors = tuple(PeerId(taken.member) for taken in record.taken)
+        return self._stand_at(now, Head(record.round, proposed.hash, digest), contributors)
+
+    def asked(self, now: float, is_found: bool) -> list[Effect]:
+        """The end of an AskRecords; a record that was found has gone through `proposed` before."""
+        self._is_following = False
+        if not is_found:
+            self._is_record_missing = True
+        return self.look(now)
+
+    def adopted(self, now: float, head: Head, contributors: tuple[PeerId, ...]) -> list[Effect]:
+        """The end of a Resync: this member now stands at `head`."""
+        self._is_following = False
+        return self._stand_at(now, head, contributors)
+
+    def resync_failed(self, now: float, holders: Iterable[PeerId]) -> list[Effect]:
+        """The end of a Resync that led nowhere; `holders` told that head."""
+        self._is_following = False
+        self._follow_again_at = now + FOLLOW_PAUSE_S
+        for peer in holders:
+            self._roster.doubt(peer, now)
+        return self.look(now)
+
+    def stand(self, now: float, standing: Standing) -> list[Effect]:
+        """The owner pauses or resumes."""
+        self.standing = standing
+        self._round.has_work = self.has_contributed()  # what a pause broke off is asked for again
+        return self.look(now)
+
+    def has_contributed(self) -> bool:
+        """Whether this member's contribution to the open round is made."""
+        return self._round.offers.first_of(self._me) is not None
+
+    def resync_ended(self, now: float) -> list[Effect]:
+        """The end of a Resync that was overtaken: this member stands better by now."""
+        self._is_following = False
+        return self.look(now)
+
+    def unapplied(self, now: float, proposed: Proposed) -> list[Effect]:
+        """The end of an ApplyRecord that could not be done here: a payload is gone from the disk."""
+        self.phase = Phase.OPEN
+        self._round.pending.pop(proposed.hash, None)
+        self._is_record_missing = True
+        return self.look(now)
+
+    def is_better(self, head: Head) -> bool:
+        """Whether `head` is worth going over to."""
+        return follow(self.head, {self._me: head}) is not None
+
+    def _new_round(self) -> _Round:
+        return _Round(self._new_closing(), Offers(can_check=self.standing is not Standing.STORAGE))
+
+    def _standings(self) -> Standings:
+        expected = [peer for peer in self._roster.trainers() if self._is_at_work(peer)]
+        if self.standing is Standing.TRAINER and not self.is_idle:
+            expected.append(self._me)
+        started_at = self._round.started_at
+        overdue_at = float("inf") if started_at is None else started_at + self._spec.round_s + self._spec.grace_s
+        return Standings(tuple(sorted(expected)), frozenset(self._round.offers.held_by_member()), overdue_at)
+
+    def _is_at_work(self, peer: PeerId) -> bool:
+        """It said that it stands here; or it contributed to the head's record, so that it is about to say so."""
+        stands_here = self._roster.head(peer) == self.head or peer in self.contributors
+        return stands_here and not self._roster.is_idle_at(peer, self.head)
+
+    def _unsound(self, offered: Offered) -> str | None:
+        if offered.contribution.samples > self._spec.samples_max:
+            return f"{offered.contribution.samples} samples exceed the spec's {self._spec.samples_max}"
+        if offered.payload_bytes > self._spec.payload_bytes_max:
+            return f"a payload of {offered.payload_bytes} bytes exceeds the spec's {self._spec.payload_bytes_max}"
+        return None
+
+    def _starts_from_head(self, offered: Offered) -> bool:
+        contribution = offered.contribution
+        return contribution.base == self.head.record and contribution.base_digest == self.head.digest
+
+    def _note(self, now: float, offered: Offered) -> list[Effect] | str:
+        """A sound contribution to the open round."""
+        first = self._round.offers.first_of(offered.member)
+        if first is not None and first.hash != offered.hash:
+            if len(self.evidence) < EVIDENCE_MAX:
+                self.evidence.setdefault((offered.member, offered.round), (first.envelope, offered.envelope))
+            return "another contribution of that member was heard first"
+        self._round.is_started_elsewhere = True
+        return [*self._round.offers.take_in(offered), *self.look(now)]
+
+    def _hold(self, now: float, offered: Offered) -> list[Effect]:
+        self._round.offers.hold(offered)
+        announce: list[Effect] = [AnnounceHeld()] if offered.ref is not None else []
+        return [*announce, *self.look(now)]
+
+    def _consider(self, now: float, proposed: Proposed) -> list[Effect] | str:
+        """A sound proposal for the open round: get what is missing of its set."""
+        if proposed.hash in self._round.pending:
+            return "known"
+        if len(self._round.pending) >= PENDING_MAX:
+            return "too many proposals"
+        until = now + self._spec.grace_s + self._spec.silence_s
+        self._round.pending[proposed.hash] = _Pending(proposed, until)
+        hashes = [taken.contribution for taken in proposed.record.taken]
+        missing = tuple(hash for hash in hashes if self.offer(hash) is None)
+        return [*([Collect(proposed, missing)] if missing else []), *self.look(now)]
+
+    def _drop_expired(self, now: float) -> list[Effect]:
+        expired = [hash for hash, pending in self._round.pending.items() if pending.until <= now]
+        for hash in expired:
+            del self._round.pending[hash]
+        if not expired:
+            return []
+        self._is_record_missing = True
+        return [Observe(Problem(f"a proposal for round {self.round} is given up: its payloads did not arrive in time"))]
+
+    def _follow(self, now: float) -> list[Effect]:
+        """Go over to a better head, by records if they lead there."""
+        if self._is_following or now < self._follow_again_at:
+            return []
+        heads = self._roster.heads(now)
+        best = follow(self.head, heads)
+        if best is None or best.record in self._round.pending:
+            return []
+        self._is_following = True
+        gap = best.round - self.head.round
+        is_storage = self.standing is Standing.STORAGE
+        if 0 < gap <= RECORDS_KEPT and not self._is_record_missing and not is_storage:
+            return [AskRecords(self.round, tuple(peer for peer, head in heads.items() if head.round > self.head.round))]
+        effects: list[Effect] = []
+        if best.record == self.head.record and not is_storage:
+            text = f"this member's state after round {best.round} differs from the others'; taking over theirs"
+            effects.append(Observe(Problem(text)))
+        return [*effects, Resync(best, tuple(peer for peer, head in heads.items() if head == best))]
+
+    def _start(self, now: float) -> list[Effect]:
+        """Open the round for work, unless there is a better place to be, or others are missing."""
+        if self.standing is Standing.STORAGE:
+            return []
+        if follow(self.head, self._roster.heads(now)) is not None:
+            return self._wait("catching up with the other members")
+        count = len(self._roster.trainers()) + (self.standing is Standing.TRAINER)
+        if self.head.round == 0 and count < self._spec.members_start and not self._round.is_started_elsewhere:
+            return self._wait(f"{count} of {self._spec.members_start} members are connected")
+        self.phase = Phase.OPEN
+        self._round.started_at = now
+        self._waiting_for = ""
+        return [Observe(RoundStarted(self.round)), AnnounceHeld()]
+
+    def _work(self, now: float) -> list[Effect]:
+        """Ask for this member's part, once."""
+        started_at = self._round.started_at
+        if self._round.has_work or self.standing is not Standing.TRAINER or started_at is None:
+            return []
+        self._round.has_work = True
+        others = self.contributors if self.head.round else self._roster.trainers()
+        return [Train(self.round, tuple(sorted({*others, self._me})), started_at + self._spec.round_s)]
+
+    def _close(self, now: float) -> list[Effect]:
+        """Propose, if it is this member's turn to, and nobody's proposal is being completed."""
+        if self._round.pending:
+            return []
+        standings = self._standings()
+        decision = self._round.closing.decide(now, standings)
+        if isinstance(decision, Propose):
+            held = self._round.offers.held_by_member()
+            taken = tuple(Taken(peer, hash) for peer, hash in held.items())[: self._spec.members_max]
+            return [ProposeRecord(Record(self.head.record, self.round, self.head.digest, taken))]
+        is_short = len(standings.held) < self._spec.members_min and now >= standings.overdue_at
+        return self._wait(f"round {self.round}: {decision.reason}") if is_short else []
+
+    def _wait(self, reason: str) -> list[Effect]:
+        """Say why nothing goes on, once."""
+        if reason == self._waiting_for:
+            return []
+        self._waiting_for = reason
+        return [Observe(Waiting(reason))]
+
+    def _apply(self, proposed: Proposed) -> Effect:
+        self.phase = Phase.APPLYING
+        offers = (self.offer(taken.contribution) for taken in proposed.record.taken)
+        return ApplyRecord(proposed, tuple(offered for offered in offers if offered is not None))
+
+    def _stand_at(self, now: float, head: Head, contributors: tuple[PeerId, ...]) -> list[Effect]:
+        """A new head: forget the round that led here, open the next."""
+        self.head = head
+        self.contributors = contributors
+        self.phase = Phase.WAITING
+        self._round = self._new_round()
+        self._is_record_missing = False
+        self._follow_again_at = float("-inf")
+        if self._spec.rounds_max and head.round >= self._spec.rounds_max:
+            self.phase = Phase.FINISHED
+            return [Observe(Finished(head.round)), AnnounceHeld()]
+        early, self._early = self._early, {}
+        proposals, self._early_proposals = self._early_proposals, {}
+        effects = self.look(now)
+        for offered in early.values():
+            heard = self.heard(now, offered)
+            effects += [] if isinstance(heard, str) else heard
+        for proposed in proposals.values():
+            heard = self.proposed(now, proposed)
+            effects += [] if isinstance(heard, str) else heard
+        return effects

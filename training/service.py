@@ -1,0 +1,222 @@
+"""One swarm on one node: carries out what the round core decides, and tells it how that ended. The engine's outer
+shell.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from shoal.transport.port import PeerId, Refusal, Transport
+from shoal.transport.wire import Malformed
+
+from .agreement import LowestPeerCloses
+from .answers_service import Cores
+from .engine_service import Engine, Means, contributors_of
+from .events import Event, Problem
+from .log import Log
+from .method import Method
+from .pins import Pins
+from .ports import Blobs, Signer
+from .records import AskSpec, Calls, Standing, TellHead, open_contribution
+from .roster import Roster
+from .rounds import Phase, Rounds
+from .spec import SignedSpec, open_spec, swarm_id_of
+from .state_service import Restored, StateKeeper, open_keeper
+from .storage_service import StorageKeeper
+from .store import MemberStore, StoredTurn
+from .workers_service import ThreadWorkers, Workers
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    peer: PeerId
+    standing: Standing
+    is_connected: bool
+    round: int | None  # the newest it says it applied
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmStatus:
+    swarm: bytes
+    phase: Phase
+    round: int  # the newest that is applied here
+    state_digest: str  # hex
+    standing: Standing
+    contributors: tuple[PeerId, ...]  # of that round
+    contributions_held: int  # to the open round
+    members: tuple[MemberStatus, ...]  # the others
+
+
+async def fetch_spec(
+    transport: Transport, peer: PeerId, swarm: bytes, *, timeout_s: float
+) -> SignedSpec | Refusal | Malformed:
+    """Ask a connected peer for the spec of `swarm`; what comes back is that spec, whoever the peer is."""
+    reply = await transport.request(peer, Calls(swarm).spec, AskSpec(), timeout_s=timeout_s)
+    if isinstance(reply, Refusal):
+        return reply
+    opened = open_spec(reply, swarm)
+    return opened if isinstance(opened, Malformed) else reply
+
+
+class SwarmService:
+    """A member of one swarm. Without a method it is a storage member: it keeps and serves, and contributes nothing."""
+
+    def __init__(
+        self,
+        signed_spec: SignedSpec,
+        method: Method[Any, Any] | None,
+        transport: Transport,
+        blobs: Blobs,
+        signer: Signer,
+        directory: Path,
+        observe: Callable[[Event], None],
+        is_paused: bool = False,
+        *,
+        workers: Workers | None = None,
+    ) -> None:
+        """Raises ValueError for a spec that `open_spec` refuses."""
+        spec = open_spec(signed_spec)
+        if isinstance(spec, Malformed):
+            raise ValueError(spec.reason)
+        self.swarm = swarm_id_of(signed_spec.spec)
+        self._method = method
+        self._is_paused = is_paused
+        self._means = Means(
+            signed_spec,
+            spec,
+            self.swarm,
+            transport,
+            blobs,
+            signer,
+            workers or ThreadWorkers(),
+            MemberStore(directory),
+            Pins(self.swarm, blobs),
+            observe,
+        )
+        self._cores: Cores | None = None
+        self._engine: Engine | None = None
+        self._keeper: StateKeeper[Any, Any] | StorageKeeper | None = None
+        self._restand = trio.Event()
+        self._is_leaving = False
+        self._over = trio.Event()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Take part until cancelled, left, or the last round is over."""
+        means, store = self._means, self._means.store
+        if self._method is None:
+            self._keeper = keeper = StorageKeeper(self.swarm, means.blobs, means.pins, store, means.workers)
+            restored = await keeper.restore()
+        else:
+            self._keeper, restored = await open_keeper(
+                means.spec, self._method, means.blobs, means.pins, store, means.workers
+            )
+        for problem in restored.problems:
+            means.observe(Problem(problem))
+        self._cores = cores = self._make_cores(restored)
+        self._engine = engine = Engine(means, cores, self._keeper)
+        async with trio.open_nursery() as nursery:
+            await self._stand()
+            engine.exchange.introduce(await means.workers.run(store.load_members))
+            await self._offer_again(engine)
+            await nursery.start(engine.run)
+            nursery.start_soon(self._watch_standing)
+            nursery.start_soon(self._watch_finish)
+            task_status.started()
+            await self._over.wait()
+            nursery.cancel_scope.cancel()
+
+    def pause(self) -> None:
+        """Contribute nothing from now on, but follow."""
+        self._is_paused = True
+        self._restand.set()
+
+    def resume(self) -> None:
+        """Contribute again."""
+        self._is_paused = False
+        self._restand.set()
+
+    async def leave(self) -> None:
+        """Say goodbye and stop. What is on disk stays."""
+        self._is_leaving = True
+        if self._engine is not None:
+            sequence = await self._means.workers.run(self._means.store.next_sequence)
+            await self._engine.exchange.farewell(sequence)
+        self._over.set()
+
+    def status(self) -> SwarmStatus:
+        """Where this member stands and whom it knows."""
+        if self._cores is None:
+            return SwarmStatus(self.swarm, Phase.WAITING, 0, "", self._standing(), (), 0, ())
+        rounds, roster = self._cores.rounds, self._cores.roster
+        return SwarmStatus(
+            swarm=self.swarm,
+            phase=rounds.phase,
+            round=rounds.head.round,
+            state_digest=rounds.head.digest.hex(),
+            standing=rounds.standing,
+            contributors=rounds.contributors,
+            contributions_held=len(rounds.held()),
+            members=tuple(MemberStatus(*row) for row in roster.table()),
+        )
+
+    def state(self) -> Any:
+        """The newest state, or None while there is none. It is never changed in place."""
+        return None if self._keeper is None else self._keeper.state
+
+    def _standing(self) -> Standing:
+        if self._method is None:
+            return Standing.STORAGE
+        return Standing.PAUSED if self._is_paused else Standing.TRAINER
+
+    def _make_cores(self, restored: Restored) -> Cores:
+        spec, me = self._means.spec, self._means.signer.peer_id
+        roster = Roster(me, spec.members_max)
+        new_closing = partial(LowestPeerCloses, me, spec.members_min, spec.silence_s)
+        contributors = contributors_of(restored.proposed)
+        rounds = Rounds(spec, me, roster, new_closing, self._standing(), restored.head, contributors)
+        proposal = b"" if restored.proposed is None else restored.proposed.envelope
+        log = Log(TellHead(restored.head, proposal, restored.checkpoint))
+        return Cores(rounds, roster, log)
+
+    async def _stand(self) -> None:
+        """Tell everybody how this member stands."""
+        if self._engine is not None and self._cores is not None and not self._is_leaving:
+            standing = self._standing()
+            sequence = await self._means.workers.run(self._means.store.next_sequence)
+            self._engine.exchange.stand(standing, sequence)
+            self._engine.do(self._cores.rounds.stand(trio.current_time(), standing))
+
+    async def _watch_standing(self) -> None:
+        while True:
+            await self._restand.wait()
+            self._restand = trio.Event()
+            await self._stand()
+
+    async def _offer_again(self, engine: Engine) -> None:
+        """After a restart in mid-round: the contribution made before counts, there must not be a second one."""
+        means = self._means
+        stored = await means.workers.run(means.store.load_turn)
+        if not isinstance(stored, StoredTurn) or self._cores is None:
+            return
+        offered = open_contribution(stored.contribution, self.swarm)
+        if isinstance(offered, Malformed) or offered.member != means.signer.peer_id:
+            return
+        if offered.ref is not None and means.blobs.open(offered.ref) is None:
+            return
+        if not isinstance(self._cores.rounds.contributed(trio.current_time(), offered), str):
+            engine.exchange.offer(offered)
+
+    async def _watch_finish(self) -> None:
+        """After the last round, stay until the others have it too, or for as long as a round may take to close."""
+        if self._engine is None or self._cores is None:
+            return
+        await self._engine.finished.wait()
+        spec = self._means.spec
+        with trio.move_on_after(spec.grace_s + spec.silence_s):
+            while self._cores.roster.is_anybody_behind(spec.rounds_max):
+                await self._engine.wait_for_change()
+        self._over.set()

@@ -1,0 +1,237 @@
+"""A member's state and local value: a method's functions run in workers, their results kept on disk. A shell.
+
+The engine calls one thing at a time here, but for `check` and `train`, which run beside everything else.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic
+
+from shoal.transport.blobs import BlobRef
+from shoal.transport.port import PeerId, Refusal
+from shoal.transport.wire import Malformed
+
+from .method import Local, Method, Share, State, Turn, Work
+from .pins import Pins
+from .ports import BlobReader, Blobs, BytesReader
+from .records import Head, Offered, Proposed, open_proposal
+from .spec import Spec, swarm_id
+from .store import FILE_VERSION, MemberStore, StoredHead
+from .workers_service import Workers
+
+STATES_KEPT = 2  # the newest and the one before, which others may still be fetching; disk: so many states
+CHECKPOINT_BYTES_MAX_FACTOR = 2  # a checkpoint may be so many times as large as one's own state, plus a MiB
+CHECKPOINT_S = 3_600.0  # to fetch one
+
+Holders = Callable[[], Iterable[PeerId]]
+
+
+@dataclass(frozen=True, slots=True)
+class Applied(Generic[State]):
+    """The state after a round, not yet this member's."""
+
+    state: State
+    digest: bytes  # empty for methods without a common state
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Where an earlier run of this member stood, or the start."""
+
+    head: Head
+    proposed: Proposed | None  # the head's record
+    checkpoint: BlobRef | None
+    problems: tuple[str, ...]
+
+
+class StateKeeper(Generic[State, Local]):
+    """The member's state and local value. `restore` comes before all else."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        method: Method[State, Local],
+        blobs: Blobs,
+        pins: Pins,
+        store: MemberStore,
+        workers: Workers,
+        start: tuple[State, Local],
+    ) -> None:
+        self._spec = spec
+        self._swarm = swarm_id(spec)
+        self._method = method
+        self._blobs = blobs
+        self._store = store
+        self._workers = workers
+        self._pins = pins
+        self._state, self._local = start
+        self._work: tuple[Work[Local], bytes | None] | None = None  # unsettled, and its contribution's hash
+        self._checkpoint_bytes_max = 0
+
+    @property
+    def state(self) -> State:
+        """The newest; never changed in place."""
+        return self._state
+
+    async def restore(self) -> Restored:
+        """Go on where an earlier run stopped, or start."""
+        digest = await self._digest(self._state)
+        self._checkpoint_bytes_max = CHECKPOINT_BYTES_MAX_FACTOR * await self._workers.run(self._saved_bytes) + 2**20
+        stored = await self._workers.run(self._store.load_head)
+        problems: list[str] = []
+        if isinstance(stored, Malformed):
+            problems.append(f"the saved position cannot be read ({stored.reason}); starting from round 0")
+        elif stored is not None:
+            restored = await self._load(stored)
+            if isinstance(restored, Restored):
+                return restored
+            problems.append(f"{restored}; starting from round 0")
+        head = Head(0, self._swarm, digest)
+        saved = await self._save(head, None)
+        if isinstance(saved, str):
+            return Restored(head, None, None, (*problems, saved))
+        return Restored(head, None, saved, tuple(problems))
+
+    async def _load(self, stored: StoredHead) -> Restored | str:
+        """What an earlier run saved, or why it cannot be used. A local value that is lost is started afresh."""
+        round = stored.head.round
+        proposed = open_proposal(stored.proposal, self._swarm) if round else None
+        if isinstance(proposed, Malformed):
+            return f"the saved record cannot be read: {proposed.reason}"
+        state = None if stored.state is None else await self._load_state(stored.state)
+        if state is None or isinstance(state, str):
+            return state or "no state was saved"
+        if await self._digest(state) != stored.head.digest:
+            return f"the saved state of round {round} has changed on disk"
+        self._state = state
+        problems: tuple[str, ...] = ()
+        local = None if stored.local is None else self._blobs.open(stored.local)
+        if local is None:
+            problems = ("the saved optimizer state is gone; starting with a fresh one",)
+        else:
+            try:
+                self._local = await self._workers.run(partial(self._method.load_local, local))
+            except ValueError as error:
+                problems = (f"the saved optimizer state cannot be used ({error}); starting with a fresh one",)
+        self._pins.remember_until(round)
+        return Restored(stored.head, proposed, stored.state, problems)
+
+    async def _load_state(self, ref: BlobRef) -> State | str:
+        reader = self._blobs.open(ref)
+        if reader is None:
+            return "the saved state is gone"
+        try:
+            return await self._workers.run(partial(self._method.load, reader))
+        except ValueError as error:
+            return f"the saved state cannot be read: {error}"
+
+    async def train(self, turn: Turn) -> Work[Local]:
+        """This member's part of a round; settled by `stand_at` or `discard`."""
+        work = await self._workers.train(partial(self._method.contribute, self._state, self._local, turn))
+        self._work = work, None
+        return work
+
+    def offered(self, hash: bytes) -> None:
+        """The work done last became this contribution."""
+        if self._work is not None:
+            self._work = self._work[0], hash
+
+    async def discard(self) -> None:
+        """The work done last is not going to be a contribution."""
+        await self._settle(self._state, frozenset())
+
+    async def check(self, offered: Offered) -> str | None:
+        """None when its payload is sound."""
+        reader = self.reader(offered)
+        if reader is None:
+            return "its payload is not here"
+        check = partial(
+            self._method.check, self._spec, offered.round, offered.member, offered.contribution.samples, reader
+        )
+        return await self._workers.run(check)
+
+    async def apply(self, offers: Iterable[Offered]) -> Applied[State] | str:
+        """The state after these contributions, sorted by member; or which is missing."""
+        shares: list[Share] = []
+        for offered in offers:
+            reader = self.reader(offered)
+            if reader is None:
+                return f"the payload of {offered.member} for round {offered.round} is gone"
+            samples = offered.contribution.samples
+            shares.append(Share(offered.round, offered.member, samples, 1, offered.round - 1, reader))
+        applied, _ = await self._workers.run(partial(self._method.apply, self._state, shares))
+        return Applied(applied, await self._digest(applied))
+
+    async def fetch_state(
+        self, head: Head, ref: BlobRef, holders: Callable[[], Iterable[PeerId]]
+    ) -> Applied[State] | str:
+        """The state that others stand at, verified against their head; or why it cannot be had."""
+        if ref.size > self._checkpoint_bytes_max:
+            return f"a checkpoint of {ref.size} bytes is more than {self._checkpoint_bytes_max}"
+        label = self._pins.label("state", head.round)
+        refusal = await self._blobs.fetch(ref, holders, pin=label, timeout_s=CHECKPOINT_S)
+        if refusal is not None:
+            return refusal.message
+        state = await self._load_state(ref)
+        if isinstance(state, str):
+            return state
+        digest = await self._digest(state)
+        return Applied(state, digest) if digest == head.digest else "its checkpoint is of another state"
+
+    async def stand_at(
+        self, head: Head, proposed: Proposed | None, state: State, taken: frozenset[bytes]
+    ) -> BlobRef | str:
+        """Go on from `state`: settle one's own work, save both. The saved state, or why it was not saved; either
+        way it is taken.
+        """
+        await self._settle(state, taken)
+        self._state = state
+        return await self._save(head, proposed)
+
+    async def evaluate(self) -> Mapping[str, float]:
+        return await self._workers.run(partial(self._method.evaluate, self._state))
+
+    def reader(self, offered: Offered) -> BlobReader | None:
+        payload = offered.contribution.payload
+        return self._blobs.open(payload) if isinstance(payload, BlobRef) else BytesReader(payload)
+
+    async def _settle(self, state: State, taken: frozenset[bytes]) -> None:
+        if self._work is None:
+            return
+        (work, hash), self._work = self._work, None
+        settle = partial(self._method.settle, work.local, state, hash is not None and hash in taken)
+        self._local = await self._workers.run(settle)
+
+    async def _save(self, head: Head, proposed: Proposed | None) -> BlobRef | str:
+        saved = await self._blobs.put(self._method.save(self._state), pin=self._pins.label("state", head.round))
+        if isinstance(saved, Refusal):
+            return f"the state of round {head.round} is not saved: {saved.message}"
+        saved_local = await self._blobs.put(
+            self._method.save_local(self._local), pin=self._pins.label("local", head.round)
+        )
+        if isinstance(saved_local, Refusal):
+            return f"the optimizer state of round {head.round} is not saved: {saved_local.message}"
+        stored = StoredHead(FILE_VERSION, head, b"" if proposed is None else proposed.envelope, saved, saved_local)
+        try:
+            await self._workers.run(partial(self._store.save_head, stored))
+        except OSError as error:
+            return f"the position in round {head.round} is not saved: {error.strerror}"
+        self._pins.keep_newest("state", head.round, STATES_KEPT)
+        self._pins.keep_newest("local", head.round, 1)
+        return saved
+
+    async def _digest(self, state: State) -> bytes:
+        return await self._workers.run(partial(self._method.digest, state)) or b""
+
+    def _saved_bytes(self) -> int:
+        return sum(memoryview(piece).nbytes for piece in self._method.save(self._state))
+
+
+async def open_keeper(
+    spec: Spec, method: Method[State, Local], blobs: Blobs, pins: Pins, store: MemberStore, workers: Workers
+) -> tuple[StateKeeper[State, Local], Restored]:
+    """The state this member goes on from."""
+    start = await workers.run(partial(method.start, spec))
+    keeper = StateKeeper(spec, method, blobs, pins, store, workers, start)
+    return keeper, await keeper.restore()

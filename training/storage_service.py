@@ -1,0 +1,57 @@
+"""What a storage member keeps in a state's place: the newest checkpoint's bytes, which it cannot read. A shell."""
+
+from functools import partial
+
+from shoal.transport.blobs import BlobRef
+from shoal.transport.wire import Malformed
+
+from .pins import Pins
+from .ports import Blobs
+from .records import Head, Proposed, open_proposal
+from .state_service import CHECKPOINT_S, STATES_KEPT, Applied, Holders, Restored
+from .store import FILE_VERSION, MemberStore, StoredHead
+from .workers_service import Workers
+
+
+class StorageKeeper:
+    """A member without a method: heads and checkpoints are taken on the word of those who have one."""
+
+    def __init__(self, swarm: bytes, blobs: Blobs, pins: Pins, store: MemberStore, workers: Workers) -> None:
+        self._swarm = swarm
+        self._blobs = blobs
+        self._pins = pins
+        self._store = store
+        self._workers = workers
+
+    @property
+    def state(self) -> None:
+        """None that could be read."""
+        return None
+
+    async def restore(self) -> Restored:
+        """Where an earlier run stood, if its checkpoint is still here."""
+        stored = await self._workers.run(self._store.load_head)
+        if isinstance(stored, StoredHead) and stored.state is not None and self._blobs.open(stored.state) is not None:
+            proposed = open_proposal(stored.proposal, self._swarm)
+            if isinstance(proposed, Proposed):
+                self._pins.remember_until(stored.head.round)
+                return Restored(stored.head, proposed, stored.state, ())
+        problems = (f"the saved position cannot be read: {stored.reason}",) if isinstance(stored, Malformed) else ()
+        return Restored(Head(0, self._swarm, b""), None, None, problems)
+
+    async def fetch_state(self, head: Head, ref: BlobRef, holders: Holders) -> Applied[BlobRef] | str:
+        label = self._pins.label("state", head.round)
+        refusal = await self._blobs.fetch(ref, holders, pin=label, timeout_s=CHECKPOINT_S)
+        return Applied(ref, head.digest) if refusal is None else refusal.message
+
+    async def stand_at(
+        self, head: Head, proposed: Proposed | None, state: BlobRef | None, taken: frozenset[bytes]
+    ) -> BlobRef | str | None:
+        """Keep this checkpoint from now on; or why it is not kept."""
+        stored = StoredHead(FILE_VERSION, head, b"" if proposed is None else proposed.envelope, state, None)
+        try:
+            await self._workers.run(partial(self._store.save_head, stored))
+        except OSError as error:
+            return f"the position in round {head.round} is not saved: {error.strerror}"
+        self._pins.keep_newest("state", head.round, STATES_KEPT)
+        return state

@@ -1,0 +1,111 @@
+"""What a member keeps on disk beside its blobs: where it stands, what it has offered, whom it knows. The shell for
+the disk.
+
+Every file is written whole under another name, synced and renamed, so that after a kill -9 each holds the old or the
+new value, never a part. A file that cannot be read counts as missing; the engine says so and catches up from others.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from shoal.transport.blobs import BlobRef
+from shoal.transport.wire import U64, Malformed, Message, decode, encode
+
+from .records import MEMBERS_MAX, PRESENCE_BYTES_MAX, ContributionBytes, Head, PresenceBytes, ProposalBytes, RoundNumber
+
+FILE_VERSION = 1
+FILE_BYTES_MAX = MEMBERS_MAX * (PRESENCE_BYTES_MAX + 16) + 1024
+
+Version = Annotated[int, msgspec.Meta(ge=FILE_VERSION, le=FILE_VERSION)]
+StoredMessage = TypeVar("StoredMessage", bound=Message)
+
+
+class StoredHead(Message, frozen=True):
+    """The newest round that is applied, settled and saved."""
+
+    version: Version
+    head: Head
+    proposal: ProposalBytes  # of the head's record; empty for round 0
+    state: BlobRef | None
+    local: BlobRef | None
+
+
+class StoredTurn(Message, frozen=True):
+    """This member's contribution to a round, so that a restart never makes a second one."""
+
+    version: Version
+    round: RoundNumber
+    contribution: ContributionBytes
+
+
+class StoredMembers(Message, frozen=True):
+    version: Version
+    presences: Annotated[tuple[PresenceBytes, ...], msgspec.Meta(max_length=MEMBERS_MAX)]
+
+
+class StoredSequence(Message, frozen=True):
+    """The highest sequence this member has used for its presence."""
+
+    version: Version
+    sequence: U64
+
+
+class MemberStore:
+    """One swarm's folder. All calls block: they belong into worker threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def load_head(self) -> StoredHead | Malformed | None:
+        return self._load("head", StoredHead)
+
+    def save_head(self, head: StoredHead) -> None:
+        """Raises OSError, as all saves here do."""
+        self._save("head", head)
+
+    def load_turn(self) -> StoredTurn | Malformed | None:
+        return self._load("turn", StoredTurn)
+
+    def save_turn(self, round: int, contribution: bytes) -> None:
+        self._save("turn", StoredTurn(FILE_VERSION, round, contribution))
+
+    def load_members(self) -> tuple[bytes, ...]:
+        stored = self._load("members", StoredMembers)
+        return stored.presences if isinstance(stored, StoredMembers) else ()
+
+    def save_members(self, presences: tuple[bytes, ...]) -> None:
+        self._save("members", StoredMembers(FILE_VERSION, presences))
+
+    def next_sequence(self) -> int:
+        """A sequence never given before, on disk before it is used."""
+        stored = self._load("sequence", StoredSequence)
+        sequence = stored.sequence + 1 if isinstance(stored, StoredSequence) else 1
+        self._save("sequence", StoredSequence(FILE_VERSION, sequence))
+        return sequence
+
+    def _load(self, name: str, type_: type[StoredMessage]) -> StoredMessage | Malformed | None:
+        try:
+            data = (self._directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return Malformed(f"{self._directory / name} cannot be read: {error.strerror}")
+        return decode(data, type_, FILE_BYTES_MAX)
+
+    def _save(self, name: str, value: Message) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        draft = self._directory / f"{name}.new"
+        with draft.open("wb") as file:
+            file.write(encode(value))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, self._directory / name)
+        if os.name == "posix":
+            descriptor = os.open(self._directory, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
