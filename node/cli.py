@@ -26,7 +26,9 @@ exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no node is running, 4 directory or 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
-    arguments = parser().parse_args(argv)
+    # Not set_defaults: that reaches the options shared with the commands, which would then undo what stood before them.
+    defaults = argparse.Namespace(data_dir=None, config=None, json=False, verbose=False)
+    arguments = parser().parse_args(argv, defaults)
     run: Callable[[argparse.Namespace], Exit] = arguments.run
     try:
         return int(run(arguments))
@@ -76,7 +78,6 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     root.add_argument("--version", action="version", version=f"shoal {shoal.__version__}")
-    root.set_defaults(data_dir=None, config=None, json=False, verbose=False)
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
     cli_node.add_commands(commands, parent)
     cli_config.add_commands(commands, parent)

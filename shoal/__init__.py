@@ -10,12 +10,20 @@ if not (Path(__path__[0]) / "node").is_dir():
     __path__.append(str(Path(__file__).resolve().parent.parent))
 
 if TYPE_CHECKING:
+    from shoal.node.complaint import Complaint
     from shoal.node.library import Swarm, create, join
+    from shoal.training.loop import SwarmEnded
 
 __version__ = "0.1.0"
-__all__ = ["Swarm", "__version__", "create", "join"]
+__all__ = ["Complaint", "Swarm", "SwarmEnded", "__version__", "create", "join"]
 
-_HOMES = {"Swarm": "shoal.node.library", "create": "shoal.node.library", "join": "shoal.node.library"}
+_HOMES = {
+    "Complaint": "shoal.node.complaint",
+    "Swarm": "shoal.node.library",
+    "SwarmEnded": "shoal.training.loop",
+    "create": "shoal.node.library",
+    "join": "shoal.node.library",
+}
 
 
 def __getattr__(name: str) -> object:
