@@ -100,9 +100,9 @@ def memory_bytes(size: GptSize, batch_size: int, context: int) -> int:
     """An estimate from above of what a member that trains this needs, torch included.
 
     Per parameter 40 bytes: the state and its successor (16), the inner copy and its gradient (8), AdamW's moments (8),
-    the pseudo-gradient and its payload (8). Per token, what the backward pass keeps of each layer (about 24 d float32)
+    the pseudo-gradient and its payload (8). Per token, what the backward pass keeps of each layer (about 28 d float32)
     and of the logits.
     """
     tokens = batch_size * context
-    activations = 4 * tokens * (24 * size.width * size.layers + 4 * VOCABULARY)
+    activations = 4 * tokens * (28 * size.width * size.layers + 4 * VOCABULARY)
     return TORCH_BYTES + 40 * parameter_count(size) + activations

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.training.codecs import CODECS
+from shoal.training.codecs import CODECS, PIECE
 from shoal.training.payload import (
     VALUE_MAX,
     Delta,
@@ -101,5 +101,5 @@ def test_any_bytes_are_a_payload_or_a_reason(codec: str, data: st.DataObject) ->
 
 
 def test_spans_cover_every_value_once() -> None:
-    assert [stop - start for start, stop in spans(2**18 + 3)] == [2**18, 3]
+    assert [stop - start for start, stop in spans(2 * PIECE + 3)] == [PIECE, PIECE, 3]
     assert list(spans(0)) == []
