@@ -25,9 +25,7 @@ BLOB_BYTES_MAX: Final = 2**36  # 64 GiB: its manifest is 2 MiB, and still one me
 CHUNKS_MAX: Final = BLOB_BYTES_MAX // CHUNK_BYTES
 MANIFEST_BYTES_MAX: Final = CHUNKS_MAX * HASH_BYTES + 32
 BITMAP_BYTES_MAX: Final = CHUNKS_MAX // 8
-PIECE_BYTES: Final = (
-    61_681  # a 17th of a chunk, rounded up: with its framing one write of less than 65,000 bytes (see protocol.md)
-)
+PIECE_BYTES: Final = 61_681  # a 17th of a chunk, rounded up: framed, one write below 65,000 bytes
 RUN_CHUNKS_MAX: Final = 64  # asked for in one request
 
 # CIDv1: version, codec, multihash (function, length, digest). The codec is from the range that multicodec keeps for
