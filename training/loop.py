@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .tensors import Vector
 
 CUSTOM_PREFIX = "custom:"  # then the layout's digest in hex
+WAIT_S = 1.0  # on Windows Ctrl-C reaches a thread only between waits
 POLL_S = 0.1  # how soon the engine's thread notices that its round closed while the script is busy
 
 
@@ -106,7 +107,7 @@ class LoopTrainer:
             while self._task is None or self._result is not None:
                 if self._ended is not None:
                     raise SwarmEnded(self._ended)
-                self._changed.wait()
+                self._changed.wait(WAIT_S)
             return self._task
 
     def hand_over(self, task: _Task, result: Trained) -> None:
@@ -145,6 +146,10 @@ class Outer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._trainer.end("the script left its training loop")
+
+    def end(self, reason: str) -> None:
+        """From any thread: let go of the script, whose next `step` raises SwarmEnded(reason)."""
+        self._trainer.end(reason)
 
     def step(self, samples: int = 1) -> None:
         """Say that an inner step over `samples` samples is done.

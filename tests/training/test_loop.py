@@ -131,6 +131,15 @@ def test_a_swarm_that_ended_says_why_instead_of_waiting() -> None:
         pass
 
 
+def test_the_swarms_end_reaches_a_script_that_waits() -> None:
+    model = small_model()
+    outer = Outer(trainer_of(model), model)
+    thread, results = in_thread(lambda: pytest.raises(SwarmEnded, outer.__enter__))
+    outer.end("all rounds are done")
+    thread.join(JOIN_S)
+    assert len(results) == 1
+
+
 def test_a_step_outside_of_the_with_block_is_a_mistake() -> None:
     model = small_model()
     with pytest.raises(RuntimeError, match="with block"):
