@@ -1,0 +1,95 @@
+"""Addresses as text: the multiaddrs of TCP endpoints, what they name, and in which order to try them.
+
+Peers send addresses of themselves and of others. Only what is parsed here is ever dialed: an IP address or a DNS name,
+a TCP port, and the id of the peer who must answer there.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from .identity import public_key_of
+from .port import Address, PeerId
+from .wire import ADDRESS_CHARS_MAX, Malformed
+
+_ENDPOINT: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/([0-9]{1,5})(?:/p2p/([^/]+))?")
+_NAME: Final = re.compile(r"(?=.{1,253}$)[a-zA-Z0-9_-]{1,63}(\.[a-zA-Z0-9_-]{1,63})*\.?")
+_VERSIONS: Final = {"ip4": 4, "ip6": 6}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One place to dial or to listen on."""
+
+    kind: str  # ip4, ip6, dns, dns4, dns6
+    host: str
+    port: int
+    peer: PeerId | None = None  # who must answer there
+
+    @property
+    def address(self) -> Address:
+        suffix = "" if self.peer is None else f"/p2p/{self.peer}"
+        return Address(f"/{self.kind}/{self.host}/tcp/{self.port}{suffix}")
+
+    @property
+    def is_wildcard(self) -> bool:
+        return self.kind in _VERSIONS and ipaddress.ip_address(self.host).is_unspecified
+
+
+def parse_endpoint(text: str) -> Endpoint | Malformed:
+    """What an address names, or why it names nothing that can be dialed."""
+    if len(text) > ADDRESS_CHARS_MAX:
+        return Malformed(f"an address of {len(text)} characters; {ADDRESS_CHARS_MAX} are allowed")
+    match = _ENDPOINT.fullmatch(text)
+    if match is None:
+        return Malformed(f"expected an address like /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW..., got {text!r}")
+    kind, host, port, peer = match[1], match[2], int(match[3]), match[4]
+    if port > 65_535:
+        return Malformed(f"port {port} in {text!r}: ports end at 65535")
+    if peer is not None and public_key_of(peer) is None:
+        return Malformed(f"{peer!r} in {text!r} is not the id of an Ed25519 key")
+    if kind not in _VERSIONS:
+        if _NAME.fullmatch(host) is None:
+            return Malformed(f"{host!r} in {text!r} is no DNS name")
+    elif _ip_version(host) != _VERSIONS[kind]:
+        return Malformed(f"{host!r} in {text!r} is no IPv{_VERSIONS[kind]} address")
+    return Endpoint(kind, host, port, None if peer is None else PeerId(peer))
+
+
+def ip_endpoint(host: str, port: int, peer: PeerId | None = None) -> Endpoint:
+    """The endpoint of an IP address as the system writes it, without an IPv6 zone. Raises ValueError if it is none."""
+    ip = ipaddress.ip_address(host.partition("%")[0])
+    return Endpoint(f"ip{ip.version}", str(ip), port, peer)
+
+
+def expanded(endpoint: Endpoint, interface_ips: Iterable[str]) -> list[Endpoint]:
+    """What can be dialed of a listening endpoint: a wildcard stands for all addresses of its kind on this machine."""
+    if not endpoint.is_wildcard:
+        return [endpoint]
+    candidates = [ip_endpoint(ip, endpoint.port, endpoint.peer) for ip in interface_ips]
+    return [
+        candidate
+        for candidate in candidates
+        if candidate.kind == endpoint.kind and not ipaddress.ip_address(candidate.host).is_link_local
+    ]
+
+
+def ordered(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
+    """Without repetitions: names and public addresses first, then private ones, loopback last."""
+    return sorted(dict.fromkeys(endpoints), key=_rank)
+
+
+def _rank(endpoint: Endpoint) -> int:
+    if endpoint.kind not in _VERSIONS:
+        return 0
+    ip = ipaddress.ip_address(endpoint.host)
+    return 2 if ip.is_loopback else 1 if ip.is_private else 0
+
+
+def _ip_version(host: str) -> int:
+    try:
+        return ipaddress.ip_address(host).version
+    except ValueError:
+        return 0
