@@ -147,10 +147,6 @@ class Outer:
     ) -> None:
         self._trainer.end("the script left its training loop")
 
-    def end(self, reason: str) -> None:
-        """From any thread: let go of the script, whose next `step` raises SwarmEnded(reason)."""
-        self._trainer.end(reason)
-
     def step(self, samples: int = 1) -> None:
         """Say that an inner step over `samples` samples is done.
 
