@@ -212,7 +212,7 @@ class CallService:
         opening = self._openings.get(peer)
         if opening is None:
             if self._nursery is None:
-                raise RuntimeError("CallService.run is not running")
+                return Refusal(Code.UNREACHABLE, "this node makes no calls yet, or no more")
             opening = self._openings[peer] = _Opening()
             self._nursery.start_soon(self._run_link, peer, opening)
         with trio.move_on_at(deadline):

@@ -1,0 +1,283 @@
+"""One node of a simulated network, as the layers above see it."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Final, Protocol
+
+import trio
+
+from .conditions import Conditions, Draws, Gate, Path
+from .limits import Limits
+from .memory_gossip import GossipMessage, GossipNode
+from .memory_stream import MemoryStream
+from .port import (
+    GOSSIP_BYTES_MAX,
+    Address,
+    Call,
+    Code,
+    Connection,
+    Gossip,
+    PeerConnected,
+    PeerDisconnected,
+    PeerEvent,
+    PeerId,
+    Refusal,
+    Reply,
+    Request,
+    StreamHandler,
+    Streaming,
+    Traffic,
+    Unary,
+    UnaryHandler,
+)
+from .service import CallService
+
+EVENTS_MAX: Final = 4096  # of connections, that a reader may be behind
+DIAL_S: Final = 5.0  # one attempt of `keep`
+BACKOFF_S: Final = 0.5  # between attempts of `keep`: doubled up to BACKOFF_S_MAX, half of it drawn
+BACKOFF_S_MAX: Final = 30.0
+ROUND_TRIPS_TO_CONNECT: Final = 4  # TCP, choice of protocols, Noise, muxer
+GOSSIP_HEAD_BYTES: Final = 100  # what a message of gossip costs on top of its bytes: topic, ids, signature
+
+Action = Callable[[], None]
+
+
+class Direction:
+    """From one node to another over one connection."""
+
+    def __init__(self, source: "MemoryTransport", target: "MemoryTransport", conditions: Conditions, draws: Draws):
+        self.source, self.target = source, target
+        self.key = (source.peer_id, target.peer_id)  # what orders things that happen at one instant
+        self.path: Path[tuple[int, Action]] = Path(conditions, draws)
+        self.bytes_sent = self.bytes_received = 0
+
+
+class SimulatedLink:
+    """A connection."""
+
+    def __init__(self, there: Direction, back: Direction) -> None:
+        self.directions = (there, back)  # `there`: from the side that dialled
+        self.blocked_at: float | None = None  # by a partition, since then
+
+    def from_(self, peer: PeerId) -> Direction:
+        return self.directions[0] if self.directions[0].source.peer_id == peer else self.directions[1]
+
+
+class Ether(Protocol):
+    """What a node needs of the network."""
+
+    @property
+    def seed(self) -> int: ...
+    def transmit(self, direction: Direction, size: int, thing: Action | GossipMessage) -> None: ...
+    def conditions(self, source: PeerId, target: PeerId) -> Conditions: ...
+    def can_reach(self, a: PeerId, b: PeerId) -> bool: ...
+    def is_open(self, peer: PeerId) -> bool: ...
+    def connect(self, a: PeerId, b: PeerId) -> None: ...
+
+
+class MemoryTransport:
+    """`port.Transport` on a simulated network. Obtained from `memory.Network.open`."""
+
+    def __init__(self, ether: Ether, peer_id: PeerId, limits: Limits, upload: Gate, download: Gate) -> None:
+        self._ether = ether
+        self._peer_id = peer_id
+        self._limits = limits
+        self.upload, self.download = upload, download
+        self.links: dict[PeerId, SimulatedLink] = {}
+        self.bytes_sent = self.bytes_received = 0
+        self.gossip = GossipNode(peer_id, self._forward)
+        self._streams: dict[PeerId, list[MemoryStream]] = {}
+        self._readers: list[trio.MemorySendChannel[PeerEvent]] = []
+        self._kept: dict[PeerId, trio.CancelScope] = {}
+        self._draws = Draws(ether.seed, peer_id)
+        self._lost = trio.Event()  # a connection
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._calls = CallService(peer_id, limits, self._open_stream)
+
+    async def run(self, *, task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
+        """The node's own tasks, until `stop`."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                await nursery.start(self._calls.run)
+                task_status.started()
+
+    def stop(self) -> None:
+        """All at once, as if killed."""
+        for peer, link in list(self.links.items()):
+            self.lose(peer, link, "this node has ended")
+        self._nursery = None
+        self._scope.cancel()
+
+    @property
+    def peer_id(self) -> PeerId:
+        return self._peer_id
+
+    def addresses(self) -> tuple[Address, ...]:
+        return (address_of(self._peer_id),)
+
+    def serve(self, method: Unary[Request, Reply], handler: UnaryHandler[Request, Reply]) -> None:
+        self._calls.serve(method, handler)
+
+    def serve_stream(self, method: Streaming[Request, Reply], handler: StreamHandler[Reply, Request]) -> None:
+        self._calls.serve_stream(method, handler)
+
+    def stop_serving(self, name: str) -> None:
+        self._calls.stop_serving(name)
+
+    async def request(
+        self, peer: PeerId, method: Unary[Request, Reply], request: Request, *, timeout_s: float
+    ) -> Reply | Refusal:
+        return await self._calls.request(peer, method, request, timeout_s=timeout_s)
+
+    def stream(
+        self, peer: PeerId, method: Streaming[Request, Reply], *, timeout_s: float
+    ) -> AbstractAsyncContextManager[Call[Request, Reply]]:
+        return self._calls.stream(peer, method, timeout_s=timeout_s)
+
+    async def publish(self, topic: str, data: bytes) -> Refusal | None:
+        await trio.lowlevel.checkpoint()
+        if len(data) > GOSSIP_BYTES_MAX:
+            return Refusal(Code.TOO_LARGE, f"gossip of {len(data)} bytes exceeds {GOSSIP_BYTES_MAX}")
+        self.gossip.publish(topic, data)
+        return None
+
+    def subscribe(
+        self, topic: str, is_valid: Callable[[PeerId, bytes], bool]
+    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
+        return self.gossip.subscribe(topic, is_valid)
+
+    def connections(self) -> tuple[Connection, ...]:
+        return tuple(self._connection(peer, link) for peer, link in sorted(self.links.items()))
+
+    def traffic(self) -> Traffic:
+        return Traffic(self.bytes_sent, self.bytes_received)
+
+    @asynccontextmanager
+    async def events(self) -> AsyncGenerator[trio.MemoryReceiveChannel[PeerEvent], None]:
+        send, receive = trio.open_memory_channel[PeerEvent](EVENTS_MAX)
+        for peer in sorted(self.links):
+            send.send_nowait(PeerConnected(peer))
+        self._readers.append(send)
+        try:
+            with send, receive:
+                yield receive
+        finally:
+            self._readers.remove(send)
+
+    async def connect(self, address: Address, *, timeout_s: float) -> PeerId | Refusal:
+        peer = PeerId(address.rpartition("/p2p/")[2])
+        if peer == self._peer_id or address != address_of(peer):
+            return Refusal(Code.UNREACHABLE, f"{address} is no other node of this network")
+        with trio.move_on_after(timeout_s):
+            round_trip_s = 2 * self._ether.conditions(self._peer_id, peer).latency_s
+            if peer not in self.links:
+                await trio.sleep(round_trip_s)
+                while not self._ether.can_reach(self._peer_id, peer):
+                    if not self._ether.is_open(peer):
+                        return Refusal(Code.UNREACHABLE, f"nobody listens at {address}")
+                    await trio.sleep(round_trip_s + 1.0)  # TCP asks again
+                await trio.sleep((ROUND_TRIPS_TO_CONNECT - 1) * round_trip_s)
+            if self._nursery is not None and self._ether.can_reach(self._peer_id, peer):
+                self._ether.connect(self._peer_id, peer)
+                return peer
+            return Refusal(Code.UNREACHABLE, f"{address} has gone")
+        return Refusal(Code.DEADLINE_EXCEEDED, f"{address} does not answer")
+
+    def keep(self, peer: PeerId, addresses: tuple[Address, ...]) -> None:
+        self.release(peer)
+        if self._nursery is not None:
+            scope = self._kept[peer] = trio.CancelScope()
+            self._nursery.start_soon(self._keep, peer, addresses, scope)
+
+    def release(self, peer: PeerId) -> None:
+        scope = self._kept.pop(peer, None)
+        if scope is not None:
+            scope.cancel()
+
+    async def _keep(self, peer: PeerId, addresses: tuple[Address, ...], scope: trio.CancelScope) -> None:
+        with scope:
+            backoff_s = BACKOFF_S
+            while True:
+                while peer in self.links:
+                    backoff_s = BACKOFF_S
+                    self._lost = trio.Event() if self._lost.is_set() else self._lost
+                    await self._lost.wait()
+                for address in addresses:
+                    if not isinstance(await self.connect(address, timeout_s=DIAL_S), Refusal):
+                        break
+                else:
+                    await trio.sleep(backoff_s * (0.5 + 0.5 * self._draws.next()))
+                    backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
+
+    # What the network tells the node.
+
+    def gain(self, peer: PeerId, link: SimulatedLink) -> None:
+        """A connection stands."""
+        self.links[peer] = link
+        self._tell(PeerConnected(peer))
+
+    def lose(self, peer: PeerId, link: SimulatedLink, reason: str) -> None:
+        """A connection is gone."""
+        if self.links.get(peer) is not link:
+            return
+        del self.links[peer]
+        for stream in self._streams.pop(peer, ()):
+            stream.break_off(reason)
+        self._calls.drop(peer)
+        self._lost.set()
+        self._tell(PeerDisconnected(peer))
+
+    def accept(self, peer: PeerId, stream: MemoryStream) -> None:
+        """A peer opened a stream."""
+        if self._nursery is not None:
+            self._add_stream(peer, stream)
+            self._nursery.start_soon(self._calls.handle_stream, peer, stream)
+
+    def _tell(self, event: PeerEvent) -> None:
+        for reader in self._readers:
+            reader.send_nowait(event)
+
+    async def _open_stream(self, peer: PeerId) -> MemoryStream | Refusal:
+        await trio.lowlevel.checkpoint()
+        link = self.links.get(peer)
+        if link is None:
+            return Refusal(Code.UNREACHABLE, f"not connected to {peer}")
+        there = link.from_(self._peer_id)
+        here_end = MemoryStream(partial(self._transmit, there))
+        there_end = MemoryStream(partial(self._transmit, link.from_(peer)))
+        here_end.other, there_end.other = there_end, here_end
+        self._add_stream(peer, here_end)
+        self._ether.transmit(there, 0, partial(there.target.accept, self._peer_id, there_end))
+        return here_end
+
+    def _add_stream(self, peer: PeerId, stream: MemoryStream) -> None:
+        streams = self._streams.setdefault(peer, [])
+        streams[:] = [each for each in streams if not each.is_closed]
+        streams.append(stream)
+
+    def _transmit(self, direction: Direction, stream: MemoryStream, data: bytes) -> None:
+        self._ether.transmit(direction, len(data), partial(stream.other.arrive, data))
+
+    def _forward(self, message: GossipMessage, but: PeerId) -> None:
+        for peer, link in sorted(self.links.items()):
+            if peer not in (but, message.source):
+                self._ether.transmit(link.from_(self._peer_id), GOSSIP_HEAD_BYTES + len(message.data), message)
+
+    def _connection(self, peer: PeerId, link: SimulatedLink) -> Connection:
+        there, back = link.from_(self._peer_id), link.from_(peer)
+        return Connection(
+            peer,
+            address_of(peer),
+            is_relayed=False,
+            is_outbound=link.directions[0] is there,
+            rtt_s=2 * self._ether.conditions(*there.key).latency_s,
+            bytes_sent=there.bytes_sent,
+            bytes_received=back.bytes_received,
+        )
+
+
+def address_of(peer: PeerId) -> Address:
+    return Address(f"/memory/{peer}/p2p/{peer}")
