@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -98,6 +99,13 @@ def test_any_bytes_are_a_payload_or_a_reason(codec: str, data: st.DataObject) ->
         if isinstance(delta, Delta) and check_values(delta) is None:
             values = delta.values(0, 600)
             assert np.all(np.isfinite(values))
+
+
+def test_the_bytes_are_those_that_the_protocol_describes() -> None:
+    data = write_payload("int8", (TensorShape("w", (3,)),), np.array([1, -0.5, 0.25], np.float32))
+    layout = blake3(b"shoal/layout/1\0" + bytes.fromhex("91 92 a1 77 91 03")).digest()
+    header = bytes.fromhex("93 01 a4 69 6e 74 38 c4 20") + layout
+    assert data == b"shoal/dl\x29\0\0\0" + header + bytes(11) + bytes.fromhex("04 02 01 3c 7f c0 20")
 
 
 def test_spans_cover_every_value_once() -> None:
