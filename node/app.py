@@ -5,6 +5,7 @@ whoever can connect finds a node that works.
 """
 
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -15,10 +16,10 @@ import trio
 
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.bulk import BlobService
-from shoal.transport.host import open_host
+from shoal.transport.host import HostError, open_host
 from shoal.transport.identity import DirectoryLock, Identity, IdentityError, lock_directory
 from shoal.transport.limits import Limits
-from shoal.transport.port import Address, PeerId
+from shoal.transport.port import Address, PeerId, Transport
 
 from .complaint import Complaint, Exit
 from .config import GIGABYTE, KEY_NAME, Config
@@ -26,8 +27,7 @@ from .listening import check_ports, listen_addresses, remember_port
 from .local_api import LocalApi
 from .local_methods import LocalMethods
 from .logs import Log
-from .node import Node
-from .stall import StallMeter
+from .node import Node, Setup
 from .swarms import Hardware, Swarms, threads_of
 from .watch import EventRing
 
@@ -39,44 +39,48 @@ HEARTBEAT_S = 0.5  # wakes the loop, so that a late wake-up is noticed even when
 log = Log("node")
 
 
-async def run_node(
-    data_dir: Path,
-    config: Config,
-    stalls: StallMeter,
-    stopping: trio.Event,
-    *,
-    task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Run a node on `data_dir` until it is cancelled. It sets `stopping` when its local API is asked to stop it.
+async def run_node(setup: Setup, *, task_status: trio.TaskStatus[Node] = trio.TASK_STATUS_IGNORED) -> None:
+    """Run a node until it is cancelled. It sets `setup.stopping` when its local API is asked to stop it.
 
     Raises:
         Complaint: the directory, its key, a port or the disk cannot be used.
     """
+    data_dir, config = setup.data_dir, setup.config
     with take_directory(data_dir):
         identity = load_identity(data_dir / KEY_NAME)
         step_back(config.nice)
         store = await open_store(data_dir / BLOBS_NAME, config)
         listen = listen_addresses(config.listen, data_dir)
         check_ports(listen)
-        limits = Limits(connections_max=config.connections_max)
-        async with open_host(identity, listen, limits) as transport, trio.open_nursery() as nursery:
-            remember_port(data_dir, config.listen, transport.addresses())
-            blobs = BlobService(transport, store)
-            await nursery.start(blobs.run)
-            events = EventRing()
-            hardware = Hardware(config.device, threads_of(config.threads))
+        try:
+            async with open_host(identity, listen, Limits(connections_max=config.connections_max)) as transport:
+                remember_port(data_dir, config.listen, transport.addresses())
+                await run_on(transport, store, identity, setup, task_status)
+        except* HostError as group:
+            raise Complaint(str(group.exceptions[0]), Exit.IN_USE) from group
 
-            def publish(swarm: str, event: Mapping[str, object]) -> None:
-                events.publish(event, swarm)
 
-            swarms = Swarms(data_dir / SWARMS_NAME, transport, blobs, identity, hardware, publish)
-            node = Node(data_dir, config, identity, transport, swarms, events, stalls, stopping)
-            keep_connected(node)
-            await nursery.start(swarms.run)
-            where = await nursery.start(LocalApi(data_dir, LocalMethods(node).table()).run)
-            say_ready(node, where)
-            task_status.started(node)
-            await beat()
+async def run_on(
+    transport: Transport, store: BlobStore, identity: Identity, setup: Setup, task_status: trio.TaskStatus[Node]
+) -> None:
+    """Everything above the network."""
+    events = EventRing()
+
+    def publish(swarm: str, event: Mapping[str, object]) -> None:
+        events.publish(event, swarm)
+
+    async with trio.open_nursery() as nursery:
+        blobs = BlobService(transport, store)
+        await nursery.start(blobs.run)
+        hardware = Hardware(setup.config.device, threads_of(setup.config.threads))
+        swarms = Swarms(setup.data_dir / SWARMS_NAME, transport, blobs, identity, hardware, publish)
+        node = Node(setup, identity, transport, swarms, events)
+        keep_connected(node)
+        await nursery.start(swarms.run)
+        where = await nursery.start(LocalApi(setup.data_dir, LocalMethods(node).table()).run)
+        say_ready(node, where)
+        task_status.started(node)
+        await beat()
 
 
 async def beat() -> None:
@@ -89,7 +93,7 @@ def say_ready(node: Node, where: str) -> None:
         "ready",
         peer_id=node.identity.peer_id,
         addresses=list(node.transport.addresses()),
-        data_dir=str(node.data_dir),
+        data_dir=str(node.setup.data_dir),
         api=where,
         swarms=len(node.swarms.all()),
     )
@@ -109,8 +113,9 @@ def take_directory(data_dir: Path) -> DirectoryLock:
     try:
         return lock_directory(data_dir)
     except IdentityError as error:
-        is_taken = isinstance(error.__cause__, BlockingIOError)
-        raise Complaint(str(error), Exit.IN_USE if is_taken else Exit.CONFIG) from error
+        raise Complaint(str(error), exit_of(error.__cause__)) from error
+    except OSError as error:
+        raise Complaint(f"the data directory {data_dir} cannot be used: {error.strerror}", exit_of(error)) from error
 
 
 def load_identity(path: Path) -> Identity:
@@ -118,7 +123,15 @@ def load_identity(path: Path) -> Identity:
     try:
         return Identity.load_or_create(path)
     except IdentityError as error:
-        raise Complaint(str(error), Exit.CONFIG) from error
+        raise Complaint(str(error), exit_of(error.__cause__)) from error
+
+
+def exit_of(cause: BaseException | None) -> Exit:
+    """The code for what the system answered when the data directory was to be used."""
+    if isinstance(cause, BlockingIOError):
+        return Exit.IN_USE
+    is_full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
+    return Exit.DISK if is_full else Exit.CONFIG
 
 
 async def open_store(directory: Path, config: Config) -> BlobStore:
@@ -140,7 +153,7 @@ def step_back(nice: int) -> None:
 
 def keep_connected(node: Node) -> None:
     """Dial the nodes that the owner wants to be connected to always. Raises Complaint."""
-    for text in node.config.stay_connected_to:
+    for text in node.setup.config.stay_connected_to:
         _, separator, peer = text.rpartition("/p2p/")
         if not separator:
             raise Complaint(f"stay_connected_to: {text} does not end in /p2p/<peer id>", Exit.CONFIG)

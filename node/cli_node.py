@@ -82,15 +82,15 @@ async def serve(data_dir: Path, config: "Config", stalls: Any, first: First | No
     import trio
 
     from . import app
+    from .node import Setup
 
     stopping = trio.Event()
+    setup = Setup(data_dir, config, stalls, stopping)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(app.stop_on_signals, stopping)
         if is_watching_stdin:
             nursery.start_soon(app.stop_with_stdin, stopping)
-        nursery.start_soon(
-            app.run_after_start, nursery, partial(app.run_node, data_dir, config, stalls, stopping), first
-        )
+        nursery.start_soon(app.run_after_start, nursery, partial(app.run_node, setup), first)
         await stopping.wait()
         app.end_process_after(app.STOP_S)
         nursery.cancel_scope.cancel()

@@ -112,7 +112,7 @@ class LocalMethods:
 
     async def preview(self, params: PreviewSwarm) -> object:
         offer = await self._swarms.look(parse_invite(params.invite))
-        threads = threads_of(self._node.config.threads)
+        threads = threads_of(self._node.setup.config.threads)
         return msgspec.to_builtins(preview(offer.spec, threads, is_torch_here=is_torch_here()))
 
     async def join(self, params: JoinSwarm) -> object:
@@ -165,7 +165,7 @@ class LocalMethods:
         return self._node.events.watch(params.after)
 
     async def stop(self, _: NoParams) -> object:
-        self._node.stopping.set()
+        self._node.setup.stopping.set()
         return {"stopping": True}
 
     def _refuse_twice(self, invite: Invite) -> None:
@@ -178,7 +178,7 @@ def invite_to(node: Node, joined: Joined) -> str:
     members = {member.peer for member in joined.service.status().members} if joined.service is not None else set[str]()
     connections = [connection for connection in node.transport.connections() if connection.peer in members]
     invite = make_invite(
-        joined.folder.swarm, node.identity.peer_id, node.config.announce, node.transport.addresses(), connections
+        joined.folder.swarm, node.identity.peer_id, node.setup.config.announce, node.transport.addresses(), connections
     )
     return format_invite(invite)
 

@@ -21,17 +21,24 @@ from .watch import EventRing
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
-    """Made by app.run_node; valid until that ends."""
+class Setup:
+    """What a node is made from."""
 
     data_dir: Path
     config: Config
+    stalls: StallMeter  # an instrument of the running loop
+    stopping: trio.Event  # set it and the node ends
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Made by app.run_node; valid until that ends."""
+
+    setup: Setup
     identity: Identity
     transport: Transport
     swarms: Swarms
     events: EventRing
-    stalls: StallMeter
-    stopping: trio.Event  # set it and the node ends
     started_at: float = field(default_factory=time.monotonic)
 
     def status(self) -> dict[str, Any]:
@@ -40,15 +47,15 @@ class Node:
         return {
             "version": shoal.__version__,
             "peer_id": self.identity.peer_id,
-            "data_dir": str(self.data_dir),
+            "data_dir": str(self.setup.data_dir),
             "addresses": list(self.transport.addresses()),
             "uptime_s": round(time.monotonic() - self.started_at, 1),
             "connections": len(self.transport.connections()),
             "bytes_sent": traffic.bytes_sent,
             "bytes_received": traffic.bytes_received,
             "rss_mb": rss_mb(),
-            "stall_longest_s": round(self.stalls.longest_s, 4),
-            "stall_recent_s": round(self.stalls.recent_s(), 4),
+            "stall_longest_s": round(self.setup.stalls.longest_s, 4),
+            "stall_recent_s": round(self.setup.stalls.recent_s(), 4),
             "swarms": [self.describe(joined) for joined in self.swarms.all()],
         }
 

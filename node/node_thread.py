@@ -12,7 +12,7 @@ import trio
 from .app import run_node
 from .complaint import Complaint, Exit, only_complaint
 from .config import Config
-from .node import Node
+from .node import Node, Setup
 from .stall import StallMeter
 
 START_S = 60.0
@@ -46,7 +46,7 @@ class NodeThread:
         """Stop the node, and wait until it has."""
         atexit.unregister(self.close)
         try:
-            trio.from_thread.run_sync(self.node.stopping.set, trio_token=self._token)
+            trio.from_thread.run_sync(self.node.setup.stopping.set, trio_token=self._token)
         except trio.RunFinishedError:
             return
         self._thread.join(CLOSE_S)
@@ -68,7 +68,7 @@ class NodeThread:
     async def _main(self, data_dir: Path, config: Config, stalls: StallMeter) -> None:
         stopping = trio.Event()
         async with trio.open_nursery() as nursery:
-            node = await nursery.start(run_node, data_dir, config, stalls, stopping)
+            node = await nursery.start(run_node, Setup(data_dir, config, stalls, stopping))
             self._started.set_result((node, trio.lowlevel.current_trio_token()))
             await stopping.wait()
             nursery.cancel_scope.cancel()

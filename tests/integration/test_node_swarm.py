@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ SPEC: dict[str, Any] = {
 
 
 @contextmanager
-def running(data_dir: Path, *flags: str) -> Iterator["subprocess.Popen[str]"]:
+def running(data_dir: Path, *flags: str) -> Generator["subprocess.Popen[str]"]:
     """A node that is ready. Killed at the end."""
     command = [sys.executable, "-m", "shoal", "node", "--data-dir", str(data_dir), "--json-logs", "--threads", "1"]
     listen = ("--listen", "/ip4/127.0.0.1/tcp/0", "--nice", "0")
