@@ -1,10 +1,10 @@
 """A simulated network: hundreds of nodes in one process, on trio's virtual clock, from one seed.
 
-Everything that travels goes through one queue ordered by simulated time. What nodes send within one instant is
-collected until all tasks have come to rest, then put on its way sorted by sender and receiver, and every path draws its
-delays from a sequence of its own. So when and in which order bytes arrive does not depend on how trio shuffles tasks.
-What stays shuffled: the turns of several tasks of *one* node that one arrival woke. A node whose messages depend on
-those may send other bytes in another run of the same seed.
+Simulated time goes in steps of `step_s`. At each step, when all tasks have come to rest, what they wrote is put on its
+way, sorted by sender, receiver and stream; then each node gets what has arrived for it, one thing at a time, in the
+order of arrival; and so on until nothing is left to do at that step. Every path draws its delays from a sequence of its
+own. So what arrives when does not depend on how trio shuffles tasks. What stays shuffled: the turns of several tasks of
+*one* node that one arrival, or one moment, woke. If the bytes it sends depend on them, runs of one seed may differ.
 
 Streams are reliable and ordered, as over TCP: loss delays them, a partition holds them back, and one that lasts
 `break_after_s` breaks the connection, as a host's own probes do. Gossip floods the connections that stand; a lost hop
@@ -12,6 +12,7 @@ is lost. Not simulated: NAT, signatures (the source of gossip is believed), the 
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from heapq import heappop, heappush
@@ -22,7 +23,8 @@ import trio.testing
 from .conditions import Conditions, Draws, Gate
 from .limits import Limits
 from .memory_gossip import GossipMessage
-from .memory_node import Action, Direction, MemoryTransport, SimulatedLink
+from .memory_node import GOSSIP_HEAD_BYTES, Action, Direction, MemoryTransport, SimulatedLink
+from .memory_stream import MemoryStream
 from .port import PeerId
 
 __all__ = ["Conditions", "MemoryTransport", "Network"]
@@ -37,6 +39,7 @@ class Network:
         seed: of all delays, losses and backoffs.
         conditions: between any two nodes for which `set_conditions` said nothing else.
         break_after_s: how long a partition lasts before connections across it break.
+        step_s: smaller: finer time, and more work when there are many nodes.
         is_full: every node is connected to all others from its start.
     """
 
@@ -46,20 +49,23 @@ class Network:
         conditions: Conditions | None = None,
         *,
         break_after_s: float = 15.0,
+        step_s: float = 0.001,
         is_full: bool = False,
     ) -> None:
         self.seed = seed
         self.delivered_count = 0  # writes and gossip hops
         self._default = conditions or Conditions()
         self._special: dict[Key, Conditions] = {}
+        self._step_s = step_s
         self._break_after_s = break_after_s
         self._is_full = is_full
         self._nodes: dict[PeerId, MemoryTransport] = {}
         self._links: dict[Key, SimulatedLink] = {}  # by sorted pair
         self._link_numbers: dict[Key, int] = {}
         self._group: dict[PeerId, int] = {}
-        self._sent: list[tuple[Direction, int, Action | GossipMessage]] = []  # in this instant
+        self._sent: list[tuple[tuple[str, str, str, int], Direction, MemoryStream | GossipMessage]] = []  # at this step
         self._queue: list[tuple[float, Key, int, Action]] = []
+        self._arrived: dict[PeerId, deque[Action]] = {}  # at this step
         self._number = 0
         self._work = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -70,20 +76,14 @@ class Network:
             self._nursery = nursery
             task_status.started()
             while True:
-                if self._sent:
+                if self._sent or self._arrived or self._next_at() <= trio.current_time():
                     await trio.testing.wait_all_tasks_blocked()
                     self._put_on_its_way()
-                now = trio.current_time()
-                if self._queue and self._queue[0][0] <= now:
-                    heappop(self._queue)[3]()
-                    if self._queue and self._queue[0][0] <= now:
-                        await trio.testing.wait_all_tasks_blocked()  # no two arrivals at once
-                    continue
-                if self._sent:
-                    continue
-                self._work = trio.Event()
-                with trio.move_on_at(self._queue[0][0] if self._queue else math.inf):
-                    await self._work.wait()
+                    self._deliver()
+                else:
+                    self._work = trio.Event()
+                    with trio.move_on_at(self._next_at()):
+                        await self._work.wait()
 
     async def open(
         self,
@@ -162,44 +162,75 @@ class Network:
     def is_open(self, peer: PeerId) -> bool:
         return peer in self._nodes
 
-    def transmit(self, direction: Direction, size: int, thing: Action | GossipMessage) -> None:
-        """Send something: an action happens in order and certainly, as on a stream, a gossip message may be lost."""
-        direction.bytes_sent += size
-        direction.source.bytes_sent += size
-        self._sent.append((direction, size, thing))
+    def transmit(self, direction: Direction, stream: MemoryStream) -> None:
+        """A stream has something to collect."""
+        self._sent.append(((*direction.key, *stream.key), direction, stream))
+        self._work.set()
+
+    def gossip(self, direction: Direction, message: GossipMessage) -> None:
+        """One hop."""
+        self._sent.append(((*direction.key, message.source, message.number), direction, message))
         self._work.set()
 
     # Through time.
 
+    def _next_at(self) -> float:
+        return self._queue[0][0] if self._queue else math.inf
+
     def _at(self, at: float, key: Key, action: Action) -> None:
+        """Have `action` happen at the second node of `key`, at the next step from `at`."""
         self._number += 1
-        heappush(self._queue, (at, key, self._number, action))
+        heappush(self._queue, (math.ceil(at / self._step_s) * self._step_s, key, self._number, action))
         self._work.set()
 
     def _put_on_its_way(self) -> None:
         sent, self._sent = self._sent, []
-        sent.sort(key=lambda each: each[0].key)  # stable: what one node sends to another stays in order
+        sent.sort(key=lambda each: each[0])
         now = trio.current_time()
-        for direction, size, thing in sent:
-            departs_at = direction.source.upload.passes_at(now, size)
+        for _, direction, thing in sent:
             if isinstance(thing, GossipMessage):
-                at = direction.path.datagram(departs_at)
-                if at is not None:
-                    self._at(at, direction.key, partial(self._arrive_gossip, direction, size, thing))
+                size = GOSSIP_HEAD_BYTES + len(thing.data)
+                at = direction.path.datagram(self._depart(direction, size, now))
+                arrive = partial(self._arrive_gossip, direction, size, thing)
             else:
-                at = direction.path.send(departs_at, (size, thing))
-                self._at(at, direction.key, partial(self._arrive, direction))
+                data, is_last = thing.collect()
+                size = len(data)
+                action = partial(direction.target.receive, direction.key[0], thing.other, data, is_last)
+                at = direction.path.send(self._depart(direction, size, now), (size, action))
+                arrive = partial(self._arrive, direction)
+            if at is not None:
+                self._at(at, direction.key, arrive)
 
-    def _arrive(self, direction: Direction) -> None:
+    def _depart(self, direction: Direction, size: int, now: float) -> float:
+        direction.bytes_sent += size
+        direction.source.bytes_sent += size
+        return direction.source.upload.passes_at(now, size)
+
+    def _deliver(self) -> None:
+        """What is due: to each node one thing that wakes it, then its tasks take their turns."""
+        now = trio.current_time()
+        while self._next_at() <= now:
+            _, key, _, action = heappop(self._queue)
+            self._arrived.setdefault(key[1], deque()).append(action)
+        for peer in sorted(self._arrived):
+            actions = self._arrived[peer]
+            while actions and not actions.popleft()():
+                pass
+            if not actions:
+                del self._arrived[peer]
+
+    def _arrive(self, direction: Direction) -> bool:
+        is_awake = False
         if self._stands(direction):
             while (arrived := direction.path.take(trio.current_time())) is not None:
-                self._receive(direction, *arrived)
+                is_awake |= self._receive(direction, *arrived)
+        return is_awake
 
-    def _arrive_gossip(self, direction: Direction, size: int, message: GossipMessage) -> None:
-        if self._stands(direction):
-            self._receive(direction, size, partial(direction.target.gossip.hear, message, direction.source.peer_id))
+    def _arrive_gossip(self, direction: Direction, size: int, message: GossipMessage) -> bool:
+        hear = partial(direction.target.gossip.hear, message, direction.key[0])
+        return self._stands(direction) and self._receive(direction, size, hear)
 
-    def _receive(self, direction: Direction, size: int, action: Action) -> None:
+    def _receive(self, direction: Direction, size: int, action: Action) -> bool:
         """It takes its time through the receiver's line."""
         now = trio.current_time()
         self.delivered_count += 1
@@ -207,9 +238,9 @@ class Network:
         direction.target.bytes_received += size
         at = direction.target.download.passes_at(now, size)
         if at <= now:
-            action()
-        else:
-            self._at(at, direction.key, action)
+            return action()
+        self._at(at, direction.key, action)
+        return False
 
     # Connections.
 
@@ -226,14 +257,15 @@ class Network:
             for direction in link.directions:
                 self._at(direction.path.resume(now), direction.key, partial(self._arrive, direction))
 
-    def _give_up(self, link: SimulatedLink, blocked_at: float) -> None:
-        if link.blocked_at == blocked_at:
-            self._break(link, "the peer does not answer")
+    def _give_up(self, link: SimulatedLink, blocked_at: float) -> bool:
+        return link.blocked_at == blocked_at and self._break(link, "the peer does not answer")
 
-    def _break(self, link: SimulatedLink, reason: str) -> None:
-        if self._forget(link):
-            for direction in link.directions:
-                direction.source.lose(direction.target.peer_id, link, reason)
+    def _break(self, link: SimulatedLink, reason: str) -> bool:
+        if not self._forget(link):
+            return False
+        for direction in link.directions:
+            direction.source.lose(direction.target.peer_id, link, reason)
+        return True
 
     def _forget(self, link: SimulatedLink) -> bool:
         key = _sorted_key(*link.directions[0].key)

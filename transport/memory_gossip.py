@@ -60,11 +60,11 @@ class GossipNode:
             if not self._subscriptions[topic]:
                 del self._subscriptions[topic]
 
-    def hear(self, message: GossipMessage, neighbour: PeerId) -> None:
-        """A neighbour passed this on."""
+    def hear(self, message: GossipMessage, neighbour: PeerId) -> bool:
+        """A neighbour passed this on. Returns whether it was news."""
         subscriptions = self._subscriptions.get(message.topic)
         if not subscriptions or (message.source, message.number) in self._seen:
-            return
+            return False
         self._note(message)
         valid = [each for each in subscriptions if each.is_valid(message.source, message.data)]
         for subscription in valid:
@@ -74,6 +74,7 @@ class GossipNode:
                 self.dropped_count += 1
         if len(valid) == len(subscriptions):
             self._forward(message, neighbour)
+        return True
 
     def _note(self, message: GossipMessage) -> None:
         self._seen[message.source, message.number] = None

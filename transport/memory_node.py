@@ -40,7 +40,7 @@ BACKOFF_S_MAX: Final = 30.0
 ROUND_TRIPS_TO_CONNECT: Final = 4  # TCP, choice of protocols, Noise, muxer
 GOSSIP_HEAD_BYTES: Final = 100  # what a message of gossip costs on top of its bytes: topic, ids, signature
 
-Action = Callable[[], None]
+Action = Callable[[], bool]  # returns whether it may have woken a task
 
 
 class Direction:
@@ -69,7 +69,8 @@ class Ether(Protocol):
 
     @property
     def seed(self) -> int: ...
-    def transmit(self, direction: Direction, size: int, thing: Action | GossipMessage) -> None: ...
+    def transmit(self, direction: Direction, stream: MemoryStream) -> None: ...
+    def gossip(self, direction: Direction, message: GossipMessage) -> None: ...
     def conditions(self, source: PeerId, target: PeerId) -> Conditions: ...
     def can_reach(self, a: PeerId, b: PeerId) -> bool: ...
     def is_open(self, peer: PeerId) -> bool: ...
@@ -88,6 +89,7 @@ class MemoryTransport:
         self.bytes_sent = self.bytes_received = 0
         self.gossip = GossipNode(peer_id, self._forward)
         self._streams: dict[PeerId, list[MemoryStream]] = {}
+        self._stream_count = 0
         self._readers: list[trio.MemorySendChannel[PeerEvent]] = []
         self._kept: dict[PeerId, trio.CancelScope] = {}
         self._draws = Draws(ether.seed, peer_id)
@@ -219,22 +221,26 @@ class MemoryTransport:
         self.links[peer] = link
         self._tell(PeerConnected(peer))
 
-    def lose(self, peer: PeerId, link: SimulatedLink, reason: str) -> None:
-        """A connection is gone."""
+    def lose(self, peer: PeerId, link: SimulatedLink, reason: str) -> bool:
+        """A connection is gone. Returns whether it was there."""
         if self.links.get(peer) is not link:
-            return
+            return False
         del self.links[peer]
         for stream in self._streams.pop(peer, ()):
             stream.break_off(reason)
         self._calls.drop(peer)
         self._lost.set()
         self._tell(PeerDisconnected(peer))
+        return True
 
-    def accept(self, peer: PeerId, stream: MemoryStream) -> None:
-        """A peer opened a stream."""
-        if self._nursery is not None:
+    def receive(self, peer: PeerId, stream: MemoryStream, data: bytes, is_last: bool) -> bool:
+        """Bytes arrive on a stream, which may be new."""
+        if not stream.is_accepted and self._nursery is not None:
+            stream.is_accepted = True
             self._add_stream(peer, stream)
             self._nursery.start_soon(self._calls.handle_stream, peer, stream)
+        stream.arrive(data, is_last)
+        return True
 
     def _tell(self, event: PeerEvent) -> None:
         for reader in self._readers:
@@ -246,11 +252,13 @@ class MemoryTransport:
         if link is None:
             return Refusal(Code.UNREACHABLE, f"not connected to {peer}")
         there = link.from_(self._peer_id)
-        here_end = MemoryStream(partial(self._transmit, there))
-        there_end = MemoryStream(partial(self._transmit, link.from_(peer)))
+        self._stream_count += 1
+        key = (self._peer_id, self._stream_count)
+        here_end = MemoryStream(key, partial(self._ether.transmit, there))
+        there_end = MemoryStream(key, partial(self._ether.transmit, link.from_(peer)))
         here_end.other, there_end.other = there_end, here_end
+        here_end.is_accepted = True
         self._add_stream(peer, here_end)
-        self._ether.transmit(there, 0, partial(there.target.accept, self._peer_id, there_end))
         return here_end
 
     def _add_stream(self, peer: PeerId, stream: MemoryStream) -> None:
@@ -258,13 +266,10 @@ class MemoryTransport:
         streams[:] = [each for each in streams if not each.is_closed]
         streams.append(stream)
 
-    def _transmit(self, direction: Direction, stream: MemoryStream, data: bytes) -> None:
-        self._ether.transmit(direction, len(data), partial(stream.other.arrive, data))
-
     def _forward(self, message: GossipMessage, but: PeerId) -> None:
         for peer, link in sorted(self.links.items()):
             if peer not in (but, message.source):
-                self._ether.transmit(link.from_(self._peer_id), GOSSIP_HEAD_BYTES + len(message.data), message)
+                self._ether.gossip(link.from_(self._peer_id), message)
 
     def _connection(self, peer: PeerId, link: SimulatedLink) -> Connection:
         there, back = link.from_(self._peer_id), link.from_(peer)

@@ -12,11 +12,20 @@ WINDOW_BYTES: Final = 256 * 1024  # written and not read by the other side: yamu
 
 
 class MemoryStream:
-    """`link.ByteStream`. `transmit` puts bytes on their way to the other end; none: the end."""
+    """`link.ByteStream`. What is written within one instant travels as one.
 
-    def __init__(self, transmit: Callable[["MemoryStream", bytes], None]) -> None:
+    Args:
+        key: orders the streams of two nodes: who opened it, and which of its streams it is.
+        announce: called when there is something to `collect`.
+    """
+
+    def __init__(self, key: tuple[str, int], announce: Callable[["MemoryStream"], None]) -> None:
+        self.key = key
         self.other: MemoryStream  # set by whoever makes the pair
-        self._transmit = transmit
+        self.is_accepted = False  # somebody serves this end
+        self._announce = announce
+        self._outgoing: list[bytes] = []
+        self._is_ending = False  # with what is outgoing
         self._arrived: deque[bytes] = deque()
         self._unread_bytes = 0  # written here and not read there
         self._is_ended = False
@@ -33,7 +42,7 @@ class MemoryStream:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check()
         self._unread_bytes += len(data)
-        self._transmit(self, data)
+        self._write(data)
         while self._unread_bytes > WINDOW_BYTES:
             self._room = trio.Event()
             await self._room.wait()
@@ -57,14 +66,21 @@ class MemoryStream:
         """End both directions."""
         if self._broken is None:
             self.break_off("closed")
-            self._transmit(self, b"")
+            self._is_ending = True
+            self._write(b"")
         await trio.lowlevel.checkpoint()
 
-    def arrive(self, data: bytes) -> None:
-        """Bytes from the other end; none: its end."""
+    def collect(self) -> tuple[bytes, bool]:
+        """What was written since it was last collected, and whether it is the last."""
+        data = b"".join(self._outgoing)
+        self._outgoing.clear()
+        return data, self._is_ending
+
+    def arrive(self, data: bytes, is_last: bool) -> None:
+        """Bytes from the other end."""
         if data and self._broken is None:
             self._arrived.append(data)
-        elif not data:
+        if is_last:
             self._is_ended = True
             self._broken = self._broken or "the other side closed it"
             self._room.set()
@@ -76,6 +92,11 @@ class MemoryStream:
         self._arrived.clear()
         self._arrival.set()
         self._room.set()
+
+    def _write(self, data: bytes) -> None:
+        if not self._outgoing:
+            self._announce(self)
+        self._outgoing.append(data)
 
     def _read(self, size: int) -> None:
         self._unread_bytes -= size
