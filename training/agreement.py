@@ -9,7 +9,7 @@ meet. A lying proposer can leave contributions out, and a lone liar with a forge
 Agreement by votes takes this module's place behind `Closing`; until then a swarm is for members who know one another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,8 +22,9 @@ from .records import Head
 class Standings:
     """What one member sees of the open round."""
 
-    expected: tuple[PeerId, ...]  # sorted: connected members at work on this round, oneself included if one is
-    held: frozenset[PeerId]  # whose contributions are here, whole and checked
+    expected: Set[PeerId]  # connected members at work on this round, oneself included if one is
+    held: Set[PeerId]  # whose contributions are here, whole and checked
+    awaited_min: int  # before the time is up, so many at least are waited for
     overdue_at: float  # deadline plus grace
 
 
@@ -54,47 +55,53 @@ class LowestPeerCloses:
         self._ready_at: float | None = None
 
     def decide(self, now: float, standings: Standings) -> Propose | Wait:
-        missing = [peer for peer in standings.expected if peer not in standings.held]
-        if len(standings.held) < self._members_min:
+        expected, held = standings.expected, standings.held
+        is_overdue = now >= standings.overdue_at
+        reason = self._not_ready(standings, is_overdue)
+        if reason is not None:
             self._ready_at = None
-            until = standings.overdue_at if now < standings.overdue_at else float("inf")
-            return Wait(until, f"{len(standings.held)} of at least {self._members_min} contributions are in")
-        if missing and now < standings.overdue_at:
-            self._ready_at = None
-            return Wait(standings.overdue_at, f"{len(missing)} of {len(standings.expected)} are still at work")
+            return Wait(float("inf") if is_overdue else standings.overdue_at, reason)
         if self._ready_at is None:
             self._ready_at = now
-        if self._me not in standings.expected:
+        if self._me not in expected:
             return Wait(float("inf"), "not taking part in this round")
-        rank = standings.expected.index(self._me)
-        proposes_at = self._ready_at + rank * self._silence_s
+        # Only those whose contributions are here are known to be awake. Who has none itself comes after all who have.
+        ahead = [peer for peer in expected & held if peer < self._me or self._me not in held]
+        proposes_at = self._ready_at + len(ahead) * self._silence_s
         if now < proposes_at:
-            return Wait(proposes_at, f"{standings.expected[0]} proposes")
-        why = "everybody is in" if not missing else f"time is up, {len(missing)} are missing"
-        return Propose(why if rank == 0 else f"{why}, and {rank} before this one stayed silent")
+            return Wait(proposes_at, f"{min(ahead)} proposes")
+        missing = len(expected - held)
+        why = f"time is up, {missing} are missing" if missing else "everybody is in"
+        return Propose(f"{why}, and {len(ahead)} before this one stayed silent" if ahead else why)
+
+    def _not_ready(self, standings: Standings, is_overdue: bool) -> str | None:
+        count = len(standings.held)
+        if count < self._members_min:
+            return f"{count} of at least {self._members_min} contributions are in"
+        if is_overdue:
+            return None
+        if count < standings.awaited_min:
+            return f"{count} of {standings.awaited_min} contributions are in"
+        missing = len(standings.expected - standings.held)
+        return f"{missing} of {len(standings.expected)} are still at work" if missing else None
 
 
-def follow(mine: Head, told: Mapping[PeerId, Head]) -> Head | None:
+def follow(mine: Head, told: Mapping[Head, Set[PeerId]]) -> Head | None:
     """The head to go over to, or None to stay.
 
     Higher round, then smaller record hash: a total order, so members who tell one another their heads end at the same
     one. Where only the state differs, the state of the most members prevails, then the smaller digest.
     """
-    best = min((_rank(head) for head in told.values()), default=None)
+    best = min(map(_rank, told), default=None)
     if best is None or best > _rank(mine):
         return None
-    support: dict[bytes, int] = {}
-    heads = [head for head in told.values() if _rank(head) == best]
+    support = {head: len(peers) for head, peers in told.items() if _rank(head) == best}
     if best == _rank(mine):
         if not mine.digest:
             return None  # no common state: nothing to differ in
-        heads.append(mine)
-    for head in heads:
-        support[head.digest] = support.get(head.digest, 0) + 1
-    digest = min(support, key=lambda digest: (-support[digest], digest))
-    if best == _rank(mine) and digest == mine.digest:
-        return None
-    return next(head for head in heads if head.digest == digest)
+        support[mine] = support.get(mine, 0) + 1
+    chosen = min(support, key=lambda head: (-support[head], head.digest))
+    return None if chosen == mine else chosen
 
 
 def _rank(head: Head) -> tuple[int, bytes]:

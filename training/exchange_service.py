@@ -5,6 +5,7 @@ One talker task per connected peer empties that peer's outbox, so a slow or froz
 """
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 import trio
 
@@ -43,6 +44,7 @@ from .spec import SignedSpec, swarm_id_of
 
 ANSWER_S = 5.0  # a peer that takes longer for a small message counts as silent
 KEPT_MAX = 64  # connections a member keeps up of its own; beyond, it relies on others dialing it, and on gossip
+COLLECT_FROM_MAX = 8  # members asked in turn for contributions that a proposal takes: the proposer has them, or lies
 GOSSIP_QUEUE_MAX = 16  # own messages waiting to be gossiped; a member makes two a round
 
 
@@ -94,9 +96,12 @@ class Exchange:
 
     def stand(self, standing: Standing, sequence: int) -> None:
         """Say from now on that this member stands so, under this sequence of its presence."""
-        addresses = self._transport.addresses()[:ADDRESSES_MAX]
-        self._presence = seal_presence(self._signer, self._swarm, sequence, Presence(standing, tuple(addresses)))
+        self._presence = seal_presence(self._signer, self._swarm, sequence, Presence(standing, self._addresses()))
         self._want(Kind.HELLO, self._roster.connected())
+
+    def has_moved(self) -> bool:
+        """Whether the addresses last said are no longer this node's."""
+        return self._presence is not None and self._presence.presence.addresses != self._addresses()
 
     def introduce(self, presences: Iterable[bytes]) -> None:
         """Members known from an earlier run: find them again."""
@@ -174,7 +179,7 @@ class Exchange:
     async def collect(self, missing: tuple[bytes, ...], holders: Iterable[PeerId]) -> tuple[Offered, ...]:
         """As many of these contributions as `holders`, asked in turn, have."""
         found: dict[bytes, Offered] = {}
-        for peer in holders:
+        for peer in islice(holders, COLLECT_FROM_MAX):
             while rest := [hash for hash in missing if hash not in found][:ASK_MAX]:
                 request = AskContributions(tuple(rest))
                 reply = await self._transport.request(peer, self._calls.contributions, request, timeout_s=ANSWER_S)
@@ -186,6 +191,9 @@ class Exchange:
                     break
                 found |= useful
         return tuple(found[hash] for hash in missing if hash in found)
+
+    def _addresses(self) -> tuple[Address, ...]:
+        return tuple(self._transport.addresses()[:ADDRESSES_MAX])
 
     def _want(self, kind: Kind, peers: Iterable[PeerId]) -> None:
         for peer in peers:

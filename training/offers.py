@@ -4,6 +4,8 @@ A member's first contribution heard counts; another of the same member and round
 a proposal takes it. Bounded by the roster, plus the sets of the proposals at hand.
 """
 
+from collections.abc import Mapping
+
 from shoal.transport.port import PeerId
 
 from .effects import CheckPayload, Effect, FetchPayload
@@ -19,6 +21,7 @@ class Offers:
         self._offers: dict[bytes, Offered] = {}
         self._at_work: set[bytes] = set()  # being fetched or checked
         self._held: set[bytes] = set()
+        self._held_first: dict[PeerId, bytes] = {}  # those of _first that are held
         self._refused: set[bytes] = set()
 
     def get(self, hash: bytes) -> Offered | None:
@@ -29,11 +32,15 @@ class Offers:
         hash = self._first.get(member)
         return None if hash is None else self._offers[hash]
 
+    def member_count(self) -> int:
+        """Whose contributions were heard."""
+        return len(self._first)
+
     def take_in(self, offered: Offered) -> list[Effect]:
         """Know of a contribution and get its payload."""
         self._first.setdefault(offered.member, offered.hash)
         known = self._offers.setdefault(offered.hash, offered)
-        if known.hash in self._held | self._at_work | self._refused:
+        if any(known.hash in known_ones for known_ones in (self._held, self._at_work, self._refused)):
             return []
         self._at_work.add(known.hash)
         if known.ref is not None:
@@ -49,6 +56,8 @@ class Offers:
         self._first.setdefault(offered.member, offered.hash)
         self._at_work.discard(offered.hash)
         self._held.add(offered.hash)
+        if self._first[offered.member] == offered.hash:
+            self._held_first[offered.member] = offered.hash
 
     def refuse(self, offered: Offered) -> None:
         """The method says it is unsound."""
@@ -65,6 +74,6 @@ class Offers:
         """Sorted hashes."""
         return tuple(sorted(self._held))
 
-    def held_by_member(self) -> dict[PeerId, bytes]:
-        """Of the contributions that count, those held: their hashes by member, in sorted order."""
-        return {member: hash for member, hash in sorted(self._first.items()) if hash in self._held}
+    def held_by_member(self) -> Mapping[PeerId, bytes]:
+        """Of the contributions that count, those held: their hashes by member."""
+        return self._held_first

@@ -7,7 +7,7 @@ makes room by displacing one who is not. It can claim a head that does not exist
 and doubts the claimant for longer and longer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -24,11 +24,15 @@ DOUBT_S_MAX = 300.0
 class _Entry:
     present: Present
     is_connected: bool = False
-    head: Head | None = None
+    head: Head | None = None  # while connected
     held: frozenset[bytes] = frozenset()  # contributions it says it holds
     idle_at: Head | None = None
     doubts: int = 0
     doubted_until: float = -1.0
+
+    @property
+    def standing(self) -> Standing:
+        return self.present.presence.standing
 
 
 class Roster:
@@ -38,7 +42,13 @@ class Roster:
         self._me = me
         self._entries_max = max(1, members_max - 1)
         self._entries: dict[PeerId, _Entry] = {}
-        self._envelopes: set[bytes] = set()  # of all entries
+        # Indexes over the entries, so that a message costs no walk over all members.
+        self._envelopes: set[bytes] = set()
+        self._connected: set[PeerId] = set()
+        self._trainers: set[PeerId] = set()  # connected ones
+        self._at: dict[Head, set[PeerId]] = {}  # connected ones by head
+        self._idle: set[PeerId] = set()
+        self._doubted: set[PeerId] = set()
 
     def hear(self, present: Present) -> bool:
         """Keep a presence if it is news and there is room; whether it was kept."""
@@ -48,47 +58,39 @@ class Roster:
         """A peer said hello itself, over its own connection. False when there is no room for it, or it has left."""
         self._put(present, may_displace=True)
         entry = self._entries.get(present.member)
-        if entry is None or entry.present.presence.standing is Standing.LEFT:
+        if entry is None or entry.standing is Standing.LEFT:
             return False
         entry.is_connected = True
-        entry.head = head
+        self._connected.add(present.member)
+        if entry.standing is Standing.TRAINER:
+            self._trainers.add(present.member)
+        self._stand(present.member, entry, head)
         return True
 
     def tell(self, peer: PeerId, head: Head) -> None:
         """A connected peer says where it stands, or its contribution shows it."""
         entry = self._entries.get(peer)
-        if entry is not None and entry.is_connected:
-            entry.head = head
+        if entry is not None and entry.is_connected and entry.head != head:
+            self._stand(peer, entry, head)
 
     def tell_work(self, peer: PeerId, held: Iterable[bytes], is_idle: bool) -> None:
-        """Which contributions' payloads can be had from a connected peer, and whether it adds one; the newest word
-        counts.
-        """
+        """Which payloads can be had from a connected peer, and whether it contributes; the newest word counts."""
         entry = self._entries.get(peer)
         if entry is not None and entry.is_connected:
             entry.held = frozenset(held)
             entry.idle_at = entry.head if is_idle else None
-
-    def is_idle_at(self, peer: PeerId, head: Head) -> bool:
-        """Whether it said that it contributes nothing to the round after `head`."""
-        entry = self._entries.get(peer)
-        return entry is not None and entry.idle_at == head
-
-    def holders(self, offered: Offered) -> tuple[PeerId, ...]:
-        """From whom its payload can be had: its author first, then who says so, then the other members, who may
-        have it all the same.
-        """
-        peers = self.connected()
-        ranks = {peer: (peer != offered.member, offered.hash not in self._entries[peer].held) for peer in peers}
-        return tuple(sorted(peers, key=lambda peer: (ranks[peer], peer)))
+            (self._idle.add if is_idle else self._idle.discard)(peer)
 
     def lose(self, peer: PeerId) -> None:
         """The connection is gone."""
         entry = self._entries.get(peer)
         if entry is not None:
+            self._stand(peer, entry, None)
             entry.is_connected = False
-            entry.head = None
             entry.held = frozenset()
+            entry.idle_at = None
+            for index in (self._connected, self._trainers, self._idle):
+                index.discard(peer)
 
     def doubt(self, peer: PeerId, now: float) -> None:
         """The head that `peer` told led nowhere."""
@@ -96,6 +98,7 @@ class Roster:
         if entry is not None:
             entry.doubted_until = now + min(DOUBT_S_MAX, DOUBT_S * 2.0**entry.doubts)
             entry.doubts = min(entry.doubts + 1, 16)
+            self._doubted.add(peer)
 
     def trust(self, peer: PeerId) -> None:
         """What `peer` told proved true."""
@@ -103,55 +106,61 @@ class Roster:
         if entry is not None:
             entry.doubts = 0
             entry.doubted_until = -1.0
+            self._doubted.discard(peer)
 
     def is_member(self, peer: PeerId) -> bool:
         entry = self._entries.get(peer)
-        return entry is not None and entry.present.presence.standing is not Standing.LEFT
+        return entry is not None and entry.standing is not Standing.LEFT
 
     def is_connected(self, peer: PeerId) -> bool:
-        entry = self._entries.get(peer)
-        return entry is not None and entry.is_connected
-
-    def standing(self, peer: PeerId) -> Standing | None:
-        entry = self._entries.get(peer)
-        return None if entry is None else entry.present.presence.standing
+        return peer in self._connected
 
     def connected(self) -> tuple[PeerId, ...]:
         """All connected members, sorted."""
-        return tuple(sorted(peer for peer, entry in self._entries.items() if entry.is_connected))
+        return tuple(sorted(self._connected))
 
-    def trainers(self) -> tuple[PeerId, ...]:
-        """The connected ones who contribute, sorted."""
-        return tuple(peer for peer in self.connected() if self.standing(peer) is Standing.TRAINER)
+    def trainers(self) -> Set[PeerId]:
+        """The connected members who contribute. Not to be kept: it changes."""
+        return self._trainers
+
+    def at_work(self, head: Head, contributors: Set[PeerId]) -> set[PeerId]:
+        """The connected members who work on the round after `head`: they say that they stand there, or they
+        contributed to it, so that they are about to say so; but for those who say that they have nothing to
+        contribute.
+        """
+        members = (self._at.get(head, set()) | contributors) & self._trainers
+        return {peer for peer in members if self._entries[peer].idle_at != head} if self._idle else members
 
     def head(self, peer: PeerId) -> Head | None:
         entry = self._entries.get(peer)
         return None if entry is None else entry.head
 
-    def heads(self, now: float) -> dict[PeerId, Head]:
-        """Where the connected members say they stand, by peer id; those in doubt say nothing."""
-        told = ((peer, self._entries[peer]) for peer in self.connected())
-        return {peer: entry.head for peer, entry in told if entry.head is not None and entry.doubted_until <= now}
+    def heads(self, now: float) -> dict[Head, Set[PeerId]]:
+        """Where the connected members say they stand, and who says so; those in doubt say nothing."""
+        doubted = {peer for peer in self._doubted if self._entries[peer].doubted_until > now}
+        return {head: rest for head, peers in self._at.items() if (rest := peers - doubted)}
 
     def doubt_ends_at(self, now: float) -> float:
         """When the next doubt ends; infinity if there is none."""
-        ends = (entry.doubted_until for entry in self._entries.values() if entry.is_connected)
+        ends = (self._entries[peer].doubted_until for peer in self._doubted)
         return min((end for end in ends if end > now), default=float("inf"))
+
+    def holders(self, offered: Offered) -> tuple[PeerId, ...]:
+        """From whom its payload can be had: its author, then who says so, then the other members, who may have it."""
+
+        def rank(peer: PeerId) -> tuple[bool, bool, PeerId]:
+            return peer != offered.member, offered.hash not in self._entries[peer].held, peer
+
+        return tuple(sorted(self._connected, key=rank))
 
     def is_anybody_behind(self, round: int) -> bool:
         """Whether a connected member has yet to say that it stands at `round`."""
-        heads = (self._entries[peer].head for peer in self.connected())
-        return any(head is None or head.round < round for head in heads)
+        return any(head.round < round for head in self._at)
 
     def table(self) -> tuple[tuple[PeerId, Standing, bool, int | None], ...]:
         """For people: peer, standing, whether it is connected, the round it says it stands at."""
         return tuple(
-            (
-                peer,
-                entry.present.presence.standing,
-                entry.is_connected,
-                None if entry.head is None else entry.head.round,
-            )
+            (peer, entry.standing, entry.is_connected, None if entry.head is None else entry.head.round)
             for peer, entry in sorted(self._entries.items())
         )
 
@@ -160,7 +169,7 @@ class Roster:
         return {
             peer: tuple(Address(address) for address in entry.present.presence.addresses)
             for peer, entry in self._entries.items()
-            if entry.present.presence.standing is not Standing.LEFT and entry.present.presence.addresses
+            if entry.standing is not Standing.LEFT and entry.present.presence.addresses
         }
 
     def envelopes(self) -> tuple[bytes, ...]:
@@ -168,43 +177,57 @@ class Roster:
         return tuple(self._entries[peer].present.envelope for peer in sorted(self._entries))
 
     def introductions(self, guest: PeerId) -> tuple[bytes, ...]:
-        """Presences to tell `guest`: of members, connected ones first, at most HELLO_KNOWN_MAX, another choice for
-        each guest.
-        """
+        """Presences to tell `guest`: of members, connected ones first, at most HELLO_KNOWN_MAX, others to each guest."""
         members = [peer for peer in self._entries if peer != guest and self.is_member(peer)]
         if len(members) > HELLO_KNOWN_MAX:
-            members.sort(key=lambda peer: (not self.is_connected(peer), blake3(f"{guest}{peer}".encode()).digest()))
+            members.sort(key=lambda peer: (peer not in self._connected, blake3(f"{guest}{peer}".encode()).digest()))
         return tuple(self._entries[peer].present.envelope for peer in sorted(members[:HELLO_KNOWN_MAX]))
 
     def knows(self, envelope: bytes) -> bool:
         """Whether these very bytes are kept: they need no second look at their signature."""
         return envelope in self._envelopes
 
+    def _stand(self, peer: PeerId, entry: _Entry, head: Head | None) -> None:
+        """Keep `_at` in step with the entry's head."""
+        if entry.head is not None:
+            peers = self._at[entry.head]
+            peers.discard(peer)
+            if not peers:
+                del self._at[entry.head]
+        entry.head = head
+        if head is not None:
+            self._at.setdefault(head, set()).add(peer)
+
     def _put(self, present: Present, *, may_displace: bool) -> bool:
-        if present.member == self._me:
+        peer = present.member
+        if peer == self._me:
             return False
-        entry = self._entries.get(present.member)
-        if entry is not None:
-            if present.sequence <= entry.present.sequence:
+        entry = self._entries.get(peer)
+        if entry is None:
+            if len(self._entries) >= self._entries_max and not self._make_room(may_displace):
                 return False
-            self._envelopes.discard(entry.present.envelope)
-            self._envelopes.add(present.envelope)
-            entry.present = present
-            if present.presence.standing is Standing.LEFT:
-                entry.is_connected = False
-                entry.head = None
-            return True
-        if len(self._entries) >= self._entries_max and not self._make_room(may_displace):
+            self._entries[peer] = _Entry(present)
+        elif present.sequence <= entry.present.sequence:
             return False
-        self._entries[present.member] = _Entry(present)
+        else:
+            self._envelopes.discard(entry.present.envelope)
+            entry.present = present
+            if entry.standing is Standing.LEFT:
+                self.lose(peer)
+            (self._trainers.add if self._is_trainer(peer) else self._trainers.discard)(peer)
         self._envelopes.add(present.envelope)
         return True
+
+    def _is_trainer(self, peer: PeerId) -> bool:
+        entry = self._entries[peer]
+        return entry.is_connected and entry.standing is Standing.TRAINER
 
     def _make_room(self, may_displace: bool) -> bool:
         """Forget one who has left, else, for a connected newcomer, the longest known of those who are not connected."""
         left = (peer for peer in self._entries if not self.is_member(peer))
-        absent = (peer for peer, entry in self._entries.items() if may_displace and not entry.is_connected)
+        absent = (peer for peer in self._entries if may_displace and peer not in self._connected)
         for peer in (*left, *absent):
+            self._doubted.discard(peer)
             self._envelopes.discard(self._entries.pop(peer).present.envelope)
             return True
         return False

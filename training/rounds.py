@@ -15,33 +15,30 @@ proposer can do stands in agreement.py.
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from shoal.transport.port import PeerId
 
-from .agreement import Closing, Propose, Standings, follow
+from .agreement import Closing, Propose, Standings
 from .effects import (
     AnnounceHeld,
     ApplyRecord,
-    AskRecords,
     CheckPayload,
     Collect,
     Effect,
     Observe,
     ProposeRecord,
-    Resync,
     Train,
 )
 from .events import Finished, Problem, RoundStarted, Waiting
-from .log import RECORDS_KEPT
+from .following import Following
 from .offers import Offers
+from .proposals import PENDING_MAX, Proposals
 from .records import Head, Offered, Proposed, Record, Standing, Taken
 from .roster import Roster
 from .spec import Spec
 
-PENDING_MAX = 4  # proposals for the open round at once
 EVIDENCE_MAX = 64  # equivocations kept; memory: 10 KB each
-FOLLOW_PAUSE_S = 1.0  # between two attempts to reach another head
 
 
 class Phase(enum.Enum):
@@ -52,19 +49,13 @@ class Phase(enum.Enum):
 
 
 @dataclass(slots=True)
-class _Pending:
-    proposed: Proposed
-    until: float  # given up then
-
-
-@dataclass(slots=True)
 class _Round:
     """The round after the head."""
 
     closing: Closing
     offers: Offers
+    proposals: Proposals
     started_at: float | None = None
-    pending: dict[bytes, _Pending] = field(default_factory=dict[bytes, _Pending])
     has_work: bool = False  # this member's part is asked for or done
     is_idle: bool = False  # this member has nothing to contribute
     is_started_elsewhere: bool = False
@@ -82,14 +73,16 @@ class Rounds:
         standing: Standing,
         head: Head,
         contributors: tuple[PeerId, ...] = (),
+        start_digest: bytes | None = None,
     ) -> None:
+        """`start_digest` is what round 0's state must have, where the spec fixes that; None if each member makes it."""
         self._spec = spec
         self._me = me
         self._roster = roster
         self._new_closing = new_closing
         self.standing = standing
         self.head = head
-        self.contributors = contributors  # of the head's record, sorted
+        self._contributors = frozenset(contributors)  # of the head's record
         self.phase = Phase.WAITING
         self.evidence: dict[
             tuple[PeerId, int], tuple[bytes, bytes]
@@ -97,15 +90,19 @@ class Rounds:
         self._round = self._new_round()
         self._early: dict[PeerId, Offered] = {}  # to the round after the open one
         self._early_proposals: dict[PeerId, Proposed] = {}
-        self._is_following = False
-        self._follow_again_at = float("-inf")
-        self._is_record_missing = False  # the way by records is closed: go by checkpoint
+        self._following = Following(start_digest)
+        self._close_at = float("inf")  # when `_close` may have something to do
         self._waiting_for = ""
 
     @property
     def round(self) -> int:
         """The open one."""
         return self.head.round + 1
+
+    @property
+    def contributors(self) -> tuple[PeerId, ...]:
+        """Of the head's record, sorted."""
+        return tuple(sorted(self._contributors))
 
     @property
     def started_at(self) -> float | None:
@@ -130,7 +127,7 @@ class Rounds:
         Whoever contributed to the last record is expected to go on without saying so: that spares a message per pair
         and round.
         """
-        is_expected = self._me in self.contributors and peer in self.contributors
+        is_expected = self._me in self._contributors and peer in self._contributors
         holds_blobs = any(offered.ref for hash in self.held() if (offered := self.offer(hash)))
         return not is_expected or holds_blobs or self.is_idle or self.phase is Phase.FINISHED
 
@@ -146,22 +143,20 @@ class Rounds:
 
     def deadline(self, now: float) -> float:
         """When to call `look` even if nothing happens."""
-        until = [pending.until for pending in self._round.pending.values()]
-        until += [at for at in (self._roster.doubt_ends_at(now), self._follow_again_at) if at > now]
-        if self.phase is Phase.OPEN and not self._round.pending:
-            decision = self._round.closing.decide(now, self._standings())
-            until.append(now if isinstance(decision, Propose) else decision.until)
-        return min(until, default=float("inf"))
+        close_at = self._close_at if self.phase is Phase.OPEN else float("inf")
+        doubt_ends_at = self._roster.doubt_ends_at(now)
+        return min(close_at, doubt_ends_at, self._round.proposals.deadline(), self._following.deadline(now))
 
     def look(self, now: float) -> list[Effect]:
         """Something changed, or time passed: the connected members, their heads, the deadline."""
         if self.phase in (Phase.APPLYING, Phase.FINISHED):
             return []
         effects = self._drop_expired(now)
-        for pending in sorted(self._round.pending.values(), key=lambda pending: pending.proposed.hash):
-            if all(self._round.offers.is_held(taken.contribution) for taken in pending.proposed.record.taken):
-                return [*effects, self._apply(pending.proposed)]
-        effects += self._follow(now)
+        for proposed in self._round.proposals.in_order():
+            if all(self._round.offers.is_held(taken.contribution) for taken in proposed.record.taken):
+                return [*effects, self._apply(proposed)]
+        heads, pending = self._roster.heads(now), self._round.proposals.hashes()
+        effects += self._following.begin(now, self.head, heads, pending, self.standing is not Standing.STORAGE)
         if self.phase is Phase.WAITING:
             effects += self._start(now)
         if self.phase is Phase.OPEN:
@@ -179,7 +174,8 @@ class Rounds:
         base = Head(offered.round - 1, offered.contribution.base, offered.contribution.base_digest)
         if offered.round == self.round + 1:
             self._roster.tell(offered.member, base)
-            self._early.setdefault(offered.member, offered)  # bounded by the roster
+            if len(self._early) < self._spec.members_max:
+                self._early.setdefault(offered.member, offered)
             return self.look(now)
         if offered.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
             return f"round {offered.round} is not open"
@@ -221,9 +217,7 @@ class Rounds:
         if wrong is None:
             return self._hold(now, offered)
         self._round.offers.refuse(offered)
-        for hash, pending in list(self._round.pending.items()):
-            if any(taken.contribution == offered.hash for taken in pending.proposed.record.taken):
-                del self._round.pending[hash]
+        self._round.proposals.drop_with(offered.hash)
         text = f"the contribution of {offered.member} to round {offered.round} is refused: {wrong}"
         return [Observe(Problem(text)), *self.look(now)]
 
@@ -232,9 +226,15 @@ class Rounds:
         if proposed.proposer != self._me and not self._roster.is_member(proposed.proposer):
             return "the proposer is not a known member"
         if proposed.record.round == self.round + 1:
-            self._early_proposals.setdefault(proposed.proposer, proposed)  # bounded by the roster
+            if len(self._early_proposals) < PENDING_MAX:
+                self._early_proposals.setdefault(proposed.proposer, proposed)
             return self.look(now)
-        return self.caught_up(now, proposed)
+        if self._round.proposals.has_proposed(proposed.proposer):
+            return "that member has proposed before"
+        considered = self.caught_up(now, proposed)
+        if not isinstance(considered, str):
+            self._round.proposals.count(proposed.proposer)
+        return considered
 
     def caught_up(self, now: float, proposed: Proposed) -> list[Effect] | str:
         """A record arrived that was asked for: others stand at it, so who proposed it, known here or not, does not
@@ -251,11 +251,15 @@ class Rounds:
             return "it takes a contribution that is refused here"
         if self.standing is Standing.STORAGE:
             return self.look(now)  # it goes by heads, not by records
-        return self._consider(now, proposed)
+        refused = self._round.proposals.add(proposed, now + self._spec.grace_s + self._spec.silence_s)
+        if refused is not None:
+            return refused
+        missing = tuple(taken.contribution for taken in record.taken if self.offer(taken.contribution) is None)
+        return [*([Collect(proposed, missing)] if missing else []), *self.look(now)]
 
     def collected(self, now: float, proposed: Proposed, offers: Iterable[Offered]) -> list[Effect]:
         """The end of a Collect: what was found."""
-        if proposed.hash not in self._round.pending:
+        if proposed.hash not in self._round.proposals.hashes():
             return []
         wanted = {taken.contribution: taken.member for taken in proposed.record.taken}
         effects: list[Effect] = []
@@ -264,8 +268,8 @@ class Rounds:
             if is_right and self._unsound(offered) is None and self._starts_from_head(offered):
                 effects += self._round.offers.take_in(offered)
         if any(self.offer(hash) is None for hash in wanted):
-            del self._round.pending[proposed.hash]
-            self._is_record_missing = True  # if others did apply it, its checkpoint remains
+            self._round.proposals.drop(proposed)
+            self._following.close_way_by_records()  # if others did apply it, its checkpoint remains
         return [*effects, *self.look(now)]
 
     def applied(self, now: float, proposed: Proposed, digest: bytes) -> list[Effect]:
@@ -276,20 +280,19 @@ class Rounds:
 
     def asked(self, now: float, is_found: bool) -> list[Effect]:
         """The end of an AskRecords; a record that was found has gone through `proposed` before."""
-        self._is_following = False
+        self._following.end()
         if not is_found:
-            self._is_record_missing = True
+            self._following.close_way_by_records()
         return self.look(now)
 
     def adopted(self, now: float, head: Head, contributors: tuple[PeerId, ...]) -> list[Effect]:
         """The end of a Resync: this member now stands at `head`."""
-        self._is_following = False
+        self._following.end()
         return self._stand_at(now, head, contributors)
 
     def resync_failed(self, now: float, holders: Iterable[PeerId]) -> list[Effect]:
         """The end of a Resync that led nowhere; `holders` told that head."""
-        self._is_following = False
-        self._follow_again_at = now + FOLLOW_PAUSE_S
+        self._following.fail(now)
         for peer in holders:
             self._roster.doubt(peer, now)
         return self.look(now)
@@ -306,35 +309,32 @@ class Rounds:
 
     def resync_ended(self, now: float) -> list[Effect]:
         """The end of a Resync that was overtaken: this member stands better by now."""
-        self._is_following = False
+        self._following.end()
         return self.look(now)
 
     def unapplied(self, now: float, proposed: Proposed) -> list[Effect]:
         """The end of an ApplyRecord that could not be done here: a payload is gone from the disk."""
         self.phase = Phase.OPEN
-        self._round.pending.pop(proposed.hash, None)
-        self._is_record_missing = True
+        self._round.proposals.drop(proposed)
+        self._following.close_way_by_records()
         return self.look(now)
 
     def is_better(self, head: Head) -> bool:
         """Whether `head` is worth going over to."""
-        return follow(self.head, {self._me: head}) is not None
+        return self._following.better(self.head, {head: {self._me}}) is not None
 
     def _new_round(self) -> _Round:
-        return _Round(self._new_closing(), Offers(can_check=self.standing is not Standing.STORAGE))
+        offers = Offers(can_check=self.standing is not Standing.STORAGE)
+        return _Round(self._new_closing(), offers, Proposals(self._spec.members_max))
 
     def _standings(self) -> Standings:
-        expected = [peer for peer in self._roster.trainers() if self._is_at_work(peer)]
+        expected = self._roster.at_work(self.head, self._contributors)
         if self.standing is Standing.TRAINER and not self.is_idle:
-            expected.append(self._me)
+            expected.add(self._me)
+        awaited_min = self._spec.members_start if self.head.round == 0 else self._spec.members_min
         started_at = self._round.started_at
         overdue_at = float("inf") if started_at is None else started_at + self._spec.round_s + self._spec.grace_s
-        return Standings(tuple(sorted(expected)), frozenset(self._round.offers.held_by_member()), overdue_at)
-
-    def _is_at_work(self, peer: PeerId) -> bool:
-        """It said that it stands here; or it contributed to the head's record, so that it is about to say so."""
-        stands_here = self._roster.head(peer) == self.head or peer in self.contributors
-        return stands_here and not self._roster.is_idle_at(peer, self.head)
+        return Standings(expected, self._round.offers.held_by_member().keys(), awaited_min, overdue_at)
 
     def _unsound(self, offered: Offered) -> str | None:
         if offered.contribution.samples > self._spec.samples_max:
@@ -354,6 +354,8 @@ class Rounds:
             if len(self.evidence) < EVIDENCE_MAX:
                 self.evidence.setdefault((offered.member, offered.round), (first.envelope, offered.envelope))
             return "another contribution of that member was heard first"
+        if first is None and self._round.offers.member_count() >= self._spec.members_max:
+            return "the round is full"
         self._round.is_started_elsewhere = True
         return [*self._round.offers.take_in(offered), *self.look(now)]
 
@@ -362,52 +364,20 @@ class Rounds:
         announce: list[Effect] = [AnnounceHeld()] if offered.ref is not None else []
         return [*announce, *self.look(now)]
 
-    def _consider(self, now: float, proposed: Proposed) -> list[Effect] | str:
-        """A sound proposal for the open round: get what is missing of its set."""
-        if proposed.hash in self._round.pending:
-            return "known"
-        if len(self._round.pending) >= PENDING_MAX:
-            return "too many proposals"
-        until = now + self._spec.grace_s + self._spec.silence_s
-        self._round.pending[proposed.hash] = _Pending(proposed, until)
-        hashes = [taken.contribution for taken in proposed.record.taken]
-        missing = tuple(hash for hash in hashes if self.offer(hash) is None)
-        return [*([Collect(proposed, missing)] if missing else []), *self.look(now)]
-
     def _drop_expired(self, now: float) -> list[Effect]:
-        expired = [hash for hash, pending in self._round.pending.items() if pending.until <= now]
-        for hash in expired:
-            del self._round.pending[hash]
-        if not expired:
+        if not self._round.proposals.drop_expired(now):
             return []
-        self._is_record_missing = True
+        self._following.close_way_by_records()
         return [Observe(Problem(f"a proposal for round {self.round} is given up: its payloads did not arrive in time"))]
-
-    def _follow(self, now: float) -> list[Effect]:
-        """Go over to a better head, by records if they lead there."""
-        if self._is_following or now < self._follow_again_at:
-            return []
-        heads = self._roster.heads(now)
-        best = follow(self.head, heads)
-        if best is None or best.record in self._round.pending:
-            return []
-        self._is_following = True
-        gap = best.round - self.head.round
-        is_storage = self.standing is Standing.STORAGE
-        if 0 < gap <= RECORDS_KEPT and not self._is_record_missing and not is_storage:
-            return [AskRecords(self.round, tuple(peer for peer, head in heads.items() if head.round > self.head.round))]
-        effects: list[Effect] = []
-        if best.record == self.head.record and not is_storage:
-            text = f"this member's state after round {best.round} differs from the others'; taking over theirs"
-            effects.append(Observe(Problem(text)))
-        return [*effects, Resync(best, tuple(peer for peer, head in heads.items() if head == best))]
 
     def _start(self, now: float) -> list[Effect]:
         """Open the round for work, unless there is a better place to be, or others are missing."""
         if self.standing is Standing.STORAGE:
             return []
-        if follow(self.head, self._roster.heads(now)) is not None:
+        if self._following.better(self.head, self._roster.heads(now)) is not None:
             return self._wait("catching up with the other members")
+        if self._following.is_startless(self.head):
+            return self._wait("no connected member has the state that this swarm starts from")
         count = len(self._roster.trainers()) + (self.standing is Standing.TRAINER)
         if self.head.round == 0 and count < self._spec.members_start and not self._round.is_started_elsewhere:
             return self._wait(f"{count} of {self._spec.members_start} members are connected")
@@ -422,19 +392,21 @@ class Rounds:
         if self._round.has_work or self.standing is not Standing.TRAINER or started_at is None:
             return []
         self._round.has_work = True
-        others = self.contributors if self.head.round else self._roster.trainers()
+        others = self._contributors if self.head.round else self._roster.trainers()
         return [Train(self.round, tuple(sorted({*others, self._me})), started_at + self._spec.round_s)]
 
     def _close(self, now: float) -> list[Effect]:
         """Propose, if it is this member's turn to, and nobody's proposal is being completed."""
-        if self._round.pending:
+        self._close_at = float("inf")
+        if self._round.proposals.hashes():
             return []
         standings = self._standings()
         decision = self._round.closing.decide(now, standings)
         if isinstance(decision, Propose):
             held = self._round.offers.held_by_member()
-            taken = tuple(Taken(peer, hash) for peer, hash in held.items())[: self._spec.members_max]
+            taken = tuple(Taken(peer, hash) for peer, hash in sorted(held.items()))[: self._spec.members_max]
             return [ProposeRecord(Record(self.head.record, self.round, self.head.digest, taken))]
+        self._close_at = decision.until
         is_short = len(standings.held) < self._spec.members_min and now >= standings.overdue_at
         return self._wait(f"round {self.round}: {decision.reason}") if is_short else []
 
@@ -453,11 +425,10 @@ class Rounds:
     def _stand_at(self, now: float, head: Head, contributors: tuple[PeerId, ...]) -> list[Effect]:
         """A new head: forget the round that led here, open the next."""
         self.head = head
-        self.contributors = contributors
+        self._contributors = frozenset(contributors)
         self.phase = Phase.WAITING
         self._round = self._new_round()
-        self._is_record_missing = False
-        self._follow_again_at = float("-inf")
+        self._following.arrive()
         if self._spec.rounds_max and head.round >= self._spec.rounds_max:
             self.phase = Phase.FINISHED
             return [Observe(Finished(head.round)), AnnounceHeld()]

@@ -25,10 +25,12 @@ from .records import AskSpec, Calls, Standing, TellHead, open_contribution
 from .roster import Roster
 from .rounds import Phase, Rounds
 from .spec import SignedSpec, open_spec, swarm_id_of
-from .state_service import Restored, StateKeeper, open_keeper
+from .state_service import FixesStart, Restored, StateKeeper, open_keeper
 from .storage_service import StorageKeeper
 from .store import MemberStore, StoredTurn
 from .workers_service import ThreadWorkers, Workers
+
+ADDRESSES_EVERY_S = 30.0  # how often the node's addresses are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,8 @@ class SwarmService:
         roster = Roster(me, spec.members_max)
         new_closing = partial(LowestPeerCloses, me, spec.members_min, spec.silence_s)
         contributors = contributors_of(restored.proposed)
-        rounds = Rounds(spec, me, roster, new_closing, self._standing(), restored.head, contributors)
+        start_digest = self._method.start_digest(spec) if isinstance(self._method, FixesStart) else None
+        rounds = Rounds(spec, me, roster, new_closing, self._standing(), restored.head, contributors, start_digest)
         proposal = b"" if restored.proposed is None else restored.proposed.envelope
         log = Log(TellHead(restored.head, proposal, restored.checkpoint))
         return Cores(rounds, roster, log)
@@ -191,10 +194,13 @@ class SwarmService:
             self._engine.do(self._cores.rounds.stand(trio.current_time(), standing))
 
     async def _watch_standing(self) -> None:
+        """Say anew how this member stands when its owner or its addresses changed."""
         while True:
-            await self._restand.wait()
+            with trio.move_on_after(ADDRESSES_EVERY_S) as scope:
+                await self._restand.wait()
             self._restand = trio.Event()
-            await self._stand()
+            if not scope.cancelled_caught or (self._engine is not None and self._engine.exchange.has_moved()):
+                await self._stand()
 
     async def _offer_again(self, engine: Engine) -> None:
         """After a restart in mid-round: the contribution made before counts, there must not be a second one."""

@@ -6,7 +6,7 @@ The engine calls one thing at a time here, but for `check` and `train`, which ru
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic
+from typing import Generic, Protocol, runtime_checkable
 
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal
@@ -33,6 +33,13 @@ class Applied(Generic[State]):
 
     state: State
     digest: bytes  # empty for methods without a common state
+
+
+@runtime_checkable
+class FixesStart(Protocol):
+    """A method whose swarms may fix the first state's digest: their first state comes from the creator's machine."""
+
+    def start_digest(self, spec: Spec) -> bytes | None: ...
 
 
 @dataclass(frozen=True, slots=True)
