@@ -68,7 +68,7 @@ class NoiseTrainer:
 
         self._count = recipe.parameters
         noise = np.random.Generator(np.random.Philox(key=recipe.index)).standard_normal(recipe.parameters, np.float32)
-        self._noise = noise * np.float32(1e-3)
+        self._noise: Vector = (noise * np.float32(1e-3)).astype(np.float32, copy=False)
         self.ended_at = 0.0
 
     @property

@@ -40,6 +40,7 @@ class Axis:
 
     label: str
     show: Callable[[float], str]
+    step_least: float = 0.0  # between ticks; 1 where only whole numbers make sense
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +60,15 @@ class Stack:
     color: int
 
 
-def nice_ticks(low: float, high: float, wished: int = TICKS) -> list[float]:
+def nice_ticks(low: float, high: float, step_least: float = 0.0, wished: int = TICKS) -> list[float]:
     """Round numbers from at most `low` to at least `high`, at steps of 1, 2, 2.5 or 5 times a power of ten."""
     if not high - low > 1e-9 * max(abs(low), abs(high), 1e-9):
         pad = abs(high) * 0.1 + 1e-9
         low, high = low - pad, high + pad
-    rough = (high - low) / max(1, wished)
+    rough = max((high - low) / max(1, wished), step_least)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    factors = (1, 2, 5, 10) if step_least and power <= step_least else (1, 2, 2.5, 5, 10)
+    step = next(factor * power for factor in factors if factor * power >= rough * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(index * step, 12) for index in range(first, last + 1)]
 
@@ -78,7 +80,7 @@ def line_chart(title: str, lines: Sequence[Line], x_axis: Axis, y_axis: Axis) ->
     ys = [y for _, points in drawn for _, y in points]
     if not xs:
         return _frame(title, "", [], x_axis, y_axis, empty=True)
-    x_ticks, y_ticks = nice_ticks(0.0, max(xs)), nice_ticks(min(ys), max(ys))
+    x_ticks, y_ticks = nice_ticks(0.0, max(xs), x_axis.step_least), nice_ticks(min(ys), max(ys), y_axis.step_least)
     x_of, y_of = _scale(x_ticks[0], max(xs), LEFT, WIDTH - RIGHT), _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     body = [_y_grid(y_ticks, y_of, y_axis)]
     body += [_x_tick(x_of(tick), x_axis.show(tick)) for tick in x_ticks if tick <= max(xs) * 1.0001]

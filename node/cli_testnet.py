@@ -214,7 +214,7 @@ async def train(plan: "Plan", where: Path, display: "Display") -> tuple[Report, 
             display.show(testnet.view())
             after = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
         except* Complaint as group:
-            failure = first(group)
+            failure = await testnet.explain(first(group))
         report = testnet.tally.report(plan.method)
     samples = GeneratedText(prompt=PROMPT, before=before, after=after) if after else None
     details = {"model": plan.model, "data": plan.data, "seed": plan.seed, "samples": samples}
@@ -264,21 +264,21 @@ async def compared(plan: "Plan", report: Report, display: "Display") -> tuple[Re
 
 
 def summarize(report: Report, html_path: Path, stream: TextIO) -> None:
-    """The key figures for a person."""
-    from .report_html import count, duration, size
+    """The key figures for a person; nothing if there are none, for then the reason is what matters."""
+    from .report_html import count, duration, size, visible
 
     final = report.final
+    if not report.rounds:
+        return
     lines = [""]
     if report.samples is not None:
         for name, text in (("before", report.samples.before), ("after", report.samples.after)):
-            shown = "".join(char if char.isprintable() or char == "\n" else "·" for char in text).strip()
-            lines += [f"It wrote {name} training:", *(f"  | {line}" for line in shown.splitlines()), ""]
+            lines += [f"It wrote {name} training:", *(f"  | {line}" for line in visible(text).strip().split("\n")), ""]
     lines.append(f"{len(report.rounds)} rounds closed by {len(report.nodes)} nodes in {duration(report.seconds)}")
-    if report.rounds:
-        lines.append(
-            f"validation loss {final.validation_loss:.3f} nats per byte after {count(final.tokens_per_member)} tokens "
-            f"per member; {size(final.bytes_sent_total)} sent in all"
-        )
+    lines.append(
+        f"validation loss {final.validation_loss:.3f} nats per byte after {count(final.tokens_per_member)} tokens "
+        f"per member; {size(final.bytes_sent_total)} sent in all"
+    )
     if (base := report.baselines) is not None:
         lines.append(
             f"one member alone: {base.alone.validation_loss:.3f}; synchronous: {base.synchronous.validation_loss:.3f}"

@@ -36,7 +36,8 @@ class PlainLines:
         self._closed = 0
 
     def show(self, view: View) -> None:
-        if view.rounds_closed > self._closed:
+        is_evaluated = any(row.evaluated >= view.rounds_closed for row in view.rows)
+        if view.rounds_closed > self._closed and is_evaluated:
             self._closed = view.rounds_closed
             self.say(round_line(view))
 
@@ -135,7 +136,8 @@ def progress(view: View) -> str:
 
 def round_line(view: View) -> str:
     """The newest round in one line."""
-    losses = [row.validation_loss for row in view.rows if row.validation_loss is not None]
+    newest = max((row.evaluated for row in view.rows), default=0)
+    losses = [row.validation_loss for row in view.rows if row.evaluated == newest and row.validation_loss is not None]
     speeds = [row.tokens_per_s for row in view.rows if row.tokens_per_s is not None]
     common = most_common_digest(view)
     equal = sum(row.digest == common for row in view.rows)

@@ -34,6 +34,8 @@ summary{cursor:pointer;font-weight:600;font-size:17px}details[open] summary{marg
 li{margin:2px 0}
 """
 
+ROUNDS = Axis("round", lambda value: f"{value:g}", step_least=1)
+
 
 def render(report: Report, rounds_expected: int | None = None) -> str:
     """The page. `rounds_expected` is how many rounds the run was meant to close; by default as many as it did."""
@@ -77,6 +79,11 @@ def duration(value: float) -> str:
     if 120 <= value < 1e9:
         return f"{int(value) // 60} min {int(value) % 60:02d} s"
     return f"{value:.3g} s"
+
+
+def visible(text: str) -> str:
+    """Generated text for people: what an untrained model writes is no UTF-8, and control characters draw boxes."""
+    return "".join(char if char == "\n" or (char.isprintable() and char != "\ufffd") else "·" for char in text)
 
 
 def tokens_so_far(rounds: Sequence[ReportedRound], members: int) -> list[float]:
@@ -132,7 +139,7 @@ def _loss_section(report: Report) -> str:
     note = "Of the state after each round, on text that no member trains on."
     x_axis = Axis("tokens per member", count)
     if report.rounds and not places[-1]:  # a method that counts no tokens
-        places, x_axis = [float(entry.round) for entry in report.rounds], Axis("round", lambda value: f"{value:g}")
+        places, x_axis = [float(entry.round) for entry in report.rounds], ROUNDS
     swarm = tuple(zip(places, (entry.validation_loss for entry in report.rounds), strict=True))
     lines = [Line(f"swarm of {members}", swarm, 0)]
     if (base := report.baselines) is not None:
@@ -189,7 +196,7 @@ def _training_section(report: Report) -> str:
     chart = line_chart(
         "Training loss of each member",
         lines,
-        Axis("round", lambda v: f"{v:g}"),
+        ROUNDS,
         Axis("nats per byte", lambda v: f"{v:.4g}"),
     )
     return _section(
@@ -201,14 +208,9 @@ def _samples_section(prompt: str, before: str, after: str) -> str:
     return _section(
         "What it writes",
         f"Continuing {prompt!r}, with the same random numbers before training and after.",
-        f'<div class="two"><div><h3>before</h3><pre>{_visible(before)}</pre></div>'
-        f"<div><h3>after</h3><pre>{_visible(after)}</pre></div></div>",
+        f'<div class="two"><div><h3>before</h3><pre>{escape(visible(before))}</pre></div>'
+        f"<div><h3>after</h3><pre>{escape(visible(after))}</pre></div></div>",
     )
-
-
-def _visible(text: str) -> str:
-    """Generated text for a page: an untrained model writes control characters, which browsers draw as boxes."""
-    return escape("".join(char if char.isprintable() or char == "\n" else "·" for char in text))
 
 
 def _incidents_section(report: Report) -> str:

@@ -24,6 +24,7 @@ class Row:
     doing: str
     training_loss: float | None
     validation_loss: float | None
+    evaluated: int  # the round that it is of
     tokens_per_s: float | None
     bytes_sent: int
     bytes_received: int
@@ -205,7 +206,8 @@ class Tally:
         told = [each for _, each in sorted(node.rounds.items())]
         trained = [each for each in told if each.train_s > 0]
         losses = [each.training_loss for each in trained if each.training_loss is not None]
-        evaluated = [each.validation_loss for each in told if each.validation_loss is not None]
+        evaluated = [(number, each.validation_loss) for number, each in sorted(node.rounds.items())]
+        evaluated = [(number, loss) for number, loss in evaluated if loss is not None]
         digests = [each.digest for each in told if each.is_closed]
         return Row(
             peer=peer,
@@ -213,7 +215,8 @@ class Tally:
             round=node.newest,
             doing=node.doing,
             training_loss=losses[-1] if losses else None,
-            validation_loss=evaluated[-1] if evaluated else None,
+            validation_loss=evaluated[-1][1] if evaluated else None,
+            evaluated=evaluated[-1][0] if evaluated else 0,
             tokens_per_s=trained[-1].tokens / trained[-1].train_s if trained else None,
             bytes_sent=sum(each.bytes_sent for each in told),
             bytes_received=sum(each.bytes_received for each in told),

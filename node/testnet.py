@@ -27,6 +27,7 @@ from .tally import Tally, View
 READY_TIMEOUT_S = 120.0  # until a started node answers: it imports libp2p, on a busy machine next to many others
 RETRY_S = 0.1
 POLL_S = 2.0
+EXPLAIN_S = 3.0  # between a connection that breaks and the end of the process behind it
 ROUND_S = 600.0  # a member is waited for so long: far longer than it takes, for a member left out breaks repeatability
 GRACE_S = 10.0
 STALL_S = ROUND_S + 120.0  # no round closed for so long: the run has failed
@@ -174,6 +175,13 @@ class Testnet:
                     await self._changed.wait()
             if scope.cancelled_caught:
                 raise Complaint(f"no round closed for {STALL_S:.0f} s after round {closed}; the nodes' logs say more")
+
+    async def explain(self, complaint: Complaint) -> Complaint:
+        """`complaint`, or what is behind it when a node ended while it was asked something."""
+        with trio.move_on_after(EXPLAIN_S):
+            while complaint.code is Exit.NO_NODE and not self._failure:
+                await self._changed.wait()
+        return Complaint(self._failure) if self._failure else complaint
 
     async def generate(self, prompt: str, count: int, seed: int = 0) -> str:
         """What the newest state of the first node that runs writes after `prompt`. Raises Complaint."""

@@ -44,6 +44,8 @@ def test_ticks_are_few_rise_evenly_and_span_the_values(one: float, other: float)
 
 def test_ticks_are_round_numbers() -> None:
     assert nice_ticks(2.02, 3.07) == [2.0, 2.25, 2.5, 2.75, 3.0, 3.25]
+    assert nice_ticks(0, 12, step_least=1) == [0, 5, 10, 15]
+    assert nice_ticks(0, 2, step_least=1) == [0, 1, 2]
     assert nice_ticks(0, 614_400) == [0, 200_000, 400_000, 600_000, 800_000]
 
 

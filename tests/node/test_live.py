@@ -13,6 +13,7 @@ ROW = Row(
     doing="training round 4",
     training_loss=2.9,
     validation_loss=2.81,
+    evaluated=3,
     tokens_per_s=5900.4,
     bytes_sent=10_200_000,
     bytes_received=9_900_000,
@@ -64,7 +65,8 @@ def test_a_log_gets_one_line_for_each_round() -> None:
     lines.show(replace(VIEW, rounds_closed=0))
     lines.show(VIEW)
     lines.show(VIEW)
-    lines.show(replace(VIEW, rounds_closed=4))
+    lines.show(replace(VIEW, rounds_closed=4))  # not evaluated yet
+    lines.show(replace(VIEW, rounds_closed=4, rows=(replace(ROW, evaluated=4), OTHER)))
     assert len(stream.getvalue().splitlines()) == 2
 
 

@@ -1,0 +1,104 @@
+"""The command `shoal testnet` as a person runs it: real processes, real sockets, a report, and nothing left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from shoal.node import report as reports
+
+SMALL = ("--model", "gpt-0.2m", "--set", "steps=3", "--set", "batch_size=2", "--set", "validation_windows=4")
+TIMEOUT_S = 180
+
+
+def testnet(folder: Path, *flags: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "shoal", "testnet", "--json", "--report", str(folder), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(folder: Path, *flags: str) -> dict[str, Any]:
+    out, told = testnet(folder, *flags).communicate(timeout=TIMEOUT_S)
+    assert out, told
+    last: dict[str, Any] = json.loads(out.splitlines()[-1])
+    assert last["ok"], (last, told)
+    return last
+
+
+def test_a_run_ends_well_reports_and_repeats_to_the_bit(tmp_path: Path) -> None:
+    flags = ("--nodes", "3", "--rounds", "2", *SMALL)
+    first = run(tmp_path / "first", *flags)
+    report = reports.read(Path(first["report"]))
+    assert reports.faults(report, 2) == []
+    assert len(report.nodes) == 3
+    for entry in report.rounds:
+        assert entry.contributors == report.nodes
+        assert set(entry.state_digest) == set(entry.bytes_sent) == set(report.nodes)
+        assert len(set(entry.state_digest.values())) == 1
+        assert entry.validation_loss < 6.0
+    assert report.final.tokens_per_member == 2 * 3 * 2 * 128
+    assert report.samples is not None
+    assert report.samples.before != report.samples.after
+    assert "<svg" in Path(first["html"]).read_text()
+
+    again = reports.read(Path(run(tmp_path / "again", *flags)["report"]))
+    assert [entry.state_digest for entry in again.rounds] == [entry.state_digest for entry in report.rounds]
+    assert again.samples == report.samples
+
+
+def test_a_comparison_has_both_baselines_at_equal_tokens(tmp_path: Path) -> None:
+    report = reports.read(
+        Path(run(tmp_path, "--nodes", "2", "--rounds", "2", "--compare", "--seed", "7", *SMALL)["report"])
+    )
+    assert report.baselines is not None
+    for baseline in (report.baselines.alone, report.baselines.synchronous):
+        assert [point.tokens for point in baseline.curve] == [768, 1536]
+        assert baseline.curve[-1].validation_loss == baseline.validation_loss
+
+
+def test_a_model_that_nobody_knows_is_one_line_and_no_traceback(tmp_path: Path) -> None:
+    process = testnet(tmp_path, "--nodes", "1", "--model", "gpt-9000")
+    out, told = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert "gpt-9000" in json.loads(out.splitlines()[-1])["problems"][0]
+    assert "Traceback" not in told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as on POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_when_the_testnet_is_stopped_or_killed_no_process_is_left(number: signal.Signals, tmp_path: Path) -> None:
+    process = testnet(tmp_path, "--nodes", "2", "--rounds", "500", *SMALL)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("round "):
+                break
+        else:
+            pytest.fail("no round closed")
+        nodes = psutil.Process(process.pid).children(recursive=True)
+        assert len(nodes) == 2
+        os.kill(process.pid, number)
+        _, told = process.communicate(timeout=20)
+        if number == signal.SIGINT:
+            assert process.returncode == 130
+            assert "Traceback" not in told
+            assert alive(nodes) == []
+        else:
+            ended_by = time.monotonic() + 10
+            while alive(nodes) and time.monotonic() < ended_by:
+                time.sleep(0.1)
+            assert alive(nodes) == []
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def alive(processes: Sequence[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
