@@ -146,7 +146,7 @@ class FetchPlan:
         holder.is_asked_again = False
         if holder.state not in (_State.ASKED, _State.READY):
             return
-        if self.manifest is None and not self._accept_manifest(holder, manifest_data, now):
+        if (self.manifest is None or manifest_data) and not self._accept_manifest(holder, manifest_data, now):
             return
         assert self.manifest is not None
         have = mask_from_bitmap(bitmap, self.manifest.chunk_count)

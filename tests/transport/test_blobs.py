@@ -51,7 +51,7 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, Message, decode, encode
 
 SOAK = bool(os.environ.get("SHOAL_SOAK"))
-FUZZ_COUNT = 100_000 if SOAK else 1_000
+FUZZ_COUNT = 100_000 if SOAK else 500
 WIRE_TYPES: tuple[type[Message], ...] = (BlobRef, Manifest, ManifestRequest, ManifestReply, ChunksRequest, Piece)
 
 sizes = st.integers(0, 5 * CHUNK_BYTES) | st.sampled_from([CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2**30])

@@ -1,13 +1,17 @@
 """Blobs between nodes on a simulated network: shared out, resumed, bounded, and right whatever holders send."""
 
+import os
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from shoal.transport.blob_store import BlobStore
@@ -27,10 +31,11 @@ from shoal.transport.blobs import (
 )
 from shoal.transport.bulk import BlobService, Lie, run_inline
 from shoal.transport.memory import Network
-from shoal.transport.port import Call, Code, PeerId, Refusal, Transport
-from shoal.transport.wire import Malformed
+from shoal.transport.port import Call, Code, PeerId, Refusal, Streaming, Transport, Unary
+from shoal.transport.wire import Malformed, Message
 
 MIB = 2**20
+FUZZ_COUNT = 100_000 if os.environ.get("SHOAL_SOAK") else 300
 
 
 def content(chunks: int, seed: int = 0) -> bytes:
@@ -89,7 +94,7 @@ class World:
     path: Path
 
     async def transport(self, name: str) -> Transport:
-        return self.network.open(name)
+        return await self.network.open(PeerId(name))
 
     async def node(self, name: str, *, chunk_s: float = 0.0, budget: int = 256 * MIB) -> Node:
         """A node that takes `chunk_s` to receive a chunk."""
@@ -106,8 +111,10 @@ class World:
 
 @asynccontextmanager
 async def world(path: Path) -> AsyncGenerator[World, None]:
+    network = Network(is_full=True)
     async with trio.open_nursery() as nursery:
-        yield World(Network(), nursery, path)
+        await nursery.start(network.run)
+        yield World(network, nursery, path)
         nursery.cancel_scope.cancel()
 
 
@@ -358,7 +365,7 @@ async def test_a_node_that_is_still_fetching_serves_what_it_has(tmp_path: Path, 
 
         async with trio.open_nursery() as nursery:
             for node in (b, c):
-                nursery.start_soon(lambda node=node: node.blobs.fetch(ref, known(a, b, c), pin="x", timeout_s=600))
+                nursery.start_soon(partial(node.blobs.fetch, ref, known(a, b, c), pin="x", timeout_s=600))
         for node, other in ((b, c), (c, b)):
             assert read_all(node, ref) == data
             assert sum(peer == other.peer for peer, _ in node.received) >= 5
@@ -486,15 +493,14 @@ async def test_a_holder_says_which_chunks_it_has(tmp_path: Path, autojump_clock:
 
 
 async def test_real_threads_do_the_same(tmp_path: Path) -> None:
-    async with trio.open_nursery() as nursery:
-        network = Network()
+    async with world(tmp_path) as net:
         nodes: list[BlobService] = []
         peers: list[PeerId] = []
         for name in "ab":
-            transport = network.open(name)
+            transport = await net.transport(name)
             nodes.append(BlobService(transport, BlobStore(tmp_path / name, 64 * MIB)))
             peers.append(transport.peer_id)
-            await nursery.start(nodes[-1].run)
+            await net.nursery.start(nodes[-1].run)
         data = content(8)
         ref = await nodes[0].put(iter([data[:1000], data[1000:]]), pin="x")
         assert isinstance(ref, BlobRef)
@@ -502,14 +508,91 @@ async def test_real_threads_do_the_same(tmp_path: Path) -> None:
         blob = nodes[1].open(ref)
         assert blob is not None
         assert blob.read(0, blob.size) == data
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_put_that_is_cancelled_stops_at_the_next_chunk(tmp_path: Path) -> None:
-    transport = Network().open("a")
     store = BlobStore(tmp_path, 2**40)
-    blobs = BlobService(transport, store)
-    with trio.move_on_after(0.05) as scope:
-        await blobs.put((bytes(CHUNK_BYTES) for _ in range(10**6)), pin="x")
+    async with world(tmp_path) as net:
+        blobs = BlobService(await net.transport("a"), store)
+        with trio.move_on_after(0.05) as scope:
+            await blobs.put((bytes(CHUNK_BYTES) for _ in range(10**6)), pin="x")
     assert scope.cancelled_caught
     assert store.used_bytes == 0
+
+
+class Anything(Message, frozen=True):
+    """An array of any values: what a peer may put where a request or a reply belongs."""
+
+    first: object = None
+    second: object = None
+    third: object = None
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.binary(max_size=80) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=6,
+)
+
+
+async def test_any_request_gets_an_answer_or_one_refusal(tmp_path: Path, autojump_clock: MockClock) -> None:
+    manifest = Unary(MANIFEST.name, Anything, Anything, reply_bytes_max=MANIFEST.reply_bytes_max)
+    chunks = Streaming(CHUNKS.name, Anything, Piece)
+    values: list[object] = []
+
+    @given(value=anything)
+    @settings(max_examples=FUZZ_COUNT, database=None)
+    def collect(value: object) -> None:
+        values.append(value)
+
+    collect()
+    async with world(tmp_path) as net:
+        a, fuzzer = await net.node("a"), await net.transport("f")
+        ref = await put(a, content(2))
+        odd: list[object] = [ref.digest, bytes(32), 0, 1, 65_535, 65_536, -1, True, *values]
+        for number, value in enumerate(odd):
+            request = Anything(odd[number % 7], value, odd[(number * 5) % 7])
+            assert await fuzzer.request(a.peer, manifest, request, timeout_s=5) is not None
+            async with fuzzer.stream(a.peer, chunks, timeout_s=5) as call:
+                await call.send(request)
+                await call.finish()
+                while isinstance(await call.receive(), Piece):
+                    pass
+        reply = await fuzzer.request(a.peer, MANIFEST, ManifestRequest(ref.digest, True), timeout_s=5)
+        assert isinstance(reply, ManifestReply)  # it still serves
+
+
+async def test_any_answer_of_a_holder_leaves_the_fetch_whole(tmp_path: Path, autojump_clock: MockClock) -> None:
+    manifest, chunks = Unary(MANIFEST.name, ManifestRequest, Anything), Streaming(CHUNKS.name, ChunksRequest, Anything)
+    values: list[object] = []
+
+    @given(value=anything)
+    @settings(max_examples=FUZZ_COUNT // 20, database=None)
+    def collect(value: object) -> None:
+        values.append(value)
+
+    collect()
+    async with world(tmp_path) as net:
+        a, b, fuzzer = await net.node("a"), await net.node("b"), await net.transport("f")
+        for number, value in enumerate(values):
+            data = content(2, number)
+            ref = await put(a, data, "now")
+            held = a.store.held(ref.digest)
+            assert held is not None
+            opening = held.manifest_data if number % 2 else value
+
+            async def stream(
+                peer: PeerId, call: Call[Anything, ChunksRequest], value: object = value
+            ) -> Refusal | None:
+                await call.send(Anything(value, 0, value))
+                return None
+
+            def answer(peer: PeerId, request: ManifestRequest, opening: object = opening) -> Anything:
+                return Anything(opening, None)
+
+            fuzzer.serve(manifest, answer)
+            fuzzer.serve_stream(chunks, stream)
+            assert await b.blobs.fetch(ref, known(fuzzer, a), pin="now", timeout_s=60) is None
+            assert read_all(b, ref) == data
+            for node in (a, b):
+                node.blobs.unpin("now")
