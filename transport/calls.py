@@ -125,6 +125,31 @@ class CallState:
         body_bytes = len(opening) + len(length) + len(fragment)
         return b"".join((HEAD.pack(kind, flags, body_bytes, self.id), opening, length, fragment))
 
+    def why_wrong(self, flags: int, body: bytes) -> str | None:
+        """Why no honest peer sends this as the next fragment; None: it may."""
+        if not self.can_get:
+            return "more after the end"
+        if self.is_released:
+            return None  # whatever it is, nobody reads it
+        fragment_bytes, cost, missing = len(body), 0, 0
+        if flags & BEGIN:
+            if self.incoming is not None or fragment_bytes < LENGTH.size:
+                return "a message begins within another, or without its length"
+            fragment_bytes, cost, missing = (
+                fragment_bytes - LENGTH.size,
+                MESSAGE_COST_BYTES,
+                LENGTH.unpack_from(body)[0],
+            )
+        elif self.incoming is not None:
+            missing = self.incoming_bytes - len(self.incoming)
+            if not fragment_bytes:
+                return "an empty fragment"
+        elif fragment_bytes or not flags & END:
+            return "a fragment of no message"
+        if fragment_bytes > missing or cost + fragment_bytes > self.window:
+            return "more bytes than announced or credited"
+        return "the end within a message" if flags & END and fragment_bytes < missing else None
+
     def begin(self, message_bytes: int) -> int:
         """A message of this length comes in. Returns the credit to grant, so that it can come in whole."""
         cost = MESSAGE_COST_BYTES + message_bytes
@@ -136,7 +161,7 @@ class CallState:
         return grant
 
     def add(self, fragment: bytes) -> Data | None:
-        """A fragment of the incoming message, within `window` and its length. Returns the message when whole."""
+        """A fragment of the incoming message, in which nothing is wrong. Returns the message when whole."""
         assert self.incoming is not None
         self.window -= len(fragment)
         if not self.incoming and len(fragment) == self.incoming_bytes:

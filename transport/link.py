@@ -10,8 +10,10 @@ import trio
 
 from .calls import Data
 from .port import Refusal
-from .rpc import Closed, Drained, Event, Finished, Opened, Received, Session, Stopped
+from .rpc import Session
+from .rpc_events import Closed, Drained, Event, Finished, Opened, Received, Stopped
 
+READ_BYTES_MAX: Final = 64 * 1024  # taken in at once: the answers to it may take more memory than it does
 GOODBYE_S: Final = 1.0  # for the last words to a peer that broke the rules
 
 
@@ -99,16 +101,19 @@ class Link:
         while session.closed is None:
             try:
                 data = await self._stream.receive_some()
-                events = (
-                    session.receive(data, trio.current_time()) if data else session.abort("the peer ended the stream")
-                )
             except StreamBroken as error:
-                events = session.abort(f"the stream broke: {error}")
-            self._dispatch(events)
-            self.kick()
-            on_read(self)
-            while session.is_congested and session.closed is None:
-                await self._next_write()
+                self._dispatch(session.abort(f"the stream broke: {error}"))
+                return
+            if not data:
+                self._dispatch(session.abort("the peer ended the stream"))
+                return
+            for start in range(0, len(data), READ_BYTES_MAX):
+                piece = data if len(data) <= READ_BYTES_MAX else data[start : start + READ_BYTES_MAX]
+                self._dispatch(session.receive(piece, trio.current_time()))
+                self.kick()
+                on_read(self)
+                while session.is_congested and session.closed is None:
+                    await self._next_write()
 
     async def _next_write(self) -> None:
         self._wrote = trio.Event()

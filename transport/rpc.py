@@ -14,11 +14,8 @@ deadline, or reach a call of another session.
 import enum
 import heapq
 import math
-from collections import deque
 from collections.abc import Mapping
 from typing import Final, Protocol
-
-import msgspec
 
 from .calls import MESSAGE_COST_BYTES, CallState, Data, Step
 from .framing import (
@@ -26,7 +23,6 @@ from .framing import (
     CALL_MAX,
     CREDIT_MAX,
     END,
-    FRAME_BYTES_MAX,
     LENGTH,
     PREAMBLE,
     TIMEOUT_S_MAX,
@@ -42,11 +38,11 @@ from .framing import (
 )
 from .limits import Limits
 from .port import Code, Refusal
+from .rpc_events import Closed, Drained, Event, Finished, Opened, Received, Stopped
+from .sending import Sending
+from .token_bucket import TokenBucket
 from .wire import WIRE_VERSION, Malformed
 
-FRAGMENT_BYTES_MAX: Final = 16_000  # while others wait: how long a big message holds up a small one
-ROOM_BYTES_MIN: Final = 256  # less is left of a write: the next frame goes into the next one
-SEND_QUEUE_BYTES: Final = 256 * 1024  # of one call, above which its sender waits
 CONGESTED_BYTES: Final = 1024 * 1024  # ready and not taken by the peer: above it nothing more is read from it
 LINGERING_FACTOR: Final = 2  # calls whose handler still cleans up count against this multiple of the limit
 DEADLINES_SPARE: Final = 64  # dead ones kept before the heap is rebuilt
@@ -68,67 +64,6 @@ class Bounds(Protocol):
     def reply_bytes_max(self) -> int: ...
 
 
-class Opened(msgspec.Struct, frozen=True, gc=False):
-    """The peer calls a method; its messages follow."""
-
-    call: int
-    method: bytes
-
-
-class Received(msgspec.Struct, frozen=True, gc=False):
-    """A whole message. `consume` says that it was taken."""
-
-    call: int
-    data: Data
-    is_last: bool
-
-
-class Finished(msgspec.Struct, frozen=True, gc=False):
-    """The peer sends nothing more in this call."""
-
-    call: int
-
-
-class Stopped(msgspec.Struct, frozen=True, gc=False):
-    """The call is over: the peer gave up or wants no more, or it broke a bound, or time is up. None: nothing failed."""
-
-    call: int
-    refusal: Refusal | None
-
-
-class Drained(msgspec.Struct, frozen=True, gc=False):
-    """The call's sender may go on."""
-
-    call: int
-
-
-class Closed(msgspec.Struct, frozen=True, gc=False):
-    """The session is over, and all its calls. What `output` still gives says goodbye; then the stream is closed."""
-
-    refusal: Refusal
-
-
-Event = Opened | Received | Finished | Stopped | Drained | Closed
-
-
-class TokenBucket:
-    """At most `per_s` requests a second in the long run, `burst` at once."""
-
-    def __init__(self, per_s: float, burst: int) -> None:
-        self._per_s, self._burst = per_s, burst
-        self._tokens, self._at = float(burst), -math.inf
-
-    def take(self, now: float) -> bool:
-        """Whether one more is allowed."""
-        if now > self._at:
-            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
-            self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
-
-
 class Session:
     """One end of an RPC stream. Every call must be let go with `release`.
 
@@ -144,10 +79,7 @@ class Session:
         self._live_count = 0
         self._last_call = 0
         self._deadlines: list[tuple[float, int]] = []
-        self._control: deque[bytes] = deque([PREAMBLE])  # goes out before all else
-        self._ready: deque[CallState] = deque()  # have something to send and credit for it, in turn
-        self._ready_bytes = len(PREAMBLE)  # in both
-        self._queued_bytes = 0  # in all calls
+        self._sending = Sending(PREAMBLE)
         self._reserved_bytes = 0
         self.closed: Refusal | None = None  # why the session is over
 
@@ -160,12 +92,12 @@ class Session:
 
     @property
     def has_output(self) -> bool:
-        return bool(self._control or self._ready)
+        return self._sending.has_output
 
     @property
     def is_congested(self) -> bool:
         """The peer does not take what is ready for it: read nothing from it until it does."""
-        return self._ready_bytes > CONGESTED_BYTES
+        return self._sending.ready_bytes > CONGESTED_BYTES
 
     @property
     def live_count(self) -> int:
@@ -195,7 +127,7 @@ class Session:
         self._last_call += 1
         call = CallState(self._last_call, method.request_bytes_max, method.reply_bytes_max, opening)
         self._insert(call, now + timeout_s)
-        self._make_ready(call)
+        self._sending.wake(call)
         return call.id
 
     def send(self, call_id: int, data: Data, *, is_last: bool) -> Refusal | None:
@@ -205,27 +137,21 @@ class Session:
             return Refusal(Code.CANCELLED, "the call is over")
         if len(data) > call.send_bytes_max:
             return _too_large(len(data), call.send_bytes_max)
-        call.queue.append(data if len(data) <= FRAGMENT_BYTES_MAX else memoryview(data))
-        call.queue_bytes += len(data)
         call.is_finishing = is_last
-        self._queued_bytes += len(data)
-        if call.is_ready:
-            self._ready_bytes += len(data)
-        else:
-            self._make_ready(call)
+        self._sending.queue(call, data)
         return None
 
     def is_full(self, call_id: int) -> bool:
         """Whether the call's sender must wait for `Drained`."""
         call = self._calls.get(call_id)
-        return call is not None and call.queue_bytes > SEND_QUEUE_BYTES
+        return call is not None and self._sending.is_full(call)
 
     def finish(self, call_id: int) -> None:
         """Nothing more will be sent from this side."""
         call = self._calls.get(call_id)
         if call is not None and call.can_send:
             call.is_finishing = True
-            self._make_ready(call)
+            self._sending.wake(call)
 
     def stop(self, call_id: int, refusal: Refusal | None) -> None:
         """End the call from this side, after what is queued. None: nothing failed."""
@@ -233,7 +159,7 @@ class Session:
         if call is not None and call.stop is None and not call.is_over:
             call.stop = stop_frame(Kind.STOP, call.id, refusal)
             call.is_finishing = False
-            self._make_ready(call)
+            self._sending.wake(call)
 
     def cancel(self, call_id: int, refusal: Refusal) -> None:
         """End the call from this side at once. What is queued is dropped."""
@@ -274,30 +200,10 @@ class Session:
 
     def output(self) -> tuple[bytes, list[Event]]:
         """The next bytes to write, at most FRAME_BYTES_MAX, shared by all that is ready."""
-        events: list[Event] = []
-        parts: list[bytes] = []
-        room = FRAME_BYTES_MAX
-        while self._control and len(self._control[0]) <= room:
-            parts.append(self._control.popleft())
-            room -= len(parts[-1])
-            self._ready_bytes -= len(parts[-1])
-        while self._ready and room >= ROOM_BYTES_MIN and not self._control:
-            call = self._ready.popleft()
-            before = call.queue_bytes
-            parts.append(call.emit(min(room, FRAGMENT_BYTES_MAX) if self._ready else room))
-            room -= len(parts[-1])
-            self._queued_bytes -= before - call.queue_bytes
-            if call.is_sendable:
-                self._ready.append(call)
-                self._ready_bytes -= before - call.queue_bytes
-            else:
-                call.is_ready = False
-                self._ready_bytes -= before
-            if before > SEND_QUEUE_BYTES >= call.queue_bytes:
-                events.append(Drained(call.id))
-            if call.is_over:
-                self._end(call)
-        return b"".join(parts), events
+        write = self._sending.next_write()
+        for call in write.ended:
+            self._end(call)
+        return write.data, [Drained(call.id) for call in write.drained]
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Take in what the stream gave."""
@@ -322,7 +228,7 @@ class Session:
         """The stream broke or ended."""
         if self.closed is not None:
             return []
-        self._control.clear()
+        self._sending.clear_control()
         return [self._close(Refusal(Code.UNREACHABLE, reason))]
 
     # What comes in.
@@ -330,38 +236,46 @@ class Session:
     def _handle(self, frame: Frame, now: float, events: list[Event]) -> None:
         if frame.kind == Kind.OPEN:
             self._handle_open(frame, now, events)
-            return
-        if frame.kind == Kind.GOODBYE:
-            refusal = parse_stop(frame.body)
-            if isinstance(refusal, Malformed):
-                self._violate(refusal, events)
-            else:
-                self._control.clear()
-                events.append(self._close(refusal or Refusal(Code.UNREACHABLE, "the peer closed the session")))
-            return
-        call = self._calls.get(frame.call)
-        if call is None or call.is_over:
-            if frame.call > self._last_call:
-                self._violate(Malformed(f"a frame for call {frame.call}, which was never opened"), events)
-            return  # the call has just ended on this side: what was on its way is dropped
-        if frame.kind == Kind.DATA:
-            self._handle_data(call, frame.flags, frame.body, events)
-        elif frame.kind == Kind.CREDIT:
-            credit = parse_credit(frame.body)
-            if isinstance(credit, Malformed) or call.credit + credit > CREDIT_MAX:
-                self._violate(Malformed(f"credit for call {call.id}: {credit}"), events)
-            else:
-                call.credit += credit
-                self._make_ready(call)
+        elif frame.kind == Kind.GOODBYE:
+            self._handle_goodbye(frame, events)
+        elif frame.call > self._last_call:
+            self._violate(Malformed(f"a frame for call {frame.call}, which was never opened"), events)
         else:
-            refusal = parse_stop(frame.body)
-            if isinstance(refusal, Malformed):
-                self._violate(refusal, events)
+            call = self._calls.get(frame.call)
+            if call is None or call.is_over:
+                return  # it has just ended on this side: what was on its way is dropped
+            if frame.kind == Kind.DATA:
+                self._handle_data(call, frame.flags, frame.body, events)
+            elif frame.kind == Kind.CREDIT:
+                self._handle_credit(call, frame, events)
             else:
-                self._give_up(call)
-                if not call.is_released:
-                    events.append(Stopped(call.id, refusal))
-                self._end(call)
+                self._handle_stop(call, frame, events)
+
+    def _handle_goodbye(self, frame: Frame, events: list[Event]) -> None:
+        refusal = parse_stop(frame.body)
+        if isinstance(refusal, Malformed):
+            self._violate(refusal, events)
+        else:
+            self._sending.clear_control()
+            events.append(self._close(refusal or Refusal(Code.UNREACHABLE, "the peer closed the session")))
+
+    def _handle_credit(self, call: CallState, frame: Frame, events: list[Event]) -> None:
+        credit = parse_credit(frame.body)
+        if isinstance(credit, Malformed) or call.credit + credit > CREDIT_MAX:
+            self._violate(Malformed(f"call {call.id}: credit for more than {CREDIT_MAX} bytes, or none"), events)
+        else:
+            call.credit += credit
+            self._sending.wake(call)
+
+    def _handle_stop(self, call: CallState, frame: Frame, events: list[Event]) -> None:
+        refusal = parse_stop(frame.body)
+        if isinstance(refusal, Malformed):
+            self._violate(refusal, events)
+            return
+        self._give_up(call)
+        if not call.is_released:
+            events.append(Stopped(call.id, refusal))
+        self._end(call)
 
     def _handle_open(self, frame: Frame, now: float, events: list[Event]) -> None:
         opening = parse_open(frame.body)
@@ -376,7 +290,7 @@ class Session:
         method = self._methods.get(opening.method)
         refusal = self._why_not(opening.method, method, now)
         if refusal is not None or method is None:
-            self._push_control(stop_frame(Kind.STOP, frame.call, refusal))
+            self._sending.push(stop_frame(Kind.STOP, frame.call, refusal))
             return
         call = CallState(frame.call, method.reply_bytes_max, method.request_bytes_max)
         self._insert(call, now + opening.timeout_s)
@@ -392,58 +306,36 @@ class Session:
             LINGERING_FACTOR * limits.calls_per_peer_max
         ):
             return Refusal(Code.BUSY, f"more than {limits.calls_per_peer_max} calls at once")
-        if self._queued_bytes > limits.bytes_per_peer_buffered_max:
-            return Refusal(Code.BUSY, f"{self._queued_bytes} bytes of replies wait to be taken")
+        if self._sending.queued_bytes > limits.bytes_per_peer_buffered_max:
+            return Refusal(Code.BUSY, f"{self._sending.queued_bytes} bytes of replies wait to be taken")
         if method is None:
             return Refusal(Code.UNKNOWN_METHOD, f"no method {name.decode(errors='replace')!r} here")
         return None
 
     def _handle_data(self, call: CallState, flags: int, body: bytes, events: list[Event]) -> None:
-        if not call.can_get:
-            self._violate(Malformed(f"more for call {call.id} after its end"), events)
+        reason = call.why_wrong(flags, body)
+        if reason is not None:
+            self._violate(Malformed(f"call {call.id}: {reason}"), events)
             return
         message: Data | None = None
-        if call.is_released:
-            pass  # nobody reads it: the call ends as soon as its last frame is out
-        elif flags & BEGIN:
-            if call.incoming is not None or len(body) < LENGTH.size:
-                self._violate(Malformed(f"a message of call {call.id} begins within another"), events)
-                return
-            total: int = LENGTH.unpack_from(body)[0]
-            body = body[LENGTH.size :]
-            if len(body) > total or MESSAGE_COST_BYTES + len(body) > call.window:
-                self._violate(Malformed(f"call {call.id}: more bytes than announced or credited"), events)
-                return
-            refusal = self._why_no_message(call, total)
+        if flags & BEGIN and not call.is_released:
+            message_bytes: int = LENGTH.unpack_from(body)[0]
+            refusal = self._why_no_message(call, message_bytes)
             if refusal is not None:
                 self._cancel(call, refusal)
-                if not call.is_released:
-                    events.append(Stopped(call.id, refusal))
+                events.append(Stopped(call.id, refusal))
                 return
-            self._reserved_bytes += MESSAGE_COST_BYTES + total
-            self._grant(call, call.begin(total))
+            self._reserved_bytes += MESSAGE_COST_BYTES + message_bytes
+            self._grant(call, call.begin(message_bytes))
+            body = body[LENGTH.size :]
+        if call.incoming is not None:
             message = call.add(body)
-        elif call.incoming is not None and body:
-            if len(body) > min(call.window, call.incoming_bytes - len(call.incoming)):
-                self._violate(Malformed(f"call {call.id}: more bytes than announced or credited"), events)
-                return
-            message = call.add(body)
-        elif body or not flags & END:
-            self._violate(Malformed(f"a fragment of no message in call {call.id}"), events)
-            return
-        self._deliver(call, message, bool(flags & END), events)
-
-    def _deliver(self, call: CallState, message: Data | None, is_end: bool, events: list[Event]) -> None:
-        if is_end and call.incoming is not None:
-            self._violate(Malformed(f"the end of call {call.id} within a message"), events)
-            return
+        is_end = bool(flags & END)
         if is_end:
             call.advance(Step.GET_END)
-        if call.is_released:
-            pass
-        elif message is not None:
+        if message is not None:
             events.append(Received(call.id, message, is_end))
-        elif is_end:
+        elif is_end and not call.is_released:
             events.append(Finished(call.id))
         if call.is_over:
             self._end(call)
@@ -470,34 +362,18 @@ class Session:
         call = self._calls.get(call_id)
         return call is None or call.is_over
 
-    def _make_ready(self, call: CallState) -> None:
-        if not call.is_ready and call.is_sendable and self.closed is None:
-            call.is_ready = True
-            self._ready.append(call)
-            self._ready_bytes += call.queue_bytes
-
     def _grant(self, call: CallState, grant: int) -> None:
         if grant and not call.is_over:
-            self._push_control(credit_frame(call.id, grant))
-
-    def _push_control(self, frame: bytes) -> None:
-        if self.closed is None:
-            self._control.append(frame)
-            self._ready_bytes += len(frame)
+            self._sending.push(credit_frame(call.id, grant))
 
     def _cancel(self, call: CallState, refusal: Refusal) -> None:
         if not call.opening:
-            self._push_control(stop_frame(Kind.STOP, call.id, refusal))
+            self._sending.push(stop_frame(Kind.STOP, call.id, refusal))
         self._give_up(call)
         self._end(call)
 
     def _give_up(self, call: CallState) -> None:
-        if call.is_ready:
-            self._ready.remove(call)
-            self._ready_bytes -= call.queue_bytes
-            call.is_ready = False
-        self._queued_bytes -= call.queue_bytes
-        call.drop_queue()
+        self._sending.drop(call)
         self._reserved_bytes -= call.drop_incoming()
         call.advance(Step.STOP)
 
@@ -510,15 +386,15 @@ class Session:
     def _violate(self, reason: Malformed | Refusal, events: list[Event]) -> None:
         """The peer broke the rules: say so and close."""
         refusal = Refusal(Code.MALFORMED, reason.reason) if isinstance(reason, Malformed) else reason
-        self._control.append(stop_frame(Kind.GOODBYE, 0, refusal))
+        self._sending.push(stop_frame(Kind.GOODBYE, 0, refusal))
         events.append(self._close(refusal))
 
     def _close(self, refusal: Refusal) -> Closed:
         self.closed = refusal
-        self._ready.clear()
+        self._sending.clear()
         self._calls.clear()
         self._deadlines.clear()
-        self._live_count = self._reserved_bytes = self._queued_bytes = self._ready_bytes = 0
+        self._live_count = self._reserved_bytes = 0
         return Closed(refusal)
 
 

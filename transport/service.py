@@ -17,8 +17,10 @@ from .handling import UnaryHandling, handle_streaming
 from .limits import Limits
 from .link import ByteStream, CallEnd, Link, StreamBroken
 from .port import Call, Code, PeerId, Refusal, Reply, Request, StreamHandler, Streaming, Unary, UnaryHandler
-from .rpc import Opened, Role, Session, TokenBucket
+from .rpc import Role, Session
+from .rpc_events import Opened
 from .stream_call import FailedCall, StreamCall
+from .token_bucket import TokenBucket
 from .wire import Malformed, decode, encode
 
 __all__ = ["ByteStream", "CallService", "StreamBroken"]

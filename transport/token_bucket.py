@@ -1,0 +1,21 @@
+"""How often a peer may do something. Pure."""
+
+import math
+
+
+class TokenBucket:
+    """At most `per_s` a second in the long run, `burst` at once."""
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._tokens, self._at = float(burst), -math.inf
+
+    def take(self, now: float) -> bool:
+        """Whether one more is allowed. Time that goes backward counts as standing still."""
+        if now > self._at:
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
+            self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
