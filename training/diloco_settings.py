@@ -13,6 +13,12 @@ Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=10)]
 
 
+# For runs of about a dozen rounds of 50 steps, such as the testnet's, measured with gpt-0.8m and 4 members on
+# Shakespeare (docs/performance.md): momentum 0.9 needs more rounds than that before it pays (it looks 10 rounds back),
+# and averaging bears twice the inner learning rate that is best for a member alone.
+SHORT_RUN: Mapping[str, int | float] = {"outer_lr": 1.0, "outer_momentum": 0.0, "lr": 4e-3}
+
+
 class DilocoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """All have defaults. Those of the inner optimizer hold for the built-in trainer; a person's own loop brings its
     own.
