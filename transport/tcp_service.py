@@ -2,7 +2,6 @@
 
 import errno
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -118,9 +117,9 @@ def listening_endpoint(listener: trio.SocketListener) -> Endpoint:
     return ip_endpoint(host, port)
 
 
-async def dial(endpoint: Endpoint, count: Callable[[trio.SocketStream], Socket]) -> Socket:
+async def dial(endpoint: Endpoint) -> trio.SocketStream:
     """A connection to an endpoint. Raises OSError."""
-    return count(await trio.open_tcp_stream(endpoint.host, endpoint.port))
+    return await trio.open_tcp_stream(endpoint.host, endpoint.port)
 
 
 def _listen_problem(endpoint: Endpoint, error: OSError) -> str:
