@@ -1,6 +1,8 @@
 """From a spec to a method, or to one line that says what is wrong and what to do."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -14,6 +16,7 @@ from shoal.training.loop import Outer
 from shoal.training.methods import MemberOptions
 from shoal.training.spec import Setting, Spec
 
+ROOT = Path(__file__).parents[2]
 SPEC = Spec(creator="1" * 52, nonce=bytes(16), model="gpt-0.2m")
 
 
@@ -67,6 +70,55 @@ def test_a_bad_text_of_ones_own_is_named(tmp_path: Path) -> None:
     path = tmp_path / "empty.txt"
     path.touch()
     assert reason(SPEC, MemberOptions(data_path=path)) == f"data file {path} is empty"
+
+
+def run_python(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_node_that_only_looks_at_specs_loads_neither_torch_nor_numpy() -> None:
+    program = "import sys, shoal.training.methods; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    assert run_python(program) == "[]\n"
+
+
+def test_without_torch_it_says_what_to_install() -> None:
+    program = """
+import sys
+sys.modules["torch"] = None
+from shoal.training import methods
+from shoal.training.spec import Spec
+print(methods.build(Spec(creator="1" * 52, nonce=bytes(16)), methods.MemberOptions()))
+"""
+    assert run_python(program) == f"{methods.TORCH_MISSING}\n"
+
+
+def test_payloads_are_checked_and_applied_without_torch() -> None:
+    program = """
+import sys
+sys.modules["torch"] = None
+import numpy as np
+from shoal.training.checkpoint import State
+from shoal.training.diloco import Diloco
+from shoal.training.diloco_settings import DilocoSettings
+from shoal.training.method import Share
+from shoal.training.payload import write_payload
+from shoal.training.ports import BytesReader
+from shoal.training.spec import Spec
+from shoal.training.tensors import TensorShape
+
+class Shapes:
+    layout = (TensorShape("w", (2, 3)),)
+
+spec = Spec(creator="1" * 52, nonce=bytes(16))
+method = Diloco(spec, DilocoSettings(), Shapes())
+payload = BytesReader(write_payload("float32", Shapes.layout, np.ones(6, np.float32)))
+state = State(0, np.zeros(6, np.float32), np.zeros(6, np.float32))
+print(method.check(spec, 1, "a", 5, payload))
+print(method.apply(state, [Share(1, "a", 5, 1, 0, payload)])[0].parameters.astype(float).round(2).tolist())
+"""
+    assert run_python(program) == f"None\n{[-1.33] * 6}\n"
 
 
 def test_memory_is_asked_of_the_system() -> None:

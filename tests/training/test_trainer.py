@@ -121,6 +121,15 @@ def test_it_writes_and_repeats_itself_from_a_seed() -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_on_a_gpu_it_learns_too() -> None:
+    made = GptTrainer(SPEC, replace_settings(steps=60), SIZE, CORPUS, "cuda", 1)
+    trained = made.train(made.start(), Local(), turn())
+    again = made.train(trained.parameters, Local(trained.moments, None), turn(round_=2))
+    assert made.evaluate(again.parameters)["validation_loss"] < made.evaluate(made.start())["validation_loss"] - 1
+    assert isinstance(made.generate(again.parameters, b"to be", 5, 1.0, 3), bytes)
+
+
 def test_the_global_random_generator_is_left_alone() -> None:
     before = torch.get_rng_state()
     made = trainer()
