@@ -268,5 +268,6 @@ if __name__ == "__main__":
             program_put(where)
         case ["hold", where, mib]:
             trio.run(program_hold, where, mib)
-        case ["fetch", *rest]:
+        case _:
+            rest = sys.argv[2:]
             trio.run(partial(program_fetch, *rest))
