@@ -30,7 +30,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -57,6 +57,8 @@ $(STAMP): pyproject.toml constraints.txt | prerequisites
 	  $(BIN)/python -m pip install --progress-bar on -c $(VENV)/constraints.txt torch; \
 	fi
 	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
+# trio-typing, which libp2p needs, brings stubs of trio 0.22 that hide the types of the trio that runs.
+	rm -rf $(VENV)/lib/python3.*/site-packages/trio-stubs
 	@touch $(STAMP)
 
 clean:

@@ -1,1 +1,1 @@
-"""Finding peers, swarms and blobs. Empty until discovery lands; a swarm's members find one another by its invite and roster."""
+"""Finding peers, swarms and blobs. Empty until discovery lands: members find one another by invite and roster."""

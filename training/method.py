@@ -1,11 +1,11 @@
 """The seam between the round engine and training methods: the engine knows no method, a method knows no network.
 
-A method is a set of pure functions over two values it defines itself: `state`, which all members share and which must be equal to
-the bit, and `local`, which never leaves the member (inner optimizer, error feedback, momentum). Randomness comes from `Turn.seed`,
-time from `Turn.clock`; nothing else is read.
+A method is a set of pure functions over two values it defines itself: `state`, which all members share and which must
+be equal to the bit, and `local`, which never leaves the member (inner optimizer, error feedback, momentum). Randomness
+comes from `Turn.seed`, time from `Turn.clock`; nothing else is read.
 
-What a malicious peer may send: any payload. `check` refuses what is malformed before it is stored in a round; `apply` must give the
-same bits on every member for every payload that `check` lets through.
+What a malicious peer may send: any payload. `check` refuses what is malformed before it is stored in a round; `apply`
+must give the same bits on every member for every payload that `check` lets through.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,11 +34,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[Local]):
-    """What `contribute` made: the payload's bytes, how many samples stand behind it, and the member's local value after it."""
+    """What `contribute` made."""
 
     payload: Payload
-    samples: int
-    local: Local
+    samples: int  # that stand behind it
+    local: Local  # the member's, after the turn
     metrics: Mapping[str, float]  # for the owner's eyes: {"loss": ..., "tokens": ..., "steps": ...}
 
 
@@ -70,7 +70,7 @@ class Method(Protocol[State, Local]):
         ...
 
     def audit(self, state: State, local: Local, share: Share) -> float | None:
-        """An opinion in [0, 1] on honest work, or None for none. May be dear and inexact: it never decides this round's set."""
+        """An opinion in [0, 1] on honest work, or None. May be dear and inexact: it never decides this round's set."""
         ...
 
     def apply(self, state: State, shares: Sequence[Share]) -> tuple[State, Mapping[str, float]]:

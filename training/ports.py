@@ -1,4 +1,4 @@
-"""What training asks of the world below it: a transport, content-addressed blobs and a signer. Shells and tests supply them."""
+"""What training asks of the world below it: a transport, content-addressed blobs and a signer."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -47,10 +47,12 @@ class Blobs(Protocol):
     """
 
     async def put(self, pieces: Iterable[Payload], *, pin: str) -> BlobRef | Refusal:
-        """Store the concatenation of `pieces`, pinned under the label `pin`. Refused when the disk or the budget is full."""
+        """Store the concatenation of `pieces`, pinned under the label `pin`. Refused when disk or budget are full."""
         ...
 
-    async def fetch(self, ref: BlobRef, holders: Callable[[], Iterable[PeerId]], *, pin: str, timeout_s: float) -> None | Refusal:
+    async def fetch(
+        self, ref: BlobRef, holders: Callable[[], Iterable[PeerId]], *, pin: str, timeout_s: float
+    ) -> Refusal | None:
         """Have `ref` here, verified and pinned, fetching what is missing from several of `holders()` at once.
 
         `holders` is asked again while the fetch goes on, so newly announced holders are used.

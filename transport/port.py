@@ -1,7 +1,7 @@
-"""What the layers above see of the network: one small Protocol, with two implementations, `host` (libp2p) and `memory` (simulated).
+"""What the layers above see of the network: one small Protocol, implemented by `host` (libp2p) and `memory` (simulated).
 
-Failures of the network and of peers are values (`Refusal`), never exceptions: whoever asks a peer must say what happens when it
-does not answer. Exceptions that leave these calls are bugs, or trio.Cancelled.
+Failures of the network and of peers are values (`Refusal`), never exceptions: whoever asks a peer must say what happens
+when it does not answer. Exceptions that leave these calls are bugs, or trio.Cancelled.
 """
 
 import enum
@@ -157,7 +157,7 @@ class Transport(Protocol):
     async def request(
         self, peer: PeerId, method: Unary[Request, Reply], request: Request, *, timeout_s: float
     ) -> Reply | Refusal:
-        """Ask `peer`. The deadline travels with the call; when it passes, both sides let go. Never raises for what a peer does."""
+        """Ask `peer`. The deadline travels with the call; when it passes, both sides let go."""
         ...
 
     def stream(
@@ -173,7 +173,8 @@ class Transport(Protocol):
     def subscribe(
         self, topic: str, is_valid: Callable[[PeerId, bytes], bool]
     ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
-        """Receive what others publish. What `is_valid` refuses is neither delivered nor forwarded. Own messages do not come back.
+        """Receive what others publish. What `is_valid` refuses is neither delivered nor forwarded. Own messages do not
+        come back.
 
         The channel is bounded; when its reader is slow the oldest messages are kept and new ones dropped and counted.
         """

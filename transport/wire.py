@@ -1,9 +1,9 @@
 """How every Shoal message becomes bytes and back: MessagePack arrays, decoded straight into bounded, typed structures.
 
-A message is a `Message` subclass whose fields carry their bounds as `msgspec.Meta`. It is written as an
-array in field order, so its bytes are canonical: equal values have equal bytes. Unknown fields, missing fields, wrong types and
-values out of bounds are one `Malformed` with the reason. A peer can send anything here; all it gets is that refusal: lengths that
-the bytes do not hold are refused by msgspec before anything is allocated for them.
+A message is a `Message` subclass whose fields carry their bounds as `msgspec.Meta`. It is written as an array in field
+order, so its bytes are canonical: equal values have equal bytes. Unknown fields, missing fields, wrong types and values
+out of bounds are one `Malformed` with the reason. A peer can send anything here; all it gets is that refusal: lengths
+that the bytes do not hold are refused by msgspec before anything is allocated for them.
 """
 
 from typing import Annotated, TypeVar
@@ -27,7 +27,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Malformed(msgspec.Struct, frozen=True):
-    """Why bytes from a peer are not the message that was expected. A value, not an exception: it is the peer's fault."""
+    """Why bytes from a peer are not the message expected. A value, not an exception: it is the peer's fault."""
 
     reason: str
 
