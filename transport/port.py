@@ -1,4 +1,4 @@
-"""What the layers above see of the network: one small Protocol, implemented by `host` (libp2p) and `memory` (simulated).
+"""What the layers above see of the network: a small Protocol, implemented by `host` (libp2p) and `memory` (simulated).
 
 Failures of the network and of peers are values (`Refusal`), never exceptions: whoever asks a peer must say what happens
 when it does not answer. Exceptions that leave these calls are bugs, or trio.Cancelled.
