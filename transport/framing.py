@@ -61,6 +61,11 @@ class FrameCutter:
         self.version: int | None = None  # of the other side, once its preamble is here
         self.violation: Malformed | None = None  # after it nothing more is cut
 
+    @property
+    def held_bytes(self) -> int:
+        """Of a frame whose rest is on the way."""
+        return len(self._rest)
+
     def cut(self, data: bytes) -> list[Frame]:
         """The frames that are whole now. After bytes that are no frame, `violation` says why."""
         frames: list[Frame] = []
@@ -77,7 +82,7 @@ class FrameCutter:
                 at = len(PREAMBLE)
         if self.version is not None:
             at = self._cut_frames(data, at, frames)
-        self._rest = data[at:]
+        self._rest = b"" if self.violation is not None else data[at:]
         return frames
 
     def _cut_frames(self, data: bytes, at: int, frames: list[Frame]) -> int:
@@ -99,9 +104,12 @@ class FrameCutter:
 
 
 def stop_frame(kind: Kind, call: int, refusal: Refusal | None) -> bytes:
-    """A STOP or GOODBYE; None: nothing failed."""
-    reason = b"" if refusal is None else refusal.message.encode(errors="replace")[:REASON_BYTES_MAX]
-    return HEAD.pack(kind, 0, 1 + len(reason), call) + bytes([0 if refusal is None else refusal.code]) + reason
+    """A STOP or GOODBYE; None: nothing failed. What was unreachable for this side is only refused by it."""
+    if refusal is None:
+        return HEAD.pack(kind, 0, 1, call) + b"\0"
+    code = Code.REFUSED if refusal.code is Code.UNREACHABLE else refusal.code
+    reason = refusal.message.encode(errors="replace")[:REASON_BYTES_MAX]
+    return HEAD.pack(kind, 0, 1 + len(reason), call) + bytes([code]) + reason
 
 
 def parse_stop(body: bytes) -> Refusal | Malformed | None:

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import trio
 
 from .conditions import Conditions, Draws, Gate, Path
+from .dialer import Dial, Dialer
 from .limits import Limits
 from .memory_gossip import GossipMessage, GossipNode
 from .memory_stream import MemoryStream
@@ -34,9 +35,7 @@ from .port import (
 from .service import CallService
 
 EVENTS_MAX: Final = 4096  # of connections, that a reader may be behind
-DIAL_S: Final = 5.0  # one attempt of `keep`
-BACKOFF_S: Final = 0.5  # between attempts of `keep`: doubled up to BACKOFF_S_MAX, half of it drawn
-BACKOFF_S_MAX: Final = 30.0
+DIAL_S: Final = 10.0  # one address of a kept peer
 ROUND_TRIPS_TO_CONNECT: Final = 4  # TCP, choice of protocols, Noise, muxer
 GOSSIP_HEAD_BYTES: Final = 100  # what a message of gossip costs on top of its bytes: topic, ids, signature
 
@@ -91,9 +90,8 @@ class MemoryTransport:
         self._streams: dict[PeerId, list[MemoryStream]] = {}
         self._stream_count = 0
         self._readers: list[trio.MemorySendChannel[PeerEvent]] = []
-        self._kept: dict[PeerId, trio.CancelScope] = {}
-        self._draws = Draws(ether.seed, peer_id)
-        self._lost = trio.Event()  # a connection
+        self._dialer = Dialer(peer_id, ether.seed)
+        self._wake = trio.Event()  # the dialer has news
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
         self._calls = CallService(peer_id, limits, self._open_stream)
@@ -104,6 +102,7 @@ class MemoryTransport:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 await nursery.start(self._calls.run)
+                nursery.start_soon(self._dial_kept)
                 task_status.started()
 
     def stop(self) -> None:
@@ -167,7 +166,8 @@ class MemoryTransport:
             with send, receive:
                 yield receive
         finally:
-            self._readers.remove(send)
+            if send in self._readers:
+                self._readers.remove(send)
 
     async def connect(self, address: Address, *, timeout_s: float) -> PeerId | Refusal:
         peer = PeerId(address.rpartition("/p2p/")[2])
@@ -189,36 +189,33 @@ class MemoryTransport:
         return Refusal(Code.DEADLINE_EXCEEDED, f"{address} does not answer")
 
     def keep(self, peer: PeerId, addresses: tuple[Address, ...]) -> None:
-        self.release(peer)
-        if self._nursery is not None:
-            scope = self._kept[peer] = trio.CancelScope()
-            self._nursery.start_soon(self._keep, peer, addresses, scope)
+        self._dialer.keep(peer, addresses, trio.current_time(), peer in self.links)
+        self._wake.set()
 
     def release(self, peer: PeerId) -> None:
-        scope = self._kept.pop(peer, None)
-        if scope is not None:
-            scope.cancel()
+        self._dialer.release(peer)
 
-    async def _keep(self, peer: PeerId, addresses: tuple[Address, ...], scope: trio.CancelScope) -> None:
-        with scope:
-            backoff_s = BACKOFF_S
-            while True:
-                while peer in self.links:
-                    backoff_s = BACKOFF_S
-                    self._lost = trio.Event() if self._lost.is_set() else self._lost
-                    await self._lost.wait()
-                for address in addresses:
-                    if not isinstance(await self.connect(address, timeout_s=DIAL_S), Refusal):
-                        break
-                else:
-                    await trio.sleep(backoff_s * (0.5 + 0.5 * self._draws.next()))
-                    backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
+    async def _dial_kept(self) -> None:
+        assert self._nursery is not None
+        while True:
+            self._wake = trio.Event()
+            for order in self._dialer.due(trio.current_time()):
+                self._nursery.start_soon(self._dial, order)
+            with trio.move_on_at(self._dialer.deadline):
+                await self._wake.wait()
+
+    async def _dial(self, order: Dial) -> None:
+        answer = await self.connect(order.address, timeout_s=DIAL_S)
+        self._dialer.ended(order, trio.current_time(), answer == order.peer)
+        self._wake.set()
 
     # What the network tells the node.
 
     def gain(self, peer: PeerId, link: SimulatedLink) -> None:
         """A connection stands."""
         self.links[peer] = link
+        self._dialer.connected(peer, trio.current_time())
+        self._wake.set()
         self._tell(PeerConnected(peer))
 
     def lose(self, peer: PeerId, link: SimulatedLink, reason: str) -> bool:
@@ -229,7 +226,8 @@ class MemoryTransport:
         for stream in self._streams.pop(peer, ()):
             stream.break_off(reason)
         self._calls.drop(peer)
-        self._lost.set()
+        self._dialer.disconnected(peer, trio.current_time())
+        self._wake.set()
         self._tell(PeerDisconnected(peer))
         return True
 
@@ -243,8 +241,12 @@ class MemoryTransport:
         return True
 
     def _tell(self, event: PeerEvent) -> None:
-        for reader in self._readers:
-            reader.send_nowait(event)
+        for reader in list(self._readers):
+            try:
+                reader.send_nowait(event)
+            except trio.WouldBlock:
+                reader.close()  # it has missed one: better that it knows than that it believes to know
+                self._readers.remove(reader)
 
     async def _open_stream(self, peer: PeerId) -> MemoryStream | Refusal:
         await trio.lowlevel.checkpoint()
