@@ -58,7 +58,7 @@ class _Round:
     started_at: float | None = None
     has_work: bool = False  # this member's part is asked for or done
     is_idle: bool = False  # this member has nothing to contribute
-    is_started_elsewhere: bool = False
+    started_elsewhere_at: float | None = None  # when this member heard so first
 
 
 class Rounds:
@@ -144,6 +144,8 @@ class Rounds:
     def deadline(self, now: float) -> float:
         """When to call `look` even if nothing happens."""
         close_at = self._close_at if self.phase is Phase.OPEN else float("inf")
+        if self.phase is Phase.WAITING and now < self._starts_short_at():
+            close_at = self._starts_short_at()
         doubt_ends_at = self._roster.doubt_ends_at(now)
         return min(close_at, doubt_ends_at, self._round.proposals.deadline(), self._following.deadline(now))
 
@@ -189,7 +191,7 @@ class Rounds:
         self._roster.tell(peer, head)
         self._roster.tell_work(peer, held, is_idle)
         if head == self.head:
-            self._round.is_started_elsewhere = True
+            self._heard_start(now)
         return self.look(now)
 
     def contributed(self, now: float, offered: Offered) -> list[Effect] | str:
@@ -356,7 +358,7 @@ class Rounds:
             return "another contribution of that member was heard first"
         if first is None and self._round.offers.member_count() >= self._spec.members_max:
             return "the round is full"
-        self._round.is_started_elsewhere = True
+        self._heard_start(now)
         return [*self._round.offers.take_in(offered), *self.look(now)]
 
     def _hold(self, now: float, offered: Offered) -> list[Effect]:
@@ -379,12 +381,25 @@ class Rounds:
         if self._following.is_startless(self.head):
             return self._wait("no connected member has the state that this swarm starts from")
         count = len(self._roster.trainers()) + (self.standing is Standing.TRAINER)
-        if self.head.round == 0 and count < self._spec.members_start and not self._round.is_started_elsewhere:
+        if self.head.round == 0 and count < self._spec.members_start and now < self._starts_short_at():
             return self._wait(f"{count} of {self._spec.members_start} members are connected")
         self.phase = Phase.OPEN
         self._round.started_at = now
         self._waiting_for = ""
         return [Observe(RoundStarted(self.round)), AnnounceHeld()]
+
+    def _heard_start(self, now: float) -> None:
+        if self._round.started_elsewhere_at is None:
+            self._round.started_elsewhere_at = now
+
+    def _starts_short_at(self) -> float:
+        """When to begin round 1 with fewer than `members_start` in view, because others have begun.
+
+        Not at once: the missing ones' hellos are on their way as a rule, and members who begin with different views
+        train on overlapping shards, by accidents of timing.
+        """
+        heard_at = self._round.started_elsewhere_at
+        return float("inf") if heard_at is None else heard_at + self._spec.silence_s
 
     def _work(self, now: float) -> list[Effect]:
         """Ask for this member's part, once."""
