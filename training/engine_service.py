@@ -81,6 +81,7 @@ class Engine:
         self.exchange = Exchange(means.signed_spec, means.transport, means.signer, cores, self.do, means.observe)
         self.finished = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self._backlog: list[tuple[Callable[[Any], Any], object]] = []  # what is to be done once `run` runs
         self._changed = trio.Event()
         self._fetches: set[trio.CancelScope] = set()  # of the open round's payloads
         self._state_lock = trio.Lock()  # one applies or goes over to another head at a time
@@ -95,13 +96,14 @@ class Engine:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                for task, argument in self._backlog:
+                    nursery.start_soon(task, argument)
                 await nursery.start(self.exchange.run)
                 nursery.start_soon(self._watch_time)
                 task_status.started()
                 self.do(self._rounds.look(trio.current_time()))
         finally:
             self._is_turn_void = True
-            self._nursery = None
 
     def do(self, effects: list[Effect]) -> None:
         """Carry these out; what takes time goes on in a task of its own."""
@@ -139,7 +141,9 @@ class Engine:
         await self._changed.wait()
 
     def _start(self, task: Callable[[Any], Any], argument: object) -> None:
-        if self._nursery is not None:
+        if self._nursery is None:
+            self._backlog.append((task, argument))
+        else:
             self._nursery.start_soon(task, argument)
 
     async def _watch_time(self) -> None:

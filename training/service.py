@@ -121,7 +121,8 @@ class SwarmService:
         self._cores = cores = self._make_cores(restored)
         self._engine = engine = Engine(means, cores, self._keeper)
         async with trio.open_nursery() as nursery:
-            await self._stand()
+            # Before anybody is heard: one's presence, the members known, and what this round has of this member already.
+            engine.exchange.stand(self._standing(), await means.workers.run(store.next_sequence))
             engine.exchange.introduce(await means.workers.run(store.load_members))
             await self._offer_again(engine)
             await nursery.start(engine.run)
@@ -213,8 +214,10 @@ class SwarmService:
             return
         if offered.ref is not None and means.blobs.open(offered.ref) is None:
             return
-        if not isinstance(self._cores.rounds.contributed(trio.current_time(), offered), str):
+        contributed = self._cores.rounds.contributed(trio.current_time(), offered)
+        if not isinstance(contributed, str):
             engine.exchange.offer(offered)
+            engine.do(contributed)
 
     async def _watch_finish(self) -> None:
         """After the last round, stay until the others have it too, or for as long as a round may take to close."""
