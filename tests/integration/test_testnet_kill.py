@@ -4,24 +4,24 @@ from pathlib import Path
 
 import trio
 
-from shoal.node.testnet import Plan, Testnet, TestnetNode, open_testnet
+from shoal.node import testnet as nets
 
 # Rounds of a second or two, so that there is a middle to be killed in; no last round, so that there is a way back.
-PLAN = Plan(nodes=4, rounds=None, model="gpt-0.2m", seed=3, settings={"steps": 12, "validation_windows": 4})
+PLAN = nets.Plan(nodes=4, rounds=None, model="gpt-0.2m", seed=3, settings={"steps": 12, "validation_windows": 4})
 
 
-def is_training(testnet: Testnet, node: TestnetNode, round: int) -> bool:
+def is_training(testnet: nets.Testnet, node: nets.TestnetNode, round: int) -> bool:
     row = next(row for row in testnet.view().rows if row.peer == node.peer)
     return row.doing == f"training round {round}"
 
 
-def digests(testnet: Testnet, nodes: list[TestnetNode], round: int) -> set[str | None]:
+def digests(testnet: nets.Testnet, nodes: list[nets.TestnetNode], round: int) -> set[str | None]:
     return {testnet.tally.digest(node.peer, round) for node in nodes}
 
 
 async def test_the_others_close_the_round_and_the_killed_node_is_back_within_two(tmp_path: Path) -> None:
     with trio.fail_after(170):
-        async with open_testnet(PLAN, tmp_path) as testnet:
+        async with nets.open_testnet(PLAN, tmp_path) as testnet:
             await testnet.launch()
             # The lowest peer id proposes how rounds close: the hardest one to lose.
             victim = min(testnet.nodes, key=lambda node: node.peer)

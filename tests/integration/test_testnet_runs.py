@@ -19,13 +19,13 @@ SMALL = ("--model", "gpt-0.2m", "--set", "steps=3", "--set", "batch_size=2", "--
 TIMEOUT_S = 180
 
 
-def testnet(folder: Path, *flags: str) -> subprocess.Popen[str]:
+def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "shoal", "testnet", "--json", "--report", str(folder), *flags]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def run(folder: Path, *flags: str) -> dict[str, Any]:
-    out, told = testnet(folder, *flags).communicate(timeout=TIMEOUT_S)
+    out, told = start(folder, *flags).communicate(timeout=TIMEOUT_S)
     assert out, told
     last: dict[str, Any] = json.loads(out.splitlines()[-1])
     assert last["ok"], (last, told)
@@ -64,7 +64,7 @@ def test_a_comparison_has_both_baselines_at_equal_tokens(tmp_path: Path) -> None
 
 
 def test_a_model_that_nobody_knows_is_one_line_and_no_traceback(tmp_path: Path) -> None:
-    process = testnet(tmp_path, "--nodes", "1", "--model", "gpt-9000")
+    process = start(tmp_path, "--nodes", "1", "--model", "gpt-9000")
     out, told = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 1
     assert "gpt-9000" in json.loads(out.splitlines()[-1])["problems"][0]
@@ -74,7 +74,7 @@ def test_a_model_that_nobody_knows_is_one_line_and_no_traceback(tmp_path: Path) 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as on POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_when_the_testnet_is_stopped_or_killed_no_process_is_left(number: signal.Signals, tmp_path: Path) -> None:
-    process = testnet(tmp_path, "--nodes", "2", "--rounds", "500", *SMALL)
+    process = start(tmp_path, "--nodes", "2", "--rounds", "500", *SMALL)
     try:
         assert process.stderr is not None
         for line in process.stderr:
