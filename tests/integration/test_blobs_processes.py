@@ -4,7 +4,6 @@ import json
 import math
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -43,13 +42,10 @@ def tell(**value: object) -> None:
     print(json.dumps(value), flush=True)
 
 
-def peak_extra_bytes(before: int) -> int:
-    """By how much resident memory ever exceeded `before`."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-
-
-def rss_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def memory_bytes(name: str) -> int:
+    """VmRSS: resident now; VmHWM: the most so far. (`ru_maxrss` counts what the parent had when it started us.)"""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[name].split()[0]) * 1024
 
 
 # What runs in processes of its own
@@ -61,12 +57,12 @@ async def program_hold(directory: str, mib: str) -> None:
     async with open_host(identity, LISTEN, Limits()) as transport, trio.open_nursery() as nursery:
         blobs = BlobService(transport, BlobStore(Path(directory), BUDGET_BYTES))
         await nursery.start(blobs.run)
-        before = rss_bytes()
+        before = memory_bytes("VmRSS")
         ref = await blobs.put(pieces(int(mib)), pin="test")
         assert isinstance(ref, BlobRef)
         tell(address=transport.addresses()[0], digest=ref.digest.hex(), size=ref.size)
         await trio.to_thread.run_sync(sys.stdin.readline)
-        tell(extra=peak_extra_bytes(before))
+        tell(extra=memory_bytes("VmHWM") - before)
         nursery.cancel_scope.cancel()
 
 
@@ -87,9 +83,9 @@ async def program_fetch(directory: str, digest: str, size: str, chunk_s: str, *a
         await nursery.start(blobs.run)
         peers = [await transport.connect(Address(address), timeout_s=20) for address in addresses]
         holders = [peer for peer in peers if not isinstance(peer, Refusal)]
-        before = rss_bytes()
+        before = memory_bytes("VmRSS")
         refusal = await blobs.fetch(ref, lambda: holders, pin="test", timeout_s=300)
-        tell(done=refusal is None, reason=refusal and refusal.message, extra=peak_extra_bytes(before))
+        tell(done=refusal is None, reason=refusal and refusal.message, extra=memory_bytes("VmHWM") - before)
         nursery.cancel_scope.cancel()
 
 
