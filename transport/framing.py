@@ -75,7 +75,7 @@ class FrameCutter:
         at = 0
         if self.version is None:
             if not data.startswith(MAGIC[: len(data)]):
-                self.violation = Malformed(f"the stream begins with {data[:6]!r}, not with Shoal's {MAGIC!r}")
+                self.violation = Malformed(f"the stream does not begin with {MAGIC!r}, as Shoal's do")
                 return frames
             if len(data) >= len(PREAMBLE):
                 self.version = data[len(MAGIC)]

@@ -338,6 +338,7 @@ class Session:
         elif is_end and not call.is_released:
             events.append(Finished(call.id))
         if call.is_over:
+            self._sending.drop(call)  # a STOP that waited for its turn has become needless
             self._end(call)
 
     def _why_no_message(self, call: CallState, message_bytes: int) -> Refusal | None:

@@ -324,6 +324,20 @@ def test_what_was_on_its_way_to_a_call_that_ended_is_dropped() -> None:
     pair.assert_nothing_is_left()
 
 
+def test_a_stop_that_crosses_the_other_sides_end_is_not_needed_any_more() -> None:
+    pair = Pair()
+    call = pair.open()
+    pair.client.finish(call)
+    pair.pump()
+    pair.client.stop(call, LEFT)
+    pair.server.send(call, b"", is_last=True)
+    pair.pump_to_client()
+    pair.pump()
+    for side in (pair.client, pair.server):
+        side.release(call)
+    pair.assert_nothing_is_left()
+
+
 def test_a_slow_reader_holds_its_sender_back_and_loses_nothing() -> None:
     pair = Pair()
     call = pair.open()
@@ -486,7 +500,7 @@ def data(flags: int, body: bytes, call: int = 1) -> bytes:
 
 BEGUN = opened(1, BEGIN, LENGTH.pack(10) + b"12345")
 VIOLATIONS = {
-    "not Shoal": (b"GET / HTTP/1.1\r\n", "begins with"),
+    "not Shoal": (b"GET / HTTP/1.1\r\n", "does not begin with"),
     "call opened twice": (PREAMBLE + opened(1) + opened(1), "was opened after"),
     "calls out of order": (PREAMBLE + opened(5) + opened(4), "was opened after"),
     "call 0": (PREAMBLE + opened(0), "was opened after"),
