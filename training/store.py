@@ -6,6 +6,7 @@ new value, never a part. A file that cannot be read counts as missing; the engin
 """
 
 import os
+import threading
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -58,6 +59,7 @@ class MemberStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self._lock = threading.Lock()  # of each file's draft, and of the sequence from reading to writing
 
     def load_head(self) -> StoredHead | Malformed | None:
         return self._load("head", StoredHead)
@@ -81,9 +83,10 @@ class MemberStore:
 
     def next_sequence(self) -> int:
         """A sequence never given before, on disk before it is used."""
-        stored = self._load("sequence", StoredSequence)
-        sequence = stored.sequence + 1 if isinstance(stored, StoredSequence) else 1
-        self._save("sequence", StoredSequence(FILE_VERSION, sequence))
+        with self._lock:
+            stored = self._load("sequence", StoredSequence)
+            sequence = stored.sequence + 1 if isinstance(stored, StoredSequence) else 1
+            self._write("sequence", StoredSequence(FILE_VERSION, sequence))
         return sequence
 
     def _load(self, name: str, type_: type[StoredMessage]) -> StoredMessage | Malformed | None:
@@ -96,6 +99,10 @@ class MemberStore:
         return decode(data, type_, FILE_BYTES_MAX)
 
     def _save(self, name: str, value: Message) -> None:
+        with self._lock:
+            self._write(name, value)
+
+    def _write(self, name: str, value: Message) -> None:
         self._directory.mkdir(parents=True, exist_ok=True)
         draft = self._directory / f"{name}.new"
         with draft.open("wb") as file:
