@@ -142,7 +142,7 @@ def gpt_trainer(spec: Spec, options: MemberOptions) -> "GptTrainer | str":
 
 def with_settings(spec: Spec, **changes: Setting) -> Spec:
     """`spec` with some of its method's settings changed."""
-    return msgspec.structs.replace(spec, settings={**spec.settings, **changes})
+    return msgspec.structs.replace(spec, settings=dict(sorted({**spec.settings, **changes}.items())))
 
 
 def device_problem(device: str) -> str | None:
