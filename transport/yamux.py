@@ -15,6 +15,7 @@ that read fast), have more than `streams_max` streams, make this side queue answ
 """
 
 import enum
+import math
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -61,7 +62,7 @@ class MuxStream:
         self.buffer = bytearray()  # received and not yet read
         self.unread = FRESH_WINDOW_BYTES  # what the other side may still send
         self.window = FRESH_WINDOW_BYTES  # what it may have on the way at most
-        self.updated_at = 0.0
+        self.updated_at = -math.inf  # when it was last allowed to send more
         self.send_window = FRESH_WINDOW_BYTES
         self.has_finished = False  # this side sends nothing more
         self.has_ended = False  # the other side sends nothing more

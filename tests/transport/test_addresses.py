@@ -1,0 +1,63 @@
+"""Multiaddrs as text."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.transport.addresses import Endpoint, expanded, ip_endpoint, ordered, parse_endpoint
+from shoal.transport.identity import Identity
+from shoal.transport.wire import Malformed
+
+PEER = Identity.from_seed(bytes(32)).peer_id
+
+
+@given(st.ip_addresses(), st.integers(0, 65_535), st.booleans())
+def test_what_is_written_is_read_again(ip: object, port: int, has_peer: bool) -> None:
+    endpoint = ip_endpoint(str(ip), port, PEER if has_peer else None)
+    assert parse_endpoint(endpoint.address) == endpoint
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_an_endpoint_or_a_reason(text: str) -> None:
+    assert isinstance(parse_endpoint(text), Endpoint | Malformed)
+
+
+@given(st.lists(st.sampled_from(["ip4", "dns", "127.0.0.1", "::1", "tcp", "udp", "4001", "p2p", PEER, ""]), max_size=8))
+def test_any_parts_are_an_endpoint_or_a_reason(parts: list[str]) -> None:
+    endpoint = parse_endpoint("/" + "/".join(parts))
+    assert isinstance(endpoint, Malformed) or endpoint.address == "/" + "/".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("127.0.0.1:4001", "expected an address like"),
+        ("/ip4/127.0.0.1/udp/4001/quic-v1", "expected an address like"),
+        ("/ip4/127.0.0.1/tcp/65536", "ports end"),
+        ("/ip4/::1/tcp/1", "no IPv4 address"),
+        ("/ip6/127.0.0.1/tcp/1", "no IPv6 address"),
+        ("/ip4/1.2.3/tcp/1", "no IPv4 address"),
+        ("/dns/bad name/tcp/1", "no DNS name"),
+        ("/ip4/127.0.0.1/tcp/1/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", "not the id of an Ed25519 key"),
+        ("/dns/" + "a" * 300 + "/tcp/1", "characters"),
+    ],
+)
+def test_bad_addresses_are_refused_with_a_reason(text: str, reason: str) -> None:
+    endpoint = parse_endpoint(text)
+    assert isinstance(endpoint, Malformed)
+    assert reason in endpoint.reason
+
+
+def test_a_wildcard_stands_for_the_machines_addresses_of_its_kind() -> None:
+    ips = ["192.0.2.7", "fe80::1%eth0", "2001:db8::1", "169.254.0.1", "127.0.0.1"]
+    assert [e.host for e in expanded(ip_endpoint("0.0.0.0", 5), ips)] == ["192.0.2.7", "127.0.0.1"]
+    assert [e.host for e in expanded(ip_endpoint("::", 5), ips)] == ["2001:db8::1"]
+    assert [e.host for e in expanded(ip_endpoint("10.0.0.1", 5), ips)] == ["10.0.0.1"]
+
+
+def test_public_comes_first_and_loopback_last() -> None:
+    hosts = ["127.0.0.1", "::1", "192.168.1.2", "8.8.8.8", "10.0.0.1", "8.8.8.8"]
+    assert [e.host for e in ordered(ip_endpoint(host, 1) for host in hosts)] == [
+        "8.8.8.8", "192.168.1.2", "10.0.0.1", "127.0.0.1", "::1",
+    ]  # fmt: skip
+    assert ordered([ip_endpoint("10.0.0.1", 1), Endpoint("dns", "example.org", 1)])[0].kind == "dns"
