@@ -101,15 +101,19 @@ class MemoryTransport:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                await nursery.start(self._calls.run)
-                nursery.start_soon(self._dial_kept)
-                task_status.started()
+                try:
+                    await nursery.start(self._calls.run)
+                    task_status.started()
+                    await self._dial_kept(nursery)
+                finally:
+                    self._nursery = None
 
     def stop(self) -> None:
         """All at once, as if killed."""
+        self._nursery = None
+        self._calls.refuse()
         for peer, link in list(self.links.items()):
             self.lose(peer, link, "this node has ended")
-        self._nursery = None
         self._scope.cancel()
 
     @property
@@ -195,12 +199,11 @@ class MemoryTransport:
     def release(self, peer: PeerId) -> None:
         self._dialer.release(peer)
 
-    async def _dial_kept(self) -> None:
-        assert self._nursery is not None
+    async def _dial_kept(self, nursery: trio.Nursery) -> None:
         while True:
             self._wake = trio.Event()
             for order in self._dialer.due(trio.current_time()):
-                self._nursery.start_soon(self._dial, order)
+                nursery.start_soon(self._dial, order)
             with trio.move_on_at(self._dialer.deadline):
                 await self._wake.wait()
 

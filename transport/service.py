@@ -94,13 +94,13 @@ class CallService:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Make calls possible until cancelled."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
                 task_status.started()
                 await self._watch_deadlines()
-        finally:
-            self._nursery = None
+            finally:
+                self._nursery = None  # before it closes: who calls now is refused
 
     def serve(self, method: Unary[Request, Reply], handler: UnaryHandler[Request, Reply]) -> None:
         """Answer `method` from now on."""
@@ -176,6 +176,10 @@ class CallService:
         finally:
             if self._inbound.get(peer) is link:
                 del self._inbound[peer]
+
+    def refuse(self) -> None:
+        """Make no more calls, from this moment on."""
+        self._nursery = None
 
     def drop(self, peer: PeerId) -> None:
         """The peer disconnected: fail its calls and close its sessions."""
