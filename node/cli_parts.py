@@ -68,6 +68,8 @@ def span(seconds: float | None) -> str:
     """A time for people."""
     if seconds is None:
         return "unknown"
+    if seconds < 0.0001:
+        return "0 ms"
     if seconds < 1:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 120:

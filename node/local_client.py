@@ -27,11 +27,14 @@ def no_node(data_dir: Path) -> Complaint:
 class LocalClient:
     """One connection to the node of a data directory.
 
+    Args:
+        timeout_s: how long to wait for each answer or event; None: for ever.
+
     Raises:
         Complaint: with Exit.NO_NODE if no node is running there; with what the node answered if it says no.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, timeout_s: float | None = None) -> None:
         endpoint = find_endpoint(data_dir)
         if endpoint is None:
             raise no_node(data_dir)
@@ -41,6 +44,7 @@ class LocalClient:
             raise no_node(data_dir) from error  # a killed node leaves its socket file behind
         except PermissionError as error:
             raise Complaint(f"the node of {data_dir} belongs to another user", Exit.CONFIG) from error
+        self._socket.settimeout(timeout_s)
         self._file = self._socket.makefile("rb")
         self._last_id = 0
         self._data_dir = data_dir
@@ -71,7 +75,11 @@ class LocalClient:
         while True:
             try:
                 answer = self._answer()
-            except (Complaint, ValueError):  # ValueError: closed from another thread
+            except Complaint as complaint:
+                if complaint.code is Exit.NO_NODE:
+                    return
+                raise
+            except ValueError:  # closed from another thread
                 return
             yield answer["event"]
 
@@ -92,6 +100,8 @@ class LocalClient:
             text = self._file.readline(LINE_BYTES_MAX)
         except ConnectionError as error:
             raise self._gone() from error
+        except TimeoutError as error:
+            raise Complaint(f"the node of {self._data_dir} did not answer in time") from error
         if not text.endswith(b"\n"):
             raise self._gone()
         answer: dict[str, Any] = json.loads(text)
@@ -111,7 +121,6 @@ def connect(endpoint: Endpoint) -> socket.socket:
         assert endpoint.loopback is not None
         address = (endpoint.loopback.host, endpoint.loopback.port)
         connection = socket.create_connection(address, timeout=CONNECT_TIMEOUT_S)
-    connection.settimeout(None)
     return connection
 
 

@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TextIO, cast
 
 
@@ -72,7 +72,10 @@ def readable(value: object) -> str:
     """A field for people: floats short, text with spaces in quotes, lists without brackets' noise."""
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Mapping):
+        items = cast(Mapping[object, object], value).items()
+        return ",".join(f"{name}:{readable(item)}" for name, item in items)
+    if isinstance(value, list | tuple):
         return ",".join(str(item) for item in cast(Sequence[object], value))
     text = str(value)
     return json.dumps(text) if " " in text or not text.isprintable() else text

@@ -61,6 +61,6 @@ def preview(spec: Spec, threads: int, *, is_torch_here: bool) -> Preview:
         memory_bytes=memory,
         memory_free_bytes=available_memory_bytes(),
         payload_bytes=payload,
-        round_s=round(seconds, 1),
+        round_s=round(seconds, 3),
         is_torch_here=is_torch_here,
     )

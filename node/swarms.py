@@ -192,6 +192,7 @@ class Swarms:
                 self._transport.release(PeerId(peer))
         await trio.to_thread.run_sync(joined.folder.remove)
         self._publish(joined.id, {"event": "left"})
+        log.info("left", swarm=joined.id[:12], name=joined.spec.name)
 
     async def set_paused(self, joined: Joined, is_paused: bool) -> None:
         """Stop or go on contributing; remembered over restarts."""
@@ -199,6 +200,7 @@ class Swarms:
             (joined.service.pause if is_paused else joined.service.resume)()
         await self._write(joined, msgspec.structs.replace(joined.membership, is_paused=is_paused))
         self._publish(joined.id, {"event": "paused" if is_paused else "resumed"})
+        log.info("paused" if is_paused else "resumed", swarm=joined.id[:12], name=joined.spec.name)
 
     async def run_by(self, joined: Joined, method: AnyMethod) -> None:
         """Run a swarm whose engine does not run yet by this method."""
@@ -258,6 +260,7 @@ class Swarms:
         )
         await self._nursery.start(self._run_engine, joined)
         self._publish(joined.id, {"event": "joined", "name": joined.spec.name})
+        log.info("joined", swarm=joined.id[:12], name=joined.spec.name, role=joined.membership.role)
 
     async def _run_engine(
         self, joined: Joined, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

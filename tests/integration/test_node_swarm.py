@@ -62,7 +62,7 @@ def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str] | No
 def closed_rounds(data_dir: Path, until: int) -> dict[int, dict[str, Any]]:
     """The RoundClosed events of a node, by round, once it has closed round `until`."""
     rounds: dict[int, dict[str, Any]] = {}
-    with LocalClient(data_dir) as node:
+    with LocalClient(data_dir, timeout_s=ROUND_S) as node:
         for event in node.watch(after=0):
             if event["event"] == "RoundClosed":
                 rounds[event["round"]] = event
@@ -91,9 +91,10 @@ def test_two_data_directories_and_one_invite_are_enough_to_train_together(tmp_pa
             (peer,) = node.call("peers")
             assert peer["bytes_sent"] > 0
             assert not peer["is_relayed"]
-            swarm = node.call("swarm.show")
-            assert swarm["spec"]["members_start"] == 2
-            assert swarm["round"] >= 2
+            assert node.call("swarm.show")["spec"]["members_start"] == 2
+            wait_for(
+                lambda: node.call("swarm.show")["round"] >= 2
+            )  # the event comes when the set is applied, before it is saved
             assert len(node.call("generate", prompt="ROMEO:", bytes=20)["text"].encode()) >= 20
             assert parse_invite(node.call("swarm.invite")["invite"]).swarm.hex() == created["id"]
 
@@ -152,7 +153,7 @@ def test_a_stale_invite_is_told_from_one_to_a_swarm_that_was_left(tmp_path: Path
         ({"modle": "gpt-0.2m"}, {}, "spec key 'modle' is unknown", Exit.SPEC),
         ({"settings": {"stepz": 3}}, {}, "stepz", Exit.SPEC),
         ({"data": "moby-dick"}, {}, "data 'moby-dick' is not known here; known: shakespeare", Exit.SPEC),
-        ({"model": "gpt-124m", "settings": {"batch_size": 65536, "context": 1024}}, {}, "GiB of memory", Exit.SPEC),
+        ({"model": "gpt-11m", "settings": {"batch_size": 65536, "context": 1024}}, {}, "GiB of memory", Exit.SPEC),
         ({}, {"data": "empty.txt"}, "empty.txt is empty", Exit.SPEC),
         ({}, {"data": "short.txt"}, "less than one batch", Exit.SPEC),
         ({}, {"data": "absent.txt"}, "absent.txt cannot be read: No such file", Exit.SPEC),
@@ -185,7 +186,7 @@ def test_a_round_of_events_is_what_people_and_programs_can_read(shared_node: Pat
     spec = {**SPEC, "members_start": 1, "members_min": 1, "rounds_max": 1}
     with LocalClient(shared_node) as node:
         id = node.call("swarm.create", spec=spec)["id"]
-        with LocalClient(shared_node) as watcher:
+        with LocalClient(shared_node, timeout_s=ROUND_S) as watcher:
             kinds: list[str] = []
             for event in watcher.watch(after=0):
                 json.dumps(event)
