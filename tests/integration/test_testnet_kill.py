@@ -6,8 +6,9 @@ import trio
 
 from shoal.node import testnet as nets
 
-# Rounds of a second or two, so that there is a middle to be killed in; no last round, so that there is a way back.
-PLAN = nets.Plan(nodes=4, rounds=None, model="gpt-0.2m", seed=3, settings={"steps": 12, "validation_windows": 4})
+# Rounds of some seconds: there is a middle to be killed in, and torch, loaded anew after a restart, takes less than two
+# of them. No last round: there is always a way back.
+PLAN = nets.Plan(nodes=4, rounds=None, model="gpt-0.2m", seed=3, settings={"steps": 25, "validation_windows": 4})
 
 
 def is_training(testnet: nets.Testnet, node: nets.TestnetNode, round: int) -> bool:

@@ -32,7 +32,7 @@ def run(folder: Path, *flags: str) -> dict[str, Any]:
     return last
 
 
-def test_a_run_ends_well_reports_and_repeats_to_the_bit(tmp_path: Path) -> None:
+def test_a_run_ends_well_reports_compares_and_repeats_to_the_bit(tmp_path: Path) -> None:
     flags = ("--nodes", "3", "--rounds", "2", *SMALL)
     first = run(tmp_path / "first", *flags)
     report = reports.read(Path(first["report"]))
@@ -48,17 +48,11 @@ def test_a_run_ends_well_reports_and_repeats_to_the_bit(tmp_path: Path) -> None:
     assert report.samples.before != report.samples.after
     assert "<svg" in Path(first["html"]).read_text()
 
-    again = reports.read(Path(run(tmp_path / "again", *flags)["report"]))
+    again = reports.read(Path(run(tmp_path / "again", "--compare", *flags)["report"]))
     assert [entry.state_digest for entry in again.rounds] == [entry.state_digest for entry in report.rounds]
     assert again.samples == report.samples
-
-
-def test_a_comparison_has_both_baselines_at_equal_tokens(tmp_path: Path) -> None:
-    report = reports.read(
-        Path(run(tmp_path, "--nodes", "2", "--rounds", "2", "--compare", "--seed", "7", *SMALL)["report"])
-    )
-    assert report.baselines is not None
-    for baseline in (report.baselines.alone, report.baselines.synchronous):
+    assert again.baselines is not None
+    for baseline in (again.baselines.alone, again.baselines.synchronous):
         assert [point.tokens for point in baseline.curve] == [768, 1536]
         assert baseline.curve[-1].validation_loss == baseline.validation_loss
 

@@ -13,7 +13,7 @@ from shoal.node.async_client import connect
 from shoal.node.tally import Tally
 
 SPEEDS = (1, 1, 2, 4)
-ROUNDS = 4
+ROUNDS = 3
 STEP_S = 0.2  # at speed 1
 
 # A person's own loop, in a process of its own, slowed down by sleeping.
@@ -28,7 +28,7 @@ optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 listen = ["/ip4/127.0.0.1/tcp/0"]
 if invite == "found":
     settings = {{"steps": 10, "steps_min": 1, "steps_max": 1000}}
-    spec = {{"members_start": 4, "members_min": 4, "round_s": 2.5, "rounds_max": {ROUNDS}, "settings": settings}}
+    spec = {{"members_start": 4, "members_min": 4, "round_s": 2.0, "rounds_max": {ROUNDS}, "settings": settings}}
     swarm = shoal.create(model, data_dir=folder, spec=spec, listen=listen)
 else:
     swarm = shoal.join(invite, data_dir=folder, listen=listen)
