@@ -96,7 +96,7 @@ async def _no_stream(peer: PeerId) -> Refusal:
 
 
 @asynccontextmanager
-async def server() -> AsyncGenerator[tuple[Address, int]]:
+async def server() -> AsyncGenerator[tuple[Address, int], None]:
     """The other process, its address and its TCP port."""
     process = await trio.to_thread.run_sync(
         lambda: subprocess.Popen(

@@ -5,7 +5,7 @@ agree on whose stream counts. A second stream from the same peer replaces its fi
 """
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
@@ -143,7 +143,7 @@ class CallService:
     @asynccontextmanager
     async def stream(
         self, peer: PeerId, method: Streaming[Request, Reply], *, timeout_s: float
-    ) -> AsyncIterator[Call[Request, Reply]]:
+    ) -> AsyncGenerator[Call[Request, Reply], None]:
         """As `port.Transport.stream`."""
 
         def make_end(link: Link, call_id: int) -> StreamCall[Request, Reply]:

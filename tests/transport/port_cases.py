@@ -86,7 +86,8 @@ async def both_sides_ask_at_once(a: Transport, b: Transport) -> None:
     answers: list[Data | Refusal] = []
 
     async def ask(here: Transport, there: Transport, number: int) -> None:
-        answers.append(await here.request(there.peer_id, ECHO, Data(bytes([number]) * 1000), timeout_s=PATIENCE_S))
+        answer = await here.request(there.peer_id, ECHO, Data(bytes([number]) * 1000), timeout_s=PATIENCE_S)
+        answers.append(answer)
 
     async with trio.open_nursery() as nursery:
         for number in range(60):

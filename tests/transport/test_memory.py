@@ -1,5 +1,6 @@
 """The simulated network: what was set is what happens, and equal seeds give equal runs."""
 
+import math
 import os
 import sys
 from collections.abc import AsyncGenerator
@@ -35,11 +36,15 @@ def echo(_: PeerId, request: Data) -> Data | Refusal:
 
 
 @asynccontextmanager
-async def nodes(network: Network, names: str, **bandwidth: float) -> AsyncGenerator[list[MemoryTransport], None]:
+async def nodes(
+    network: Network, names: str, *, upload: float = math.inf, download: float = math.inf
+) -> AsyncGenerator[list[MemoryTransport], None]:
     """Nodes that answer, not connected."""
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
-        opened = [await network.open(PeerId(name), **bandwidth) for name in names]
+        opened = [
+            await network.open(PeerId(name), upload_bytes_per_s=upload, download_bytes_per_s=download) for name in names
+        ]
         for node in opened:
             node.serve(ECHO, echo)
         yield opened
@@ -75,7 +80,7 @@ async def test_a_pair_of_nodes_may_have_conditions_of_its_own(autojump_clock: Mo
 
 async def test_bandwidth_is_a_nodes_and_shared_by_its_connections(autojump_clock: MockClock) -> None:
     network = Network(conditions=STEADY)
-    async with nodes(network, "abc", upload_bytes_per_s=1_000_000) as (a, b, c):
+    async with nodes(network, "abc", upload=1_000_000) as (a, b, c):
         network.connect(a.peer_id, b.peer_id)
         network.connect(a.peer_id, c.peer_id)
         a.serve(ECHO, lambda _, __: Data(bytes(1_000_000)))
@@ -87,7 +92,7 @@ async def test_bandwidth_is_a_nodes_and_shared_by_its_connections(autojump_clock
 
 async def test_download_is_limited_too(autojump_clock: MockClock) -> None:
     network = Network(conditions=STEADY)
-    async with nodes(network, "ab", download_bytes_per_s=500_000) as (a, b):
+    async with nodes(network, "ab", download=500_000) as (a, b):
         network.connect(a.peer_id, b.peer_id)
         assert isinstance(await ask(a, b, 500_000), Data)
         assert trio.current_time() == pytest.approx(2.1, rel=0.15)
@@ -280,7 +285,7 @@ async def run_once(seed: int) -> list[tuple[float, str, int]]:
     """A busy minute of twelve nodes, with everything that can happen, as each of them saw it."""
     log: list[tuple[float, str, int]] = []
     network = Network(seed, Conditions(latency_s=0.03, jitter_s=0.05, loss=0.05), break_after_s=5)
-    async with nodes(network, "abcdefghijkl", upload_bytes_per_s=200_000) as opened, trio.open_nursery() as nursery:
+    async with nodes(network, "abcdefghijkl", upload=200_000) as opened, trio.open_nursery() as nursery:
         for number, node in enumerate(opened):
             for step in (1, 3):
                 other = opened[(number + step) % len(opened)]
@@ -307,7 +312,7 @@ async def run_once(seed: int) -> list[tuple[float, str, int]]:
             await trio.sleep(1)
             await opened[number].publish("t", bytes(number))
             if number == 3:
-                network.partition("abcdef")
+                network.partition(map(PeerId, "abcdef"))
             if number == 7:
                 network.close(PeerId("l"))
                 network.heal()
@@ -391,7 +396,7 @@ def test_a_path_delivers_all_in_order_and_not_before_the_latency(
         if is_blocked:
             last_at = max(last_at, path.resume(now))
     assert path.take(0.0) is None
-    got = []
+    got: list[int] = []
     while (thing := path.take(last_at)) is not None:
         got.append(thing)
     assert got == list(range(len(sends)))
