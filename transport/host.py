@@ -9,7 +9,7 @@ import collections
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
@@ -208,6 +208,16 @@ class _MuxedStream:
         return self.muxed_conn.get_remote_address()
 
 
+class _NoAutoConnector:
+    """Takes the place of what dials any peer that libp2p has heard of, and remembers all that ever disconnected."""
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    async def run_background_task(self, nursery: trio.Nursery) -> None: ...
+    async def maybe_connect(self) -> None: ...
+    def record_disconnect(self, peer_id: ID) -> None: ...
+
+
 class Host:
     """The Transport of a running node. Obtained from `open_host`."""
 
@@ -218,13 +228,12 @@ class Host:
         peers.add_key_pair(own_id, key_pair)
         config = ConnectionConfig(
             max_connections=limits.connections_max,
-            min_connections=0,  # libp2p would dial whomever it knows to have so many
-            low_watermark=0,
-            high_watermark=limits.connections_max,
+            high_watermark=limits.connections_max,  # above it libp2p closes connections of its choice
             max_connections_per_peer=limits.connections_per_peer_max,
         )
         upgrader = cast(Any, _Upgrader(key_pair, limits.streams_per_peer_max, self._admits))
         self._swarm = Swarm(own_id, peers, upgrader, [], None, config)
+        self._swarm.auto_connector = cast(Any, _NoAutoConnector())
         self._basic = BasicHost(self._swarm, disable_identify_address_discovery=True)
         for protocol in self._basic.get_mux().get_protocols():
             self._basic.remove_stream_handler(cast(TProtocol, protocol))  # their handlers store what peers push
@@ -266,10 +275,12 @@ class Host:
         return tuple(replace(endpoint, peer=self.peer_id).address for endpoint in ordered(found))
 
     async def run(
-        self, listen_on: Sequence[Endpoint], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        listeners: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Be on the network until cancelled. Raises HostError before it has started."""
-        listeners = [await listen(endpoint) for endpoint in listen_on]
+        """Be on the network until cancelled."""
         self._listening = [listening_endpoint(listener) for listener in listeners]
         async with background_trio_service(self._swarm), trio.open_nursery() as nursery:
             await self._swarm.event_background_nursery_created.wait()
@@ -324,27 +335,30 @@ class Host:
 
 @asynccontextmanager
 async def open_host(
-    identity: Identity, listen: Sequence[str], limits: Limits | None = None, *, seed: int | None = None
+    identity: Identity, listen_on: Sequence[str], limits: Limits | None = None, *, seed: int | None = None
 ) -> AsyncGenerator[Transport]:
     """A node on the network, for as long as the context lasts.
 
     Args:
         identity: who the node is.
-        listen: multiaddrs like /ip4/0.0.0.0/tcp/4001; port 0 for any free one; empty for a node that only dials.
+        listen_on: multiaddrs like /ip4/0.0.0.0/tcp/4001; port 0 for any free one; empty for a node that only dials.
         seed: of the jitter between dials; random if it is not given.
 
     Raises:
         HostError: an address cannot be listened on.
     """
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs every refused peer as an error, with traceback
-    endpoints: list[Endpoint] = []
-    for text in listen:
-        endpoint = parse_endpoint(text)
-        if isinstance(endpoint, Malformed):
-            raise HostError(f"cannot listen on {text}: {endpoint.reason}")
-        endpoints.append(endpoint)
-    host = Host(identity, limits or Limits(), secrets.randbits(64) if seed is None else seed)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(host.run, endpoints)
-        yield host
-        nursery.cancel_scope.cancel()
+    async with AsyncExitStack() as stack:
+        listeners = [await stack.enter_async_context(await _listener(address)) for address in listen_on]
+        host = Host(identity, limits or Limits(), secrets.randbits(64) if seed is None else seed)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(host.run, listeners)
+            yield host
+            nursery.cancel_scope.cancel()
+
+
+async def _listener(address: str) -> trio.SocketListener:
+    endpoint = parse_endpoint(address)
+    if isinstance(endpoint, Malformed):
+        raise HostError(f"cannot listen: {endpoint.reason}")
+    return await listen(endpoint)
