@@ -55,7 +55,7 @@ class Link:
         self, session: Session, stream: ByteStream, accept: Callable[["Link", Opened], None] | None = None
     ) -> None:
         self.session = session
-        self.ends: dict[int, CallEnd] = {}
+        self.ends: dict[int, CallEnd] = {}  # a call whose owner has just left is in none
         self.nursery: trio.Nursery | None = None  # for handlers
         self._stream = stream
         self._accept = accept
@@ -89,6 +89,7 @@ class Link:
     def kick(self) -> None:
         """The session may have something to write."""
         if self._is_idle and self.session.has_output:
+            self._is_idle = False
             self._work.set()
 
     def tick(self) -> None:
@@ -134,32 +135,27 @@ class Link:
                 self._is_idle = True
                 self._wrote.set()
                 await self._work.wait()
-                self._is_idle = False
             self._wrote.set()
 
     def _dispatch(self, events: list[Event]) -> None:
         for event in events:
             match event:
+                case Received(call, data, is_last):
+                    if call in self.ends:
+                        self.ends[call].received(data, is_last)
+                case Opened():
+                    assert self._accept is not None
+                    self._accept(self, event)
                 case Closed(refusal):
                     for end in list(self.ends.values()):
                         end.stopped(refusal)
                     self.ends.clear()
-                case Opened():
-                    assert self._accept is not None
-                    self._accept(self, event)
-                case _:
-                    self._hand_over(event)
-
-    def _hand_over(self, event: Received | Finished | Stopped | Drained) -> None:
-        end = self.ends.get(event.call)
-        if end is None:
-            return  # its owner has just left
-        match event:
-            case Received(_, data, is_last):
-                end.received(data, is_last)
-            case Finished():
-                end.finished()
-            case Stopped(_, refusal):
-                end.stopped(refusal)
-            case Drained():
-                end.drained()
+                case Finished(call):
+                    if call in self.ends:
+                        self.ends[call].finished()
+                case Stopped(call, refusal):
+                    if call in self.ends:
+                        self.ends[call].stopped(refusal)
+                case Drained(call):
+                    if call in self.ends:
+                        self.ends[call].drained()

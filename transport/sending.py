@@ -92,15 +92,15 @@ class Sending:
             parts.append(call.emit(min(room, FRAGMENT_BYTES_MAX) if self._turns else room))
             room -= len(parts[-1])
             self.queued_bytes -= before - call.queue_bytes
-            if call.is_sendable:
-                self._turns.append(call)
-                self.ready_bytes -= before - call.queue_bytes
-            else:
+            if call.is_over or not call.is_sendable:
                 call.is_ready = False
                 self.ready_bytes -= before
-            if before > QUEUE_BYTES >= call.queue_bytes:
-                write.drained.append(call)
+            else:
+                self._turns.append(call)
+                self.ready_bytes -= before - call.queue_bytes
             if call.is_over:
                 write.ended.append(call)
+            elif before > QUEUE_BYTES >= call.queue_bytes:
+                write.drained.append(call)
         write.data = b"".join(parts)
         return write

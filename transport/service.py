@@ -32,6 +32,7 @@ OpenStream = Callable[[PeerId], Awaitable[ByteStream | Refusal]]
 AnyMethod = Unary[Any, Any] | Streaming[Any, Any]
 End = TypeVar("End", bound=CallEnd)
 
+_LEFT: Final = Refusal(Code.CANCELLED, "the caller left")
 _DISCONNECTED: Final = Refusal(Code.UNREACHABLE, "the peer disconnected")
 
 
@@ -196,7 +197,8 @@ class CallService:
     async def _open_call(
         self, peer: PeerId, method: AnyMethod, timeout_s: float, make_end: Callable[[Link, int], End]
     ) -> tuple[Link, int, End] | Refusal:
-        deadline = trio.current_time() + timeout_s
+        now = trio.current_time()
+        deadline = now + timeout_s
         await trio.lowlevel.checkpoint_if_cancelled()
         link = self._outbound.get(peer)
         if link is None or link.session.closed is not None:
@@ -204,14 +206,15 @@ class CallService:
             if isinstance(opening, Refusal):
                 return opening
             link = opening
-        now = trio.current_time()
+            now = trio.current_time()
         if deadline <= now:
             return Refusal(Code.DEADLINE_EXCEEDED, f"no time to ask in {timeout_s:g} s")
         call_id = link.session.open(method, deadline - now, now)
         if isinstance(call_id, Refusal):
             return call_id
         end = link.ends[call_id] = make_end(link, call_id)
-        self._arm(link)
+        if deadline < self._wake_at:
+            self._arm(link)
         return link, call_id, end
 
     async def _open_link(self, peer: PeerId, deadline: float) -> Link | Refusal:
@@ -291,6 +294,6 @@ class CallService:
 def _leave(link: Link, call_id: int) -> None:
     """The caller is done with its call, finished or not."""
     link.ends.pop(call_id, None)
-    link.session.cancel(call_id, Refusal(Code.CANCELLED, "the caller left"))
+    link.session.cancel(call_id, _LEFT)
     link.session.release(call_id)
     link.kick()
