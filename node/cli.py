@@ -1,6 +1,7 @@
 """The command `shoal`: its parts, and how each ends. What the commands do is in the cli_ modules."""
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,13 +26,25 @@ exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no node is running, 4 directory or 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
+    """Run one command; its exit code. A command that was a node ends the process itself."""
     # Not set_defaults: that reaches the options shared with the commands, which would then undo what stood before them.
-    defaults = argparse.Namespace(data_dir=None, config=None, json=False, verbose=False)
+    defaults = argparse.Namespace(data_dir=None, config=None, json=False, verbose=False, was_node=False)
     arguments = parser().parse_args(argv, defaults)
+    code = int(outcome(arguments))
+    if arguments.was_node:
+        # A worker may still be in torch's C++ or wait for a keyboard: if the interpreter were taken down under it,
+        # the process would abort. What is on disk is whole at every moment, so nothing is lost.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def outcome(arguments: argparse.Namespace) -> Exit:
+    """Carry out the command; what it complains about is said in one line."""
     run: Callable[[argparse.Namespace], Exit] = arguments.run
     try:
-        return int(run(arguments))
+        return run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Exit.INTERRUPTED

@@ -72,6 +72,7 @@ def run_foreground(arguments: argparse.Namespace, first: First | None) -> Exit:
 
     from .stall import StallMeter
 
+    arguments.was_node = True
     stalls = StallMeter()
     is_watching_stdin = getattr(arguments, "until_stdin_closes", False)
     trio.run(partial(serve, data_dir, config, stalls, first, is_watching_stdin=is_watching_stdin), instruments=[stalls])

@@ -224,10 +224,10 @@ def describe_preview(preview: dict[str, Any]) -> str:
 
 def confirm(question: str) -> None:
     """Raises Complaint unless the person says yes."""
-    try:
-        answer = input(f"{question} [y/N] ")
-    except EOFError as error:
-        raise Complaint("nobody is there to ask: add --yes to join without a question", Exit.DECLINED) from error
+    print(f"{question} [y/N] ", end="", flush=True)  # input() would ask on standard error, where the log goes
+    answer = sys.stdin.readline()
+    if not answer:
+        raise Complaint("nobody is there to ask: add --yes to join without a question", Exit.DECLINED)
     if answer.strip().lower() not in ("y", "yes"):
         raise Complaint("not joined", Exit.DECLINED)
 

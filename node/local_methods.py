@@ -111,7 +111,9 @@ class LocalMethods:
         return {**self._node.describe(joined), "invite": invite_to(self._node, joined)}
 
     async def preview(self, params: PreviewSwarm) -> object:
-        offer = await self._swarms.look(parse_invite(params.invite))
+        invite = parse_invite(params.invite)
+        self._refuse_twice(invite)
+        offer = await self._swarms.look(invite)
         threads = threads_of(self._node.setup.config.threads)
         return msgspec.to_builtins(preview(offer.spec, threads, is_torch_here=is_torch_here()))
 

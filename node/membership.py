@@ -86,9 +86,12 @@ class SwarmFolder:
 
 
 def known_folders(root: Path) -> Iterator[SwarmFolder]:
-    """The folders of all swarms this node is in, sorted; leftovers of an interrupted create or leave are removed."""
+    """The folders of all swarms this node is in, sorted; leftovers of an interrupted create or leave are removed.
+
+    A folder without a spec is one too: a worker that was abandoned when its swarm was left may have made it anew.
+    """
     for path in sorted(root.iterdir()) if root.exists() else ():
-        if path.suffix in (".new", ".left"):
+        if path.suffix in (".new", ".left") or not (path / SPEC_NAME).exists():
             shutil.rmtree(path, ignore_errors=True)
         elif len(path.name) == 64 and set(path.name) <= set("0123456789abcdef"):
             yield SwarmFolder(root, bytes.fromhex(path.name))

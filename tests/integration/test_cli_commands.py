@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SPEC = """\
 name = "tiny"
 model = "gpt-0.2m"
+members_start = 2
+rounds_max = 2
 [settings]
 steps = 2
 batch_size = 2
@@ -47,12 +49,12 @@ def shoal_json(*arguments: object) -> Any:
 
 
 class Foreground:
-    """A command that became the node, with its standard output and error."""
+    """A command that became the node. Its log goes nowhere: a pipe that nobody reads would stop it."""
 
     def __init__(self, *arguments: object) -> None:
         command = [sys.executable, "-u", "-m", "shoal", *map(str, arguments)]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         assert self.process.stdout is not None
         self._output = self.process.stdout

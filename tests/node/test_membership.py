@@ -47,6 +47,7 @@ def test_leftovers_of_an_interrupted_create_or_leave_are_removed(tmp_path: Path)
         leftover = tmp_path / f"{'ab' * 32}{suffix}"
         leftover.mkdir()
         (leftover / "spec").write_bytes(b"half")
+    (tmp_path / ("cd" * 32) / "rounds").mkdir(parents=True)  # a worker that wrote after its swarm was left
     assert [folder.swarm for folder in known_folders(tmp_path)] == [kept.swarm]
     assert [path.name for path in tmp_path.iterdir()] == [kept.path.name]
 
