@@ -16,7 +16,7 @@ from .tcp_service import Counter, Socket, dial
 from .wire import Malformed
 
 HANDSHAKE_S: Final = 10.0  # what a peer may take to prove who it is
-HANDSHAKES_MAX: Final = 64  # of others with us, under way at once; memory and CPU for strangers
+HANDSHAKES_MAX: Final = 64  # of others with us, under way at once; memory and CPU for strangers. Then the oldest goes
 DIAL_S: Final = 10.0  # connecting and handshake of one address of a kept peer
 EVENTS_MAX: Final = 4096  # not yet looked at by a listener
 
@@ -65,7 +65,7 @@ class Connections:
         self._wake = trio.Event()
         self._total = Counter()
         self._entries: dict[PeerId, list[_Entry]] = {}
-        self._handshakes = 0
+        self._handshakes: dict[Socket, trio.CancelScope] = {}
         self._listeners: set[trio.MemorySendChannel[PeerEvent]] = set()
         self._nursery: trio.Nursery | None = None
 
@@ -147,16 +147,16 @@ class Connections:
         inbound_max = self._limits.connections_max * 3 // 4  # the rest is for whom we dial
         socket = Socket(stream, self._total)
         remote = socket.remote
-        if remote is None or self._handshakes >= HANDSHAKES_MAX or self._count() >= inbound_max:
+        if remote is None or self._count() >= inbound_max:
             return
+        if len(self._handshakes) >= HANDSHAKES_MAX:
+            next(iter(self._handshakes.values())).cancel()  # honest ones are quick; so silence cannot lock others out
         established = None
-        self._handshakes += 1
-        try:
-            with trio.move_on_after(HANDSHAKE_S):
-                established = await self._secure(socket, remote, None)
-        finally:
-            self._handshakes -= 1
-        if established is not None:
+        with trio.move_on_after(HANDSHAKE_S) as self._handshakes[socket]:
+            established = await self._secure(socket, remote, None)
+        del self._handshakes[socket]
+        # Asked again, for many may have shaken hands at once. Returning closes the socket.
+        if established is not None and self.admits(established.peer) and self._count() < inbound_max:
             await self._watch(self._enter(established, socket, remote, is_outbound=False))
 
     async def _dial(self, endpoint: Endpoint, peer: PeerId) -> PeerId | Refusal:

@@ -228,6 +228,8 @@ class Host:
         peers.add_key_pair(own_id, key_pair)
         config = ConnectionConfig(
             max_connections=limits.connections_max,
+            min_connections=0,
+            low_watermark=0,
             high_watermark=limits.connections_max,  # above it libp2p closes connections of its choice
             max_connections_per_peer=limits.connections_per_peer_max,
         )
