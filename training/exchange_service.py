@@ -115,7 +115,8 @@ class Exchange:
         """Bring this member's contribution to the others."""
         self._own_offer = offered
         self._want(Kind.OFFER, self._roster.connected())
-        self._publish(Gossiped.CONTRIBUTION, offered.envelope)
+        if self._roster.is_anybody_apart():  # else gossip would bring everybody again what they have, many times over
+            self._publish(Gossiped.CONTRIBUTION, offered.envelope)
 
     def propose(self, proposed: Proposed) -> None:
         """Bring this member's proposal to the others."""

@@ -1,7 +1,7 @@
 """Whether to go over to another head, and by which way: record by record, or by its checkpoint.
 
-Peers may tell any heads. Those that lead nowhere are doubted (roster.py); while one is tried, the open round goes on, so
-what a lie costs is a request. A member whose swarm fixes the first state by its digest goes to that before all else.
+Peers may tell any heads. Those that lead nowhere are doubted (roster.py); while one is tried, the open round goes on,
+so what a lie costs is a request. A member whose swarm fixes the first state by its digest goes to that before all else.
 """
 
 from collections.abc import Mapping, Set

@@ -153,6 +153,10 @@ class Roster:
 
         return tuple(sorted(self._connected, key=rank))
 
+    def is_anybody_apart(self) -> bool:
+        """Whether there is a member that is not connected."""
+        return any(self.is_member(peer) for peer in self._entries.keys() - self._connected)
+
     def is_anybody_behind(self, round: int) -> bool:
         """Whether a connected member has yet to say that it stands at `round`."""
         return any(head.round < round for head in self._at)
@@ -177,7 +181,7 @@ class Roster:
         return tuple(self._entries[peer].present.envelope for peer in sorted(self._entries))
 
     def introductions(self, guest: PeerId) -> tuple[bytes, ...]:
-        """Presences to tell `guest`: of members, connected ones first, at most HELLO_KNOWN_MAX, others to each guest."""
+        """Presences to tell `guest`: of members, connected ones first, bounded; a different choice for each guest."""
         members = [peer for peer in self._entries if peer != guest and self.is_member(peer)]
         if len(members) > HELLO_KNOWN_MAX:
             members.sort(key=lambda peer: (peer not in self._connected, blake3(f"{guest}{peer}".encode()).digest()))

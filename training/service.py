@@ -107,8 +107,13 @@ class SwarmService:
         self._over = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Take part until cancelled, left, or the last round is over."""
+        """Take part until cancelled, left, or the last round is over.
+
+        Raises:
+            OSError: before `started`, if the member's folder cannot be written.
+        """
         means, store = self._means, self._means.store
+        sequence = await means.workers.run(store.next_sequence)
         if self._method is None:
             self._keeper = keeper = StorageKeeper(self.swarm, means.blobs, means.pins, store, means.workers)
             restored = await keeper.restore()
@@ -121,8 +126,8 @@ class SwarmService:
         self._cores = cores = self._make_cores(restored)
         self._engine = engine = Engine(means, cores, self._keeper)
         async with trio.open_nursery() as nursery:
-            # Before anybody is heard: one's presence, the members known, and what this round has of this member already.
-            engine.exchange.stand(self._standing(), await means.workers.run(store.next_sequence))
+            # Before anybody is heard: one's presence, the members known, and one's contribution if this round has it.
+            engine.exchange.stand(self._standing(), sequence)
             engine.exchange.introduce(await means.workers.run(store.load_members))
             await self._offer_again(engine)
             await nursery.start(engine.run)
@@ -145,8 +150,8 @@ class SwarmService:
     async def leave(self) -> None:
         """Say goodbye and stop. What is on disk stays."""
         self._is_leaving = True
-        if self._engine is not None:
-            sequence = await self._means.workers.run(self._means.store.next_sequence)
+        sequence = await self._next_sequence()
+        if self._engine is not None and sequence is not None:
             await self._engine.exchange.farewell(sequence)
         self._over.set()
 
@@ -190,9 +195,18 @@ class SwarmService:
         """Tell everybody how this member stands."""
         if self._engine is not None and self._cores is not None and not self._is_leaving:
             standing = self._standing()
-            sequence = await self._means.workers.run(self._means.store.next_sequence)
-            self._engine.exchange.stand(standing, sequence)
             self._engine.do(self._cores.rounds.stand(trio.current_time(), standing))
+            sequence = await self._next_sequence()
+            if sequence is not None:
+                self._engine.exchange.stand(standing, sequence)
+
+    async def _next_sequence(self) -> int | None:
+        """For another word about oneself; None if it cannot be kept on disk, so that it must not be used."""
+        try:
+            return await self._means.workers.run(self._means.store.next_sequence)
+        except OSError as error:
+            self._means.observe(Problem(f"the others are not told how this member stands: {error.strerror}"))
+            return None
 
     async def _watch_standing(self) -> None:
         """Say anew how this member stands when its owner or its addresses changed."""

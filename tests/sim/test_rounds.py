@@ -216,7 +216,9 @@ async def test_a_member_that_leaves_says_so_and_is_not_waited_for(autojump_clock
         start = trio.current_time()
         await swarm.until_round(5, 1, 2)
         assert trio.current_time() - start < 10.0
-        assert all(member.standing.name == "LEFT" for member in nodes[1].running.status().members if member.round is None)
+        assert all(
+            member.standing.name == "LEFT" for member in nodes[1].running.status().members if member.round is None
+        )
 
 
 async def test_a_storage_member_keeps_and_serves_the_state_after_all_trainers_are_gone(

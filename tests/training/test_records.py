@@ -125,12 +125,10 @@ def test_the_largest_of_each_kind_fits_its_bound() -> None:
     assert open_contribution(offered.envelope, SWARM) == offered
     assert open_presence(present.envelope, SWARM) == present
     calls = Calls(SWARM)
-    for method, message in [
-        (calls.hello, Hello(1, present.envelope, head, (present.envelope,) * 32)),
-        (calls.have, Have(head, (bytes(32),) * 1024, True)),
-        (calls.contributions, AskContributions((bytes(32),) * 32)),
-    ]:
-        assert len(encode(message)) <= method.request_bytes_max
+    hello = Hello(1, present.envelope, head, (present.envelope,) * 32)
+    assert len(encode(hello)) <= calls.hello.request_bytes_max
+    assert len(encode(Have(head, (bytes(32),) * 1024, True))) <= calls.have.request_bytes_max
+    assert len(encode(AskContributions((bytes(32),) * 32))) <= calls.contributions.request_bytes_max
     assert len(encode(TellHead(head, proposed.envelope, BlobRef(bytes(32), 2**36)))) <= calls.head.reply_bytes_max
 
 
