@@ -31,7 +31,7 @@ from shoal.transport.rpc import CONGESTED_BYTES, Role, Session
 from shoal.transport.rpc_events import Closed, Drained, Event, Finished, Opened, Received, Stopped
 from shoal.transport.sending import QUEUE_BYTES
 from shoal.transport.token_bucket import TokenBucket
-from shoal.transport.wire import WIRE_VERSION, Message
+from shoal.transport.wire import WIRE_VERSION, Message, encode
 
 SOAK = bool(os.environ.get("SHOAL_SOAK"))
 
@@ -121,6 +121,19 @@ def test_a_request_and_its_reply() -> None:
     assert pair.take() == ([Received(call, b"world", True)], [])
     pair.client.release(call)
     pair.assert_nothing_is_left()
+
+
+def test_the_bytes_are_those_of_the_example_in_the_protocols_description() -> None:
+    echo = Streaming("echo", Text, Text)
+    client = session(Role.CLIENT)
+    call = client.open(echo, 2.0, 0.0)
+    assert isinstance(call, int)
+    client.send(call, encode(Text("hi")), is_last=True)
+    assert client.output()[0].hex() == "73686f616c01" + "0103001100000001" + "000007d1046563686f" + "0000000491a26869"
+    server = Session(Role.SERVER, Limits(), {b"echo": echo}, TokenBucket(1, 1))
+    server.receive(bytes.fromhex("73686f616c010103001100000001000007d1046563686f0000000491a26869"), 0.0)
+    server.send(1, encode(Text("hi")), is_last=True)
+    assert server.output()[0].hex() == "73686f616c01" + "0203000800000001" + "0000000491a26869"
 
 
 def test_a_stream_in_both_directions() -> None:
