@@ -21,7 +21,12 @@ TIMEOUT_S = 180
 
 def start(folder: Path, *flags: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "shoal", "testnet", "--json", "--report", str(folder), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # What a killed testnet leaves on the disk is pytest's to remove. The path is too long for a Unix socket on most
+    # systems: the nodes' local APIs then listen on loopback, as they do where there are no Unix sockets.
+    temporary = folder / "a-temporary-folder-with-a-long-name"
+    temporary.mkdir(parents=True)
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def run(folder: Path, *flags: str) -> dict[str, Any]:

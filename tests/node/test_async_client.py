@@ -10,7 +10,7 @@ import trio
 
 from shoal.node.async_client import connect
 from shoal.node.complaint import Complaint, Exit
-from shoal.node.local_api import Answer, Events, LocalApi, NoParams
+from shoal.node.local_api import Answer, Events, LocalApi, Methods, NoParams
 
 
 class Echo(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,7 +36,7 @@ async def echo(params: Echo) -> object:
     return {"text": params.text * params.times}
 
 
-METHODS = {"echo": Answer(Echo, echo), "watch": Events(NoParams, lambda _: Counter())}
+METHODS: Methods = {"echo": Answer(Echo, echo), "watch": Events(NoParams, lambda _: Counter())}
 
 
 @pytest.fixture
