@@ -76,11 +76,11 @@ class Session:
         self._role, self._limits, self._methods, self._bucket = role, limits, methods, bucket
         self._cutter = FrameCutter()
         self._calls: dict[int, CallState] = {}
-        self._live_count = 0
+        self.live_count = 0  # calls that are not over
         self._last_call = 0
         self._deadlines: list[tuple[float, int]] = []
         self._sending = Sending(PREAMBLE)
-        self._reserved_bytes = 0
+        self.reserved_bytes = 0  # for the peer's messages, here or on the way
         self.closed: Refusal | None = None  # why the session is over
 
     @property
@@ -100,26 +100,16 @@ class Session:
         return self._sending.ready_bytes > CONGESTED_BYTES
 
     @property
-    def live_count(self) -> int:
-        """Calls that are not over."""
-        return self._live_count
-
-    @property
     def held_count(self) -> int:
         """Calls that are not over or not released."""
         return len(self._calls)
-
-    @property
-    def reserved_bytes(self) -> int:
-        """Of the peer's messages, here or on the way."""
-        return self._reserved_bytes
 
     def open(self, method: Bounds, timeout_s: float, now: float) -> int | Refusal:
         """Begin a call. Refused when the session is over or has as many calls as the other side allows."""
         if self.closed is not None:
             return self.closed
-        if self._live_count >= self._limits.calls_per_peer_max:
-            return Refusal(Code.BUSY, f"{self._live_count} calls to this peer are open already")
+        if self.live_count >= self._limits.calls_per_peer_max:
+            return Refusal(Code.BUSY, f"{self.live_count} calls to this peer are open already")
         if self._last_call == CALL_MAX:
             return Refusal(Code.UNREACHABLE, "all call numbers of this session are used up")
         timeout_s = min(timeout_s, TIMEOUT_S_MAX)
@@ -172,7 +162,7 @@ class Session:
         call = self._calls.get(call_id)
         if call is not None:
             cost, grant = call.consume()
-            self._reserved_bytes -= cost
+            self.reserved_bytes -= cost
             self._grant(call, grant)
 
     def release(self, call_id: int) -> None:
@@ -181,7 +171,7 @@ class Session:
         if call is None:
             return
         call.is_released = True
-        self._reserved_bytes -= call.drop_received()
+        self.reserved_bytes -= call.drop_received()
         if call.is_over:
             del self._calls[call_id]
         elif not (call.is_finishing and not call.can_get):
@@ -302,7 +292,7 @@ class Session:
         limits = self._limits
         if not self._bucket.take(now):
             return Refusal(Code.BUSY, f"more than {limits.requests_per_peer_per_s:g} requests per second")
-        if self._live_count >= limits.calls_per_peer_max or len(self._calls) >= (
+        if self.live_count >= limits.calls_per_peer_max or len(self._calls) >= (
             LINGERING_FACTOR * limits.calls_per_peer_max
         ):
             return Refusal(Code.BUSY, f"more than {limits.calls_per_peer_max} calls at once")
@@ -325,7 +315,7 @@ class Session:
                 self._cancel(call, refusal)
                 events.append(Stopped(call.id, refusal))
                 return
-            self._reserved_bytes += MESSAGE_COST_BYTES + message_bytes
+            self.reserved_bytes += MESSAGE_COST_BYTES + message_bytes
             self._grant(call, call.begin(message_bytes))
             body = body[LENGTH.size :]
         if call.incoming is not None:
@@ -345,15 +335,15 @@ class Session:
         bytes_max = min(call.receive_bytes_max, self._limits.message_bytes_max)
         if message_bytes > bytes_max:
             return _too_large(message_bytes, bytes_max)
-        if self._reserved_bytes + MESSAGE_COST_BYTES + message_bytes > self._limits.bytes_per_peer_buffered_max:
-            return Refusal(Code.BUSY, f"{self._reserved_bytes} bytes of this peer wait to be consumed already")
+        if self.reserved_bytes + MESSAGE_COST_BYTES + message_bytes > self._limits.bytes_per_peer_buffered_max:
+            return Refusal(Code.BUSY, f"{self.reserved_bytes} bytes of this peer wait to be consumed already")
         return None
 
     # What changes a call.
 
     def _insert(self, call: CallState, deadline: float) -> None:
         self._calls[call.id] = call
-        self._live_count += 1
+        self.live_count += 1
         heapq.heappush(self._deadlines, (deadline, call.id))
         if len(self._deadlines) > 2 * len(self._calls) + DEADLINES_SPARE:
             self._deadlines = [entry for entry in self._deadlines if not self._is_dead(entry[1])]
@@ -375,12 +365,12 @@ class Session:
 
     def _give_up(self, call: CallState) -> None:
         self._sending.drop(call)
-        self._reserved_bytes -= call.drop_incoming()
+        self.reserved_bytes -= call.drop_incoming()
         call.advance(Step.STOP)
 
     def _end(self, call: CallState) -> None:
         """The call has just become over."""
-        self._live_count -= 1
+        self.live_count -= 1
         if call.is_released:
             del self._calls[call.id]
 
@@ -395,7 +385,7 @@ class Session:
         self._sending.clear()
         self._calls.clear()
         self._deadlines.clear()
-        self._live_count = self._reserved_bytes = 0
+        self.live_count = self.reserved_bytes = 0
         return Closed(refusal)
 
 

@@ -35,6 +35,7 @@ class StreamCall(Generic[SendT, ReceiveT]):
         refusal = link.session.send(self._id, encode(message), is_last=False)
         link.kick()
         if refusal is not None:
+            self._give_up(refusal)
             await trio.lowlevel.checkpoint()
             return refusal
         if not link.session.is_full(self._id):
@@ -64,9 +65,7 @@ class StreamCall(Generic[SendT, ReceiveT]):
         message = decode(memoryview(data), self._receive_type, self._receive_bytes_max)
         if isinstance(message, Malformed):
             refusal = Refusal(Code.MALFORMED, message.reason)
-            self._link.session.cancel(self._id, refusal)
-            self._inbox.clear()
-            self.stopped(refusal)
+            self._give_up(refusal)
             return refusal
         return message
 
@@ -81,13 +80,23 @@ class StreamCall(Generic[SendT, ReceiveT]):
 
     def stopped(self, refusal: Refusal | None) -> None:
         """Nothing more comes or goes."""
-        self._is_ended = self._is_over = True
-        self._refusal = self._refusal or refusal
-        self._arrival.set()
-        self._room.set()
+        self._end(refusal)
         self.scope.cancel()
 
     def drained(self) -> None:
+        self._room.set()
+
+    def _give_up(self, refusal: Refusal) -> None:
+        """This side ends the call. Its handler goes on: it is told by what it gets."""
+        self._link.session.cancel(self._id, refusal)
+        self._link.kick()
+        self._inbox.clear()
+        self._end(refusal)
+
+    def _end(self, refusal: Refusal | None) -> None:
+        self._is_ended = self._is_over = True
+        self._refusal = self._refusal or refusal
+        self._arrival.set()
         self._room.set()
 
 

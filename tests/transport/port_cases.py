@@ -337,7 +337,17 @@ async def a_malformed_message_in_a_stream_ends_it(a: Transport, b: Transport) ->
     async with a.stream(b.peer_id, Streaming(BACK.name, Number, Data), timeout_s=PATIENCE_S) as call:
         await call.send(Number(7))
         assert refusal_code(await call.receive()) is Code.MALFORMED
-    assert not done.is_set() or all(isinstance(each, Refusal) for each in got)
+    with trio.fail_after(PATIENCE_S):
+        await done.wait()
+    assert [refusal_code(each) for each in got] == [Code.MALFORMED, Code.MALFORMED]
+
+
+async def a_message_too_large_in_a_stream_ends_it_and_is_not_sent(a: Transport, b: Transport) -> None:
+    b.serve_stream(BACK, back)
+    async with a.stream(b.peer_id, BACK, timeout_s=PATIENCE_S) as call:
+        assert refusal_code(await call.send(Data(bytes(MIB)))) is Code.TOO_LARGE
+        assert refusal_code(await call.send(Data(b""))) is Code.TOO_LARGE
+        assert refusal_code(await call.receive()) is Code.TOO_LARGE
 
 
 async def nobody_else_can_be_asked(a: Transport, b: Transport) -> None:
@@ -447,6 +457,7 @@ CASES: Final[tuple[Case, ...]] = (
     leaving_a_stream_frees_its_handler,
     a_stream_ends_when_its_time_is_up,
     a_malformed_message_in_a_stream_ends_it,
+    a_message_too_large_in_a_stream_ends_it_and_is_not_sent,
     nobody_else_can_be_asked,
     gossip_reaches_subscribers_and_not_its_source,
     invalid_gossip_is_not_delivered,
