@@ -5,7 +5,7 @@ same file: nothing runs but what the owner has named with --entry, after its has
 
 The file defines
 
-    build() -> nn.Module                            parameters in float32
+    build() -> nn.Module                            parameters in float32; torch's generator starts alike each time
     loss(model, batch) -> Tensor                    a scalar
     batches(seed, member, members) -> Iterator      without end; `seed` differs by member and round, members are sorted
     evaluate(model) -> dict[str, float]             optional
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .tensors import Vector
 
 ENTRY_PREFIX = "entry:"
+FIRST_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,20 @@ def load_entry(path: Path, model_name: str) -> Entry | str:
     return Entry(module.build, module.loss, module.batches, getattr(module, "evaluate", None))
 
 
+def first_model(entry: Entry) -> nn.Module:
+    """The model with its first values: equal whenever this machine builds it, also after a restart.
+
+    Without a fixed start of torch's generator a file that leaves the values to torch would give others each time, and
+    not even the creator would have the state its spec names. The generator is put back as it was.
+    """
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(FIRST_SEED)
+    try:
+        return entry.build()
+    finally:
+        torch.set_rng_state(before)
+
+
 class EntryTrainer:
     """A LocalTrainer (diloco.py)."""
 
@@ -85,7 +100,7 @@ class EntryTrainer:
         self._entry = entry
         self._device = torch.device(device)
         self._threads = threads
-        first = entry.build()
+        first = first_model(entry)
         layout = model_layout(first)
         if isinstance(layout, str):
             raise ValueError(layout)

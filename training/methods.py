@@ -98,7 +98,7 @@ def describe_entry(path: Path) -> OwnModel | str:
     problem = device_problem("cpu")
     if problem:
         return problem
-    from .entry import entry_name, load_entry
+    from .entry import entry_name, first_model, load_entry
     from .loop import model_layout, parameters_of
 
     name = entry_name(path)
@@ -107,7 +107,7 @@ def describe_entry(path: Path) -> OwnModel | str:
     entry = load_entry(path, name)
     if isinstance(entry, str):
         return entry
-    model = entry.build()
+    model = first_model(entry)
     layout = model_layout(model)
     if isinstance(layout, str):
         return layout

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from shoal.node.complaint import Complaint, Exit
 from shoal.node.invite import parse_invite
@@ -202,3 +203,34 @@ def test_a_round_of_events_is_what_people_and_programs_can_read(shared_node: Pat
         "RoundClosed",
         "Finished",
     ]
+
+
+ENTRY = """\
+import torch
+
+def build():
+    return torch.nn.Linear(1, 1)
+
+def loss(model, batch):
+    return (model(batch) - 2 * batch).square().mean()
+
+def batches(seed, member, members):
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.rand(8, 1, generator=generator)
+"""
+
+
+def test_a_model_from_ones_own_file_is_named_by_its_hash_and_stays_here(shared_node: Path, tmp_path: Path) -> None:
+    entry = tmp_path / "model.py"
+    entry.write_text(ENTRY)
+    with LocalClient(shared_node, timeout_s=ROUND_S) as node:
+        swarm = node.call("swarm.create", spec={"rounds_max": 1, "settings": {"steps": 3}}, entry=str(entry))
+        assert swarm["model"] == f"entry:{blake3(entry.read_bytes()).hexdigest()}"
+        wait_for(lambda: node.call("swarm.show", swarm=swarm["id"])["round"] == 1)
+        with pytest.raises(Complaint, match="does not say how to write text"):
+            node.call("generate", swarm=swarm["id"])
+        node.call("swarm.leave", swarm=swarm["id"])
+        entry.write_text("def build(): ...")
+        with pytest.raises(Complaint, match="does not define loss, batches"):
+            node.call("swarm.create", entry=str(entry))

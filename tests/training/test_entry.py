@@ -106,3 +106,13 @@ def test_a_file_that_lacks_something_says_what(path: Path) -> None:
     assert isinstance(reason, str)
     assert ".py" in reason
     assert "cannot be read" in str(methods.describe_entry(path.with_name("gone.py")))
+
+
+def test_a_file_that_leaves_its_first_values_to_torch_gives_the_same_each_time(path: Path) -> None:
+    path.write_text(FILE.replace("model.weight.fill_(0.25)", "pass").replace("model.bias.fill_(0.5)", "pass"))
+    spec = spec_for(path)
+    method = methods.build(spec, methods.MemberOptions(entry_path=path))
+    assert isinstance(method, Diloco)
+    state, _ = method.start(spec)
+    assert method.digest(state) == method.start_digest(spec)
+    assert described(path) == described(path)
