@@ -1,4 +1,4 @@
-"""Your own loop in a swarm. Terminal 1: python own_loop.py /tmp/one. Terminal 2: python own_loop.py /tmp/two shoal:..."""
+"""Your own loop in a swarm. Terminal 1: python own_loop.py DIR_ONE. Terminal 2: python own_loop.py DIR_TWO shoal:..."""
 
 import sys
 from contextlib import suppress

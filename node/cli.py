@@ -54,10 +54,10 @@ def outcome(arguments: argparse.Namespace) -> Exit:
     except Complaint as complaint:
         return say(complaint, arguments.verbose)
     except BaseExceptionGroup as group:
-        complaint = only_complaint(group)
-        if complaint is None:
+        only = only_complaint(group)
+        if only is None:
             raise
-        return say(complaint, arguments.verbose)
+        return say(only, arguments.verbose)
 
 
 def say(complaint: Complaint, is_verbose: bool) -> Exit:
