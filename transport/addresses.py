@@ -89,6 +89,8 @@ def _rank(endpoint: Endpoint) -> int:
 
 
 def _ip_version(host: str) -> int:
+    if "%" in host:
+        return 0  # a zone names a network card of another machine, and may be any text: some of it can't be resolved
     try:
         return ipaddress.ip_address(host).version
     except ValueError:

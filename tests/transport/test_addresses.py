@@ -37,6 +37,8 @@ def test_any_parts_are_an_endpoint_or_a_reason(parts: list[str]) -> None:
         ("/ip4/::1/tcp/1", "no IPv4 address"),
         ("/ip6/127.0.0.1/tcp/1", "no IPv6 address"),
         ("/ip4/1.2.3/tcp/1", "no IPv4 address"),
+        ("/ip6/fe80::1%eth0/tcp/1", "no IPv6 address"),
+        ("/ip6/fe80::1%\u00e9/tcp/1", "no IPv6 address"),  # dialing it raises idna.IDNAError, which is no OSError
         ("/dns/bad name/tcp/1", "no DNS name"),
         ("/ip4/127.0.0.1/tcp/1/p2p/QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N", "not the id of an Ed25519 key"),
         ("/dns/" + "a" * 300 + "/tcp/1", "characters"),
