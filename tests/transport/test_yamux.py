@@ -199,6 +199,20 @@ def test_who_asks_and_does_not_read_the_answers_is_cut_off() -> None:
     assert mux.over == f"{ANSWERS_MAX} answers wait for it, and it does not read them"
 
 
+def test_answers_that_were_taken_do_not_count_however_long_the_queue_is_never_empty() -> None:
+    mux = Mux(True, 4, 0.0)
+    stream = mux.open()
+    stream.send_window = 2**40  # a fast reader on the other side
+    for _ in range(3 * ANSWERS_MAX):
+        while mux.send(stream, memoryview(bytes(DATA_BYTES_MAX))):
+            pass
+        mux.receive(frame(PING, SYN, 0, 7), 0.0)
+        assert mux.take()
+    assert mux.over is None
+    mux.receive(frame(PING, SYN, 0, 7) * (ANSWERS_MAX + 1), 0.0)
+    assert mux.over is not None
+
+
 def test_a_sender_stops_at_the_window_and_goes_on_when_it_is_read() -> None:
     one, other = pair()
     stream, theirs = accepted(one, other)
