@@ -7,7 +7,6 @@ one whose hash it names, nor talk to another peer than the ids it names.
 """
 
 import base64
-import binascii
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -120,7 +119,7 @@ def parse_invite(text: str) -> Invite:
         raise mistyped
     try:
         data = base64.b32decode(letters + "=" * (-len(letters) % 8))
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one; another is raised for letters that are not ASCII
         raise mistyped from error
     body, check = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
     if len(body) < 2 or checksum(body) != check:

@@ -83,6 +83,7 @@ def test_something_else_than_an_invite_is_named_as_such() -> None:
     assert "an invite begins with 'shoal:', this one with 'https://exam'" in refusal("https://example.com")
     assert "mistyped" in refusal("shoal:")
     assert "mistyped" in refusal("shoal:" + "a" * 100_000)
+    assert "mistyped" in refusal("shoal:caf\u00e9")
 
 
 def test_an_invite_of_a_newer_version_asks_for_a_newer_shoal() -> None:
