@@ -25,9 +25,10 @@ from .effects import (
     Resync,
     Train,
 )
-from .events import Evaluated, Event, Finished, LocalDone, Problem, Resynced, RoundClosed
+from .events import Evaluated, Event, Finished, LocalDone, Problem, Resynced
 from .exchange_service import Exchange
 from .log import RECORDS_KEPT
+from .metering import RoundMeter
 from .method import Turn, Work
 from .pins import Pins
 from .ports import Blobs, Signer
@@ -87,8 +88,7 @@ class Engine:
         self._state_lock = trio.Lock()  # one applies or goes over to another head at a time
         self._turn_lock = trio.Lock()  # held while this member's turn is worked on, and while it is settled
         self._is_turn_void = False
-        self._contributed_at: float | None = None
-        self._traffic = means.transport.traffic()
+        self._meter = RoundMeter(means.signer.peer_id, means.transport.traffic())
         self._members_saved: tuple[bytes, ...] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -172,11 +172,11 @@ class Engine:
             if offered is None or self._is_over(effect.round):
                 return
             keeper.offered(offered.hash)
-            self._contributed_at = trio.current_time()
-            seconds = self._contributed_at - started_at
-            self._observe(LocalDone(effect.round, work.samples, seconds, dict(work.metrics)))
+            now = trio.current_time()
+            self._meter.contribute(now)
+            self._observe(LocalDone(effect.round, work.samples, now - started_at, dict(work.metrics)))
             self.exchange.offer(offered)
-            contributed = self._rounds.contributed(trio.current_time(), offered)
+            contributed = self._rounds.contributed(now, offered)
             self.do([] if isinstance(contributed, str) else contributed)
 
     def _turn(self, effect: Train) -> Turn:
@@ -197,17 +197,11 @@ class Engine:
 
     async def _contribution(self, round: int, work: Work[Any]) -> Offered | None:
         """The work as a contribution, its payload stored; None if there is nothing to contribute."""
-        if work.samples < 1:
-            self._observe(Problem(f"nothing to contribute to round {round}"))
+        payload = await self._payload(round, work)
+        if isinstance(payload, str):
+            self._observe(Problem(f"nothing is contributed to round {round}: {payload}"))
             self.do(self._rounds.sits_out(trio.current_time()))
             return None
-        payload: Any = bytes(work.payload) if memoryview(work.payload).nbytes <= INLINE_BYTES_MAX else None
-        if payload is None:
-            payload = await self._means.blobs.put([work.payload], pin=self._means.pins.label("round", round))
-            if isinstance(payload, Refusal):
-                self._observe(Problem(f"the payload of round {round} is not stored: {payload.message}"))
-                self.do(self._rounds.sits_out(trio.current_time()))
-                return None
         head = self._rounds.head
         contribution = Contribution(head.record, head.digest, work.samples, payload)
         offered = seal_contribution(self._means.signer, self._means.swarm, round, contribution)
@@ -216,6 +210,18 @@ class Engine:
         except OSError as error:
             self._observe(Problem(f"the contribution to round {round} is not saved: {error.strerror}"))
         return offered
+
+    async def _payload(self, round: int, work: Work[Any]) -> bytes | BlobRef | str:
+        """The work's payload, stored if it is too large to travel inside; or why there is nothing to contribute."""
+        size, spec = memoryview(work.payload).nbytes, self._means.spec
+        if not 1 <= work.samples <= spec.samples_max:
+            return f"{work.samples} samples stand behind the work; the spec allows 1 to {spec.samples_max}"
+        if size > spec.payload_bytes_max:
+            return f"the payload has {size} bytes; the spec allows {spec.payload_bytes_max}"
+        if size <= INLINE_BYTES_MAX:
+            return bytes(work.payload)
+        stored = await self._means.blobs.put([work.payload], pin=self._means.pins.label("round", round))
+        return stored.message if isinstance(stored, Refusal) else stored
 
     # The others' parts ------------------------------------------------------------------------------------------
 
@@ -258,7 +264,9 @@ class Engine:
                 self.do(self._rounds.unapplied(trio.current_time(), proposed))
                 return
             taken = frozenset(offered.hash for offered in effect.offers)
-            self._observe(self._closed(proposed, started_at, applied.digest))
+            now, traffic = trio.current_time(), self._means.transport.traffic()
+            round_at = started_at if self._rounds.started_at is None else self._rounds.started_at
+            self._observe(self._meter.close(now, round_at, started_at, traffic, proposed, applied.digest))
             head = head_after(proposed, applied.digest)
             async with self._turn_lock:
                 checkpoint = await keeper.stand_at(head, proposed, applied.state, taken)
@@ -266,30 +274,6 @@ class Engine:
             await self._stood(TellHead(head, proposed.envelope, self._saved(checkpoint)))
             self._observe(Evaluated(head.round, dict(await keeper.evaluate())))
             self.do(self._rounds.applied(trio.current_time(), proposed, applied.digest))
-
-    def _closed(self, proposed: Proposed, applying_at: float, digest: bytes) -> RoundClosed:
-        """The round for its owner's eyes."""
-        now = trio.current_time()
-        started_at = applying_at if self._rounds.started_at is None else self._rounds.started_at
-        is_own = self._contributed_at is not None and self._contributed_at >= started_at
-        contributed_at = self._contributed_at if is_own and self._contributed_at is not None else applying_at
-        before, self._traffic = self._traffic, self._means.transport.traffic()
-        contributors = tuple(taken.member for taken in proposed.record.taken)
-        return RoundClosed(
-            round=proposed.record.round,
-            contributors=contributors,
-            state_digest=digest.hex(),
-            seconds=now - started_at,
-            phases={
-                "train": contributed_at - started_at,
-                "exchange": applying_at - contributed_at,
-                "apply": now - applying_at,
-            },
-            bytes_sent=self._traffic.bytes_sent - before.bytes_sent,
-            bytes_received=self._traffic.bytes_received - before.bytes_received,
-            own_taken=self._means.signer.peer_id in contributors,
-            proposer=proposed.proposer,
-        )
 
     # Other heads ------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from shoal.transport.port import PeerId
 
 from .agreement import Closing, Propose, Standings
+from .early import Early
 from .effects import (
     AnnounceHeld,
     ApplyRecord,
@@ -32,10 +33,12 @@ from .effects import (
 )
 from .events import Finished, Problem, RoundStarted, Waiting
 from .following import Following
+from .gathering import Gathering
 from .offers import Offers
-from .proposals import PENDING_MAX, Proposals
+from .proposals import Proposals
 from .records import Head, Offered, Proposed, Record, Standing, Taken
 from .roster import Roster
+from .soundness import base_of, contribution_fault, record_fault, starts_from
 from .spec import Spec
 
 EVIDENCE_MAX = 64  # equivocations kept; memory: 10 KB each
@@ -58,7 +61,6 @@ class _Round:
     started_at: float | None = None
     has_work: bool = False  # this member's part is asked for or done
     is_idle: bool = False  # this member has nothing to contribute
-    started_elsewhere_at: float | None = None  # when this member heard so first
 
 
 class Rounds:
@@ -84,12 +86,10 @@ class Rounds:
         self.head = head
         self._contributors = frozenset(contributors)  # of the head's record
         self.phase = Phase.WAITING
-        self.evidence: dict[
-            tuple[PeerId, int], tuple[bytes, bytes]
-        ] = {}  # two contributions of one member to one round
+        self.evidence: dict[tuple[PeerId, int], tuple[bytes, bytes]] = {}  # two contributions to one round
         self._round = self._new_round()
-        self._early: dict[PeerId, Offered] = {}  # to the round after the open one
-        self._early_proposals: dict[PeerId, Proposed] = {}
+        self._early = Early(spec.members_max)
+        self._gathering = Gathering(spec.members_start, spec.silence_s)
         self._following = Following(start_digest)
         self._close_at = float("inf")  # when `_close` may have something to do
         self._waiting_for = ""
@@ -144,8 +144,8 @@ class Rounds:
     def deadline(self, now: float) -> float:
         """When to call `look` even if nothing happens."""
         close_at = self._close_at if self.phase is Phase.OPEN else float("inf")
-        if self.phase is Phase.WAITING and now < self._starts_short_at():
-            close_at = self._starts_short_at()
+        if self.phase is Phase.WAITING and self.head.round == 0:
+            close_at = self._gathering.deadline(now)
         doubt_ends_at = self._roster.doubt_ends_at(now)
         return min(close_at, doubt_ends_at, self._round.proposals.deadline(), self._following.deadline(now))
 
@@ -170,19 +170,17 @@ class Rounds:
         """A contribution arrived, by whatever way."""
         if offered.member == self._me or not self._roster.is_member(offered.member):
             return "the contributor is not another member"
-        wrong = self._unsound(offered)
-        if wrong:
-            return wrong
-        base = Head(offered.round - 1, offered.contribution.base, offered.contribution.base_digest)
+        fault = contribution_fault(self._spec, offered)
+        if fault is not None:
+            return fault
         if offered.round == self.round + 1:
-            self._roster.tell(offered.member, base)
-            if len(self._early) < self._spec.members_max:
-                self._early.setdefault(offered.member, offered)
+            self._roster.tell(offered.member, base_of(offered))
+            self._early.add_offer(offered)
             return self.look(now)
         if offered.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
             return f"round {offered.round} is not open"
-        self._roster.tell(offered.member, base)
-        if not self._starts_from_head(offered):
+        self._roster.tell(offered.member, base_of(offered))
+        if not starts_from(self.head, offered):
             return self.look(now)  # its author stands at another head: that may be worth following
         return self._note(now, offered)
 
@@ -190,15 +188,15 @@ class Rounds:
         """A member says where it stands, what it holds, and whether it is at work there."""
         self._roster.tell(peer, head)
         self._roster.tell_work(peer, held, is_idle)
-        if head == self.head:
-            self._heard_start(now)
+        if head == self.head and head.round == 0:
+            self._gathering.hear_start(now)
         return self.look(now)
 
     def contributed(self, now: float, offered: Offered) -> list[Effect] | str:
         """This member's own contribution is made, or found again after a restart; its payload is stored here."""
         if offered.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
             return f"round {offered.round} is not open"
-        if not self._starts_from_head(offered):
+        if not starts_from(self.head, offered):
             return "it starts from another state"
         self._round.offers.hold(offered)
         self._round.has_work = True
@@ -228,8 +226,7 @@ class Rounds:
         if proposed.proposer != self._me and not self._roster.is_member(proposed.proposer):
             return "the proposer is not a known member"
         if proposed.record.round == self.round + 1:
-            if len(self._early_proposals) < PENDING_MAX:
-                self._early_proposals.setdefault(proposed.proposer, proposed)
+            self._early.add_proposal(proposed)
             return self.look(now)
         if self._round.proposals.has_proposed(proposed.proposer):
             return "that member has proposed before"
@@ -245,10 +242,9 @@ class Rounds:
         record = proposed.record
         if record.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
             return f"round {record.round} is not open"
-        if record.previous != self.head.record or record.base_digest != self.head.digest:
-            return "it starts from another state"
-        if not self._spec.members_min <= len(record.taken) <= self._spec.members_max:
-            return f"it takes {len(record.taken)} contributions"
+        fault = record_fault(self._spec, self.head, record)
+        if fault is not None:
+            return fault
         if any(self._round.offers.is_refused(taken.contribution) for taken in record.taken):
             return "it takes a contribution that is refused here"
         if self.standing is Standing.STORAGE:
@@ -266,8 +262,8 @@ class Rounds:
         wanted = {taken.contribution: taken.member for taken in proposed.record.taken}
         effects: list[Effect] = []
         for offered in offers:
-            is_right = wanted.get(offered.hash) == offered.member and offered.round == self.round
-            if is_right and self._unsound(offered) is None and self._starts_from_head(offered):
+            is_wanted = wanted.get(offered.hash) == offered.member
+            if is_wanted and contribution_fault(self._spec, offered) is None and starts_from(self.head, offered):
                 effects += self._round.offers.take_in(offered)
         if any(self.offer(hash) is None for hash in wanted):
             self._round.proposals.drop(proposed)
@@ -338,17 +334,6 @@ class Rounds:
         overdue_at = float("inf") if started_at is None else started_at + self._spec.round_s + self._spec.grace_s
         return Standings(expected, self._round.offers.held_by_member().keys(), awaited_min, overdue_at)
 
-    def _unsound(self, offered: Offered) -> str | None:
-        if offered.contribution.samples > self._spec.samples_max:
-            return f"{offered.contribution.samples} samples exceed the spec's {self._spec.samples_max}"
-        if offered.payload_bytes > self._spec.payload_bytes_max:
-            return f"a payload of {offered.payload_bytes} bytes exceeds the spec's {self._spec.payload_bytes_max}"
-        return None
-
-    def _starts_from_head(self, offered: Offered) -> bool:
-        contribution = offered.contribution
-        return contribution.base == self.head.record and contribution.base_digest == self.head.digest
-
     def _note(self, now: float, offered: Offered) -> list[Effect] | str:
         """A sound contribution to the open round."""
         first = self._round.offers.first_of(offered.member)
@@ -358,7 +343,7 @@ class Rounds:
             return "another contribution of that member was heard first"
         if first is None and self._round.offers.member_count() >= self._spec.members_max:
             return "the round is full"
-        self._heard_start(now)
+        self._gathering.hear_start(now)
         return [*self._round.offers.take_in(offered), *self.look(now)]
 
     def _hold(self, now: float, offered: Offered) -> list[Effect]:
@@ -381,25 +366,13 @@ class Rounds:
         if self._following.is_startless(self.head):
             return self._wait("no connected member has the state that this swarm starts from")
         count = len(self._roster.trainers()) + (self.standing is Standing.TRAINER)
-        if self.head.round == 0 and count < self._spec.members_start and now < self._starts_short_at():
-            return self._wait(f"{count} of {self._spec.members_start} members are connected")
+        missing = self._gathering.missing(now, count) if self.head.round == 0 else None
+        if missing is not None:
+            return self._wait(missing)
         self.phase = Phase.OPEN
         self._round.started_at = now
         self._waiting_for = ""
         return [Observe(RoundStarted(self.round)), AnnounceHeld()]
-
-    def _heard_start(self, now: float) -> None:
-        if self._round.started_elsewhere_at is None:
-            self._round.started_elsewhere_at = now
-
-    def _starts_short_at(self) -> float:
-        """When to begin round 1 with fewer than `members_start` in view, because others have begun.
-
-        Not at once: the missing ones' hellos are on their way as a rule, and members who begin with different views
-        train on overlapping shards, by accidents of timing.
-        """
-        heard_at = self._round.started_elsewhere_at
-        return float("inf") if heard_at is None else heard_at + self._spec.silence_s
 
     def _work(self, now: float) -> list[Effect]:
         """Ask for this member's part, once."""
@@ -447,13 +420,7 @@ class Rounds:
         if self._spec.rounds_max and head.round >= self._spec.rounds_max:
             self.phase = Phase.FINISHED
             return [Observe(Finished(head.round)), AnnounceHeld()]
-        early, self._early = self._early, {}
-        proposals, self._early_proposals = self._early_proposals, {}
+        offers, proposals = self._early.take()
         effects = self.look(now)
-        for offered in early.values():
-            heard = self.heard(now, offered)
-            effects += [] if isinstance(heard, str) else heard
-        for proposed in proposals.values():
-            heard = self.proposed(now, proposed)
-            effects += [] if isinstance(heard, str) else heard
-        return effects
+        heard = [*(self.heard(now, offered) for offered in offers), *(self.proposed(now, each) for each in proposals)]
+        return [*effects, *(effect for found in heard if not isinstance(found, str) for effect in found)]

@@ -1,0 +1,45 @@
+"""How long the parts of a round took and what it sent, for the owner's eyes."""
+
+from shoal.transport.port import PeerId, Traffic
+
+from .events import RoundClosed
+from .records import Proposed
+
+
+class RoundMeter:
+    """One member's, round after round."""
+
+    def __init__(self, me: PeerId, traffic: Traffic) -> None:
+        self._me = me
+        self._traffic = traffic
+        self._contributed_at = float("-inf")
+
+    def contribute(self, now: float) -> None:
+        """This member's own work is done."""
+        self._contributed_at = now
+
+    def close(
+        self, now: float, started_at: float, applying_at: float, traffic: Traffic, proposed: Proposed, digest: bytes
+    ) -> RoundClosed:
+        """The round that started here at `started_at`, was complete at `applying_at` and is applied now.
+
+        `traffic` is the node's since its start. Who contributed nothing spent all the time before applying in training.
+        """
+        before, self._traffic = self._traffic, traffic
+        contributed_at = self._contributed_at if self._contributed_at >= started_at else applying_at
+        contributors = tuple(taken.member for taken in proposed.record.taken)
+        return RoundClosed(
+            round=proposed.record.round,
+            contributors=contributors,
+            state_digest=digest.hex(),
+            seconds=now - started_at,
+            phases={
+                "train": contributed_at - started_at,
+                "exchange": applying_at - contributed_at,
+                "apply": now - applying_at,
+            },
+            bytes_sent=traffic.bytes_sent - before.bytes_sent,
+            bytes_received=traffic.bytes_received - before.bytes_received,
+            own_taken=self._me in contributors,
+            proposer=proposed.proposer,
+        )
