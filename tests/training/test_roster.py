@@ -136,7 +136,11 @@ def test_introductions_are_bounded_and_never_of_the_guest() -> None:
 
 Step = tuple[str, int, int]
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["hear", "greet", "pause", "leave", "lose", "here", "there"]), st.integers(1, 5), st.integers(1, 4)),
+    st.tuples(
+        st.sampled_from(["hear", "greet", "pause", "leave", "lose", "here", "there"]),
+        st.integers(1, 5),
+        st.integers(1, 4),
+    ),
     max_size=40,
 )
 

@@ -1,0 +1,68 @@
+"""What is still to be said to a peer, and when."""
+
+from shoal.training.outbox import HELLO_EVERY_S, RETRY_S, RETRY_S_MAX, Kind, Outbox
+
+
+def taken(outbox: Outbox, now: float) -> list[Kind]:
+    kinds: list[Kind] = []
+    while (kind := outbox.take(now)) is not None:
+        kinds.append(kind)
+        outbox.sent()
+    return kinds
+
+
+def test_a_hello_comes_first_and_again_every_half_minute() -> None:
+    outbox = Outbox(0.0)
+    outbox.want(Kind.OFFER)
+    assert taken(outbox, 0.0) == [Kind.HELLO, Kind.OFFER]
+    assert outbox.wakes_at() == HELLO_EVERY_S
+    assert taken(outbox, HELLO_EVERY_S - 0.1) == []
+    assert taken(outbox, HELLO_EVERY_S) == [Kind.HELLO]
+
+
+def test_what_is_wanted_twice_is_said_once() -> None:
+    outbox = Outbox(0.0)
+    taken(outbox, 0.0)
+    for _ in range(1000):
+        outbox.want(Kind.HAVE)
+        outbox.want(Kind.PROPOSAL)
+    assert taken(outbox, 1.0) == [Kind.PROPOSAL, Kind.HAVE]
+
+
+def test_what_was_wanted_while_it_was_on_its_way_is_said_again() -> None:
+    outbox = Outbox(0.0)
+    taken(outbox, 0.0)
+    outbox.want(Kind.HAVE)
+    assert outbox.take(1.0) is Kind.HAVE
+    outbox.want(Kind.HAVE)
+    outbox.sent()
+    assert taken(outbox, 1.0) == [Kind.HAVE]
+
+
+def test_what_failed_is_due_again_after_pauses_that_double_up_to_a_bound() -> None:
+    outbox = Outbox(0.0)
+    taken(outbox, 0.0)
+    outbox.want(Kind.OFFER)
+    now, pauses = 1.0, list[float]()
+    for _ in range(7):
+        assert outbox.take(now) is Kind.OFFER
+        outbox.failed(Kind.OFFER, now)
+        outbox.want(Kind.HAVE)  # whatever else comes up waits as well: the peer does not answer
+        assert outbox.take(now) is None
+        pauses.append(outbox.wakes_at() - now)
+        now = outbox.wakes_at()
+    assert pauses == [min(RETRY_S_MAX, RETRY_S * 2**times) for times in range(7)]
+    assert taken(outbox, now) == [Kind.OFFER, Kind.HAVE]
+    outbox.want(Kind.OFFER)
+    assert outbox.take(now) is Kind.OFFER
+    outbox.failed(Kind.OFFER, now)
+    assert outbox.wakes_at() == now + RETRY_S
+
+
+def test_a_peer_outside_of_the_swarm_gets_nothing_but_a_hello_now_and_then() -> None:
+    outbox = Outbox(0.0)
+    outbox.want(Kind.OFFER)
+    assert outbox.take(0.0) is Kind.HELLO
+    outbox.drop()
+    assert outbox.take(1.0) is None
+    assert outbox.wakes_at() == HELLO_EVERY_S
