@@ -38,6 +38,8 @@ CONNECTIONS_MAX = 64
 GREETING_TIMEOUT_S = 5.0
 WRITE_TIMEOUT_S = 30.0  # a client that does not read for so long is let go
 
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for any bytes
+
 log = Log("local_api")
 P = TypeVar("P", bound=msgspec.Struct)
 
@@ -138,7 +140,7 @@ class LocalApi:
         with trio.move_on_after(GREETING_TIMEOUT_S):
             try:
                 greeting = msgspec.json.decode(await lines.next() or b"", type=Greeting)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except NOT_JSON:
                 return False
             return hmac.compare_digest(greeting.token.encode(), self._token.encode())
         return False
@@ -147,7 +149,7 @@ class LocalApi:
         while (text := await lines.next()) is not None:
             try:
                 request = msgspec.json.decode(text, type=Request)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            except NOT_JSON as error:
                 await send(stream, error_line(None, Complaint(f"not a request: {error}", Exit.USAGE)))
                 return
             try:

@@ -206,5 +206,8 @@ def with_entry(spec: Spec, path: Path) -> Spec:
 
 
 def absolute(path: str | None) -> str | None:
-    """Paths are remembered over restarts, perhaps from another working directory."""
-    return None if path is None else str(Path(path).expanduser().resolve())
+    """Paths are remembered over restarts, perhaps from another working directory. Raises Complaint for what is none."""
+    try:
+        return None if path is None else str(Path(path).expanduser().resolve())
+    except (ValueError, RuntimeError, OSError) as error:  # a zero in it; ~ of nobody; a loop of links
+        raise Complaint(f"{path!r} is no path: {error}", Exit.USAGE) from error

@@ -181,7 +181,10 @@ def read_all(connection: socket.socket) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("line", [b"nonsense\n", b'{"id":"x","method":1}\n', b"[]\n", b"\xff\xfe\n"])
+NESTED = b'{"id":1,"method":"double","params":{"number":' + b"[" * 100_000 + b"\n"
+
+
+@pytest.mark.parametrize("line", [b"nonsense\n", b'{"id":"x","method":1}\n', b"[]\n", b"\xff\xfe\n", NESTED])
 async def test_what_is_no_request_gets_one_clear_refusal(tmp_path: Path, line: bytes) -> None:
     def question(_: LocalClient) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX) as client:
