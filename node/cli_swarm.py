@@ -154,7 +154,7 @@ def read_spec(arguments: argparse.Namespace) -> dict[str, Any]:
         return tomllib.loads(text.decode())
     except OSError as error:
         raise Complaint(f"cannot read {path}: {error.strerror}", Exit.SPEC) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # among them TOMLDecodeError and UnicodeDecodeError
         raise Complaint(f"{path} is not TOML: {error}", Exit.SPEC) from error
 
 

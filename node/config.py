@@ -88,7 +88,7 @@ def parse_config(text: str, where: str) -> Config:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of 5,000 digits
         raise Complaint(f"{where} is not TOML: {error}", Exit.CONFIG) from error
     return config_of(table, where)
 

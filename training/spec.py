@@ -99,7 +99,7 @@ def spec_from_toml(text: str, creator: PeerId, nonce: bytes) -> Spec | Malformed
     """`spec_from` a SPEC.toml."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of 5,000 digits
         return Malformed(f"the spec is not TOML: {error}")
     return spec_from(values, creator, nonce)
 

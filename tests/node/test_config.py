@@ -67,6 +67,8 @@ def test_a_key_that_resembles_nothing_is_refused_with_all_valid_ones() -> None:
         ('listen = ["localhost:80"]', "listen[0]:"),
         ('device = "tpu"', "device: invalid enum value 'tpu'"),
         ("threads = ", "is not TOML"),
+        ("threads = " + "[" * 5_000, "is not TOML: maximum recursion depth exceeded"),
+        ("threads = " + "9" * 5_000, "is not TOML: Exceeds the limit"),
     ],
 )
 def test_a_bad_value_is_refused_with_its_key_and_what_was_expected(text: str, expected: str) -> None:
