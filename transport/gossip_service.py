@@ -1,75 +1,240 @@
-"""Gossip over calls."""
+"""Carries gossip between neighbours by calls: one task per neighbour, so that a slow one delays nobody else."""
 
-import contextlib
+import logging
+import secrets
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 import msgspec
 import trio
 
-from .port import GOSSIP_BYTES_MAX, Code, Gossip, PeerId, Refusal, Unary
+from .gossip import (
+    ENVELOPE_BYTES_MAX,
+    ID_BYTES,
+    OFFERS_MAX,
+    TOPIC_CHARS_MAX,
+    TOPICS_MAX,
+    Mesh,
+    MessageId,
+    Send,
+    Topic,
+    seal,
+)
+from .identity import Identity
+from .port import GOSSIP_BYTES_MAX, Code, Gossip, PeerConnected, PeerEvent, PeerId, Refusal, Unary
 from .service import CallService
-from .wire import Message
+from .wire import Malformed, Message
 
-TOPIC_CHARS_MAX: Final = 256
-QUEUE_MAX: Final = 256
+QUEUE_MAX: Final = 256  # messages that a subscriber has not yet looked at; more are dropped and counted
+OUTBOX_MAX: Final = 1024  # sends that wait for a slow neighbour; more are dropped and counted
+CALL_S: Final = 10.0
+RETRY_S: Final = 5.0  # a peer that speaks no gossip is asked so rarely
+
+log = logging.getLogger(__name__)
 
 
-class Publication(Message, frozen=True):
-    topic: Annotated[str, msgspec.Meta(max_length=TOPIC_CHARS_MAX)]
-    data: Annotated[bytes, msgspec.Meta(max_length=GOSSIP_BYTES_MAX)]
+class Topics(Message, frozen=True):
+    topics: Annotated[list[Topic], msgspec.Meta(max_length=TOPICS_MAX)]
 
 
-class Received(Message, frozen=True):
+class Ids(Message, frozen=True):
+    ids: Annotated[list[MessageId], msgspec.Meta(max_length=OFFERS_MAX)]
+
+
+class Handover(Message, frozen=True):
+    envelope: Annotated[bytes, msgspec.Meta(max_length=ENVELOPE_BYTES_MAX)]
+
+
+class Nothing(Message, frozen=True):
     pass
 
 
-PUBLISH: Final = Unary("/shoal/gossip/1/publish", Publication, Received, GOSSIP_BYTES_MAX + 1024, 16)
+_TOPICS_BYTES_MAX: Final = TOPICS_MAX * (4 * TOPIC_CHARS_MAX + 5) + 8
+_IDS_BYTES_MAX: Final = OFFERS_MAX * (ID_BYTES + 2) + 8
+SUBSCRIBE: Final = Unary("/shoal/gossip/1/subscribe", Topics, Nothing, _TOPICS_BYTES_MAX, 8)
+OFFER: Final = Unary("/shoal/gossip/1/offer", Ids, Ids, _IDS_BYTES_MAX, _IDS_BYTES_MAX)
+PUSH: Final = Unary("/shoal/gossip/1/push", Handover, Nothing, ENVELOPE_BYTES_MAX + 8, 8)
+
+
+@dataclass(eq=False, slots=True)
+class _Subscription:
+    is_valid: Callable[[PeerId, bytes], bool]
+    channel: trio.MemorySendChannel[Gossip]
+
+
+@dataclass(eq=False, slots=True)
+class _Outbox:
+    """What one neighbour is still to be told."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    wake: trio.Event = field(default_factory=trio.Event)
+    sends: deque[Send] = field(default_factory=deque[Send])
+    told_version: int = 0  # of the own subscriptions; 0: nothing yet
 
 
 class GossipService:
-    def __init__(self, calls: CallService, peers: Callable[[], tuple[PeerId, ...]]) -> None:
+    """One node's gossip.
+
+    Args:
+        watch: who is connected, as `Transport.events`.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        calls: CallService,
+        watch: Callable[[], AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerEvent]]],
+    ) -> None:
+        self._identity = identity
         self._calls = calls
-        self._peers = peers
-        self._topics: dict[str, list[tuple[Callable[[PeerId, bytes], bool], trio.MemorySendChannel[Gossip]]]] = {}
-        calls.serve(PUBLISH, self._receive)
-        self._nursery: trio.Nursery | None = None
+        self._watch = watch
+        self._mesh = Mesh(identity.peer_id)
+        self._sequence = secrets.randbits(62)  # a restarted node must not repeat itself
+        self._version = 1
+        self._subscriptions: dict[str, list[_Subscription]] = {}
+        self._outboxes: dict[PeerId, _Outbox] = {}
+        self.dropped_count = 0  # because a subscriber or a neighbour was slow
+        calls.serve(SUBSCRIBE, self._on_subscribe)
+        calls.serve(OFFER, self._on_offer)
+        calls.serve(PUSH, self._on_push)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Talk to neighbours until cancelled."""
         async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            task_status.started()
-            await trio.sleep_forever()
+            while True:
+                async with self._watch() as events:
+                    task_status.started()
+                    task_status = trio.TASK_STATUS_IGNORED
+                    async for event in events:
+                        if isinstance(event, PeerConnected):
+                            if event.peer not in self._outboxes:
+                                self._mesh.connected(event.peer)
+                                self._outboxes[event.peer] = _Outbox()
+                                nursery.start_soon(self._talk, event.peer, self._outboxes[event.peer])
+                        else:
+                            self._leave(event.peer)
+                for peer in list(self._outboxes):  # too far behind with the events: they begin anew
+                    self._leave(peer)
 
     async def publish(self, topic: str, data: bytes) -> Refusal | None:
+        """As `Transport.publish`."""
+        await trio.lowlevel.checkpoint()
         if len(data) > GOSSIP_BYTES_MAX:
-            return Refusal(Code.TOO_LARGE, f"{len(data)} bytes of gossip exceed {GOSSIP_BYTES_MAX}")
-        assert self._nursery is not None
-        for peer in self._peers():
-            self._nursery.start_soon(self._send, peer, Publication(topic, data))
+            return Refusal(Code.TOO_LARGE, f"{len(data)} bytes of gossip; {GOSSIP_BYTES_MAX} are allowed")
+        if not 0 < len(topic) <= TOPIC_CHARS_MAX:
+            return Refusal(Code.REFUSED, f"a topic of {len(topic)} characters; 1 to {TOPIC_CHARS_MAX} are allowed")
+        self._sequence += 1
+        self._send(self._mesh.publish(topic, seal(self._identity, topic, self._sequence, data)))
         return None
-
-    async def _send(self, peer: PeerId, publication: Publication) -> None:
-        await self._calls.request(peer, PUBLISH, publication, timeout_s=10)
-
-    def _receive(self, peer: PeerId, publication: Publication) -> Received | Refusal:
-        for is_valid, channel in self._topics.get(publication.topic, []):
-            if is_valid(peer, publication.data):
-                with contextlib.suppress(trio.WouldBlock):
-                    channel.send_nowait(Gossip(peer, publication.data))
-        return Received()
 
     @asynccontextmanager
     async def subscribe(
         self, topic: str, is_valid: Callable[[PeerId, bytes], bool]
     ) -> AsyncGenerator[trio.MemoryReceiveChannel[Gossip]]:
+        """As `Transport.subscribe`. Raises ValueError for a topic too long, or one too many."""
+        if not 0 < len(topic) <= TOPIC_CHARS_MAX or len(self._mesh.topics | {topic}) > TOPICS_MAX:
+            raise ValueError(f"topic {topic[:80]!r}: at most {TOPICS_MAX} of 1 to {TOPIC_CHARS_MAX} characters")
         send, receive = trio.open_memory_channel[Gossip](QUEUE_MAX)
-        entry = (is_valid, send)
-        self._topics.setdefault(topic, []).append(entry)
+        subscription = _Subscription(is_valid, send)
+        self._subscriptions.setdefault(topic, []).append(subscription)
+        self._subscriptions_changed()
         try:
-            yield receive
+            with send, receive:
+                yield receive
         finally:
-            self._topics[topic].remove(entry)
-            send.close()
-            receive.close()
+            self._subscriptions[topic].remove(subscription)
+            if not self._subscriptions[topic]:
+                del self._subscriptions[topic]
+            self._subscriptions_changed()
+
+    # What neighbours say.
+
+    def _on_subscribe(self, peer: PeerId, request: Topics) -> Nothing:
+        self._send(self._mesh.subscribed(peer, request.topics))
+        return Nothing()
+
+    def _on_offer(self, peer: PeerId, request: Ids) -> Ids:
+        return Ids(self._mesh.offered(peer, request.ids, trio.current_time()))
+
+    def _on_push(self, peer: PeerId, request: Handover) -> Nothing | Refusal:
+        arrival = self._mesh.receive(peer, request.envelope, trio.current_time())
+        if isinstance(arrival, Malformed):
+            return Refusal(Code.MALFORMED, arrival.reason)
+        if arrival is not None:
+            source, data = PeerId(arrival.envelope.source), arrival.envelope.data
+            subscriptions = self._subscriptions.get(arrival.envelope.topic, [])
+            valid = [each for each in subscriptions if each.is_valid(source, data)]
+            for subscription in valid:
+                try:
+                    subscription.channel.send_nowait(Gossip(source, data))
+                except (trio.WouldBlock, trio.BrokenResourceError):
+                    self.dropped_count += 1
+            if valid and len(valid) == len(subscriptions):
+                self._send(self._mesh.accept(peer, arrival))
+        return Nothing()
+
+    # What neighbours are told.
+
+    def _send(self, sends: list[Send]) -> None:
+        for send in sends:
+            outbox = self._outboxes.get(send.peer)
+            if outbox is None or len(outbox.sends) >= OUTBOX_MAX:
+                self.dropped_count += 1
+            else:
+                outbox.sends.append(send)
+                outbox.wake.set()
+
+    def _subscriptions_changed(self) -> None:
+        if self._mesh.topics != self._subscriptions.keys():
+            self._mesh.topics = set(self._subscriptions)
+            self._version += 1
+            for outbox in self._outboxes.values():
+                outbox.wake.set()
+
+    def _leave(self, peer: PeerId) -> None:
+        self._mesh.disconnected(peer)
+        outbox = self._outboxes.pop(peer, None)
+        if outbox is not None:
+            outbox.scope.cancel()
+
+    async def _talk(self, peer: PeerId, outbox: _Outbox) -> None:
+        with outbox.scope:
+            while True:
+                outbox.wake = trio.Event()
+                if outbox.told_version != self._version:
+                    await self._tell_topics(peer, outbox)
+                elif outbox.sends:
+                    await self._deliver(peer, outbox)
+                else:
+                    await outbox.wake.wait()
+
+    async def _tell_topics(self, peer: PeerId, outbox: _Outbox) -> None:
+        version = self._version
+        answer = await self._calls.request(peer, SUBSCRIBE, Topics(sorted(self._mesh.topics)), timeout_s=CALL_S)
+        if isinstance(answer, Refusal):
+            log.debug("%s was not told of subscriptions: %s", peer, answer.message)
+            await trio.sleep(RETRY_S)
+        else:
+            outbox.told_version = version
+
+    async def _deliver(self, peer: PeerId, outbox: _Outbox) -> None:
+        """Up to OFFERS_MAX of what waits: offers in one call, what is wanted of them and the rest side by side."""
+        batch = [outbox.sends.popleft() for _ in range(min(OFFERS_MAX, len(outbox.sends)))]
+        batch = [send for send in batch if not self._mesh.is_needless(send)]
+        wanted = [send.id for send in batch if not send.is_offer]
+        offers = [send.id for send in batch if send.is_offer]
+        if offers:
+            answer = await self._calls.request(peer, OFFER, Ids(offers), timeout_s=CALL_S)
+            if isinstance(answer, Ids):
+                wanted += [id for id in answer.ids if id in offers]
+        async with trio.open_nursery() as nursery:
+            for id in wanted:
+                data = self._mesh.cached(id)
+                if data is not None:
+                    nursery.start_soon(self._push, peer, data)
+
+    async def _push(self, peer: PeerId, data: bytes) -> None:
+        await self._calls.request(peer, PUSH, Handover(data), timeout_s=CALL_S)

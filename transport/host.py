@@ -252,7 +252,7 @@ class Host:
         self._streams: collections.Counter[PeerId] = collections.Counter()
         self._calls = CallService(identity.peer_id, limits, self._open_stream)
         self._connections = Connections(identity.peer_id, limits, self._secure, self._calls.drop, seed)
-        self._gossip = GossipService(self._calls, lambda: self._connections.peers)
+        self._gossip = GossipService(identity, self._calls, self._connections.events)
         self.peer_id = identity.peer_id
         self.serve = self._calls.serve
         self.serve_stream = self._calls.serve_stream
@@ -287,8 +287,8 @@ class Host:
         async with background_trio_service(self._swarm), trio.open_nursery() as nursery:
             await self._swarm.event_background_nursery_created.wait()
             await nursery.start(self._calls.run)
-            await nursery.start(self._gossip.run)
             await nursery.start(self._connections.run, listeners)
+            await nursery.start(self._gossip.run)
             task_status.started()
             await trio.sleep_forever()
 

@@ -1,0 +1,126 @@
+"""Gossip over real sockets."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import pairwise
+
+import pytest
+import trio
+
+from shoal.transport.gossip import TOPIC_CHARS_MAX
+from shoal.transport.gossip_service import OFFER, PUSH, QUEUE_MAX, SUBSCRIBE, Handover, Ids, Topics
+from shoal.transport.host import open_host
+from shoal.transport.identity import Identity
+from shoal.transport.port import GOSSIP_BYTES_MAX, Code, Gossip, PeerId, Refusal, Transport
+
+
+def identity(index: int) -> Identity:
+    return Identity.from_seed(bytes([index]) * 32)
+
+
+def anything(_: PeerId, data: bytes) -> bool:
+    del data
+    return True
+
+
+@asynccontextmanager
+async def line(count: int) -> AsyncGenerator[list[Transport]]:
+    """Nodes of which each is connected with the next."""
+    async with AsyncExitStack() as stack:
+        nodes = [
+            await stack.enter_async_context(open_host(identity(index + 1), ["/ip4/127.0.0.1/tcp/0"], seed=index))
+            for index in range(count)
+        ]
+        for one, other in pairwise(nodes):
+            assert await one.connect(other.addresses()[-1], timeout_s=10) == other.peer_id
+        yield nodes
+
+
+Valid = Callable[[PeerId, bytes], bool]
+
+
+@asynccontextmanager
+async def subscribed(
+    nodes: list[Transport], is_valid: Valid = anything
+) -> AsyncGenerator[list[trio.MemoryReceiveChannel[Gossip]]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(node.subscribe("topic", is_valid)) for node in nodes]
+
+
+async def test_a_message_reaches_everybody_through_others_and_nobody_twice() -> None:
+    async with line(5) as nodes, subscribed(nodes) as channels:
+        for index, node in enumerate(nodes):
+            assert await node.publish("topic", b"from %d" % index) is None
+        with trio.fail_after(10):
+            for index, channel in enumerate(channels):
+                got = {await channel.receive() for _ in range(len(nodes) - 1)}
+                assert got == {
+                    Gossip(node.peer_id, b"from %d" % other) for other, node in enumerate(nodes) if other != index
+                }
+        await trio.sleep(0.2)
+        for channel in channels:
+            with pytest.raises(trio.WouldBlock):
+                channel.receive_nowait()
+
+
+async def test_the_largest_message_arrives_and_a_larger_one_is_refused() -> None:
+    async with line(3) as nodes, subscribed(nodes) as channels:
+        assert await nodes[0].publish("topic", bytes(GOSSIP_BYTES_MAX)) is None
+        with trio.fail_after(10):
+            assert await channels[2].receive() == Gossip(nodes[0].peer_id, bytes(GOSSIP_BYTES_MAX))
+        refusal = await nodes[0].publish("topic", bytes(GOSSIP_BYTES_MAX + 1))
+        assert isinstance(refusal, Refusal)
+        assert refusal.code == Code.TOO_LARGE
+
+
+async def test_what_one_node_finds_invalid_goes_no_further() -> None:
+    async with line(3) as nodes, AsyncExitStack() as stack:
+        is_good: Valid = lambda _, data: data == b"good"  # noqa: E731
+        middle = await stack.enter_async_context(nodes[1].subscribe("topic", is_good))
+        last = await stack.enter_async_context(nodes[2].subscribe("topic", anything))
+        for data in (b"bad", b"good"):
+            await nodes[0].publish("topic", data)
+        with trio.fail_after(10):
+            assert await middle.receive() == Gossip(nodes[0].peer_id, b"good")
+            assert await last.receive() == Gossip(nodes[0].peer_id, b"good")
+
+
+async def test_who_connects_later_hears_what_was_said_before() -> None:
+    async with line(1) as (one,), open_host(identity(9), []) as late, late.subscribe("topic", anything) as channel:
+        await one.publish("topic", b"early")
+        await late.connect(one.addresses()[-1], timeout_s=10)
+        with trio.fail_after(10):
+            assert await channel.receive() == Gossip(one.peer_id, b"early")
+
+
+async def test_a_subscriber_that_does_not_read_keeps_the_oldest_and_holds_up_nobody() -> None:
+    async with line(3) as nodes, subscribed(nodes) as channels:
+        with trio.fail_after(30):
+            for index in range(QUEUE_MAX + 20):
+                await nodes[0].publish("topic", b"%d" % index)
+                await channels[2].receive()
+        assert channels[1].statistics().current_buffer_used == QUEUE_MAX
+
+
+async def test_a_topic_too_long_is_refused() -> None:
+    async with line(1) as (one,):
+        assert isinstance(await one.publish("t" * (TOPIC_CHARS_MAX + 1), b""), Refusal)
+        with pytest.raises(ValueError, match="at most"):
+            async with one.subscribe("t" * (TOPIC_CHARS_MAX + 1), anything):
+                pass
+
+
+async def test_a_neighbour_that_lies_gets_refusals_and_the_gossip_goes_on() -> None:
+    async with line(2) as (one, two), subscribed([one, two]) as (channel, _):
+        for envelope in (b"", b"junk", b"\xc0" * 100, bytes(1000)):
+            answer = await two.request(one.peer_id, PUSH, Handover(envelope), timeout_s=5)
+            assert isinstance(answer, Refusal)
+            assert answer.code == Code.MALFORMED
+        for ids in ([], [bytes(16)] * 64, [bytes(17)], [bytes(16)] * 65):
+            await two.request(one.peer_id, OFFER, Ids(ids), timeout_s=5)
+        for topics in ([""], ["t" * 1000], ["t"] * 10_000):
+            answer = await two.request(one.peer_id, SUBSCRIBE, Topics(topics), timeout_s=5)
+            assert isinstance(answer, Refusal)
+        await two.publish("topic", b"the truth")
+        with trio.fail_after(10):
+            assert await channel.receive() == Gossip(two.peer_id, b"the truth")

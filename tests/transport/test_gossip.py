@@ -1,0 +1,225 @@
+"""Gossip among machines that hand each other what they are told to, and against what a neighbour may send."""
+
+import os
+import random
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.transport.envelope import seal_stored
+from shoal.transport.gossip import (
+    CACHE_BYTES_MAX,
+    MESSAGES_BURST,
+    OFFERS_MAX,
+    SEEN_MAX,
+    WANT_S,
+    WANTED_MAX,
+    Arrival,
+    Mesh,
+    Send,
+    message_id,
+    seal,
+)
+from shoal.transport.identity import Identity
+from shoal.transport.port import GOSSIP_BYTES_MAX
+from shoal.transport.wire import Malformed
+
+COUNT: Final = 100_000 if os.environ.get("SHOAL_SOAK") else 300
+NODES: Final = [Identity.from_seed(bytes([index]) * 32) for index in range(12)]
+ALICE, BOB, CAROL = NODES[0], NODES[1], NODES[2]
+
+
+def mesh_of(identity: Identity, *neighbours: Identity, topics: tuple[str, ...] = ("t",)) -> Mesh:
+    mesh = Mesh(identity.peer_id)
+    mesh.topics = set(topics)
+    for neighbour in neighbours:
+        mesh.connected(neighbour.peer_id)
+        mesh.subscribed(neighbour.peer_id, topics)
+    return mesh
+
+
+def spread(links: set[tuple[int, int]], count: int, seed: int) -> tuple[list[int], int]:
+    """Node 0 publishes once. Returns how often each node got the message, and how often its bytes travelled."""
+    meshes = [Mesh(node.peer_id) for node in NODES[:count]]
+    for one, other in links:
+        for a, b in ((one, other), (other, one)):
+            meshes[a].topics = {"t"}
+            meshes[a].connected(NODES[b].peer_id)
+            meshes[a].subscribed(NODES[b].peer_id, ["t"])
+    index_of = {node.peer_id: index for index, node in enumerate(NODES)}
+    rng = random.Random(seed)
+    got, carried, now = [0] * count, 0, 0.0
+    waiting = [(0, send) for send in meshes[0].publish("t", seal(NODES[0], "t", 1, b"news"))]
+    while waiting:
+        now += 0.1
+        sender, send = waiting.pop(rng.randrange(len(waiting)))
+        receiver, sender_id = index_of[send.peer], NODES[sender].peer_id
+        if send.is_offer and not meshes[receiver].offered(sender_id, [send.id], now):
+            continue
+        data = meshes[sender].cached(send.id)
+        assert data is not None
+        carried += 1
+        arrival = meshes[receiver].receive(sender_id, data, now)
+        assert not isinstance(arrival, Malformed)
+        if arrival is not None:
+            got[receiver] += 1
+            waiting += [(receiver, each) for each in meshes[receiver].accept(sender_id, arrival)]
+    return got, carried
+
+
+@st.composite
+def connected_graphs(draw: st.DrawFn) -> tuple[int, set[tuple[int, int]]]:
+    count = draw(st.integers(2, 12))
+    links = {(draw(st.integers(0, node - 1)), node) for node in range(1, count)}
+    more = draw(st.lists(st.tuples(st.integers(0, count - 1), st.integers(0, count - 1)), max_size=20))
+    return count, links | {(min(link), max(link)) for link in more if link[0] != link[1]}
+
+
+@settings(max_examples=COUNT, deadline=None)
+@given(connected_graphs(), st.integers(0, 10**6))
+def test_everybody_gets_a_message_once_whoever_is_connected_with_whom(
+    graph: tuple[int, set[tuple[int, int]]], seed: int
+) -> None:
+    count, links = graph
+    got, carried = spread(links, count, seed)
+    assert got == [0] + [1] * (count - 1)
+    # Its bytes travel once to each; but what the source is still handing over, another may have handed over before.
+    assert carried <= count - 1 + sum(0 in link for link in links)
+
+
+def test_a_message_that_was_asked_for_and_does_not_come_is_asked_of_another() -> None:
+    mesh = mesh_of(ALICE, BOB, CAROL)
+    id = message_id(b"some")
+    assert mesh.offered(BOB.peer_id, [id], 0.0) == [id]
+    assert mesh.offered(CAROL.peer_id, [id], WANT_S / 2) == []
+    assert mesh.offered(CAROL.peer_id, [id], WANT_S) == [id]
+
+
+def test_who_is_known_to_have_a_message_is_not_told_of_it() -> None:
+    mesh = mesh_of(ALICE, BOB, CAROL)
+    data = seal(NODES[5], "t", 1, b"news")
+    arrival = mesh.receive(BOB.peer_id, data, 0.0)
+    assert isinstance(arrival, Arrival)
+    (send,) = mesh.accept(BOB.peer_id, arrival)
+    assert send == Send(CAROL.peer_id, arrival.id, is_offer=True)
+    assert not mesh.is_needless(send)
+    mesh.offered(CAROL.peer_id, [arrival.id], 0.0)
+    assert mesh.is_needless(send)
+
+
+def test_who_subscribes_later_is_offered_what_is_still_remembered() -> None:
+    mesh = mesh_of(ALICE)
+    mesh.publish("t", seal(ALICE, "t", 1, b"old"))
+    mesh.publish("other", seal(ALICE, "other", 2, b"old"))
+    mesh.connected(BOB.peer_id)
+    (send,) = mesh.subscribed(BOB.peer_id, ["t"])
+    assert send.is_offer
+    assert mesh.subscribed(BOB.peer_id, ["t"]) == []
+
+
+def test_who_subscribes_late_is_offered_a_bounded_number() -> None:
+    mesh = mesh_of(ALICE)
+    for sequence in range(2 * OFFERS_MAX):
+        mesh.publish("t", seal(ALICE, "t", sequence, b""))
+    mesh.connected(BOB.peer_id)
+    assert len(mesh.subscribed(BOB.peer_id, ["t"])) == OFFERS_MAX
+
+
+def test_only_subscribers_are_told() -> None:
+    mesh = mesh_of(ALICE, BOB)
+    mesh.connected(CAROL.peer_id)
+    assert [send.peer for send in mesh.publish("t", seal(ALICE, "t", 1, b""))] == [BOB.peer_id]
+    mesh.subscribed(BOB.peer_id, [])
+    assert mesh.publish("t", seal(ALICE, "t", 2, b"")) == []
+
+
+def test_strangers_and_the_disconnected_are_neither_heard_nor_told() -> None:
+    mesh = mesh_of(ALICE, BOB)
+    mesh.disconnected(BOB.peer_id)
+    data = seal(BOB, "t", 1, b"news")
+    assert mesh.receive(BOB.peer_id, data, 0.0) is None
+    assert mesh.offered(BOB.peer_id, [message_id(data)], 0.0) == []
+    assert mesh.subscribed(BOB.peer_id, ["t"]) == []
+    assert mesh.publish("t", seal(ALICE, "t", 1, b"")) == []
+
+
+def test_topics_nobody_here_subscribes_to_and_own_messages_are_of_no_interest() -> None:
+    mesh = mesh_of(ALICE, BOB)
+    assert mesh.receive(BOB.peer_id, seal(BOB, "other", 1, b""), 0.0) is None
+    assert mesh.receive(BOB.peer_id, seal(ALICE, "t", 1, b""), 0.0) is None
+
+
+@settings(max_examples=COUNT)
+@given(st.data())
+def test_nobody_publishes_in_anothers_name(data: st.DataObject) -> None:
+    sealed = bytearray(seal(CAROL, "t", 7, b"data"))
+    sealed[data.draw(st.integers(0, len(sealed) - 1))] ^= data.draw(st.integers(1, 255))
+    arrival = mesh_of(ALICE, BOB).receive(BOB.peer_id, bytes(sealed), 0.0)
+    assert not isinstance(arrival, Arrival)
+
+
+@settings(max_examples=COUNT)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_refused(data: bytes) -> None:
+    assert isinstance(mesh_of(ALICE, BOB).receive(BOB.peer_id, data, 0.0), Malformed)
+
+
+def test_an_envelope_of_another_kind_is_refused() -> None:
+    data = seal_stored(BOB, "t", bytes(32), 1, 1, b"data")
+    assert isinstance(mesh_of(ALICE, BOB).receive(BOB.peer_id, data, 0.0), Malformed)
+
+
+def test_the_largest_message_fits_and_a_larger_one_does_not() -> None:
+    mesh = mesh_of(ALICE, BOB)
+    assert isinstance(mesh.receive(BOB.peer_id, seal(BOB, "t", 1, bytes(GOSSIP_BYTES_MAX)), 0.0), Arrival)
+    assert isinstance(mesh.receive(BOB.peer_id, seal(BOB, "t", 2, bytes(GOSSIP_BYTES_MAX + 1)), 0.0), Malformed)
+
+
+def test_what_was_refused_as_invalid_is_neither_heard_again_nor_passed_on() -> None:
+    mesh = mesh_of(ALICE, BOB, CAROL)
+    data = seal(NODES[5], "t", 1, b"bad")
+    assert isinstance(mesh.receive(BOB.peer_id, data, 0.0), Arrival)  # and never accepted
+    assert mesh.receive(CAROL.peer_id, data, 0.0) is None
+    assert mesh.cached(message_id(data)) is None
+    assert mesh.offered(CAROL.peer_id, [message_id(data)], 10.0) == []
+
+
+def test_a_flood_from_one_neighbour_is_cut_and_the_others_are_heard() -> None:
+    mesh = mesh_of(ALICE, BOB, CAROL)
+    arrivals = [mesh.receive(BOB.peer_id, seal(BOB, "t", sequence, b""), 0.0) for sequence in range(2 * MESSAGES_BURST)]
+    assert sum(isinstance(arrival, Arrival) for arrival in arrivals) == MESSAGES_BURST
+    assert isinstance(mesh.receive(CAROL.peer_id, seal(CAROL, "t", 1, b""), 0.0), Arrival)
+    assert isinstance(mesh.receive(BOB.peer_id, seal(BOB, "t", 10**6, b""), 1.0), Arrival)
+
+
+@pytest.mark.parametrize("size", [0, 60_000])
+def test_what_is_remembered_for_others_is_bounded(size: int) -> None:
+    mesh = mesh_of(ALICE)
+    ids: list[bytes] = []
+    for sequence in range(CACHE_BYTES_MAX // max(size, 1024) + 100):
+        data = seal(ALICE, "t", sequence, bytes(size))
+        ids.append(message_id(data))
+        mesh.publish("t", data)
+    remembered = [each for id in ids if (each := mesh.cached(id)) is not None]
+    assert sum(len(each) + 1024 for each in remembered) <= CACHE_BYTES_MAX
+    assert len(remembered) > CACHE_BYTES_MAX // (size + 2048)
+
+
+def test_what_is_wanted_is_bounded() -> None:
+    mesh = mesh_of(ALICE, BOB)
+    ids = [index.to_bytes(16, "big") for index in range(WANTED_MAX + 10)]
+    for id in ids:
+        assert mesh.offered(BOB.peer_id, [id], 0.0) == [id]
+    assert mesh.offered(BOB.peer_id, [ids[0]], 0.1) == [ids[0]]  # forgotten, so asked for again
+    assert mesh.offered(BOB.peer_id, [ids[-1]], 0.1) == []
+
+
+def test_the_memory_of_what_was_seen_is_bounded() -> None:
+    mesh = mesh_of(ALICE, BOB)
+    first = seal(ALICE, "t", 0, b"")
+    mesh.publish("t", first)
+    for sequence in range(1, SEEN_MAX + 1):
+        mesh.publish("t", sequence.to_bytes(4, "big"))
+    assert mesh.offered(BOB.peer_id, [message_id(first)], 0.0) == [message_id(first)]

@@ -1,0 +1,213 @@
+"""Gossip between neighbours: who must be told of which message, and what of theirs is believed. A machine without I/O.
+
+Whoever publishes hands its message to all neighbours who subscribe to the topic. Whoever gets one offers it, by its
+hash, to those neighbours who are not known to have it, and hands it to those who want it. So a message reaches all who
+are connected through subscribers, and its bytes travel little more than once to each.
+
+GossipSub of py-libp2p is not used: one message of 50 bytes whose key cannot be parsed raises in a task of its own and
+ends the node (measured; so do IHAVE and IWANT with ids that are no JSON), and a peer may start any number of tasks.
+
+What a malicious peer may send: any bytes, any number of them, and all that others ever published. What it cannot:
+publish in another's name (envelopes are signed for topic and sequence), have anything delivered twice within the last
+SEEN_MAX messages, have anything delivered or forwarded that `is_valid` refuses, cost more than MESSAGES_PER_S
+verifications, or make this side remember more than the bounds below.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Final
+
+import msgspec
+from blake3 import blake3
+
+from .envelope import Signature, Signer
+from .identity import verify
+from .port import GOSSIP_BYTES_MAX, PeerId
+from .token_bucket import TokenBucket
+from .wire import U64, Malformed, Message, PeerIdText, decode, encode
+
+TOPIC_CHARS_MAX: Final = 256
+TOPICS_MAX: Final = 256  # that one neighbour may subscribe to
+ID_BYTES: Final = 16
+OFFERS_MAX: Final = 64  # ids in one offer
+SEEN_MAX: Final = 16_384  # messages remembered as seen; memory: about 0.2 KB each
+CACHE_BYTES_MAX: Final = 8 * 1024 * 1024  # of messages that others may still want; smaller: slow neighbours miss some
+ENTRY_BYTES: Final = 1024  # what a remembered message costs besides its bytes
+WANTED_MAX: Final = 1024  # asked of somebody and not yet here
+WANT_S: Final = 2.0  # then it may be asked of somebody else
+MESSAGES_PER_S: Final = 100.0  # taken from one neighbour; CPU: a verification costs 0.06 ms
+MESSAGES_BURST: Final = 400
+ENVELOPE_BYTES_MAX: Final = GOSSIP_BYTES_MAX + 512
+
+_TAG: Final = "shoal/gossip/1"
+
+MessageId = Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
+Topic = Annotated[str, msgspec.Meta(min_length=1, max_length=TOPIC_CHARS_MAX)]
+
+
+class Envelope(Message, frozen=True):
+    """One published message, signed by its source."""
+
+    topic: Topic
+    source: PeerIdText
+    sequence: U64
+    data: Annotated[bytes, msgspec.Meta(max_length=GOSSIP_BYTES_MAX)]
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message that came for the first time. It counts once `Mesh.accept` is told that it is valid."""
+
+    id: bytes
+    envelope: Envelope
+    data: bytes  # of the whole envelope, as it came
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Tell `peer` of a message: hand it over, or only offer it."""
+
+    peer: PeerId
+    id: bytes
+    is_offer: bool
+
+
+@dataclass(slots=True)
+class _Neighbour:
+    topics: frozenset[str] = frozenset()
+    allowance: TokenBucket = field(default_factory=lambda: TokenBucket(MESSAGES_PER_S, MESSAGES_BURST))  # of pushes
+
+
+@dataclass(slots=True)
+class _Cached:
+    data: bytes
+    topic: str
+    holders: set[PeerId]  # who is known to have it
+
+
+def seal(signer: Signer, topic: str, sequence: int, data: bytes) -> bytes:
+    """A message's bytes on the wire."""
+    signature = signer.sign(_statement(topic, sequence, data))
+    return encode(Envelope(topic, signer.peer_id, sequence, data, signature))
+
+
+def message_id(data: bytes) -> bytes:
+    """What an envelope's bytes are called."""
+    return blake3(data).digest(ID_BYTES)
+
+
+def _statement(topic: str, sequence: int, data: bytes) -> bytes:
+    return encode((_TAG, topic, sequence, data))
+
+
+class Mesh:
+    """What a node knows of its neighbours and of recent messages."""
+
+    def __init__(self, self_id: PeerId) -> None:
+        self._self_id = self_id
+        self.topics: set[str] = set()  # that this node subscribes to; its owner's to change
+        self._neighbours: dict[PeerId, _Neighbour] = {}
+        self._seen: OrderedDict[bytes, None] = OrderedDict()
+        self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
+        self._cache_bytes = 0
+        self._wanted: OrderedDict[bytes, float] = OrderedDict()  # since when
+
+    def connected(self, peer: PeerId) -> None:
+        """`peer` subscribes to nothing yet."""
+        self._neighbours.setdefault(peer, _Neighbour())
+
+    def disconnected(self, peer: PeerId) -> None:
+        self._neighbours.pop(peer, None)
+
+    def subscribed(self, peer: PeerId, topics: Iterable[str]) -> list[Send]:
+        """All that `peer` subscribes to from now on. It is offered the newest messages of what is new among that."""
+        neighbour = self._neighbours.get(peer)
+        if neighbour is None:
+            return []
+        fresh = frozenset(topics) - neighbour.topics
+        neighbour.topics = frozenset(topics)
+        missed = [id for id, each in self._cache.items() if each.topic in fresh and peer not in each.holders]
+        return [Send(peer, id, is_offer=True) for id in missed[-OFFERS_MAX:]]
+
+    def publish(self, topic: str, data: bytes) -> list[Send]:
+        """This node's own envelope, handed to all neighbours who subscribe."""
+        id = message_id(data)
+        self._remember(id)
+        return self._spread(id, topic, data, {self._self_id}, is_offer=False)
+
+    def offered(self, peer: PeerId, ids: Iterable[bytes], now: float) -> list[bytes]:
+        """Which of `ids`, that `peer` has, this node wants of it."""
+        if peer not in self._neighbours:
+            return []
+        wanted: list[bytes] = []
+        for id in ids:
+            cached = self._cache.get(id)
+            if cached is not None:
+                cached.holders.add(peer)
+            elif id not in self._seen and now - self._wanted.get(id, -WANT_S) >= WANT_S:
+                self._wanted.pop(id, None)
+                self._wanted[id] = now
+                wanted.append(id)
+        while len(self._wanted) > WANTED_MAX:
+            self._wanted.popitem(last=False)
+        return wanted
+
+    def cached(self, id: bytes) -> bytes | None:
+        """The envelope to hand over, while it is remembered."""
+        cached = self._cache.get(id)
+        return None if cached is None else cached.data
+
+    def receive(self, peer: PeerId, data: bytes, now: float) -> Arrival | Malformed | None:
+        """An envelope that `peer` handed over; None if it came before or is of no interest.
+
+        Malformed is the neighbour's own fault: it should have looked before it forwarded.
+        """
+        neighbour = self._neighbours.get(peer)
+        if neighbour is None or not neighbour.allowance.take(now):
+            return None
+        id = message_id(data)
+        self._wanted.pop(id, None)
+        if id in self._seen:
+            if id in self._cache:
+                self._cache[id].holders.add(peer)
+            return None
+        envelope = decode(data, Envelope, ENVELOPE_BYTES_MAX)
+        if isinstance(envelope, Malformed):
+            return envelope
+        if envelope.topic not in self.topics or envelope.source == self._self_id:
+            return None
+        if encode(envelope) != data:
+            return Malformed("an envelope that is not written in its shortest form")
+        statement = _statement(envelope.topic, envelope.sequence, envelope.data)
+        if not verify(PeerId(envelope.source), statement, envelope.signature):
+            return Malformed(f"not signed by {envelope.source}")
+        self._remember(id)
+        return Arrival(id, envelope, data)
+
+    def accept(self, peer: PeerId, arrival: Arrival) -> list[Send]:
+        """The message is valid: offer it to those who may not have it."""
+        holders = {self._self_id, peer, PeerId(arrival.envelope.source)}
+        return self._spread(arrival.id, arrival.envelope.topic, arrival.data, holders, is_offer=True)
+
+    def _spread(self, id: bytes, topic: str, data: bytes, holders: set[PeerId], *, is_offer: bool) -> list[Send]:
+        self._cache[id] = _Cached(data, topic, holders)
+        self._cache_bytes += len(data) + ENTRY_BYTES
+        while self._cache_bytes > CACHE_BYTES_MAX:
+            self._cache_bytes -= len(self._cache.popitem(last=False)[1].data) + ENTRY_BYTES
+        return [
+            Send(peer, id, is_offer)
+            for peer, neighbour in sorted(self._neighbours.items())
+            if topic in neighbour.topics and peer not in holders
+        ]
+
+    def is_needless(self, send: Send) -> bool:
+        """Whether the neighbour has shown in the meantime that it has the message."""
+        cached = self._cache.get(send.id)
+        return cached is None or send.peer in cached.holders
+
+    def _remember(self, id: bytes) -> None:
+        self._seen[id] = None
+        if len(self._seen) > SEEN_MAX:
+            self._seen.popitem(last=False)
