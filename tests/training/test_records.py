@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import msgpack  # type: ignore[import-untyped]
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,6 +144,34 @@ def test_a_turns_seed_depends_on_swarm_round_and_member() -> None:
     assert len(seeds) == 4
     assert all(0 <= seed < 2**64 for seed in seeds)
     assert turn_seed(SWARM, 1, "a") == turn_seed(SWARM, 1, "a")
+
+
+def test_the_bytes_are_those_of_the_protocol_document() -> None:
+    key, swarm = Identity.from_seed(bytes(range(32))), bytes(32)
+    contribution = Contribution(bytes(32), b"\x11" * 32, 640, b"\x01\x02")
+    text = "94 c420" + "00" * 32 + "c420" + "11" * 32 + "cd0280 c402 0102"
+    assert encode(contribution) == bytes.fromhex(text)
+    offered = seal_contribution(key, swarm, 7, contribution)
+    assert len(offered.envelope) == 201
+    assert offered.hash.hex() == "bfad6f4103106445f844f31e1905bf728d268cc579b33628c93865fcbbdce958"
+    record = Record(b"\x22" * 32, 7, b"\x11" * 32, (Taken(key.peer_id, offered.hash),))
+    assert record_hash(record).hex() == "e8d20a98757e4f2808f6e4f39631bd516b23570da4760cd73734d67e68706b2c"
+    assert turn_seed(swarm, 7, key.peer_id) == 8125138343645169227
+
+
+def test_an_independent_implementation_of_messagepack_reads_and_writes_the_same_bytes() -> None:
+    head = Head(6, b"\x22" * 32, b"")
+    for message, plain in [
+        (CONTRIBUTION, [bytes(32), b"\x01" * 32, 7, b"payload"]),
+        (RECORD, [SWARM, 1, bytes(32), [[row.member, row.contribution] for row in RECORD.taken]]),
+        (PRESENCE, [1, list(PRESENCE.addresses)]),
+        (Have(head, (bytes(32),), True), [[6, b"\x22" * 32, b""], [bytes(32)], True]),
+        (TellHead(head, b"", BlobRef(bytes(32), 9)), [[6, b"\x22" * 32, b""], b"", [bytes(32), 9]]),
+    ]:
+        packb: Callable[[object], bytes] = msgpack.packb  # pyright: ignore[reportUnknownMemberType]
+        unpackb: Callable[[bytes], object] = msgpack.unpackb  # pyright: ignore[reportUnknownMemberType]
+        assert unpackb(encode(message)) == plain
+        assert packb(plain) == encode(message)
 
 
 @given(st.binary(max_size=400), st.sampled_from(OPENERS))
