@@ -23,6 +23,7 @@ from .config import readable
 from .local_protocol import (
     LINE_BYTES_MAX,
     LOOPBACK_NAME,
+    NOT_JSON,
     SOCKET_NAME,
     Greeting,
     Loopback,
@@ -37,8 +38,6 @@ from .logs import Log
 CONNECTIONS_MAX = 64
 GREETING_TIMEOUT_S = 5.0
 WRITE_TIMEOUT_S = 30.0  # a client that does not read for so long is let go
-
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for any bytes
 
 log = Log("local_api")
 P = TypeVar("P", bound=msgspec.Struct)

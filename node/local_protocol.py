@@ -22,6 +22,7 @@ from .complaint import Complaint, Exit
 SOCKET_NAME = "api.sock"
 LOOPBACK_NAME = "api.json"
 SOCKET_PATH_BYTES_MAX = 100  # of sun_path: 108 on Linux, 104 on macOS, with the final zero
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for any bytes
 LINE_BYTES_MAX = 4 * 1024 * 1024  # larger than any answer: status of a thousand members
 
 
@@ -66,7 +67,7 @@ def find_endpoint(data_dir: Path) -> Endpoint | None:
     if path.exists():
         try:
             return Endpoint(None, msgspec.json.decode(path.read_bytes(), type=Loopback))
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *NOT_JSON) as error:
             raise Complaint(f"cannot read {path}: {error}. Restart the node.", Exit.CONFIG) from error
     socket_path = data_dir / SOCKET_NAME
     return Endpoint(socket_path) if prefers_socket(data_dir) and socket_path.exists() else None

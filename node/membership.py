@@ -18,6 +18,7 @@ from shoal.transport.port import Address, PeerId
 from shoal.transport.wire import Malformed, decode, encode
 
 from .complaint import Complaint, Exit
+from .local_protocol import NOT_JSON
 
 SPEC_NAME = "spec"
 MEMBER_NAME = "member.json"
@@ -65,7 +66,7 @@ class SwarmFolder:
             signed = decode((self.path / SPEC_NAME).read_bytes(), SignedSpec, SPEC_BYTES_MAX + 256)
             spec = signed if isinstance(signed, Malformed) else open_spec(signed, self.swarm)
             membership = msgspec.json.decode((self.path / MEMBER_NAME).read_bytes(), type=Membership)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *NOT_JSON) as error:
             raise self._damaged(str(error)) from error
         if isinstance(signed, Malformed) or isinstance(spec, Malformed):
             raise self._damaged(spec.reason if isinstance(spec, Malformed) else "")
