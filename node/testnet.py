@@ -15,6 +15,7 @@ from typing import Any
 import trio
 from blake3 import blake3
 
+from shoal.training.diloco_settings import SHORT_RUN
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
 
@@ -32,6 +33,8 @@ ROUND_S = 600.0  # a member is waited for so long: far longer than it takes, for
 GRACE_S = 10.0
 STALL_S = ROUND_S + 120.0  # no round closed for so long: the run has failed
 NODES_MAX = 64  # of one machine
+
+Settings = Mapping[str, int | float | bool | str]
 
 ARGUMENTS = (
     "--listen",
@@ -57,7 +60,12 @@ class Plan:
     data: str = "shakespeare"
     data_path: Path | None = None  # the file that `data` names by its hash, if it is one
     seed: int = 0
-    settings: Mapping[str, int | float | bool | str] = field(default_factory=dict[str, int | float | bool | str])
+    settings: Settings = field(default_factory=dict[str, int | float | bool | str])  # of the method, over the defaults
+
+    @property
+    def _short_run(self) -> Settings:
+        """What suits a dozen rounds: the method's own defaults are for long runs."""
+        return SHORT_RUN if self.method == "diloco" else {}
 
     def spec(self) -> dict[str, object]:
         """As a SPEC.toml would say it."""
@@ -73,7 +81,7 @@ class Plan:
             "round_s": ROUND_S,
             "grace_s": GRACE_S,
             "rounds_max": self.rounds or 0,
-            "settings": dict(self.settings),
+            "settings": {**self._short_run, **self.settings},
         }
 
     def identity(self, index: int) -> Identity:

@@ -11,6 +11,7 @@ from shoal.node.cli_testnet import options_of, plan_of, setting_of, summary
 from shoal.node.complaint import Complaint, Exit
 from shoal.node.report import Final, Report
 from shoal.node.testnet import Plan
+from shoal.training.diloco_settings import SHORT_RUN
 from shoal.training.spec import spec_from
 from shoal.transport.wire import Malformed
 
@@ -72,6 +73,11 @@ def test_every_plan_makes_a_sound_spec() -> None:
         spec = spec_from(plan.spec(), plan.identity(0).peer_id, bytes.fromhex(plan.nonce()))
         assert not isinstance(spec, Malformed), spec
         assert spec.members_start == plan.nodes
+
+
+def test_a_plan_suits_a_dozen_rounds_unless_it_is_told_otherwise() -> None:
+    assert Plan().spec()["settings"] == dict(SHORT_RUN)
+    assert Plan(settings={"lr": 1e-3}).spec()["settings"] == {**SHORT_RUN, "lr": 1e-3}
 
 
 def test_the_last_line_of_json_says_what_went_wrong() -> None:
