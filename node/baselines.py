@@ -1,11 +1,13 @@
 """`shoal testnet --compare`: one member alone and synchronous training (training/baselines.py), in two processes.
 
-A process reads a Job from standard input and writes one line of JSON for each evaluation, so that it can be shown,
-ended with its group, and ends by itself (its next line finds no reader) when the testnet is gone.
+A process reads a Job from standard input and writes one line of JSON for each evaluation, so that it can be shown; it
+is ended with its group, and ends by itself when the testnet is gone, for then its standard input closes.
 """
 
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -103,12 +105,28 @@ def tokens_per_round(spec: Spec) -> int:
     return settings.steps * settings.batch_size * settings.context
 
 
+def read_line() -> bytes:
+    """The first line of standard input. Not by sys.stdin, whose lock a waiting thread would hold at exit."""
+    text = b""
+    while not text.endswith(b"\n") and (data := os.read(0, 65_536)):
+        text += data
+    return text
+
+
+def end_with_stdin() -> None:
+    """End this process when the other end of its standard input is gone."""
+    while os.read(0, 4096):
+        pass
+    os._exit(Exit.FAILED)
+
+
 def main() -> int:
     """The process: a Job in, a Point a line out."""
     from shoal.training.baselines import alone, synchronous
     from shoal.training.methods import MemberOptions
 
-    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    job = msgspec.json.decode(read_line(), type=Job)
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     path = None if job.data_path is None else Path(job.data_path)
     options = MemberOptions(threads=job.threads, data_path=path)
     try:
