@@ -97,9 +97,8 @@ async def test_two_members_train_in_threads_with_blobs_on_disk_and_end_after_the
     for watch in watches:
         closed = watch.of(RoundClosed)
         assert [each.round for each in closed] == [1, 2, 3]
-        assert all(
-            each.bytes_sent > 3_000_000 and set(each.phases) == {"train", "exchange", "apply"} for each in closed[1:]
-        )
+        assert all(set(each.phases) == {"train", "exchange", "apply"} for each in closed)
+        assert sum(each.bytes_sent for each in closed) > 6_000_000  # in which round a byte counts is a matter of timing
         assert watch.of(Problem) == []
 
 
