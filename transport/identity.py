@@ -233,8 +233,12 @@ def lock_directory(path: Path) -> DirectoryLock:
             f"the data directory {path} is in use by process {owner or 'unknown'}. "
             "Stop that node, or choose another with --data-dir."
         ) from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        os.close(descriptor)
+        raise IdentityError(f"the data directory {path} cannot be written: {error.strerror}. Free some space.") from error
     return DirectoryLock(descriptor)
 
 
