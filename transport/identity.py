@@ -238,7 +238,9 @@ def lock_directory(path: Path) -> DirectoryLock:
         os.write(descriptor, f"{os.getpid()}\n".encode())
     except OSError as error:
         os.close(descriptor)
-        raise IdentityError(f"the data directory {path} cannot be written: {error.strerror}. Free some space.") from error
+        raise IdentityError(
+            f"the data directory {path} cannot be written: {error.strerror}. Free some space."
+        ) from error
     return DirectoryLock(descriptor)
 
 
