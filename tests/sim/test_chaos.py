@@ -1,4 +1,4 @@
-"""Kills, restarts, partitions and loss at random times, from a seed; then all members come to one head again."""
+"""Kills, restarts, partitions and loss at random, from a seed; when they end, all members are at one head again."""
 
 import os
 import random
