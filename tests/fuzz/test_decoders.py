@@ -73,7 +73,7 @@ from shoal.transport.yamux import WINDOWS_BYTES_MAX, Mux
 from tests.fuzz.garbage import IS_SOAK, corpus_of, message_types, mutated, value_of
 
 COUNT: Final = 100_000 if IS_SOAK else 1_000
-REASON_CHARS_MAX: Final = 2048
+REASON_CHARS_MAX: Final = 4096  # an address stands twice in its own, each of 256 characters escaped as six
 MEMORY_BYTES_MAX: Final = 256 * 1024  # of one attempt, on top of
 MEMORY_FACTOR: Final = 64  # times what came: a string of one character takes 50 bytes
 ME: Final = Identity.from_seed(bytes(32))
