@@ -33,7 +33,7 @@ def swarm(spec: Spec, options: MemberOptions, members: tuple[str, ...]) -> Itera
             seed = (spec.seed << 32) + (round_ << 8) + index
             turn = Turn(round_, member, members, seed, math.inf, lambda: 0.0, lambda: False)
             work = method.contribute(state, locals_[member], turn)
-            payload = BytesReader(work.payload)
+            payload = BytesReader(b"".join(work.payload))
             problem = method.check(spec, round_, member, work.samples, payload)
             if problem:
                 raise SystemExit(problem)

@@ -42,7 +42,7 @@ STATE_VALUE_MAX = 2.0**60  # 2^31 rounds of the largest step that `check` lets t
 class Trained:
     """What an inner loop comes back with. `samples` 0: nothing to contribute this time."""
 
-    parameters: "Vector"  # (n,)
+    parameters: "Vector"  # (n,); where there are samples they are the method's from now on, to be written over
     samples: int  # windows, or whatever the swarm counts
     moments: Moments | None
     step_s: float | None  # how long an inner step takes here
@@ -99,17 +99,13 @@ class Diloco:
         A member whose training diverged has no samples, an empty payload (which `check` would refuse) and a fresh
         optimizer: there is nothing to contribute.
         """
-        import numpy as np
-
         trained = self._trainer.train(state.parameters, local, turn)
-        with np.errstate(all="ignore"):
-            delta = state.parameters - trained.parameters
-            is_sound = bool(np.abs(delta).max(initial=0) <= VALUE_MAX)  # false for NaN too
-        if not is_sound:
-            return Work(b"", 0, Local(None, trained.step_s), {**trained.metrics, "diverged": 1.0})
         after = Local(trained.moments, trained.step_s)
         if not trained.samples:
-            return Work(b"", 0, after, trained.metrics)
+            return Work((), 0, after, trained.metrics)
+        delta = _difference(state.parameters, trained.parameters)
+        if delta is None:
+            return Work((), 0, Local(None, trained.step_s), {**trained.metrics, "diverged": 1.0})
         samples = min(trained.samples, self._spec.samples_max)
         return Work(write_payload(self._settings.codec, self._layout, delta), samples, after, trained.metrics)
 
@@ -202,6 +198,22 @@ def start_setting(first: "Vector", layout: Layout) -> str:
     parameters = flush_tiny(np.array(first, np.float32))
     state = State(0, parameters, np.zeros(element_count(layout), np.float32))
     return checkpoint.state_digest(state, layout).hex()
+
+
+def _difference(anchor: "Vector", parameters: "Vector") -> "Vector | None":
+    """(n,) anchor - parameters, in the memory of `parameters`; None if it is not what `check_values` lets through.
+
+    In place and piece by piece: a large vector's fresh pages cost more than the subtraction.
+    """
+    import numpy as np
+
+    with np.errstate(all="ignore"):
+        for start, stop in spans(len(parameters)):
+            piece = parameters[start:stop]
+            np.subtract(anchor[start:stop], piece, out=piece)
+            if not np.abs(piece).max(initial=0) <= VALUE_MAX:  # also false for NaN
+                return None
+    return parameters
 
 
 def _frozen(vector: "Vector") -> "Vector":

@@ -213,14 +213,14 @@ class Engine:
 
     async def _payload(self, round: int, work: Work[Any]) -> bytes | BlobRef | str:
         """The work's payload, stored if it is too large to travel inside; or why there is nothing to contribute."""
-        size, spec = memoryview(work.payload).nbytes, self._means.spec
+        size, spec = sum(memoryview(piece).nbytes for piece in work.payload), self._means.spec
         if not 1 <= work.samples <= spec.samples_max:
             return f"{work.samples} samples stand behind the work; the spec allows 1 to {spec.samples_max}"
         if size > spec.payload_bytes_max:
             return f"the payload has {size} bytes; the spec allows {spec.payload_bytes_max}"
         if size <= INLINE_BYTES_MAX:
-            return bytes(work.payload)
-        stored = await self._means.blobs.put([work.payload], pin=self._means.pins.label("round", round))
+            return b"".join(work.payload)
+        stored = await self._means.blobs.put(work.payload, pin=self._means.pins.label("round", round))
         return stored.message if isinstance(stored, Refusal) else stored
 
     # The others' parts ------------------------------------------------------------------------------------------

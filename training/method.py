@@ -36,7 +36,7 @@ class Turn:
 class Work(Generic[Local]):
     """What `contribute` made."""
 
-    payload: Payload
+    payload: Sequence[Payload]  # in pieces, which the engine may keep until the round is over
     samples: int  # that stand behind it
     local: Local  # the member's, after the turn
     metrics: Mapping[str, float]  # for the owner's eyes: {"loss": ..., "tokens": ..., "steps": ...}

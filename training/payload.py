@@ -8,7 +8,7 @@ finite or beyond VALUE_MAX. Both are exact, so all members refuse the same paylo
 update: that is for aggregation to bear.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -51,11 +51,13 @@ class Delta:
         return self.codec.decode(self.reader, self.offset, self.count, start, stop)
 
 
-def write_payload(codec_name: str, layout: Layout, delta: "Vector") -> bytes:
-    """The payload for `delta`, whose values are finite and at most VALUE_MAX in magnitude."""
+def write_payload(codec_name: str, layout: Layout, delta: "Vector") -> tuple[Payload, ...]:
+    """The payload for `delta` in pieces, which may share its memory.
+
+    The values are finite and at most VALUE_MAX in magnitude.
+    """
     header = PayloadHeader(PAYLOAD_VERSION, codec_name, layout_digest(layout))
-    pieces: Iterable[Payload] = (frame(PAYLOAD_MAGIC, header), *CODECS[codec_name].encode(delta))
-    return b"".join(pieces)
+    return (frame(PAYLOAD_MAGIC, header), *CODECS[codec_name].encode(delta))
 
 
 def payload_bytes(codec_name: str, layout: Layout) -> int:

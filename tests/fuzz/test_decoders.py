@@ -388,7 +388,9 @@ def test_any_bytes_are_a_payload_of_finite_values_or_one_refusal(codec: str) -> 
         assert problem is not None or np.isfinite(delta.values(0, delta.count)).all()
         return problem
 
-    attack(read, [write_payload(codec, LAYOUT, np.linspace(-1, 1, 611, dtype=np.float32))], f"payload {codec}")
+    attack(
+        read, [b"".join(write_payload(codec, LAYOUT, np.linspace(-1, 1, 611, dtype=np.float32)))], f"payload {codec}"
+    )
 
 
 def test_any_bytes_are_a_state_or_one_refusal() -> None:

@@ -51,7 +51,7 @@ class ToyMethod:
     def contribute(self, state: ToyState, local: int, turn: Turn) -> Work[int]:
         value = turn.seed % 1000
         data = struct.pack("<q", value) + bytes(self.payload_bytes - 8)
-        return Work(data, self.samples_from(value), local + 1, {"value": float(value)})
+        return Work((data,), self.samples_from(value), local + 1, {"value": float(value)})
 
     def check(self, spec: Spec, turn_round: int, member: str, samples: int, payload: BlobReader) -> str | None:
         if payload.size < 8:

@@ -62,7 +62,7 @@ def rounds(codec: str, count: int) -> bytes:
         shares = [
             Share(round_, str(index), samples, 1, round_ - 1, BytesReader(payload))
             for index, samples in enumerate(SAMPLES)
-            for payload in [write_payload(codec, LAYOUT, rough(f"{round_}/{index}"))]
+            for payload in [b"".join(write_payload(codec, LAYOUT, rough(f"{round_}/{index}")))]
         ]
         assert all(method.check(spec, round_, share.member, share.samples, share.payload) is None for share in shares)
         state, _ = method.apply(state, shares)
@@ -76,7 +76,7 @@ def main() -> None:
         raise SystemExit("this processor cannot flush denormals")
     print("start", blake3(gpt_start(SIZES["gpt-0.2m"], 1).tobytes()).hexdigest())
     for codec in sorted(CODECS):
-        print(codec, "encode", blake3(write_payload(codec, LAYOUT, uniform("x", COUNT, 1.0))).hexdigest())
+        print(codec, "encode", blake3(b"".join(write_payload(codec, LAYOUT, uniform("x", COUNT, 1.0)))).hexdigest())
         print(codec, "rounds", rounds(codec, 3).hex())
 
 

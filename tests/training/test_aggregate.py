@@ -14,7 +14,7 @@ LAYOUT = (TensorShape("a", (COUNT,)),)
 
 
 def delta(values: np.ndarray, codec: str = "float32") -> Delta:
-    opened = open_payload(BytesReader(write_payload(codec, LAYOUT, values)), codec, LAYOUT)
+    opened = open_payload(BytesReader(b"".join(write_payload(codec, LAYOUT, values))), codec, LAYOUT)
     assert isinstance(opened, Delta)
     return opened
 
@@ -49,7 +49,7 @@ def test_every_operation_rounds_once(seed: int, samples: list[int]) -> None:
 def test_pieces_are_the_bits_of_the_whole() -> None:
     layout = (TensorShape("a", (700,)),)
     values = np.random.default_rng(1).standard_normal(700).astype(np.float32)
-    opened = open_payload(BytesReader(write_payload("int8", layout, values)), "int8", layout)
+    opened = open_payload(BytesReader(b"".join(write_payload("int8", layout, values))), "int8", layout)
     assert isinstance(opened, Delta)
     shares = [(3, opened), (5, opened)]
     parts = [weighted_mean(shares, a, b) for a, b in ((0, 256), (256, 512), (512, 700))]

@@ -66,7 +66,7 @@ def turn(member: str = "a", round_: int = 1) -> Turn:
 
 
 def share(delta: np.ndarray, member: str = "a", samples: int = 1, base_round: int = 0) -> Share:
-    payload = BytesReader(write_payload("float32", LAYOUT, delta.astype(np.float32)))
+    payload = BytesReader(b"".join(write_payload("float32", LAYOUT, delta.astype(np.float32))))
     return Share(base_round + 1, member, samples, 1, base_round, payload)
 
 
@@ -114,7 +114,7 @@ def test_a_swarm_arrives_where_its_members_pull() -> None:
     for round_ in range(30):
         works = [made.contribute(state, local, turn(member, round_ + 1)) for member in MEMBERS]
         shares = [
-            Share(round_ + 1, member, work.samples, 1, round_, BytesReader(work.payload))
+            Share(round_ + 1, member, work.samples, 1, round_, BytesReader(b"".join(work.payload)))
             for member, work in zip(MEMBERS, works, strict=True)
         ]
         state, evidence = made.apply(state, shares)
@@ -155,7 +155,7 @@ def test_a_contribution_is_what_check_lets_through() -> None:
         made = method(settings_with(codec=codec))
         state, local = made.start(SPEC)
         work = made.contribute(state, local, turn())
-        assert made.check(SPEC, 1, "a", work.samples, BytesReader(work.payload)) is None
+        assert made.check(SPEC, 1, "a", work.samples, BytesReader(b"".join(work.payload))) is None
         assert work.metrics == {"loss": 1.0}
         assert work.local.step_s == 0.5
 
@@ -165,7 +165,7 @@ def test_samples_are_capped_by_the_spec() -> None:
     state, local = made.start(SPEC)
     work = made.contribute(state, local, turn())
     assert work.samples == SPEC.samples_max
-    payload = BytesReader(work.payload)
+    payload = BytesReader(b"".join(work.payload))
     assert made.check(SPEC, 1, "a", 1000, payload) is None
     for samples in (0, -1, 1001):
         assert "samples" in (made.check(SPEC, 1, "a", samples, payload) or "")
@@ -176,9 +176,9 @@ def test_training_that_diverged_contributes_nothing_and_starts_its_optimizer_afr
     made = method(target=target)
     state, local = made.start(SPEC)
     work = made.contribute(state, local, turn())
-    assert (work.samples, bytes(work.payload), work.metrics["diverged"]) == (0, b"", 1.0)
+    assert (work.samples, b"".join(work.payload), work.metrics["diverged"]) == (0, b"", 1.0)
     assert work.local.moments is None
-    assert made.check(SPEC, 1, "a", work.samples, BytesReader(work.payload)) is not None
+    assert made.check(SPEC, 1, "a", work.samples, BytesReader(b"".join(work.payload))) is not None
 
 
 def test_a_turn_without_samples_contributes_nothing() -> None:
@@ -197,7 +197,7 @@ def test_whatever_check_lets_through_leaves_a_state_that_loads(data: st.DataObje
     codec = data.draw(st.sampled_from(sorted(CODECS)))
     made = method(settings_with(codec=codec))
     state, _ = made.start(SPEC)
-    payload = bytearray(write_payload(codec, LAYOUT, random_vector(data.draw(st.integers(0, 9)), 1e5)))
+    payload = bytearray(b"".join(write_payload(codec, LAYOUT, random_vector(data.draw(st.integers(0, 9)), 1e5))))
     for _ in range(data.draw(st.integers(0, 4))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     reader = BytesReader(payload)

@@ -73,13 +73,13 @@ def test_its_model_trains_from_the_first_state_that_the_spec_fixes(path: Path) -
     assert state.parameters.tolist() == [0.25, 0.5]
     turn = Turn(1, "a", ("a",), 7, float("inf"), lambda: 0.0, lambda: False)
     work = made.contribute(state, local, turn)
-    assert made.check(spec, 1, "a", work.samples, BytesReader(work.payload)) is None
-    assert made.contribute(state, local, turn).payload == work.payload
+    assert made.check(spec, 1, "a", work.samples, BytesReader(b"".join(work.payload))) is None
+    assert b"".join(made.contribute(state, local, turn).payload) == b"".join(work.payload)
     assert work.samples == 80
     assert isinstance(work.local, Local)
     assert work.local.moments is not None
     assert np.all(work.local.moments.second > 0)
-    after, _ = made.apply(state, [Share(1, "a", work.samples, 1, 0, BytesReader(work.payload))])
+    after, _ = made.apply(state, [Share(1, "a", work.samples, 1, 0, BytesReader(b"".join(work.payload)))])
     assert made.evaluate(after)["validation_loss"] < made.evaluate(state)["validation_loss"] - 1
 
 

@@ -113,7 +113,7 @@ class Shapes:
 
 spec = Spec(creator="1" * 52, nonce=bytes(16))
 method = Diloco(spec, DilocoSettings(), Shapes())
-payload = BytesReader(write_payload("float32", Shapes.layout, np.ones(6, np.float32)))
+payload = BytesReader(b"".join(write_payload("float32", Shapes.layout, np.ones(6, np.float32))))
 state = State(0, np.zeros(6, np.float32), np.zeros(6, np.float32))
 print(method.check(spec, 1, "a", 5, payload))
 print(method.apply(state, [Share(1, "a", 5, 1, 0, payload)])[0].parameters.astype(float).round(2).tolist())

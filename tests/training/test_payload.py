@@ -26,7 +26,7 @@ CODEC_NAMES = sorted(CODECS)
 
 def written(codec: str, values: np.ndarray | None = None) -> bytes:
     delta = np.linspace(-1, 1, 600, dtype=np.float32) if values is None else values.astype(np.float32)
-    return write_payload(codec, LAYOUT, delta)
+    return b"".join(write_payload(codec, LAYOUT, delta))
 
 
 def opened(data: bytes, codec: str) -> Delta | Malformed:
@@ -71,7 +71,7 @@ def test_each_way_to_be_wrong_has_its_reason() -> None:
         "claims a header": data[:8] + b"\xff\xff\xff\xff" + data[12:],
         "expected": data + b"\0",
         "codec 'float32'": written("float32"),
-        "other tensors": write_payload("int8", (TensorShape("b", (20, 30)),), np.zeros(600, np.float32)),
+        "other tensors": b"".join(write_payload("int8", (TensorShape("b", (20, 30)),), np.zeros(600, np.float32))),
     }
     for reason, wrong in reasons.items():
         result = opened(wrong, "int8")
@@ -102,7 +102,7 @@ def test_any_bytes_are_a_payload_or_a_reason(codec: str, data: st.DataObject) ->
 
 
 def test_the_bytes_are_those_that_the_protocol_describes() -> None:
-    data = write_payload("int8", (TensorShape("w", (3,)),), np.array([1, -0.5, 0.25], np.float32))
+    data = b"".join(write_payload("int8", (TensorShape("w", (3,)),), np.array([1, -0.5, 0.25], np.float32)))
     layout = blake3(b"shoal/layout/1\0" + bytes.fromhex("91 92 a1 77 91 03")).digest()
     header = bytes.fromhex("93 01 a4 69 6e 74 38 c4 20") + layout
     assert data == b"shoal/dl\x29\0\0\0" + header + bytes(11) + bytes.fromhex("04 02 01 3c 7f c0 20")
