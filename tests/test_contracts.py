@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Shells are recognizable by name: *_service.py, memory*.py and these.
 SHELLS = {
-    "blob_file", "blob_pins", "blob_store", "blob_stream", "bulk", "host", "store", "service",
+    "blob_disk", "blob_file", "blob_pins", "blob_store", "blob_stream", "bulk", "host", "store", "service",
     "handling", "link", "loop", "port", "stream_call",
 }  # fmt: skip
 

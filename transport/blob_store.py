@@ -1,5 +1,9 @@
 """Which blobs are on disk: under a budget, the least recently used evicted first, the pinned never.
 
+What nobody pins stays only until something new is stored, which takes its place instead of more of the disk: a file
+that is deleted before the kernel has written it out costs the disk nothing, and the new file gets its pages of memory
+(fresh ones make a write ten times as slow in a virtual machine whose host takes back what is free: 0.2 s per 100 MB).
+
 A blob's file is written under `partial/` and renamed to its CID when complete, so a file under its name is whole.
 Every chunk is hashed before it is written, and the chunks of an unfinished file are hashed again when it is resumed:
 the file itself says what it holds, and no index can disagree with it.
@@ -14,17 +18,16 @@ import errno
 import itertools
 import logging
 import os
-import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from blake3 import blake3
 
+from .blob_disk import FREE_BYTES_MIN, boot_id, budget_refusal, disk_refusal, free_bytes_of
 from .blob_file import (
     Buffer,
     StoredBlob,
@@ -42,9 +45,6 @@ from .blobs import BLOB_BYTES_MAX, CHUNK_BYTES, BlobRef, ChunkHasher, Manifest, 
 from .port import Code, Refusal
 
 _log = logging.getLogger(__name__)
-
-FREE_BYTES_MIN: Final = 256 * 2**20  # a guest leaves the owner's disk this much
-
 
 _Index = OrderedDict[bytes, int]  # digest -> bytes of its file; the least recently used first
 
@@ -75,19 +75,6 @@ class Held:
     have: int | None  # chunks, as bits; None: all
 
 
-def free_bytes_of(directory: Path) -> int:
-    """What the disk of `directory` has left."""
-    return shutil.disk_usage(directory).free
-
-
-def boot_id() -> str:
-    """What changes with every start of the machine; empty where the system does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
-
-
 class BlobStore:
     """The blobs of one data directory, which one process uses at a time. Opening it scans the directory.
 
@@ -112,7 +99,7 @@ class BlobStore:
         self._free_bytes = free_bytes
         self._lock = threading.Lock()  # of all below; never held while a file's content is read or written
         self._complete: _Index = OrderedDict()
-        self._idle: _Index = OrderedDict()  # unfinished and not being fetched: resumable, and evicted first
+        self._idle: _Index = OrderedDict()  # unfinished and not being fetched: resumable, and evicted last
         self._active: dict[bytes, _Partial] = {}
         self._used_bytes = 0  # by all of them, and what is reserved
         self._numbers = itertools.count()
@@ -159,7 +146,7 @@ class BlobStore:
             self._commit(path, ref.digest, hasher.size + len(trailer(manifest_data)), [pin])
             return ref
         except OSError as error:
-            return _disk_refusal(error)
+            return disk_refusal(error)
         finally:
             path.unlink(missing_ok=True)
             with self._lock:
@@ -189,7 +176,7 @@ class BlobStore:
             is_ready = True
             return partial.have
         except OSError as error:
-            return _disk_refusal(error)
+            return disk_refusal(error)
         finally:
             if not is_ready:
                 self.abandon(digest)
@@ -200,11 +187,11 @@ class BlobStore:
         if blake3(data).digest() != partial.manifest.chunk_hash(index):
             return False
         if self._free_bytes(self._directory) < FREE_BYTES_MIN:
-            return _disk_refusal(OSError(errno.ENOSPC, f"less than {FREE_BYTES_MIN} bytes are left"))
+            return disk_refusal(OSError(errno.ENOSPC, f"less than {FREE_BYTES_MIN} bytes are left"))
         try:
             write_chunk(self._partial_path(digest), index, data)
         except OSError as error:
-            return _disk_refusal(error)
+            return disk_refusal(error)
         with self._lock:
             partial.have |= 1 << index
         return True
@@ -221,7 +208,7 @@ class BlobStore:
             self._commit(path, digest, partial.file_bytes, labels)
             path.unlink(missing_ok=True)  # still there if it was put meanwhile
         except OSError as error:
-            return _disk_refusal(error)
+            return disk_refusal(error)
         finally:
             self.abandon(digest)
         return None
@@ -291,7 +278,7 @@ class BlobStore:
         except OSError as error:
             if is_new:
                 self._pins.undo(label, digest)
-            return _disk_refusal(error)
+            return disk_refusal(error)
         return True
 
     def unpin(self, label: str) -> None:
@@ -313,7 +300,7 @@ class BlobStore:
         return self._partials / cid_text(digest)
 
     def _reserve(self, needed: int) -> Refusal | None:
-        """Take `needed` bytes of the budget, evicting what must and may go; if that is not enough, evict nothing."""
+        """Take `needed` bytes of the budget, in place of what may go; if what must go may not, evict nothing."""
         with self._lock:
             free = self._free_bytes(self._directory)
             over_budget = self._used_bytes + needed - self._budget_bytes
@@ -321,14 +308,14 @@ class BlobStore:
             victims: list[tuple[_Index, bytes]] = []
             gained = 0
             for index, digest, file_bytes in self._evictable():
-                if gained >= max(over_budget, over_disk):
+                if gained >= max(over_budget, over_disk, 0 if index is self._idle else needed):
                     break
                 victims.append((index, digest))
                 gained += file_bytes
             if gained < over_budget:
-                return _budget_refusal(self._budget_bytes, self._used_bytes - gained, needed)
+                return budget_refusal(self._budget_bytes, self._used_bytes - gained, needed)
             if gained < over_disk:
-                return _disk_refusal(OSError(errno.ENOSPC, f"{free} bytes are left, {needed} are needed"))
+                return disk_refusal(OSError(errno.ENOSPC, f"{free} bytes are left, {needed} are needed"))
             self._used_bytes += needed
             evicted = [self._evict(index, digest) for index, digest in victims]
         for path in evicted:
@@ -336,11 +323,11 @@ class BlobStore:
         return None
 
     def _evictable(self) -> Iterator[tuple[_Index, bytes, int]]:
-        for digest, file_bytes in self._idle.items():
-            yield self._idle, digest, file_bytes
         for digest, file_bytes in self._complete.items():
             if not self._pins.is_pinned(digest):
                 yield self._complete, digest, file_bytes
+        for digest, file_bytes in self._idle.items():
+            yield self._idle, digest, file_bytes
 
     def _evict(self, index: _Index, digest: bytes) -> Path:
         """Take a file out of the store. It is only renamed: deleting takes long, and the lock is held."""
@@ -389,17 +376,3 @@ def _blob_files(directory: Path) -> list[tuple[Path, bytes]]:
     files = [(path, parse_cid(path.name)) for path in directory.iterdir()]
     blobs = [(path, digest) for path, digest in files if isinstance(digest, bytes)]
     return sorted(blobs, key=lambda blob: (blob[0].stat().st_mtime_ns, blob[0].name))
-
-
-def _budget_refusal(budget_bytes: int, kept_bytes: int, needed: int) -> Refusal:
-    return Refusal(
-        Code.REFUSED,
-        f"the budget for blobs is full: of {budget_bytes} bytes {kept_bytes} are pinned or being written, "
-        f"{needed} more are needed; raise the budget or leave a swarm",
-    )
-
-
-def _disk_refusal(error: OSError) -> Refusal:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return Refusal(Code.REFUSED, f"the disk is full: {error}; make room, {FREE_BYTES_MIN} bytes are kept free")
-    return Refusal(Code.REFUSED, f"the disk failed: {error}")

@@ -22,7 +22,8 @@ from hypothesis.stateful import (
 
 from shoal.transport.blob_file import cut
 from shoal.transport.blob_pins import LABEL_CHARS_MAX, LINES_SPARE, Pins
-from shoal.transport.blob_store import FREE_BYTES_MIN, BlobStore
+from shoal.transport.blob_disk import FREE_BYTES_MIN
+from shoal.transport.blob_store import BlobStore
 from shoal.transport.blobs import CHUNK_BYTES, BlobRef, Manifest, make_manifest, parse_manifest
 from shoal.transport.port import Refusal
 
@@ -257,18 +258,35 @@ def test_an_unfinished_blob_is_resumed_by_what_its_file_holds(tmp_path: Path) ->
     assert again.begin(ref.digest, manifest, manifest_data) == 0
 
 
-def test_leftovers_of_unfinished_fetches_are_evicted_before_whole_blobs(tmp_path: Path) -> None:
+def test_leftovers_of_unfinished_fetches_are_evicted_only_when_room_is_short(tmp_path: Path) -> None:
     store = store_at(tmp_path, budget=5 * MIB)
     whole = put(store, content(MIB), "a")
     store.unpin("a")
     ref, manifest, manifest_data = named(content(2 * MIB, 1))
     store.begin(ref.digest, manifest, manifest_data)
+    assert store.open(whole) is None  # nobody pinned it
     assert isinstance(store.put([content(4 * MIB, 2)], "b"), Refusal)  # being fetched: stays
     store.abandon(ref.digest)
-    assert isinstance(store.put([content(3 * MIB, 2)], "b"), BlobRef)
-    assert store.open(whole) is not None
+    assert isinstance(store.put([content(2 * MIB, 2)], "b"), BlobRef)
+    assert store.unfinished(ref.digest) is not None
+    assert isinstance(store.put([content(2 * MIB, 3)], "b"), BlobRef)
     assert store.unfinished(ref.digest) is None
     assert files_in(tmp_path) == []
+
+
+def test_what_nobody_pins_makes_room_for_as_much_and_the_rest_stays(tmp_path: Path) -> None:
+    store = store_at(tmp_path, budget=100 * MIB)
+    old, middle, young = (put(store, content(MIB, number), str(number)) for number in range(3))
+    for label in ("0", "1"):
+        store.unpin(label)
+    used = store.used_bytes
+    put(store, content(MIB - 100, 9), "new")
+    assert store.open(old) is None
+    assert store.open(middle) is not None
+    assert store.open(young) is not None
+    assert store.used_bytes <= used
+    put(store, content(2 * MIB, 10), "newer")
+    assert (store.open(middle), store.open(young) is not None) == (None, True)
 
 
 def test_pins_survive_a_restart_and_letting_go_survives_it_too(tmp_path: Path) -> None:
@@ -324,10 +342,12 @@ def test_a_journal_never_holds_many_more_lines_than_pins(tmp_path: Path) -> None
 
 def test_a_journal_that_cannot_be_written_refuses_the_pin_and_keeps_the_order_of_the_rest(tmp_path: Path) -> None:
     store = store_at(tmp_path)
+    put(store, b"older", "w")
     a = put(store, b"a", "x")
     journal = tmp_path / "blobs" / "pins.jsonl"
     journal.rename(tmp_path / "moved")
     journal.mkdir()
+    store.unpin("w")
     store.unpin("x")
     assert isinstance(store.pin(a.digest, "x"), Refusal)
     assert isinstance(store.put([b"b"], "y"), Refusal)
