@@ -20,9 +20,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from shoal.transport.blob_disk import FREE_BYTES_MIN
 from shoal.transport.blob_file import cut
 from shoal.transport.blob_pins import LABEL_CHARS_MAX, LINES_SPARE, Pins
-from shoal.transport.blob_disk import FREE_BYTES_MIN
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.blobs import CHUNK_BYTES, BlobRef, Manifest, make_manifest, parse_manifest
 from shoal.transport.port import Refusal
