@@ -1,8 +1,11 @@
 """Log lines for programs and for people."""
 
+import contextlib
 import io
 import json
 import logging
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -49,3 +52,40 @@ def test_a_log_line_cannot_be_forged_by_a_value_with_a_line_break() -> None:
     set_up_logs("info", is_json=False, stream=stream)
     Log("node").info("peer says", name="x\n12:00:00 all is well")
     assert stream.getvalue().count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes as on POSIX")
+def test_a_pipe_that_nobody_reads_holds_nobody_up_and_what_is_dropped_is_counted() -> None:
+    reading, writing = os.pipe()
+    with open(writing, "w") as stream, open(reading, "rb", buffering=0) as reader:
+        set_up_logs("info", is_json=True, stream=stream)
+        log = Log("node")
+        for number in range(3000):  # more than a pipe holds: a log that waits for its reader would never come back
+            log.info("line", number=number)
+        log.info("very long", padding="x" * 200_000)
+        os.set_blocking(reading, False)
+        text = b""
+        for _ in range(2):
+            while data := reader.read(65_536):
+                text += data
+            log.info("very long", padding="x" * 200_000)
+        while data := reader.read(65_536):
+            text += data
+        log.info("read again")
+        text += reader.read(65_536)
+    lines: list[dict[str, object]] = []
+    for line in text.decode().splitlines():
+        with contextlib.suppress(ValueError):  # what was cut in its middle
+            lines.append(json.loads(line))
+    events = [line["event"] for line in lines]
+    assert 100 < events.count("line") < 3000
+    assert events[-2:] == ["lines dropped: nobody read them", "read again"]
+    dropped = [int(str(line["count"])) for line in lines if line["event"] == "lines dropped: nobody read them"]
+    assert dropped[-1] + events.count("line") in (3002, 3003)
+
+
+def test_a_line_longer_than_a_pipe_takes_at_once_arrives_whole() -> None:
+    stream = io.StringIO()
+    set_up_logs("info", is_json=False, stream=stream)
+    Log("node").info("long", padding="x" * 20_000)
+    assert stream.getvalue().endswith("x" * 20_000 + "\n")
