@@ -15,30 +15,25 @@ proposer can do stands in agreement.py.
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from shoal.transport.port import PeerId
 
-from .agreement import Closing, Propose, Standings
+from .agreement import Closing
 from .early import Early
 from .effects import (
     AnnounceHeld,
-    ApplyRecord,
     CheckPayload,
-    Collect,
     Effect,
     Observe,
     ProposeRecord,
-    Train,
 )
 from .events import Finished, Problem, RoundStarted, Waiting
 from .following import Following
 from .gathering import Gathering
-from .offers import Offers
-from .proposals import Proposals
-from .records import Head, Offered, Proposed, Record, Standing, Taken
+from .open_round import OpenRound
+from .records import Head, Offered, Proposed, Record, Standing
 from .roster import Roster
-from .soundness import base_of, contribution_fault, record_fault, starts_from
+from .soundness import base_of, contribution_fault, starts_from
 from .spec import Spec
 
 EVIDENCE_MAX = 64  # equivocations kept; memory: 10 KB each
@@ -49,18 +44,6 @@ class Phase(enum.Enum):
     OPEN = "open"
     APPLYING = "applying"
     FINISHED = "finished"
-
-
-@dataclass(slots=True)
-class _Round:
-    """The round after the head."""
-
-    closing: Closing
-    offers: Offers
-    proposals: Proposals
-    started_at: float | None = None
-    has_work: bool = False  # this member's part is asked for or done
-    is_idle: bool = False  # this member has nothing to contribute
 
 
 class Rounds:
@@ -91,7 +74,6 @@ class Rounds:
         self._early = Early(spec.members_max)
         self._gathering = Gathering(spec.members_start, spec.silence_s)
         self._following = Following(start_digest)
-        self._close_at = float("inf")  # when `_close` may have something to do
         self._waiting_for = ""
 
     @property
@@ -143,26 +125,28 @@ class Rounds:
 
     def deadline(self, now: float) -> float:
         """When to call `look` even if nothing happens."""
-        close_at = self._close_at if self.phase is Phase.OPEN else float("inf")
+        if self.phase in (Phase.APPLYING, Phase.FINISHED):
+            return float("inf")  # `look` has nothing to do: woken for what is overdue, it would be woken at once again
+        deadlines = [self._round.deadline(), self._roster.doubt_ends_at(now), self._following.deadline(now)]
         if self.phase is Phase.WAITING and self.head.round == 0:
-            close_at = self._gathering.deadline(now)
-        doubt_ends_at = self._roster.doubt_ends_at(now)
-        return min(close_at, doubt_ends_at, self._round.proposals.deadline(), self._following.deadline(now))
+            deadlines.append(self._gathering.deadline(now))
+        return min(deadlines)
 
     def look(self, now: float) -> list[Effect]:
         """Something changed, or time passed: the connected members, their heads, the deadline."""
         if self.phase in (Phase.APPLYING, Phase.FINISHED):
             return []
         effects = self._drop_expired(now)
-        for proposed in self._round.proposals.in_order():
-            if all(self._round.offers.is_held(taken.contribution) for taken in proposed.record.taken):
-                return [*effects, self._apply(proposed)]
+        apply = self._round.complete()
+        if apply is not None:
+            self.phase = Phase.APPLYING
+            return [*effects, apply]
         heads, pending = self._roster.heads(now), self._round.proposals.hashes()
         effects += self._following.begin(now, self.head, heads, pending, self.standing is not Standing.STORAGE)
         if self.phase is Phase.WAITING:
             effects += self._start(now)
         if self.phase is Phase.OPEN:
-            effects += self._work(now)
+            effects += self._round.work(self._roster, self.standing)
             effects += self._close(now)
         return effects
 
@@ -242,33 +226,19 @@ class Rounds:
         record = proposed.record
         if record.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
             return f"round {record.round} is not open"
-        fault = record_fault(self._spec, self.head, record)
-        if fault is not None:
-            return fault
-        if any(self._round.offers.is_refused(taken.contribution) for taken in record.taken):
-            return "it takes a contribution that is refused here"
-        if self.standing is Standing.STORAGE:
-            return self.look(now)  # it goes by heads, not by records
-        refused = self._round.proposals.add(proposed, now + self._spec.grace_s + self._spec.silence_s)
-        if refused is not None:
-            return refused
-        missing = tuple(taken.contribution for taken in record.taken if self.offer(taken.contribution) is None)
-        return [*([Collect(proposed, missing)] if missing else []), *self.look(now)]
+        if self.standing is Standing.STORAGE:  # it goes by heads, not by records
+            return self._round.fault(record) or self.look(now)
+        considered = self._round.consider(now, proposed)
+        return considered if isinstance(considered, str) else [*considered, *self.look(now)]
 
     def collected(self, now: float, proposed: Proposed, offers: Iterable[Offered]) -> list[Effect]:
         """The end of a Collect: what was found."""
         if proposed.hash not in self._round.proposals.hashes():
             return []
-        wanted = {taken.contribution: taken.member for taken in proposed.record.taken}
-        effects: list[Effect] = []
-        for offered in offers:
-            is_wanted = wanted.get(offered.hash) == offered.member
-            if is_wanted and contribution_fault(self._spec, offered) is None and starts_from(self.head, offered):
-                effects += self._round.offers.take_in(offered)
-        if any(self.offer(hash) is None for hash in wanted):
-            self._round.proposals.drop(proposed)
+        effects = self._round.collect(proposed, offers)
+        if effects is None:
             self._following.close_way_by_records()  # if others did apply it, its checkpoint remains
-        return [*effects, *self.look(now)]
+        return [*(effects or []), *self.look(now)]
 
     def applied(self, now: float, proposed: Proposed, digest: bytes) -> list[Effect]:
         """The end of an ApplyRecord: the state after it has this digest, and is saved."""
@@ -303,7 +273,7 @@ class Rounds:
 
     def has_contributed(self) -> bool:
         """Whether this member's contribution to the open round is made."""
-        return self._round.offers.first_of(self._me) is not None
+        return self._round.has_contributed()
 
     def resync_ended(self, now: float) -> list[Effect]:
         """The end of a Resync that was overtaken: this member stands better by now."""
@@ -321,18 +291,9 @@ class Rounds:
         """Whether `head` is worth going over to."""
         return self._following.better(self.head, {head: {self._me}}) is not None
 
-    def _new_round(self) -> _Round:
-        offers = Offers(can_check=self.standing is not Standing.STORAGE)
-        return _Round(self._new_closing(), offers, Proposals(self._spec.members_max))
-
-    def _standings(self) -> Standings:
-        expected = self._roster.at_work(self.head, self._contributors)
-        if self.standing is Standing.TRAINER and not self.is_idle:
-            expected.add(self._me)
-        awaited_min = self._spec.members_start if self.head.round == 0 else self._spec.members_min
-        started_at = self._round.started_at
-        overdue_at = float("inf") if started_at is None else started_at + self._spec.round_s + self._spec.grace_s
-        return Standings(expected, self._round.offers.held_by_member().keys(), awaited_min, overdue_at)
+    def _new_round(self) -> OpenRound:
+        can_check = self.standing is not Standing.STORAGE
+        return OpenRound(self._spec, self._me, self.head, self._contributors, self._new_closing(), can_check=can_check)
 
     def _note(self, now: float, offered: Offered) -> list[Effect] | str:
         """A sound contribution to the open round."""
@@ -370,33 +331,16 @@ class Rounds:
         if missing is not None:
             return self._wait(missing)
         self.phase = Phase.OPEN
-        self._round.started_at = now
+        self._round.begin(now)
         self._waiting_for = ""
         return [Observe(RoundStarted(self.round)), AnnounceHeld()]
 
-    def _work(self, now: float) -> list[Effect]:
-        """Ask for this member's part, once."""
-        started_at = self._round.started_at
-        if self._round.has_work or self.standing is not Standing.TRAINER or started_at is None:
-            return []
-        self._round.has_work = True
-        others = self._contributors if self.head.round else self._roster.trainers()
-        return [Train(self.round, tuple(sorted({*others, self._me})), started_at + self._spec.round_s)]
-
     def _close(self, now: float) -> list[Effect]:
         """Propose, if it is this member's turn to, and nobody's proposal is being completed."""
-        self._close_at = float("inf")
-        if self._round.proposals.hashes():
-            return []
-        standings = self._standings()
-        decision = self._round.closing.decide(now, standings)
-        if isinstance(decision, Propose):
-            held = self._round.offers.held_by_member()
-            taken = tuple(Taken(peer, hash) for peer, hash in sorted(held.items()))[: self._spec.members_max]
-            return [ProposeRecord(Record(self.head.record, self.round, self.head.digest, taken))]
-        self._close_at = decision.until
-        is_short = len(standings.held) < self._spec.members_min and now >= standings.overdue_at
-        return self._wait(f"round {self.round}: {decision.reason}") if is_short else []
+        closed = self._round.close(now, self._roster, self.standing)
+        if isinstance(closed, Record):
+            return [ProposeRecord(closed)]
+        return self._wait(closed) if closed else []
 
     def _wait(self, reason: str) -> list[Effect]:
         """Say why nothing goes on, once."""
@@ -404,11 +348,6 @@ class Rounds:
             return []
         self._waiting_for = reason
         return [Observe(Waiting(reason))]
-
-    def _apply(self, proposed: Proposed) -> Effect:
-        self.phase = Phase.APPLYING
-        offers = (self.offer(taken.contribution) for taken in proposed.record.taken)
-        return ApplyRecord(proposed, tuple(offered for offered in offers if offered is not None))
 
     def _stand_at(self, now: float, head: Head, contributors: tuple[PeerId, ...]) -> list[Effect]:
         """A new head: forget the round that led here, open the next."""

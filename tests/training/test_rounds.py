@@ -201,6 +201,18 @@ def test_a_proposal_whose_payloads_never_come_expires() -> None:
     assert [row.member for row in propose.record.taken] == [ANN.peer_id]
 
 
+def test_nothing_wakes_a_member_that_is_applying_a_record() -> None:
+    ann = Member(ANN)
+    ann.meet(BEN)
+    ann.rounds.look(0.0)
+    own = contribution(ANN)
+    done(ann.rounds.contributed(1.0, own))
+    done(ann.rounds.proposed(1.0, proposal(BEN, contribution(BEN))))  # waits for what nobody has
+    assert len(of_kind(done(ann.rounds.caught_up(1.0, proposal(CAT, own))), ApplyRecord)) == 1
+    assert ann.rounds.look(100.0) == []
+    assert ann.rounds.deadline(100.0) == float("inf")  # a time that has passed would keep the loop busy
+
+
 def test_of_two_proposals_the_one_that_is_complete_first_is_applied() -> None:
     offers = [contribution(who) for who in (ANN, BEN, CAT)]
     one, two = proposal(ANN, *offers), proposal(BEN, *offers[:2])
