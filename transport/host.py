@@ -11,6 +11,7 @@ import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 import trio
@@ -40,6 +41,7 @@ from .gossip_service import GossipService
 from .identity import Identity, public_key_of
 from .limits import Limits
 from .link import StreamBroken
+from .noise import NoiseMessages
 from .port import Address, Code, PeerId, Refusal, Transport
 from .service import ByteStream, CallService
 from .tcp_service import HostError, Socket, listen, listening_endpoint
@@ -96,22 +98,36 @@ class _Upgrader:
 
 
 class _Secured:
-    """A Noise connection as `YamuxConnection` wants it."""
+    """A Noise connection after its handshake as `YamuxConnection` wants it."""
 
     def __init__(self, session: Any) -> None:
         self._session = session
+        self._raw: RawConnection = session.conn.read_writer.read_write_closer
+        noise = session.conn.noise_state.noise_protocol
+        self._messages = NoiseMessages(
+            partial(noise.cipher_state_encrypt.encrypt_with_ad, None),
+            partial(noise.cipher_state_decrypt.decrypt_with_ad, None),
+        )
 
-    async def read(self) -> bytes:
-        return await _contained("reading", self._session.read) or b""
+    async def read(self) -> list[bytes]:
+        return await _contained("reading", self._read) or []
 
-    async def write(self, data: bytes) -> bool:
-        return await _contained("writing", lambda: self._write(data)) or False
+    async def write(self, plaintexts: list[bytes]) -> bool:
+        return await _contained("writing", lambda: self._write(plaintexts)) or False
 
     async def close(self) -> None:
         await _contained("closing", self._session.close)
 
-    async def _write(self, data: bytes) -> bool:
-        await self._session.write(data)
+    async def _read(self) -> list[bytes]:
+        if self._session.high_watermark > self._session.low_watermark:  # it read ahead while a muxer was agreed on
+            return [await self._session.read()]
+        while data := await self._raw.read():
+            if opened := self._messages.open(data):
+                return opened
+        return []
+
+    async def _write(self, plaintexts: list[bytes]) -> bool:
+        await self._raw.write(self._messages.seal(plaintexts))
         return True
 
 

@@ -9,7 +9,7 @@ import trio
 
 from .addresses import Endpoint, ip_endpoint
 
-READ_BYTES: Final = 128 * 1024  # asked of the system at once; memory: so much per connection that receives
+READ_BYTES: Final = 256 * 1024  # asked of the system at once; memory: so much per connection that receives
 UNPROVEN_BYTES_MAX: Final = 64 * 1024  # read before the other side has proved who it is; a handshake takes 1 KB
 
 
@@ -55,6 +55,8 @@ class Socket:
     async def read(self, n: int | None = None) -> bytes:
         """`n` bytes, fewer only at the end; None: whatever comes next. Raises ConnectionResetError."""
         buffer = self._buffer
+        if n is None and not buffer:
+            return await self._receive()
         while len(buffer) < (1 if n is None else n):
             data = await self._receive()
             if not data:

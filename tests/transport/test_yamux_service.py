@@ -18,22 +18,22 @@ from shoal.transport.yamux_service import YamuxConnection, YamuxStream
 class Pipe:
     """One end of a connection: a `Secured` that holds few writes, and loses what is written while it is dark."""
 
-    outgoing: trio.MemorySendChannel[bytes]
-    incoming: trio.MemoryReceiveChannel[bytes]
+    outgoing: trio.MemorySendChannel[list[bytes]]
+    incoming: trio.MemoryReceiveChannel[list[bytes]]
     is_dark: bool = False
     writes: list[int] = field(default_factory=list[int])
 
-    async def read(self) -> bytes:
+    async def read(self) -> list[bytes]:
         try:
             return await self.incoming.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
-            return b""
+            return []
 
-    async def write(self, data: bytes) -> bool:
-        self.writes.append(len(data))
+    async def write(self, plaintexts: list[bytes]) -> bool:
+        self.writes.append(len(b"".join(plaintexts)))
         try:
             if not self.is_dark:
-                await self.outgoing.send(data)
+                await self.outgoing.send(plaintexts)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return False
         return True
@@ -58,7 +58,7 @@ def side(pipe: Pipe, is_initiator: bool) -> Side:
 
 @asynccontextmanager
 async def connected() -> AsyncGenerator[tuple[Side, Side]]:
-    there, here = trio.open_memory_channel[bytes](1), trio.open_memory_channel[bytes](1)
+    there, here = trio.open_memory_channel[list[bytes]](1), trio.open_memory_channel[bytes](1)
     one, other = side(Pipe(there[0], here[1]), True), side(Pipe(here[0], there[1]), False)
     async with trio.open_nursery() as nursery:
         await nursery.start(one.connection.run)
@@ -176,7 +176,7 @@ async def test_what_was_sent_before_a_close_arrives(autojump_clock: MockClock) -
 
 
 async def test_a_connection_that_never_ran_can_be_closed() -> None:
-    there, here = trio.open_memory_channel[bytes](1), trio.open_memory_channel[bytes](1)
+    there, here = trio.open_memory_channel[list[bytes]](1), trio.open_memory_channel[bytes](1)
     one = side(Pipe(there[0], here[1]), True)
     with trio.fail_after(1):
         await one.connection.aclose()
