@@ -46,7 +46,8 @@ class Joined:
     service: SwarmService | None = None
     method: AnyMethod | None = None  # None for a storage member
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    ended: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)  # no more training: all rounds done, left, or stopped
+    stopped: trio.Event = field(default_factory=trio.Event)  # the engine does not run any more
     problem: str = ""
     figures: dict[str, float] = field(default_factory=dict[str, float])  # the latest of training and evaluation
 
@@ -185,7 +186,7 @@ class Swarms:
             await joined.service.leave()
         joined.scope.cancel()
         if joined.service is not None:
-            await joined.ended.wait()
+            await joined.stopped.wait()
         del self._joined[joined.id]
         for peer in joined.membership.known:
             if not any(peer in other.membership.known for other in self.all()):
@@ -247,7 +248,7 @@ class Swarms:
             joined.problem = str(complaint)
             raise
         joined.problem = ""
-        joined.scope, joined.ended = trio.CancelScope(), trio.Event()
+        joined.scope, joined.ended, joined.stopped = trio.CancelScope(), trio.Event(), trio.Event()
         joined.service = SwarmService(
             joined.signed,
             joined.method,
@@ -258,19 +259,29 @@ class Swarms:
             lambda event: self._observe(joined, event),
             is_paused=joined.membership.is_paused,
         )
-        await self._nursery.start(self._run_engine, joined)
+        await self._nursery.start(self._run_engine, joined, joined.service)
+        self._nursery.start_soon(self._watch_finish, joined, joined.service)
         self._publish(joined.id, {"event": "joined", "name": joined.spec.name})
         log.info("joined", swarm=joined.id[:12], name=joined.spec.name, role=joined.membership.role)
 
     async def _run_engine(
-        self, joined: Joined, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        joined: Joined,
+        service: SwarmService,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        assert joined.service is not None
         try:
             with joined.scope:
-                await joined.service.run(task_status=task_status)
+                await service.run(stays=True, task_status=task_status)
         finally:
             joined.ended.set()
+            joined.stopped.set()
+            service.finished.set()
+
+    async def _watch_finish(self, joined: Joined, service: SwarmService) -> None:
+        await service.finished.wait()
+        joined.ended.set()
 
     def _observe(self, joined: Joined, event: Event) -> None:
         fields = event.as_json()

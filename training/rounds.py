@@ -320,6 +320,9 @@ class Rounds:
 
     def _start(self, now: float) -> list[Effect]:
         """Open the round for work, unless there is a better place to be, or others are missing."""
+        if self._spec.rounds_max and self.head.round >= self._spec.rounds_max:
+            self.phase = Phase.FINISHED
+            return [Observe(Finished(self.head.round)), AnnounceHeld()]
         if self.standing is Standing.STORAGE:
             return []
         if self._following.better(self.head, self._roster.heads(now)) is not None:
@@ -356,9 +359,6 @@ class Rounds:
         self.phase = Phase.WAITING
         self._round = self._new_round()
         self._following.arrive()
-        if self._spec.rounds_max and head.round >= self._spec.rounds_max:
-            self.phase = Phase.FINISHED
-            return [Observe(Finished(head.round)), AnnounceHeld()]
         offers, proposals = self._early.take()
         effects = self.look(now)
         heard = [*(self.heard(now, offered) for offered in offers), *(self.proposed(now, each) for each in proposals)]

@@ -104,10 +104,14 @@ class SwarmService:
         self._keeper: StateKeeper[Any, Any] | StorageKeeper | None = None
         self._restand = trio.Event()
         self._is_leaving = False
+        self.finished = trio.Event()  # the last round is over, and the others have it or had their time to get it
         self._over = trio.Event()
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, stays: bool = False, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Take part until cancelled, left, or the last round is over.
+
+        Args:
+            stays: go on after the last round: newcomers then get the spec, and the final state, from here.
 
         Raises:
             OSError: before `started`, if the member's folder cannot be written.
@@ -132,7 +136,7 @@ class SwarmService:
             await self._offer_again(engine)
             await nursery.start(engine.run)
             nursery.start_soon(self._watch_standing)
-            nursery.start_soon(self._watch_finish)
+            nursery.start_soon(self._watch_finish, stays)
             task_status.started()
             await self._over.wait()
             nursery.cancel_scope.cancel()
@@ -233,8 +237,8 @@ class SwarmService:
             engine.exchange.offer(offered)
             engine.do(contributed)
 
-    async def _watch_finish(self) -> None:
-        """After the last round, stay until the others have it too, or for as long as a round may take to close."""
+    async def _watch_finish(self, stays: bool) -> None:
+        """After the last round, wait until the others have it too, or for as long as a round may take to close."""
         if self._engine is None or self._cores is None:
             return
         await self._engine.finished.wait()
@@ -242,4 +246,6 @@ class SwarmService:
         with trio.move_on_after(spec.grace_s + spec.silence_s):
             while self._cores.roster.is_anybody_behind(spec.rounds_max):
                 await self._engine.wait_for_change()
-        self._over.set()
+        self.finished.set()
+        if not stays:
+            self._over.set()

@@ -128,6 +128,21 @@ def test_a_storage_member_keeps_up_and_contributes_nothing(tmp_path: Path) -> No
             assert len(event["contributors"]) == 1
 
 
+def test_who_joins_a_finished_swarm_gets_the_final_model(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    with running(one), running(two):
+        with LocalClient(one) as node:
+            created = node.call("swarm.create", spec={**SPEC, "members_start": 1, "members_min": 1, "rounds_max": 1})
+            wait_for(lambda: node.call("swarm.show")["phase"] == "finished")
+            final = node.call("generate", prompt="ROMEO:", bytes=20)["text"]
+        with LocalClient(two) as node:
+            assert node.call("swarm.join", invite=created["invite"])["id"] == created["id"]
+            wait_for(lambda: node.call("swarm.show")["phase"] == "finished")
+            assert node.call("swarm.show")["round"] == 1
+            assert node.call("generate", prompt="ROMEO:", bytes=20)["text"] == final
+            node.call("swarm.leave")
+
+
 def test_a_stale_invite_is_told_from_one_to_a_swarm_that_was_left(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     with ExitStack() as stack:

@@ -304,7 +304,7 @@ class Swarm:
 
     async def _run(self, node: Node, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         with node.scope:
-            await node.running.run(task_status=task_status)
+            await node.running.run(stays=True, task_status=task_status)
 
     async def _dial(self, transport: MemoryTransport, address: Any) -> None:
         for _ in range(60):

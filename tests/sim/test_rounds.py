@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from shoal.training.events import Finished, Problem, Resynced, RoundClosed
+from shoal.training.rounds import Phase
 from shoal.transport.conditions import Conditions
 from tests.sim.harness import make_nodes, make_spec, simulated
 
@@ -125,6 +126,24 @@ async def test_a_late_joiner_takes_part_in_the_next_round(autojump_clock: object
         for round in range(first, 14):
             assert len(set(swarm.digests(round))) == 1
         assert any(nodes[4].peer_id in closed.contributors for closed in nodes[0].observed(RoundClosed)[-3:])
+
+
+async def test_who_joins_after_the_last_round_gets_the_final_state_and_has_finished(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes = make_nodes(folder, 3)
+    async with simulated(nodes, make_spec(nodes, members_start=2, rounds_max=3)) as swarm:
+        await swarm.start(0, 1, introducer=0)
+        await swarm.until(lambda: all(node.observed(Finished) for node in nodes[:2]))
+        await trio.sleep(100.0)
+        swarm.kill(1)
+        await swarm.start(1, introducer=0)  # what a restart finds is finished, too
+        await swarm.start(2, introducer=1)
+        await swarm.until(lambda: all(node.running.status().phase is Phase.FINISHED for node in nodes))
+        assert [node.round for node in nodes] == [3, 3, 3]
+        assert nodes[2].running.state() == nodes[0].running.state()
+        assert nodes[2].observed(Finished) == [Finished(3)]
+        assert max(closed.round for node in nodes for closed in node.observed(RoundClosed)) == 3
 
 
 async def test_all_members_killed_at_once_go_on_where_they_were(autojump_clock: object, folder: Path) -> None:
