@@ -58,7 +58,7 @@ def side(pipe: Pipe, is_initiator: bool) -> Side:
 
 @asynccontextmanager
 async def connected() -> AsyncGenerator[tuple[Side, Side]]:
-    there, here = trio.open_memory_channel[list[bytes]](1), trio.open_memory_channel[bytes](1)
+    there, here = trio.open_memory_channel[list[bytes]](1), trio.open_memory_channel[list[bytes]](1)
     one, other = side(Pipe(there[0], here[1]), True), side(Pipe(here[0], there[1]), False)
     async with trio.open_nursery() as nursery:
         await nursery.start(one.connection.run)
@@ -176,7 +176,7 @@ async def test_what_was_sent_before_a_close_arrives(autojump_clock: MockClock) -
 
 
 async def test_a_connection_that_never_ran_can_be_closed() -> None:
-    there, here = trio.open_memory_channel[list[bytes]](1), trio.open_memory_channel[bytes](1)
+    there, here = trio.open_memory_channel[list[bytes]](1), trio.open_memory_channel[list[bytes]](1)
     one = side(Pipe(there[0], here[1]), True)
     with trio.fail_after(1):
         await one.connection.aclose()
