@@ -9,7 +9,7 @@ import trio
 
 from .addresses import Endpoint, ip_endpoint
 
-READ_BYTES: Final = 256 * 1024  # asked of the system at once; memory: so much per connection that receives
+READ_BYTES: Final = 128 * 1024  # asked of the system at once; memory: so much per connection that receives
 UNPROVEN_BYTES_MAX: Final = 64 * 1024  # read before the other side has proved who it is; a handshake takes 1 KB
 
 
