@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from shoal.training.events import Evaluated, Event, LocalDone
+from shoal.training.keeping import Keeping
 from shoal.training.method import Method
 from shoal.training.methods import MemberOptions, build, device_problem
 from shoal.training.ports import Blobs, Signer
@@ -93,6 +94,7 @@ class Swarms:
     ) -> None:
         self._root = root
         self._transport = transport
+        self.keeping = Keeping(transport)
         self._blobs = blobs
         self._signer = signer
         self._hardware = hardware
@@ -188,9 +190,7 @@ class Swarms:
         if joined.service is not None:
             await joined.stopped.wait()
         del self._joined[joined.id]
-        for peer in joined.membership.known:
-            if not any(peer in other.membership.known for other in self.all()):
-                self._transport.release(PeerId(peer))
+        self.keeping.release_all(joined.id)
         await trio.to_thread.run_sync(joined.folder.remove)
         self._publish(joined.id, {"event": "left"})
         log.info("left", swarm=joined.id[:12], name=joined.spec.name)
@@ -226,7 +226,7 @@ class Swarms:
     def _add(self, joined: Joined) -> Joined:
         self._joined[joined.id] = joined
         for peer, addresses in joined.membership.known.items():
-            self._transport.keep(PeerId(peer), tuple(Address(address) for address in addresses))
+            self.keeping.keep(joined.id, PeerId(peer), tuple(Address(address) for address in addresses))
         return joined
 
     async def _build(self, joined: Joined) -> AnyMethod | None:
@@ -258,6 +258,7 @@ class Swarms:
             joined.folder.rounds,
             lambda event: self._observe(joined, event),
             is_paused=joined.membership.is_paused,
+            keeping=self.keeping,
         )
         await self._nursery.start(self._run_engine, joined, joined.service)
         self._nursery.start_soon(self._watch_finish, joined, joined.service)

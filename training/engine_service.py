@@ -27,6 +27,7 @@ from .effects import (
 )
 from .events import Evaluated, Event, Finished, LocalDone, Problem, Resynced
 from .exchange_service import Exchange
+from .keeping import Keeping
 from .log import RECORDS_KEPT
 from .metering import RoundMeter
 from .method import Turn, Work
@@ -61,6 +62,7 @@ class Means:
     spec: Spec
     swarm: bytes
     transport: Transport
+    keeping: Keeping
     blobs: Blobs
     signer: Signer
     workers: Workers
@@ -79,7 +81,7 @@ class Engine:
         self._roster = cores.roster
         self._log = cores.log
         self._keeper = keeper
-        self.exchange = Exchange(means.signed_spec, means.transport, means.signer, cores, self.do, means.observe)
+        self.exchange = Exchange(means.signed_spec, means.transport, means.keeping, means.signer, cores, self.do)
         self.finished = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._backlog: list[tuple[Callable[[Any], Any], object]] = []  # what is to be done once `run` runs

@@ -13,8 +13,9 @@ from shoal.transport.port import GOSSIP_BYTES_MAX, Address, Code, PeerConnected,
 from shoal.transport.wire import ADDRESSES_MAX
 
 from .answers_service import Answers, Cores, Gossiped
-from .effects import Effect
-from .events import Event, Problem
+from .effects import Effect, Observe
+from .events import Problem
+from .keeping import Keeping
 from .outbox import Kind, Outbox
 from .ports import Signer
 from .records import (
@@ -49,24 +50,24 @@ GOSSIP_QUEUE_MAX = 16  # own messages waiting to be gossiped; a member makes two
 
 
 class Exchange:
-    """One swarm's conversations. `do` carries out effects; `observe` tells the owner."""
+    """One swarm's conversations. `do` carries out effects."""
 
     def __init__(
         self,
         signed_spec: SignedSpec,
         transport: Transport,
+        keeping: Keeping,
         signer: Signer,
         cores: Cores,
         do: Callable[[list[Effect]], None],
-        observe: Callable[[Event], None],
     ) -> None:
         self._swarm = swarm = swarm_id_of(signed_spec.spec)
         self._transport = transport
+        self._keeping = keeping
         self._signer = signer
         self._rounds = cores.rounds
         self._roster = cores.roster
         self._do = do
-        self._observe = observe
         self._answers = Answers(signed_spec, cores, self, do)
         self._calls = Calls(swarm)
         self._talkers: dict[PeerId, _Talker] = {}
@@ -91,8 +92,7 @@ class Exchange:
                         nursery.start_soon(self._talk, event.peer, talker)
         finally:
             self._answers.stop_serving(self._transport)
-            for peer in self._kept:
-                self._transport.release(peer)
+            self._keeping.release_all(self._swarm)
 
     def stand(self, standing: Standing, sequence: int) -> None:
         """Say from now on that this member stands so, under this sequence of its presence."""
@@ -145,12 +145,12 @@ class Exchange:
         wanted = self._roster.addresses()
         for peer in [peer for peer in self._kept if peer not in wanted]:
             del self._kept[peer]
-            self._transport.release(peer)
+            self._keeping.release(self._swarm, peer)
         for peer in sorted(wanted):
             is_news = self._kept.get(peer) != wanted[peer]
             if is_news and (peer in self._kept or len(self._kept) < KEPT_MAX):
                 self._kept[peer] = wanted[peer]
-                self._transport.keep(peer, wanted[peer])
+                self._keeping.keep(self._swarm, peer, wanted[peer])
 
     async def farewell(self, sequence: int) -> None:
         """Say goodbye to the connected members, each once."""
@@ -227,7 +227,8 @@ class Exchange:
                     outbox.sent()
                     continue
                 if refusal.code is Code.NEEDS_NEWER:
-                    self._observe(Problem(f"{peer} speaks a newer version: this swarm needs a newer Shoal"))
+                    text = f"{peer} speaks a newer version: this swarm needs a newer Shoal"
+                    self._do([Observe(Problem(text))])
                 if refusal.code in (Code.UNKNOWN_METHOD, Code.NEEDS_NEWER):
                     outbox.drop()
                     continue

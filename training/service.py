@@ -17,6 +17,7 @@ from .agreement import LowestPeerCloses
 from .answers_service import Cores
 from .engine_service import Engine, Means, contributors_of
 from .events import Event, Problem
+from .keeping import Keeping
 from .log import Log
 from .method import Method
 from .pins import Pins
@@ -78,6 +79,7 @@ class SwarmService:
         observe: Callable[[Event], None],
         is_paused: bool = False,
         *,
+        keeping: Keeping | None = None,  # where several swarms share the transport, they share this
         workers: Workers | None = None,
     ) -> None:
         """Raises ValueError for a spec that `open_spec` refuses."""
@@ -92,6 +94,7 @@ class SwarmService:
             spec,
             self.swarm,
             transport,
+            keeping or Keeping(transport),
             blobs,
             signer,
             workers or ThreadWorkers(),
