@@ -111,12 +111,13 @@ def read_chunk(path: Path, index: int) -> bytes | None:
     return data if len(data) == length else None
 
 
-def write_chunk(path: Path, index: int, data: Buffer) -> None:
+def write_chunk(path: Path, index: int, pieces: Iterable[Buffer]) -> None:
     """Put a chunk in its place. Raises OSError."""
     with path.open("r+b", buffering=0) as file:
         file.seek(index * CHUNK_BYTES)
-        if file.write(data) != len(data):  # a disk that is nearly full takes a part
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        for piece in pieces:
+            if file.write(piece) != len(piece):  # a disk that is nearly full takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def verified_chunks(path: Path, manifest: Manifest, checkpoint: Callable[[], None] = lambda: None) -> int:

@@ -181,15 +181,17 @@ class BlobStore:
             if not is_ready:
                 self.abandon(digest)
 
-    def write_chunk(self, digest: bytes, index: int, data: Buffer) -> bool | Refusal:
+    def write_chunk(self, digest: bytes, index: int, pieces: Iterable[Buffer]) -> bool | Refusal:
         """Write a chunk of a blob that was begun, if it hashes to what the manifest lists. False: it does not."""
-        partial = self._active[digest]
-        if blake3(data).digest() != partial.manifest.chunk_hash(index):
+        partial, hasher = self._active[digest], blake3()
+        for piece in pieces:
+            hasher.update(piece)
+        if hasher.digest() != partial.manifest.chunk_hash(index):
             return False
         if self._free_bytes(self._directory) < FREE_BYTES_MIN:
             return disk_refusal(OSError(errno.ENOSPC, f"less than {FREE_BYTES_MIN} bytes are left"))
         try:
-            write_chunk(self._partial_path(digest), index, data)
+            write_chunk(self._partial_path(digest), index, pieces)
         except OSError as error:
             return disk_refusal(error)
         with self._lock:

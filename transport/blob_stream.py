@@ -24,7 +24,7 @@ SERVES_PER_PEER_MAX: Final = 8  # streams; a peer opens one per blob
 SERVES_MAX: Final = 32  # memory: 2 MiB each
 IDLE_S: Final = 30.0  # without a request or without a byte taken, a stream ends: its place is for others
 
-Chunk = tuple[int, bytearray]  # index and bytes
+Chunk = tuple[int, list[memoryview]]  # index and bytes, in pieces as they came
 ReadChunk = Callable[[bytes, int], Awaitable[bytes | None]]  # digest, index -> bytes; None: not here. Raises OSError
 
 
@@ -51,8 +51,8 @@ class RpcSource:
         self._digest = digest
         self._manifest = manifest
         self._index = -1
-        self._chunk = bytearray()
-        self._filled = 0  # bytes of it that are here
+        self._pieces: list[memoryview] = []
+        self._missing = 0  # bytes of the chunk that are still to come
 
     async def take(self, first: int, count: int) -> Refusal | None:
         return await self._call.send(ChunksRequest(self._digest, first, count))
@@ -64,15 +64,15 @@ class RpcSource:
                 return Refusal(Code.UNREACHABLE, "ended the stream before all was sent")
             if isinstance(piece, Refusal):
                 return piece
-            if not self._filled and piece.index < self._manifest.chunk_count:
-                self._index, self._chunk = piece.index, bytearray(self._manifest.chunk_bytes(piece.index))
-            end = self._filled + len(piece.data)
-            if piece.index != self._index or len(piece.data) != min(PIECE_BYTES, len(self._chunk) - self._filled):
+            if not self._missing and piece.index < self._manifest.chunk_count:
+                self._index, self._missing = piece.index, self._manifest.chunk_bytes(piece.index)
+                self._pieces = []
+            if piece.index != self._index or len(piece.data) != min(PIECE_BYTES, self._missing):
                 return Malformed(f"sent {len(piece.data)} bytes of chunk {piece.index} where they do not belong")
-            self._chunk[self._filled : end] = piece.data
-            self._filled = end % len(self._chunk)
-            if not self._filled:
-                return self._index, self._chunk
+            self._pieces.append(piece.data)
+            self._missing -= len(piece.data)
+            if not self._missing:
+                return self._index, self._pieces
 
 
 def rpc_sources(transport: Transport) -> OpenSource:
@@ -143,10 +143,12 @@ class ChunkServer:
 
 
 async def _send_chunk(call: Call[Piece, ChunksRequest], index: int, data: bytes) -> Refusal | None:
-    for offset in range(0, len(data), PIECE_BYTES):
-        refusal: Refusal | None = Refusal(Code.DEADLINE_EXCEEDED, f"no byte was taken for {IDLE_S:g} s")
-        with trio.move_on_after(IDLE_S):
-            refusal = await call.send(Piece(index, data[offset : offset + PIECE_BYTES]))
-        if refusal is not None:
-            return refusal
-    return None
+    view = memoryview(data)
+    with trio.move_on_after(IDLE_S) as scope:
+        for offset in range(0, len(data), PIECE_BYTES):
+            scope.deadline = trio.current_time() + IDLE_S
+            refusal = await call.send(Piece(index, view[offset : offset + PIECE_BYTES]))
+            if refusal is not None:
+                return refusal
+        return None
+    return Refusal(Code.DEADLINE_EXCEEDED, f"no byte was taken for {IDLE_S:g} s")

@@ -97,7 +97,7 @@ class Piece(Message, frozen=True):
     """The next bytes of a chunk. A chunk's pieces come in order and are not mixed with another's."""
 
     index: Index
-    data: Annotated[bytes, msgspec.Meta(min_length=1, max_length=PIECE_BYTES)]
+    data: Annotated[memoryview, msgspec.Meta(min_length=1, max_length=PIECE_BYTES)]  # of the chunk, or of the message
 
 
 MANIFEST: Final = Unary(

@@ -285,12 +285,12 @@ class BlobService:
             async with self._open_source(peer, plan.ref.digest, plan.manifest) as source, trio.open_nursery() as inner:
                 inner.start_soon(_pass_on, takes, source)
                 while isinstance(chunk := await source.receive(), tuple):
-                    index, data = chunk
+                    index, pieces = chunk
                     is_wanted = plan.arrived(peer, index, trio.current_time())
                     fetch.changed.set()
                     if is_wanted:
                         await self._verify_slots.acquire()
-                        nursery.start_soon(self._verify, fetch, peer, index, data)
+                        nursery.start_soon(self._verify, fetch, peer, index, pieces)
                 inner.cancel_scope.cancel()
                 if fetch.links.get(peer) is link:  # else it was dropped in the same moment
                     del fetch.links[peer]
@@ -298,9 +298,9 @@ class BlobService:
                     plan.failed(peer, reason, trio.current_time(), is_lie=isinstance(chunk, Malformed))
                     fetch.changed.set()
 
-    async def _verify(self, fetch: _Fetch, peer: PeerId, index: int, data: bytearray) -> None:
+    async def _verify(self, fetch: _Fetch, peer: PeerId, index: int, pieces: list[memoryview]) -> None:
         try:
-            write = partial(self._store.write_chunk, fetch.plan.ref.digest, index, data)
+            write = partial(self._store.write_chunk, fetch.plan.ref.digest, index, pieces)
             verdict = await self._blocking(write)
         finally:
             self._verify_slots.release()

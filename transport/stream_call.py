@@ -38,8 +38,7 @@ class StreamCall(Generic[SendT, ReceiveT]):
             self._give_up(refusal)
             await trio.lowlevel.checkpoint()
             return refusal
-        if not link.session.is_full(self._id):
-            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()  # others get their turn whenever the queue is full
         while link.session.is_full(self._id):
             self._room = trio.Event()
             await self._room.wait()
@@ -53,10 +52,10 @@ class StreamCall(Generic[SendT, ReceiveT]):
 
     async def receive(self) -> ReceiveT | Refusal | None:
         """The next message; None after the other side's clean end; a refusal if the call failed."""
+        await trio.lowlevel.checkpoint_if_cancelled()  # others get their turn whenever the inbox is empty
         while not self._inbox and not self._is_ended:
             self._arrival = trio.Event()
             await self._arrival.wait()
-        await trio.lowlevel.checkpoint()
         if not self._inbox:
             return self._refusal
         data = self._inbox.popleft()

@@ -45,7 +45,10 @@ class YamuxStream:
         state.on_change = self.wake
 
     async def send_all(self, data: bytes) -> None:
-        """Returns once all is queued or on its way. Raises StreamBroken."""
+        """Returns once all is queued or on its way. Raises StreamBroken.
+
+        Others get their turn whenever the queue is full, not with every message: that would double what one costs.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         mux = self._connection.mux
         rest = memoryview(data)
@@ -61,11 +64,10 @@ class YamuxStream:
                 if self.state.has_finished:
                     raise StreamBroken("the stream was closed on this side")
                 await self._change()
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def receive_some(self, bytes_max: int = READ_BYTES) -> bytes:
-        """At least one byte; none at the end. Raises StreamBroken."""
-        await trio.lowlevel.checkpoint()
+        """At least one byte; none at the end. Raises StreamBroken. Others get their turn whenever nothing is there."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         mux = self._connection.mux
         while not self.state.buffer:
             if self.state.is_reset or self.state.abandoned_at is not None:

@@ -170,9 +170,9 @@ def test_a_full_disk_refuses_and_leaves_the_owner_room(tmp_path: Path) -> None:
     assert isinstance(store.put([content(3 * MIB)], "a"), Refusal)
     ref = named(data)[0]
     assert begin(store, data) == 0
-    assert store.write_chunk(ref.digest, 0, data[:MIB]) is True
+    assert store.write_chunk(ref.digest, 0, [data[:MIB]]) is True
     free[0] = FREE_BYTES_MIN - 1  # somebody else fills it
-    refusal = store.write_chunk(ref.digest, 1, data[MIB:])
+    refusal = store.write_chunk(ref.digest, 1, [data[MIB:]])
     assert isinstance(refusal, Refusal)
     assert "the disk is full" in refusal.message
     store.abandon(ref.digest)
@@ -220,16 +220,16 @@ def test_a_chunk_is_written_only_after_its_hash_was_checked(tmp_path: Path) -> N
     store, data = store_at(tmp_path), content(3 * MIB + 7)
     ref, manifest, manifest_data = named(data)
     assert store.begin(ref.digest, manifest, manifest_data) == 0
-    assert store.write_chunk(ref.digest, 1, data[:MIB]) is False  # another chunk's bytes
-    assert store.write_chunk(ref.digest, 3, data[3 * MIB :] + b"x") is False
+    assert store.write_chunk(ref.digest, 1, [data[:MIB]]) is False  # another chunk's bytes
+    assert store.write_chunk(ref.digest, 3, [data[3 * MIB :] + b"x"]) is False
     assert store.read_chunk(ref.digest, 1) is None
-    assert store.write_chunk(ref.digest, 3, data[3 * MIB :]) is True
+    assert store.write_chunk(ref.digest, 3, [data[3 * MIB :]]) is True
     assert store.read_chunk(ref.digest, 3) == data[3 * MIB :]
     assert store.open(ref) is None
     with pytest.raises(RuntimeError, match="lacks chunks"):
         store.finish(ref.digest, ["a"])
     for index in range(3):
-        assert store.write_chunk(ref.digest, index, data[index * MIB : (index + 1) * MIB]) is True
+        assert store.write_chunk(ref.digest, index, [data[index * MIB : (index + 1) * MIB]]) is True
     assert store.finish(ref.digest, ["a", "b"]) is None
     assert read_all(store, ref) == data
     assert store.labels() == {"a": {ref.digest}, "b": {ref.digest}}
@@ -242,8 +242,8 @@ def test_an_unfinished_blob_is_resumed_by_what_its_file_holds(tmp_path: Path) ->
     ref, manifest, manifest_data = named(data)
     store = store_at(tmp_path)
     store.begin(ref.digest, manifest, manifest_data)
-    store.write_chunk(ref.digest, 0, data[:MIB])
-    store.write_chunk(ref.digest, 2, data[2 * MIB : 3 * MIB])
+    store.write_chunk(ref.digest, 0, [data[:MIB]])
+    store.write_chunk(ref.digest, 2, [data[2 * MIB : 3 * MIB]])
     again = store_at(tmp_path)  # the first store just stopped existing, as when its process is killed
     assert again.unfinished(ref.digest) == (manifest, manifest_data)
     path = tmp_path / "blobs" / "partial" / ref.cid
@@ -387,7 +387,7 @@ def test_a_blob_put_while_it_is_fetched_is_stored_once(tmp_path: Path) -> None:
     put(store, data, "a")
     used = store.used_bytes
     for index in range(2):
-        store.write_chunk(ref.digest, index, data[index * MIB : (index + 1) * MIB])
+        store.write_chunk(ref.digest, index, [data[index * MIB : (index + 1) * MIB]])
     assert store.finish(ref.digest, ["b"]) is None
     assert store.used_bytes < used
     assert store.used_bytes == store_at(tmp_path).used_bytes

@@ -161,12 +161,12 @@ def test_messages_are_read_back_and_another_implementation_writes_the_same_bytes
                 ManifestReply(digest, None),
                 ManifestReply(b"", digest),
                 ChunksRequest(digest, index, 1 + index % RUN_CHUNKS_MAX),
-                Piece(index, digest),
+                Piece(index, memoryview(digest)),
             ]
         )
     )
     written = encode(message)
-    assert packed(msgspec.to_builtins(message, builtin_types=(bytes,))) == written
+    assert packed(msgspec.to_builtins(message, builtin_types=(bytes, memoryview))) == written
     assert decode(written, type(message), 2**20) == message
 
 
@@ -186,7 +186,7 @@ def test_damaged_messages_are_messages_or_refused(data: st.DataObject, type_: ty
         ManifestRequest: ManifestRequest(bytes(32), True),
         ManifestReply: ManifestReply(bytes(40), bytes(3)),
         ChunksRequest: ChunksRequest(bytes(32), 3, 4),
-        Piece: Piece(3, bytes(40)),
+        Piece: Piece(3, memoryview(bytes(40))),
     }
     damaged = bytearray(encode(samples[type_]))
     for place, value in data.draw(
@@ -202,7 +202,7 @@ def test_the_bounds_of_the_methods_hold_their_largest_messages() -> None:
     digest, index = bytes(32), 65_535
     assert len(encode(ManifestRequest(digest, True))) <= MANIFEST.request_bytes_max
     assert len(encode(ChunksRequest(digest, index, RUN_CHUNKS_MAX))) <= CHUNKS.request_bytes_max
-    assert len(encode(Piece(index, bytes(PIECE_BYTES)))) <= CHUNKS.reply_bytes_max < 65_000
+    assert len(encode(Piece(index, memoryview(bytes(PIECE_BYTES))))) <= CHUNKS.reply_bytes_max < 65_000
     largest = ManifestReply(bytes(MANIFEST_BYTES_MAX), bytes(8192))
     assert len(encode(largest)) <= MANIFEST.reply_bytes_max
     assert -(-CHUNK_BYTES // PIECE_BYTES) == 17
@@ -210,7 +210,7 @@ def test_the_bounds_of_the_methods_hold_their_largest_messages() -> None:
         ChunksRequest(digest, 0, 0),
         ChunksRequest(digest, 65_536, 1),
         ChunksRequest(digest, 0, 65),
-        Piece(0, b""),
+        Piece(0, memoryview(b"")),
     ):
         assert isinstance(decode(encode(message), type(message), 2**20), Malformed)
 

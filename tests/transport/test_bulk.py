@@ -77,7 +77,7 @@ class _Noted:
     async def take(self, first: int, count: int) -> Refusal | None:
         return await self.source.take(first, count)
 
-    async def receive(self) -> tuple[int, bytearray] | Refusal | Malformed:
+    async def receive(self) -> tuple[int, list[memoryview]] | Refusal | Malformed:
         chunk = await self.source.receive()
         if isinstance(chunk, tuple):
             await trio.sleep(self.chunk_s)
@@ -157,7 +157,7 @@ async def serve_badly(
 
 async def send(call: Call[Piece, ChunksRequest], index: int, data: bytes, piece: int = PIECE_BYTES) -> None:
     for offset in range(0, len(data), piece):
-        await call.send(Piece(index, data[offset : offset + piece]))
+        await call.send(Piece(index, memoryview(data)[offset : offset + piece]))
 
 
 def chunk_of(data: bytes, index: int) -> bytes:
@@ -188,7 +188,7 @@ async def too_much(call: Call[Piece, ChunksRequest], ref: BlobRef, data: bytes, 
 
 async def mixed_chunks(call: Call[Piece, ChunksRequest], ref: BlobRef, data: bytes, request: ChunksRequest) -> None:
     for index in range(request.first, request.first + 2):
-        await call.send(Piece(index, data[:PIECE_BYTES]))
+        await call.send(Piece(index, memoryview(data)[:PIECE_BYTES]))
 
 
 LIES: dict[str, Wrong] = {
@@ -277,7 +277,7 @@ async def test_a_lie_in_the_manifest_or_the_bitmap_is_a_lie(tmp_path: Path, auto
 
 async def test_a_holder_that_falls_silent_is_replaced(tmp_path: Path, autojump_clock: MockClock) -> None:
     async def silence(call: Call[Piece, ChunksRequest], ref: BlobRef, data: bytes, request: ChunksRequest) -> None:
-        await call.send(Piece(request.first, chunk_of(data, request.first)[:PIECE_BYTES]))
+        await call.send(Piece(request.first, memoryview(chunk_of(data, request.first))[:PIECE_BYTES]))
         await trio.sleep_forever()
 
     async with world(tmp_path) as net:
