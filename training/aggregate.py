@@ -8,6 +8,7 @@ The mean gives a malicious member the power to move it anywhere within VALUE_MAX
 rules take this function's place in swarms whose members do not trust each other.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,19 @@ if TYPE_CHECKING:
 def weighted_mean(deltas: Sequence[tuple[int, Delta]], start: int, stop: int) -> "Vector":
     """sum(samples * values) / sum(samples) of values `start` to `stop`, over (samples, delta) in the order given.
 
-    Samples are integers up to 2^24, hence exact in float32; their sum is rounded once.
+    Samples are divided by what divides them all, so that members with as many each cost no multiplication. They are
+    integers up to 2^24, hence exact in float32; their sum is rounded once.
     """
     import numpy as np
 
-    total = np.float32(sum(samples for samples, _ in deltas))
-    mean = np.zeros(stop - start, np.float32)
+    divisor = math.gcd(*(samples for samples, _ in deltas))
+    total = np.float32(sum(samples // divisor for samples, _ in deltas))
+    mean: Vector | None = None
     for samples, delta in deltas:
         values = delta.values(start, stop)
-        values *= np.float32(samples)
-        mean += values
+        if samples != divisor:
+            values *= np.float32(samples // divisor)
+        mean = values if mean is None else np.add(mean, values, out=mean)
+    assert mean is not None, "the mean of nothing"
     mean /= total
     return mean

@@ -24,11 +24,12 @@ from shoal.transport.wire import Malformed
 from . import checkpoint
 from .aggregate import weighted_mean
 from .checkpoint import Local, Moments, State
-from .codecs import flush_tiny
+from .codecs import flush_tiny, spans
 from .diloco_settings import DilocoSettings
 from .method import Share, Turn, Work
-from .payload import VALUE_MAX, Delta, check_values, open_payload, spans, write_payload
+from .payload import VALUE_MAX, Delta, check_values, open_payload, write_payload
 from .ports import BlobReader, Payload
+from .spare import Spare
 from .spec import Spec
 from .tensors import Layout, element_count
 
@@ -71,13 +72,14 @@ class LocalTrainer(Protocol):
 
 
 class Diloco:
-    """The method (method.py) for one swarm. Holds no state but its arguments."""
+    """The method (method.py) for one swarm. Holds no state but its arguments, and memory to write states into."""
 
     def __init__(self, spec: Spec, settings: DilocoSettings, trainer: LocalTrainer) -> None:
         self._spec = spec
         self._settings = settings
         self._trainer = trainer
         self._layout = trainer.layout
+        self._spare = Spare(2)  # one state's
 
     def start(self, spec: Spec) -> tuple[State, Local]:
         """Round 0. Where the spec fixes the first state's digest and this is another, fetch it: see `start_digest`."""
@@ -136,15 +138,15 @@ class Diloco:
         if not deltas:
             return State(state.round + 1, state.parameters, state.momentum), evidence
         lr, mu = np.float32(self._settings.outer_lr), np.float32(self._settings.outer_momentum)
-        parameters, momentum = np.empty_like(state.parameters), np.empty_like(state.momentum)
+        parameters, momentum = (self._spare.vector(len(state.parameters)) for _ in range(2))
         for start, stop in spans(len(parameters)):
             mean = weighted_mean(deltas, start, stop)
-            moved = flush_tiny(state.momentum[start:stop] * mu + mean)
-            momentum[start:stop] = moved
-            moved *= mu
+            moved = np.multiply(state.momentum[start:stop], mu, out=momentum[start:stop])
             moved += mean
-            moved *= lr
-            parameters[start:stop] = flush_tiny(state.parameters[start:stop] - moved)
+            step = flush_tiny(moved) * mu
+            step += mean
+            step *= lr
+            flush_tiny(np.subtract(state.parameters[start:stop], step, out=parameters[start:stop]))
         return State(state.round + 1, _frozen(parameters), _frozen(momentum)), evidence
 
     def settle(self, local: Local, state: State, taken: bool) -> Local:

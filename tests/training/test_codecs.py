@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from shoal.training.codecs import BLOCK, CODECS, TINY, Codec, flush_tiny
+from shoal.training.codecs import BLOCK, CODECS, PIECE, TINY, Codec, flush_tiny, spans
 from shoal.training.ports import BytesReader
 
 VALUES = hnp.arrays(
@@ -88,6 +88,31 @@ def test_bfloat16_decodes_as_torch_reads_it(values: np.ndarray) -> None:
     body = b"".join(CODECS["bfloat16"].encode(values))
     theirs = torch.frombuffer(bytearray(body), dtype=torch.bfloat16)
     assert torch.equal(theirs, torch.as_tensor(values.copy()).bfloat16())
+
+
+@ALL
+@given(data=st.data())
+def test_the_peak_is_what_no_decoded_value_exceeds(name: str, data: st.DataObject) -> None:
+    codec, count = CODECS[name], data.draw(st.integers(1, 2 * BLOCK + 5))
+    size = codec.body_bytes(count)
+    body = BytesReader(data.draw(st.binary(min_size=size, max_size=size)))
+    values = codec.decode(body, 0, count, 0, count)
+    peak = codec.peak(body, 0, count)
+    assert not np.isfinite(peak) or bool(np.all(np.abs(values) <= peak * (128 / 127 if name == "int8" else 1)))
+
+
+@ALL
+@given(values=VALUES)
+def test_the_peak_of_what_was_encoded_is_its_largest_value(name: str, values: np.ndarray) -> None:
+    codec = CODECS[name]
+    body = BytesReader(b"".join(codec.encode(values)))
+    largest = np.abs(codec.decode(body, 0, len(values), 0, len(values))).max()
+    assert codec.peak(body, 0, len(values)) == largest
+
+
+def test_spans_cover_every_value_once() -> None:
+    assert [stop - start for start, stop in spans(2 * PIECE + 3)] == [PIECE, PIECE, 3]
+    assert list(spans(0)) == []
 
 
 def test_flushing_keeps_nan_for_the_check_to_find() -> None:

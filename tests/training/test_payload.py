@@ -6,14 +6,13 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.training.codecs import CODECS, PIECE
+from shoal.training.codecs import CODECS
 from shoal.training.payload import (
     VALUE_MAX,
     Delta,
     check_values,
     open_payload,
     payload_bytes,
-    spans,
     write_payload,
 )
 from shoal.training.ports import BytesReader
@@ -106,8 +105,3 @@ def test_the_bytes_are_those_that_the_protocol_describes() -> None:
     layout = blake3(b"shoal/layout/1\0" + bytes.fromhex("91 92 a1 77 91 03")).digest()
     header = bytes.fromhex("93 01 a4 69 6e 74 38 c4 20") + layout
     assert data == b"shoal/dl\x29\0\0\0" + header + bytes(11) + bytes.fromhex("04 02 01 3c 7f c0 20")
-
-
-def test_spans_cover_every_value_once() -> None:
-    assert [stop - start for start, stop in spans(2 * PIECE + 3)] == [PIECE, PIECE, 3]
-    assert list(spans(0)) == []
