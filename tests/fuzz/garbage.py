@@ -71,7 +71,7 @@ def _built(chance: random.Random, info: inspect.Type) -> Any:
             return chance.uniform(least, most)
         case inspect.StrType():
             return "".join(chance.choices(TEXT, k=_length(chance, info.min_length, info.max_length)))
-        case inspect.BytesType():
+        case inspect.BytesType() | inspect.MemoryViewType():
             return chance.randbytes(_length(chance, info.min_length, info.max_length))
         case inspect.BoolType():
             return chance.random() < 0.5
