@@ -1,20 +1,22 @@
 """Addresses as text: the multiaddrs of TCP endpoints, what they name, and in which order to try them.
 
 Peers send addresses of themselves and of others. Only what is parsed here is ever dialed: an IP address or a DNS name,
-a TCP port, and the id of the peer who must answer there.
+a TCP port, and the id of the peer who must answer there, or of the relay there and of the peer behind it.
 """
 
 import ipaddress
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from .identity import public_key_of
 from .port import Address, PeerId
 from .wire import ADDRESS_CHARS_MAX, Malformed
 
-_ENDPOINT: Final = re.compile(r"/(ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/([0-9]{1,5})(?:/p2p/([^/]+))?")
+_ENDPOINT: Final = re.compile(
+    r"/(ip4|ip6|dns|dns4|dns6)/([^/]+)/tcp/([0-9]{1,5})(?:/p2p/([^/]+)/p2p-circuit)?(?:/p2p/([^/]+))?"
+)
 _NAME: Final = re.compile(r"(?=.{1,253}$)[a-zA-Z0-9_-]{1,63}(\.[a-zA-Z0-9_-]{1,63})*\.?")
 _VERSIONS: Final = {"ip4": 4, "ip6": 6}
 
@@ -27,11 +29,22 @@ class Endpoint:
     host: str
     port: int
     peer: PeerId | None = None  # who must answer there
+    relay: PeerId | None = None  # who is there in truth, and passes on to `peer`
 
     @property
     def address(self) -> Address:
+        through = "" if self.relay is None else f"/p2p/{self.relay}/p2p-circuit"
         suffix = "" if self.peer is None else f"/p2p/{self.peer}"
-        return Address(f"/{self.kind}/{self.host}/tcp/{self.port}{suffix}")
+        return Address(f"/{self.kind}/{self.host}/tcp/{self.port}{through}{suffix}")
+
+    def through(self, peer: PeerId | None) -> "Endpoint":
+        """Where `peer` is reached if the peer of this endpoint relays for it."""
+        return replace(self, peer=peer, relay=self.peer)
+
+    @property
+    def first_hop(self) -> "Endpoint":
+        """Whom to connect to first: the relay, if there is one."""
+        return self if self.relay is None else replace(self, peer=self.relay, relay=None)
 
     @property
     def is_wildcard(self) -> bool:
@@ -45,17 +58,25 @@ def parse_endpoint(text: str) -> Endpoint | Malformed:
     match = _ENDPOINT.fullmatch(text)
     if match is None:
         return Malformed(f"expected an address like /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW..., got {text!r}")
-    kind, host, port, peer = match[1], match[2], int(match[3]), match[4]
+    kind, host, port, relay, peer = match[1], match[2], int(match[3]), match[4], match[5]
     if port > 65_535:
         return Malformed(f"port {port} in {text!r}: ports end at 65535")
-    if peer is not None and public_key_of(peer) is None:
-        return Malformed(f"{peer!r} in {text!r} is not the id of an Ed25519 key")
+    for named in (relay, peer):
+        if named is not None and public_key_of(named) is None:
+            return Malformed(f"{named!r} in {text!r} is not the id of an Ed25519 key")
+    if relay is not None and relay == peer:
+        return Malformed(f"{text!r} goes to a relay through itself")
     if kind not in _VERSIONS:
         if _NAME.fullmatch(host) is None:
             return Malformed(f"{host!r} in {text!r} is no DNS name")
     elif _ip_version(host) != _VERSIONS[kind]:
         return Malformed(f"{host!r} in {text!r} is no IPv{_VERSIONS[kind]} address")
-    return Endpoint(kind, host, port, None if peer is None else PeerId(peer))
+    return Endpoint(kind, host, port, None if peer is None else PeerId(peer), None if relay is None else PeerId(relay))
+
+
+def is_relayed(address: Address) -> bool:
+    """Whether the address leads through a relay."""
+    return "/p2p-circuit" in address
 
 
 def ip_endpoint(host: str, port: int, peer: PeerId | None = None) -> Endpoint:
@@ -77,15 +98,20 @@ def expanded(endpoint: Endpoint, interface_ips: Iterable[str]) -> list[Endpoint]
 
 
 def ordered(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-    """Without repetitions: names and public addresses first, then private ones, loopback last."""
+    """Without repetitions: names and public addresses first, then relayed and private ones, loopback last.
+
+    Whoever takes only the first few of them gets one that works from afar.
+    """
     return sorted(dict.fromkeys(endpoints), key=_rank)
 
 
 def _rank(endpoint: Endpoint) -> int:
+    if endpoint.relay is not None:
+        return 1
     if endpoint.kind not in _VERSIONS:
         return 0
     ip = ipaddress.ip_address(endpoint.host)
-    return 2 if ip.is_loopback else 1 if ip.is_private else 0
+    return 3 if ip.is_loopback else 2 if ip.is_private else 0
 
 
 def _ip_version(host: str) -> int:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import trio
 
-from .addresses import Endpoint, parse_endpoint
+from .addresses import Endpoint, is_relayed, parse_endpoint
 from .dialer import Dial, Dialer
 from .limits import Limits
 from .port import Address, Code, Connection, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal, Traffic
@@ -34,6 +34,9 @@ class Established(Protocol):
     def ended(self) -> trio.Event: ...
 
 
+# A stream through the relay of an endpoint to the peer behind it; the first hop is connected.
+Pass = Callable[[PeerId, PeerId], Awaitable[Socket | Refusal]]
+
 # Proves both sides' ids over a socket: as who dialed that peer, or (None) as who was dialed. Gives None if it failed.
 Secure = Callable[[Socket, Endpoint, PeerId | None], Awaitable[Established | None]]
 
@@ -50,16 +53,24 @@ class Connections:
     """The books of who is connected, and the tasks that change them.
 
     Args:
+        pass_on: opens a stream to a peer through a relay.
         forget: called when the last connection with a peer is gone.
         seed: of the jitter between dials.
     """
 
     def __init__(
-        self, self_id: PeerId, limits: Limits, secure: Secure, forget: Callable[[PeerId], None], seed: int
+        self,
+        self_id: PeerId,
+        limits: Limits,
+        secure: Secure,
+        pass_on: Pass,
+        forget: Callable[[PeerId], None],
+        seed: int,
     ) -> None:
         self._self_id = self_id
         self._limits = limits
         self._secure = secure
+        self._pass_on = pass_on
         self._forget = forget
         self._dialer = Dialer(self_id, seed)
         self._wake = trio.Event()
@@ -92,11 +103,20 @@ class Connections:
         """Whether there is room for one more connection with `peer`."""
         return len(self._entries.get(peer, ())) < self._limits.connections_per_peer_max
 
+    def direct_address(self, peer: PeerId) -> Address | None:
+        """Of a connection that no relay carries."""
+        entries = self._entries.get(peer, ())
+        return next((entry.address for entry in entries if not is_relayed(entry.address)), None)
+
     def keep(self, peer: PeerId, addresses: tuple[Address, ...]) -> None:
         """As `Transport.keep`."""
         if not self._dialer.keep(peer, addresses, trio.current_time(), peer in self._entries):
             log.warning("too many peers to keep: no connection will be kept with %s", peer)
         self._wake.set()
+
+    def keep_also(self, peer: PeerId, address: Address) -> None:
+        """As `keep`, beside the addresses at which it is kept already."""
+        self.keep(peer, (address, *self._dialer.addresses(peer)))
 
     def release(self, peer: PeerId) -> None:
         """As `Transport.release`."""
@@ -143,11 +163,14 @@ class Connections:
             receive.close()
 
     async def _accept(self, stream: trio.SocketStream) -> None:
-        """One inbound connection, from its first byte to its last."""
-        inbound_max = self._limits.connections_max * 3 // 4  # the rest is for whom we dial
         socket = Socket(stream, self._total)
-        remote = socket.remote
-        if remote is None or self._count() >= inbound_max:
+        if socket.remote is not None:
+            await self.admit(socket, socket.remote)
+
+    async def admit(self, socket: Socket, remote: Endpoint) -> None:
+        """One inbound connection, from its first byte to its last. The caller closes the socket."""
+        inbound_max = self._limits.connections_max * 3 // 4  # the rest is for whom we dial
+        if self._count() >= inbound_max:
             return
         if len(self._handshakes) >= HANDSHAKES_MAX:
             next(iter(self._handshakes.values())).cancel()  # honest ones are quick; so silence cannot lock others out
@@ -155,16 +178,15 @@ class Connections:
         with trio.move_on_after(HANDSHAKE_S) as self._handshakes[socket]:
             established = await self._secure(socket, remote, None)
         del self._handshakes[socket]
-        # Asked again, for many may have shaken hands at once. Returning closes the socket.
+        # Asked again, for many may have shaken hands at once.
         if established is not None and self.admits(established.peer) and self._count() < inbound_max:
             await self._watch(self._enter(established, socket, remote, is_outbound=False))
 
     async def _dial(self, endpoint: Endpoint, peer: PeerId) -> PeerId | Refusal:
         assert self._nursery is not None
-        try:
-            socket = Socket(await dial(endpoint), self._total)
-        except OSError as error:
-            return Refusal(Code.UNREACHABLE, f"no connection to {endpoint.address}: {error}")
+        socket = await self._open(endpoint, peer)
+        if isinstance(socket, Refusal):
+            return socket
         established = None
         try:
             established = await self._secure(socket, endpoint, peer)
@@ -175,6 +197,15 @@ class Connections:
             return Refusal(Code.UNREACHABLE, f"who answers at {endpoint.address} does not prove to be {peer}")
         self._nursery.start_soon(self._watch, self._enter(established, socket, endpoint, is_outbound=True))
         return peer
+
+    async def _open(self, endpoint: Endpoint, peer: PeerId) -> Socket | Refusal:
+        if endpoint.relay is None:
+            try:
+                return Socket(await dial(endpoint), self._total)
+            except OSError as error:
+                return Refusal(Code.UNREACHABLE, f"no connection to {endpoint.address}: {error}")
+        relay = await self.connect(endpoint.first_hop.address, timeout_s=DIAL_S)
+        return relay if isinstance(relay, Refusal) else await self._pass_on(relay, peer)
 
     def _enter(self, established: Established, socket: Socket, remote: Endpoint, *, is_outbound: bool) -> _Entry:
         """A new connection into the books. No await may lie between this and `_watch`."""
@@ -232,12 +263,12 @@ class Connections:
 
 
 def _summary(peer: PeerId, entries: list[_Entry]) -> Connection:
-    """What a person wants to know of the connections with one peer: of the oldest, but for the bytes."""
-    first = entries[0]
+    """What a person wants to know of the connections with one peer: of the oldest direct one, but for the bytes."""
+    first = next((entry for entry in entries if not is_relayed(entry.address)), entries[0])
     return Connection(
         peer=peer,
         address=first.address,
-        is_relayed=False,
+        is_relayed=is_relayed(first.address),
         is_outbound=first.is_outbound,
         rtt_s=first.established.rtt_s,
         bytes_sent=sum(entry.socket.own.bytes_sent for entry in entries),

@@ -5,6 +5,8 @@ for STAGGER_S, so that a dead address first in the list costs a second and not a
 doubles the pause before the next round. Events and the time go in, addresses to dial come out of `due`; the same seed
 and events give the same dials.
 
+Addresses through a relay come after the others: a relay costs somebody else's bandwidth.
+
 Of two peers who keep each other the one with the smaller id dials at once and the other gives it a head start:
 otherwise they would mostly end up with two connections.
 
@@ -19,6 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from .addresses import is_relayed
 from .port import Address, PeerId
 from .wire import ADDRESSES_MAX
 
@@ -66,7 +69,7 @@ class Dialer:
 
     def keep(self, peer: PeerId, addresses: Iterable[Address], now: float, is_connected: bool) -> bool:
         """Stay connected to `peer`; again, with other addresses, to replace them. False: too many peers are kept."""
-        addresses = tuple(dict.fromkeys(addresses))[:ADDRESSES_KEPT]
+        addresses = tuple(sorted(tuple(dict.fromkeys(addresses))[:ADDRESSES_KEPT], key=is_relayed))
         kept = self._kept.get(peer)
         if kept is None:
             if peer == self._self_id or len(self._kept) >= PEERS_KEPT_MAX:

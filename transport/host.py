@@ -2,17 +2,16 @@
 
 What a peer may do: open connections and streams, send any bytes, stop reading, freeze, vanish, at any moment. What it
 cannot: connect under a peer id whose key it does not hold (Noise is the only handshake offered), make anything raise
-past `_contained`, hold more than its share of connections, streams and memory, or stay connected without answering.
+past `contained`, hold more than its share of connections, streams and memory, or stay connected without answering.
 """
 
 import collections
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from functools import partial
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
@@ -41,8 +40,10 @@ from .gossip_service import GossipService
 from .identity import Identity, public_key_of
 from .limits import Limits
 from .link import StreamBroken
-from .noise import NoiseMessages
 from .port import Address, Code, PeerId, Refusal, Transport
+from .relay import Relay, RelayLimits
+from .relay_service import HOP_PROTOCOL, STOP_PROTOCOL, RelayService
+from .secured_service import Secured, contained
 from .service import ByteStream, CallService
 from .tcp_service import HostError, Socket, listen, listening_endpoint
 from .wire import Malformed
@@ -50,27 +51,9 @@ from .yamux_service import YamuxConnection, YamuxStream
 
 __all__ = ["Host", "HostError", "open_host"]
 
-RPC_PROTOCOL: Final = TProtocol("/shoal/rpc/1")
+RPC_PROTOCOL: Final = "/shoal/rpc/1"
 YAMUX_PROTOCOL: Final = TProtocol("/yamux/1.0.0")
 READ_BYTES_MAX: Final = 65_536  # that libp2p's own protocols may ask of a stream at once
-
-log = logging.getLogger(__name__)
-
-
-T = TypeVar("T")
-
-
-async def _contained(what: str, call: Callable[[], Awaitable[T]]) -> T | None:
-    """The result of libp2p code that works on a peer's bytes, or None if it failed.
-
-    What it raises on hostile bytes is whatever its parsers raise (KeyError, DecodeError, InvalidTag and others), and
-    what escapes a task of a Swarm ends the whole node. So this is the one place that catches everything.
-    """
-    try:
-        return await call()
-    except Exception as error:  # noqa: BLE001
-        log.debug("%s failed: %s: %s", what, type(error).__name__, error)
-        return None
 
 
 class _Upgrader:
@@ -97,40 +80,6 @@ class _Upgrader:
         return _Muxer(conn, peer_id, self._streams_max)
 
 
-class _Secured:
-    """A Noise connection after its handshake as `YamuxConnection` wants it."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self._raw: RawConnection = session.conn.read_writer.read_write_closer
-        noise = session.conn.noise_state.noise_protocol
-        self._messages = NoiseMessages(
-            partial(noise.cipher_state_encrypt.encrypt_with_ad, None),
-            partial(noise.cipher_state_decrypt.decrypt_with_ad, None),
-        )
-
-    async def read(self) -> list[bytes]:
-        return await _contained("reading", self._read) or []
-
-    async def write(self, plaintexts: list[bytes]) -> bool:
-        return await _contained("writing", lambda: self._write(plaintexts)) or False
-
-    async def close(self) -> None:
-        await _contained("closing", self._session.close)
-
-    async def _read(self) -> list[bytes]:
-        if self._session.high_watermark > self._session.low_watermark:  # it read ahead while a muxer was agreed on
-            return [await self._session.read()]
-        while data := await self._raw.read():
-            if opened := self._messages.open(data):
-                return opened
-        return []
-
-    async def _write(self, plaintexts: list[bytes]) -> bool:
-        await self._raw.write(self._messages.seal(plaintexts))
-        return True
-
-
 class _Muxer:
     """A `YamuxConnection` as libp2p wants a multiplexer, and as `Connections` want an established connection."""
 
@@ -140,7 +89,7 @@ class _Muxer:
         self.peer = PeerId(str(peer_id))
         self.is_initiator: bool = session.is_initiator
         self.event_started = trio.Event()
-        self._connection = YamuxConnection(_Secured(session), self.is_initiator, streams_max, self._accept)
+        self._connection = YamuxConnection(Secured(session), self.is_initiator, streams_max, self._accept)
         self.ended = self._connection.ended
         self._send, self._accepted = trio.open_memory_channel[YamuxStream](streams_max)
 
@@ -237,7 +186,9 @@ class _NoAutoConnector:
 class Host:
     """The Transport of a running node. Obtained from `open_host`."""
 
-    def __init__(self, identity: Identity, limits: Limits, seed: int) -> None:
+    def __init__(
+        self, identity: Identity, limits: Limits, relay: RelayLimits | None, relays: Sequence[Endpoint], seed: int
+    ) -> None:
         key_pair = create_new_key_pair(identity.seed)
         own_id = ID.from_pubkey(key_pair.public_key)
         peers = PeerStore()
@@ -261,13 +212,20 @@ class Host:
             )  # identify asks each peer for any number of addresses; nobody reads them
         self._negotiate = cast(Any, self._basic)._swarm_stream_handler  # agrees on a protocol, runs its handler
         self._swarm.set_stream_handler(self._accept_stream)
-        self._basic.set_stream_handler(RPC_PROTOCOL, self._serve_rpc)
+        self._basic.set_stream_handler(TProtocol(RPC_PROTOCOL), self._serve_rpc)
         self._basic.set_stream_handler(PING_PROTOCOL, PingService(self._basic).handle_ping)
+        if relay is not None:
+            self._basic.set_stream_handler(TProtocol(HOP_PROTOCOL), self._serve_hop)
+        if relays:
+            self._basic.set_stream_handler(TProtocol(STOP_PROTOCOL), self._serve_stop)
         self._limits = limits
         self._listening: list[Endpoint] = []
         self._streams: collections.Counter[PeerId] = collections.Counter()
-        self._calls = CallService(identity.peer_id, limits, self._open_stream)
-        self._connections = Connections(identity.peer_id, limits, self._secure, self._calls.drop, seed)
+        self._calls = CallService(identity.peer_id, limits, self._open_rpc)
+        self._relay = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
+        self._connections = Connections(
+            identity.peer_id, limits, self._secure, self._relay.pass_on, self._calls.drop, seed
+        )
         self._gossip = GossipService(identity, self._calls, self._connections.events)
         self.peer_id = identity.peer_id
         self.serve = self._calls.serve
@@ -290,7 +248,8 @@ class Host:
         for endpoint in self._listening:
             ips = [*get_network_addrs(6), "::1"] if endpoint.kind == "ip6" else [*get_network_addrs(4), "127.0.0.1"]
             found += expanded(endpoint, ips)
-        return tuple(replace(endpoint, peer=self.peer_id).address for endpoint in ordered(found))
+        found = [replace(endpoint, peer=self.peer_id) for endpoint in found]
+        return tuple(endpoint.address for endpoint in ordered([*found, *self._relay.endpoints(self.peer_id)]))
 
     async def run(
         self,
@@ -305,31 +264,35 @@ class Host:
             await nursery.start(self._calls.run)
             await nursery.start(self._connections.run, listeners)
             await nursery.start(self._gossip.run)
+            await nursery.start(self._relay.run, self._connections)
             task_status.started()
             await trio.sleep_forever()
 
     async def _secure(self, socket: Socket, remote: Endpoint, peer: PeerId | None) -> Established | None:
-        """Noise and yamux over a fresh socket."""
+        """Noise and yamux over a fresh socket or circuit."""
         raw = RawConnection(cast(Any, socket), peer is not None)
         if peer is None:
             maddr = Multiaddr(remote.address)  # it is only logged
-            muxer = await _contained("a handshake", lambda: self._swarm.upgrade_inbound_raw_conn(raw, maddr))
+            muxer = await contained("a handshake", lambda: self._swarm.upgrade_inbound_raw_conn(raw, maddr))
             return cast(_Muxer | None, muxer)
         target = ID.from_base58(peer)
-        connection = await _contained("a handshake", lambda: self._swarm.upgrade_outbound_raw_conn(raw, target))
+        connection = await contained("a handshake", lambda: self._swarm.upgrade_outbound_raw_conn(raw, target))
         return None if connection is None else cast(_Muxer, connection.muxed_conn)
 
     def _admits(self, peer: PeerId) -> bool:
         # Ids of keys other than Ed25519 are no PeerId of ours.
         return public_key_of(peer) is not None and self._connections.admits(peer)
 
-    async def _open_stream(self, peer: PeerId) -> ByteStream | Refusal:
+    async def _open_rpc(self, peer: PeerId) -> ByteStream | Refusal:
+        return await self._open_stream(peer, RPC_PROTOCOL)
+
+    async def _open_stream(self, peer: PeerId, protocol: str) -> YamuxStream | Refusal:
         if peer not in self._connections.peers:
             return Refusal(Code.UNREACHABLE, f"not connected to {peer}")
         target = ID.from_base58(peer)
-        stream = await _contained("opening a stream", lambda: self._basic.new_stream(target, [RPC_PROTOCOL]))
+        stream = await contained("opening a stream", lambda: self._basic.new_stream(target, [TProtocol(protocol)]))
         if stream is None:
-            return Refusal(Code.UNREACHABLE, f"{peer} opens no stream for {RPC_PROTOCOL}")
+            return Refusal(Code.UNREACHABLE, f"{peer} opens no stream for {protocol}")
         return cast(_MuxedStream, cast(Any, stream).muxed_stream).stream
 
     async def _accept_stream(self, stream: Any) -> None:
@@ -340,7 +303,7 @@ class Host:
             return
         self._streams[peer] += 1
         try:
-            await _contained("a stream", lambda: self._negotiate(stream))
+            await contained("a stream", lambda: self._negotiate(stream))
             await muxed.stream.aclose()
         finally:
             self._streams[peer] -= 1
@@ -350,25 +313,40 @@ class Host:
     async def _serve_rpc(self, stream: Any) -> None:
         await self._calls.handle_stream(stream.muxed_conn.peer, stream.muxed_stream.stream)
 
+    async def _serve_hop(self, stream: Any) -> None:
+        await self._relay.serve_hop(stream.muxed_conn.peer, stream.muxed_stream.stream, self._connections)
+
+    async def _serve_stop(self, stream: Any) -> None:
+        await self._relay.serve_stop(stream.muxed_conn.peer, stream.muxed_stream.stream, self._connections)
+
 
 @asynccontextmanager
 async def open_host(
-    identity: Identity, listen_on: Sequence[str], limits: Limits | None = None, *, seed: int | None = None
+    identity: Identity,
+    listen_on: Sequence[str],
+    limits: Limits | None = None,
+    *,
+    relay: RelayLimits | None = None,
+    relays: Sequence[str] = (),
+    seed: int | None = None,
 ) -> AsyncGenerator[Transport]:
     """A node on the network, for as long as the context lasts.
 
     Args:
         identity: who the node is.
         listen_on: multiaddrs like /ip4/0.0.0.0/tcp/4001; port 0 for any free one; empty for a node that only dials.
+        relay: what it passes on for others; None: nothing.
+        relays: addresses of relays, through which others reach it.
         seed: of the jitter between dials; random if it is not given.
 
     Raises:
-        HostError: an address cannot be listened on.
+        HostError: an address cannot be listened on, or is not that of a relay.
     """
     logging.getLogger("libp2p").setLevel(logging.CRITICAL)  # it logs every refused peer as an error, with traceback
     async with AsyncExitStack() as stack:
         listeners = [await stack.enter_async_context(await _listener(address)) for address in listen_on]
-        host = Host(identity, limits or Limits(), secrets.randbits(64) if seed is None else seed)
+        places = [_relay(address) for address in relays]
+        host = Host(identity, limits or Limits(), relay, places, secrets.randbits(64) if seed is None else seed)
         async with trio.open_nursery() as nursery:
             await nursery.start(host.run, listeners)
             yield host
@@ -379,4 +357,13 @@ async def _listener(address: str) -> trio.SocketListener:
     endpoint = parse_endpoint(address)
     if isinstance(endpoint, Malformed):
         raise HostError(f"cannot listen: {endpoint.reason}")
+    if endpoint.relay is not None:
+        raise HostError(f"cannot listen on {address}: to be reached through a relay, name its address in relays")
     return await listen(endpoint)
+
+
+def _relay(address: str) -> Endpoint:
+    endpoint = parse_endpoint(address)
+    if isinstance(endpoint, Malformed) or endpoint.peer is None or endpoint.relay is not None:
+        raise HostError(f"relays: expected an address like /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW..., got {address!r}")
+    return endpoint

@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.transport.addresses import Endpoint, expanded, ip_endpoint, ordered, parse_endpoint
+from shoal.transport.addresses import Endpoint, expanded, ip_endpoint, is_relayed, ordered, parse_endpoint
 from shoal.transport.identity import Identity
 from shoal.transport.wire import Malformed
 
 PEER = Identity.from_seed(bytes(32)).peer_id
+RELAY = Identity.from_seed(bytes(31) + b"r").peer_id
 
 
 @given(st.ip_addresses(), st.integers(0, 65_535), st.booleans())
@@ -63,3 +64,30 @@ def test_public_comes_first_and_loopback_last() -> None:
         "8.8.8.8", "192.168.1.2", "10.0.0.1", "127.0.0.1", "::1",
     ]  # fmt: skip
     assert ordered([ip_endpoint("10.0.0.1", 1), Endpoint("dns", "example.org", 1)])[0].kind == "dns"
+
+
+def test_an_address_through_a_relay_names_both_and_its_first_hop() -> None:
+    text = f"/ip4/192.0.2.1/tcp/4001/p2p/{RELAY}/p2p-circuit/p2p/{PEER}"
+    endpoint = parse_endpoint(text)
+    assert isinstance(endpoint, Endpoint)
+    assert (endpoint.address, endpoint.peer, endpoint.relay) == (text, PEER, RELAY)
+    assert endpoint.first_hop.address == f"/ip4/192.0.2.1/tcp/4001/p2p/{RELAY}"
+    assert endpoint.first_hop.through(PEER) == endpoint
+    assert is_relayed(endpoint.address)
+    assert not is_relayed(endpoint.first_hop.address)
+
+
+@pytest.mark.parametrize("rest", ["/p2p-circuit", f"/p2p-circuit/p2p/{'x' * 52}", f"/p2p/{'x' * 52}/p2p-circuit"])
+def test_a_relay_without_an_id_is_malformed(rest: str) -> None:
+    assert isinstance(parse_endpoint(f"/ip4/192.0.2.1/tcp/4001{rest}"), Malformed)
+
+
+def test_nobody_is_reached_through_itself() -> None:
+    text = f"/ip4/192.0.2.1/tcp/4001/p2p/{PEER}/p2p-circuit/p2p/{PEER}"
+    assert isinstance(parse_endpoint(text), Malformed)
+
+
+def test_relayed_addresses_come_before_private_ones_and_after_public_ones() -> None:
+    relayed = ip_endpoint("192.168.0.1", 1, RELAY).through(PEER)
+    others = [ip_endpoint(ip, 1, PEER) for ip in ("8.8.8.8", "192.168.0.2", "127.0.0.1")]
+    assert ordered([*reversed(others), relayed]) == [others[0], relayed, *others[1:]]

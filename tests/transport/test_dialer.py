@@ -231,3 +231,9 @@ def test_a_peer_that_never_answers_is_tried_for_ever(rounds: int) -> None:
         for dial in dialer.due(now):
             dialer.ended(dial, now, is_connected=False)
     assert dialer.deadline < math.inf
+
+
+def test_an_address_through_a_relay_is_dialed_last() -> None:
+    relayed = Address("/ip4/192.0.2.3/tcp/1/p2p/R/p2p-circuit")
+    dialer = keeping(relayed, DEAD, GOOD)
+    assert dialer.addresses(PEER) == (DEAD, GOOD, relayed)
