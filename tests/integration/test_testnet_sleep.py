@@ -17,9 +17,7 @@ async def test_a_node_that_slept_is_back_with_the_same_state_within_two_rounds(t
     with trio.fail_after(170):
         async with nets.open_testnet(PLAN, tmp_path) as testnet:
             await testnet.launch()
-            sleeper, *others = sorted(
-                testnet.nodes, key=lambda node: node.peer
-            )  # who proposes first: the hardest to lose
+            sleeper, *others = sorted(testnet.nodes, key=lambda node: node.peer)  # the first proposer: hardest to lose
             tally = testnet.tally
             await testnet.until(lambda: tally.rounds_closed() >= 1)
             assert sleeper.process is not None
