@@ -20,15 +20,16 @@ async def test_a_node_that_slept_is_back_with_the_same_state_within_two_rounds(t
             sleeper, *others = sorted(testnet.nodes, key=lambda node: node.peer)  # the first proposer: hardest to lose
             tally = testnet.tally
             await testnet.until(lambda: tally.rounds_closed() >= 1)
-            assert sleeper.process is not None
-            os.killpg(sleeper.process.pid, signal.SIGSTOP)
+            group = sleeper.process.pid
+            assert group is not None
+            os.killpg(group, signal.SIGSTOP)
             asleep_at = trio.current_time()
             before = tally.newest_round(sleeper.peer)
             await testnet.until(lambda: min(tally.newest_round(node.peer) for node in others) >= before + 3)
             await trio.sleep_until(asleep_at + DEAD_S + 3)  # its connections are gone by now
             assert tally.newest_round(sleeper.peer) <= before + 1
 
-            os.killpg(sleeper.process.pid, signal.SIGCONT)
+            os.killpg(group, signal.SIGCONT)
             woken_at = max(tally.newest_round(node.peer) for node in others)
             await testnet.until(lambda: tally.newest_round(sleeper.peer) > woken_at)
             back = next(number for number in range(woken_at, woken_at + 99) if tally.digest(sleeper.peer, number))
