@@ -47,6 +47,31 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="Nodes to be connected to always, as /ip4/.../tcp/.../p2p/<peer id>. None is built in.",
         ),
     ] = ()
+    relays: Annotated[
+        tuple[Address, ...],
+        msgspec.Meta(
+            max_length=4,
+            description="Relays through which others reach this node, as /ip4/.../tcp/.../p2p/<peer id>.",
+        ),
+    ] = ()
+    relay: Annotated[
+        bool, msgspec.Meta(description="Pass encrypted traffic on for others, within the four bounds below.")
+    ] = False
+    relay_reservations_max: Annotated[
+        int, msgspec.Meta(ge=1, le=100_000, description="Nodes that may be reached through this one.")
+    ] = 128
+    relay_circuits_max: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, le=100_000, description="Relayed connections at once. Memory: up to 2 MB for each slow one."
+        ),
+    ] = 128
+    relay_circuit_gb_max: Annotated[
+        float, msgspec.Meta(gt=0, le=1_000_000, description="GB of 10^9 bytes that one relayed connection may carry.")
+    ] = 1.0
+    relay_circuit_minutes_max: Annotated[
+        int, msgspec.Meta(ge=1, le=100_000, description="Minutes that one relayed connection may last.")
+    ] = 60
     connections_max: Annotated[
         int, msgspec.Meta(ge=2, le=100_000, description="Peers connected at once. Memory: about 0.3 MB each.")
     ] = 256
