@@ -139,7 +139,7 @@ class Pins:
         for text in lines:
             try:
                 line = msgspec.json.decode(text, type=_Line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue  # power loss may leave zeros in the middle; the lines after them still count
             digest = None if line.blob is None else parse_cid(line.blob)
             if digest is None:
