@@ -74,7 +74,7 @@ def parse_endpoint(text: str) -> Endpoint | Malformed:
     return Endpoint(kind, host, port, None if peer is None else PeerId(peer), None if relay is None else PeerId(relay))
 
 
-def is_relayed(address: Address) -> bool:
+def is_relayed(address: str) -> bool:
     """Whether the address leads through a relay."""
     return "/p2p-circuit" in address
 
