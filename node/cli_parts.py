@@ -4,9 +4,10 @@ import argparse
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .complaint import Exit
+from .visible import quoted
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # pyright: ignore[reportPrivateUsage]
@@ -38,6 +39,19 @@ def data_dir_of(arguments: argparse.Namespace) -> Path:
     import platformdirs
 
     return platformdirs.user_data_path("shoal", appauthor=False)
+
+
+def seen(answer: Any) -> Any:
+    """A node's answer for people: each text in it, which somebody else may have written, in one visible line."""
+    match answer:
+        case str():
+            return quoted(answer)
+        case list():
+            return [seen(item) for item in cast(list[Any], answer)]
+        case dict():
+            return {quoted(name): seen(value) for name, value in cast(dict[str, Any], answer).items()}
+        case _:
+            return answer
 
 
 def print_json(value: object) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cli_node import add_node_options, run_foreground
-from .cli_parts import add_command, data_dir_of, print_json, size, span, table
+from .cli_parts import add_command, data_dir_of, print_json, seen, size, span, table
 from .cli_view import describe_swarm, role_of
 from .complaint import Complaint, Exit
 from .invite import parse_invite
@@ -130,6 +130,7 @@ def run_create(arguments: argparse.Namespace) -> Exit:
         if arguments.json:
             print_json(swarm)
         else:
+            swarm = seen(swarm)
             print(f"created swarm {swarm['name']} ({swarm['id'][:12]}). Others join it with\n")
             print(f"shoal swarm join {swarm['invite']}\n")
             say_what_next(is_own)
@@ -178,14 +179,14 @@ def run_join(arguments: argparse.Namespace) -> Exit:
     def command(node: LocalClient, is_own: bool) -> Exit:
         preview = node.call("swarm.preview", invite=arguments.invite)
         if not arguments.json:
-            print(describe_preview(preview))
+            print(describe_preview(seen(preview)))
         if not arguments.yes:
-            confirm(f"Join {preview['name']}?")
+            confirm(f"Join {seen(preview['name'])}?")
         swarm = node.call("swarm.join", invite=arguments.invite, role=arguments.role, **paths(arguments))
         if arguments.json:
             print_json(swarm)
         else:
-            print(f"joined swarm {swarm['name']} ({swarm['id'][:12]})")
+            print(f"joined swarm {seen(swarm['name'])} ({swarm['id'][:12]})")
             say_what_next(is_own)
         sys.stdout.flush()
         return Exit.OK
@@ -248,7 +249,7 @@ def run_list(arguments: argparse.Namespace) -> Exit:
     if not swarms:
         print("this node is in no swarm: `shoal swarm create` makes one, `shoal swarm join` joins one")
         return Exit.OK
-    print(table([["id", "name", "model", "data", "role", "round", "problem"], *map(list_row, swarms)]))
+    print(table([["id", "name", "model", "data", "role", "round", "problem"], *map(list_row, seen(swarms))]))
     return Exit.OK
 
 
@@ -263,6 +264,7 @@ def run_show(arguments: argparse.Namespace) -> Exit:
     if arguments.json:
         print_json(swarm)
         return Exit.OK
+    swarm = seen(swarm)
     spec = swarm.pop("spec")
     settings = spec.pop("settings")
     print(describe_swarm(swarm))
@@ -275,5 +277,5 @@ def run_show(arguments: argparse.Namespace) -> Exit:
 def run_leave(arguments: argparse.Namespace) -> Exit:
     with LocalClient(data_dir_of(arguments)) as node:
         left = node.call("swarm.leave", swarm=arguments.swarm)
-    print_json(left) if arguments.json else print(f"left swarm {left['name']} ({left['id'][:12]})")
+    print_json(left) if arguments.json else print(f"left swarm {seen(left['name'])} ({left['id'][:12]})")
     return Exit.OK

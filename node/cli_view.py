@@ -5,9 +5,10 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .cli_parts import add_command, data_dir_of, print_json, size, span, table
+from .cli_parts import add_command, data_dir_of, print_json, seen, size, span, table
 from .complaint import Exit
 from .local_client import LocalClient
+from .visible import visible
 
 if TYPE_CHECKING:
     from .cli_parts import Commands
@@ -63,6 +64,7 @@ def run_status(arguments: argparse.Namespace) -> Exit:
     if arguments.json:
         print_json(status)
         return Exit.OK
+    status = seen(status)
     print(f"node      {status['peer_id']}, up for {span(status['uptime_s'])}")
     print(f"listens   {', '.join(status['addresses'])}")
     traffic = f"{size(status['bytes_sent'])} sent, {size(status['bytes_received'])} received"
@@ -110,7 +112,7 @@ def run_peers(arguments: argparse.Namespace) -> Exit:
         print("nobody is connected")
         return Exit.OK
     rows: list[list[Any]] = [["peer", "address", "way", "rtt", "sent", "received"]]
-    for peer in peers:
+    for peer in seen(peers):
         way = ("relayed" if peer["is_relayed"] else "direct") + (", dialed" if peer["is_outbound"] else ", accepted")
         address = peer["address"].partition("/p2p/")[0]
         traffic = [size(peer["bytes_sent"]), size(peer["bytes_received"])]
@@ -132,7 +134,7 @@ def run_generate(arguments: argparse.Namespace) -> Exit:
     if arguments.json:
         print_json(sample)
     else:
-        sys.stdout.write(f"{sample['prompt']}{sample['text']}\n")
+        sys.stdout.write(visible(f"{sample['prompt']}{sample['text']}\n"))
     return Exit.OK
 
 

@@ -7,6 +7,8 @@ import enum
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from .visible import visible
+
 
 class Exit(enum.IntEnum):
     """Exit codes of the command `shoal`; docs/operating.md explains them to people."""
@@ -26,10 +28,13 @@ class Exit(enum.IntEnum):
 
 
 class Complaint(Exception):
-    """Raised in the node and its commands for what their owner can mend. `str(complaint)` is one line."""
+    """Raised in the node and its commands for what their owner can mend.
+
+    `str(complaint)` is one line that can be looked at: it may quote peers.
+    """
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
-        super().__init__(" ".join(message.split()))
+        super().__init__(visible(" ".join(message.split())))
         self.code = code
 
 

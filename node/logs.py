@@ -18,6 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TextIO, cast
 
+from .visible import quoted, visible
+
 PIECE_CHARS = 1000  # at most 4,000 bytes: POSIX promises that a pipe that is ready takes 4,096 without waiting
 
 
@@ -67,8 +69,8 @@ class ReadableLines(logging.Formatter):
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         fields = " ".join(f"{name}={readable(value)}" for name, value in fields_of(record).items())
-        line = f"{clock} {level}{record.getMessage()}{'  ' if fields else ''}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{clock} {level}{quoted(record.getMessage())}{'  ' if fields else ''}{fields}"
+        return f"{line}\n{visible(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
 class Lines(logging.Handler):
@@ -125,11 +127,11 @@ def readable(value: object) -> str:
         return f"{value:.4g}"
     if isinstance(value, Mapping):
         items = cast(Mapping[object, object], value).items()
-        return ",".join(f"{name}:{readable(item)}" for name, item in items)
+        return ",".join(f"{readable(name)}:{readable(item)}" for name, item in items)
     if isinstance(value, list | tuple):
-        return ",".join(str(item) for item in cast(Sequence[object], value))
+        return ",".join(quoted(str(item)) for item in cast(Sequence[object], value))
     text = str(value)
-    return json.dumps(text) if " " in text or not text.isprintable() else text
+    return json.dumps(text, ensure_ascii=not text.isprintable()) if " " in text else quoted(text)
 
 
 def set_up_logs(level: str, *, is_json: bool, stream: TextIO | None = None) -> None:

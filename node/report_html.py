@@ -6,6 +6,7 @@ from html import escape
 
 from .charts import STYLE, Axis, Line, Stack, line_chart, stacked_bars
 from .report import Report, ReportedRound, faults
+from .visible import visible as visible
 
 BARS_MAX = 96  # more rounds than this share bars
 SHORT = 6  # characters at the end of a peer id: the first eight are the same for all Ed25519 ids
@@ -79,11 +80,6 @@ def duration(value: float) -> str:
     if 120 <= value < 1e9:
         return f"{int(value) // 60} min {int(value) % 60:02d} s"
     return f"{value:.3g} s"
-
-
-def visible(text: str) -> str:
-    """Generated text for people: what an untrained model writes is no UTF-8, and control characters draw boxes."""
-    return "".join(char if char == "\n" or (char.isprintable() and char != "\ufffd") else "·" for char in text)
 
 
 def tokens_so_far(rounds: Sequence[ReportedRound], members: int) -> list[float]:

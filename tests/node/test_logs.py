@@ -89,3 +89,13 @@ def test_a_line_longer_than_a_pipe_takes_at_once_arrives_whole() -> None:
     set_up_logs("info", is_json=False, stream=stream)
     Log("node").info("long", padding="x" * 20_000)
     assert stream.getvalue().endswith("x" * 20_000 + "\n")
+
+
+@pytest.mark.parametrize("field", ["\x1b[2J\n", ["\x1b[2J\n"], {"\x1b[2J\n": 1}, {"a": ["\x1b[2J\n"]}])
+def test_what_peers_wrote_moves_no_cursor_wherever_it_stands_in_a_line(field: object) -> None:
+    stream = io.StringIO()
+    set_up_logs("info", is_json=False, stream=stream)
+    Log("node").info("peer says", field=field)
+    logging.getLogger("shoal.transport").warning("%s says", "\x1b[2J\n12:00:00 all is well")
+    assert stream.getvalue().count("\n") == 2
+    assert stream.getvalue().replace("\n", "").isprintable()
