@@ -2,20 +2,23 @@
 
 Whoever publishes hands its message to all neighbours who subscribe to the topic. Whoever gets one offers it, by its
 hash, to those neighbours who are not known to have it, and hands it to those who want it. So a message reaches all who
-are connected through subscribers, and its bytes travel little more than once to each.
+are connected through subscribers, and its bytes travel little more than once to each. Who is offered what it has asked
+of somebody else says so, and is offered it again when that one should have delivered.
 
 GossipSub of py-libp2p is not used: one message of 50 bytes whose key cannot be parsed raises in a task of its own and
 ends the node (measured; so do IHAVE and IWANT with ids that are no JSON), and a peer may start any number of tasks.
 
 What a malicious peer may send: any bytes, any number of them, and all that others ever published. What it cannot:
-publish in another's name (envelopes are signed for topic and sequence), have anything delivered twice within the last
+publish in another's name (envelopes are signed for topic and sequence), keep a message from who has an honest neighbour
+by offering it first (it is asked once for each message), have anything delivered twice within the last
 SEEN_MAX messages, have anything delivered or forwarded that `is_valid` refuses, cost more than MESSAGES_PER_S
 verifications, or make this side remember more than the bounds below.
 """
 
-from collections import OrderedDict
+import math
+from collections import OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Final
 
 import msgspec
@@ -36,6 +39,9 @@ CACHE_BYTES_MAX: Final = 8 * 1024 * 1024  # of messages that others may still wa
 ENTRY_BYTES: Final = 1024  # what a remembered message costs besides its bytes
 WANTED_MAX: Final = 1024  # asked of somebody and not yet here
 WANT_S: Final = 2.0  # then it may be asked of somebody else
+AGAIN_S: Final = WANT_S + 0.5  # after which it is offered again to who has asked somebody else
+AGAIN_MAX: Final = 4096  # offers to be repeated, to all neighbours together
+TRIES_MAX: Final = 8  # offers of one message to one neighbour: so many liars around it are outlasted
 MESSAGES_PER_S: Final = 100.0  # taken from one neighbour; CPU: a verification costs 0.06 ms
 MESSAGES_BURST: Final = 400
 ENVELOPE_BYTES_MAX: Final = GOSSIP_BYTES_MAX + 512
@@ -72,6 +78,21 @@ class Send:
     peer: PeerId
     id: bytes
     is_offer: bool
+    tries: int = 0  # made before
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a neighbour makes of an offer. What is in neither it has."""
+
+    wanted: list[bytes]
+    waiting: list[bytes]  # asked of somebody else, who has not delivered yet
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    since: float
+    asked: frozenset[PeerId]  # once each: who offers and does not deliver could be asked for ever
 
 
 @dataclass(slots=True)
@@ -112,7 +133,8 @@ class Mesh:
         self._seen: OrderedDict[bytes, None] = OrderedDict()
         self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
         self._cache_bytes = 0
-        self._wanted: OrderedDict[bytes, float] = OrderedDict()  # since when
+        self._wanted: OrderedDict[bytes, _Wanted] = OrderedDict()
+        self._again: deque[tuple[float, Send]] = deque()  # in order
 
     def connected(self, peer: PeerId) -> None:
         """`peer` subscribes to nothing yet."""
@@ -137,22 +159,43 @@ class Mesh:
         self._remember(id)
         return self._spread(id, topic, data, {self._self_id}, is_offer=False)
 
-    def offered(self, peer: PeerId, ids: Iterable[bytes], now: float) -> list[bytes]:
+    def offered(self, peer: PeerId, ids: Iterable[bytes], now: float) -> Answer:
         """Which of `ids`, that `peer` has, this node wants of it."""
+        answer = Answer([], [])
         if peer not in self._neighbours:
-            return []
-        wanted: list[bytes] = []
+            return answer
         for id in ids:
             cached = self._cache.get(id)
             if cached is not None:
                 cached.holders.add(peer)
-            elif id not in self._seen and now - self._wanted.get(id, -WANT_S) >= WANT_S:
-                self._wanted.pop(id, None)
-                self._wanted[id] = now
-                wanted.append(id)
+            elif id not in self._seen:
+                (answer.wanted if self._asks(peer, id, now) else answer.waiting).append(id)
         while len(self._wanted) > WANTED_MAX:
             self._wanted.popitem(last=False)
-        return wanted
+        return answer
+
+    def answered(self, offers: Iterable[Send], answer: Answer, now: float) -> list[bytes]:
+        """What a neighbour made of these offers to it. Returns what to hand over."""
+        wanted, waiting = set(answer.wanted), set(answer.waiting)
+        for send in offers:
+            if send.id in waiting:
+                if send.tries + 1 < TRIES_MAX and len(self._again) < AGAIN_MAX:
+                    self._again.append((now + AGAIN_S, replace(send, tries=send.tries + 1)))
+            elif send.id not in wanted and send.id in self._cache:
+                self._cache[send.id].holders.add(send.peer)
+        return [send.id for send in offers if send.id in wanted]
+
+    @property
+    def deadline(self) -> float:
+        """When `due` has something."""
+        return self._again[0][0] if self._again else math.inf
+
+    def due(self, now: float) -> list[Send]:
+        """Offers to repeat now."""
+        sends: list[Send] = []
+        while self._again and self._again[0][0] <= now:
+            sends.append(self._again.popleft()[1])
+        return [send for send in sends if not self.is_needless(send)]
 
     def cached(self, id: bytes) -> bytes | None:
         """The envelope to hand over, while it is remembered."""
@@ -206,6 +249,15 @@ class Mesh:
         """Whether the neighbour has shown in the meantime that it has the message."""
         cached = self._cache.get(send.id)
         return cached is None or send.peer in cached.holders
+
+    def _asks(self, peer: PeerId, id: bytes, now: float) -> bool:
+        """Whether to ask `peer` for a message that is not here."""
+        wanted = self._wanted.get(id)
+        if wanted is not None and (peer in wanted.asked or now - wanted.since < WANT_S):
+            return False
+        self._wanted[id] = _Wanted(now, frozenset((peer,)) if wanted is None else wanted.asked | {peer})
+        self._wanted.move_to_end(id)
+        return True
 
     def _remember(self, id: bytes) -> None:
         self._seen[id] = None

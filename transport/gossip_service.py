@@ -17,6 +17,7 @@ from .gossip import (
     OFFERS_MAX,
     TOPIC_CHARS_MAX,
     TOPICS_MAX,
+    Answer,
     Mesh,
     MessageId,
     Send,
@@ -44,6 +45,11 @@ class Ids(Message, frozen=True):
     ids: Annotated[list[MessageId], msgspec.Meta(max_length=OFFERS_MAX)]
 
 
+class Wants(Message, frozen=True):
+    wanted: Annotated[list[MessageId], msgspec.Meta(max_length=OFFERS_MAX)]
+    waiting: Annotated[list[MessageId], msgspec.Meta(max_length=OFFERS_MAX)]
+
+
 class Handover(Message, frozen=True):
     envelope: Annotated[bytes, msgspec.Meta(max_length=ENVELOPE_BYTES_MAX)]
 
@@ -55,7 +61,7 @@ class Nothing(Message, frozen=True):
 _TOPICS_BYTES_MAX: Final = TOPICS_MAX * (4 * TOPIC_CHARS_MAX + 5) + 8
 _IDS_BYTES_MAX: Final = OFFERS_MAX * (ID_BYTES + 2) + 8
 SUBSCRIBE: Final = Unary("/shoal/gossip/1/subscribe", Topics, Nothing, _TOPICS_BYTES_MAX, 8)
-OFFER: Final = Unary("/shoal/gossip/1/offer", Ids, Ids, _IDS_BYTES_MAX, _IDS_BYTES_MAX)
+OFFER: Final = Unary("/shoal/gossip/1/offer", Ids, Wants, _IDS_BYTES_MAX, 2 * _IDS_BYTES_MAX)
 PUSH: Final = Unary("/shoal/gossip/1/push", Handover, Nothing, ENVELOPE_BYTES_MAX + 8, 8)
 
 
@@ -94,6 +100,7 @@ class GossipService:
         self._mesh = Mesh(identity.peer_id)
         self._sequence = secrets.randbits(62)  # a restarted node must not repeat itself
         self._version = 1
+        self._repeat = trio.Event()  # there may be offers to repeat
         self._subscriptions: dict[str, list[_Subscription]] = {}
         self._outboxes: dict[PeerId, _Outbox] = {}
         self.dropped_count = 0  # because a subscriber or a neighbour was slow
@@ -104,6 +111,7 @@ class GossipService:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Talk to neighbours until cancelled."""
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._offer_again)
             while True:
                 async with self._watch() as events:
                     task_status.started()
@@ -156,8 +164,9 @@ class GossipService:
         self._send(self._mesh.subscribed(peer, request.topics))
         return Nothing()
 
-    def _on_offer(self, peer: PeerId, request: Ids) -> Ids:
-        return Ids(self._mesh.offered(peer, request.ids, trio.current_time()))
+    def _on_offer(self, peer: PeerId, request: Ids) -> Wants:
+        answer = self._mesh.offered(peer, request.ids, trio.current_time())
+        return Wants(answer.wanted, answer.waiting)
 
     def _on_push(self, peer: PeerId, request: Handover) -> Nothing | Refusal:
         arrival = self._mesh.receive(peer, request.envelope, trio.current_time())
@@ -211,6 +220,13 @@ class GossipService:
                 else:
                     await outbox.wake.wait()
 
+    async def _offer_again(self) -> None:
+        while True:
+            self._repeat = trio.Event()
+            with trio.move_on_at(self._mesh.deadline):
+                await self._repeat.wait()
+            self._send(self._mesh.due(trio.current_time()))
+
     async def _tell_topics(self, peer: PeerId, outbox: _Outbox) -> None:
         version = self._version
         answer = await self._calls.request(peer, SUBSCRIBE, Topics(sorted(self._mesh.topics)), timeout_s=CALL_S)
@@ -225,11 +241,13 @@ class GossipService:
         batch = [outbox.sends.popleft() for _ in range(min(OFFERS_MAX, len(outbox.sends)))]
         batch = [send for send in batch if not self._mesh.is_needless(send)]
         wanted = [send.id for send in batch if not send.is_offer]
-        offers = [send.id for send in batch if send.is_offer]
+        offers = [send for send in batch if send.is_offer]
         if offers:
-            answer = await self._calls.request(peer, OFFER, Ids(offers), timeout_s=CALL_S)
-            if isinstance(answer, Ids):
-                wanted += [id for id in answer.ids if id in offers]
+            ids = [send.id for send in offers]
+            reply = await self._calls.request(peer, OFFER, Ids(ids), timeout_s=CALL_S)
+            answer = Answer([], ids) if isinstance(reply, Refusal) else Answer(reply.wanted, reply.waiting)
+            wanted += self._mesh.answered(offers, answer, trio.current_time())
+            self._repeat.set()
         async with trio.open_nursery() as nursery:
             for id in wanted:
                 data = self._mesh.cached(id)

@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 import trio
 
-from shoal.transport.gossip import TOPIC_CHARS_MAX
-from shoal.transport.gossip_service import OFFER, PUSH, QUEUE_MAX, SUBSCRIBE, Handover, Ids, Topics
+from shoal.transport.gossip import TOPIC_CHARS_MAX, message_id, seal
+from shoal.transport.gossip_service import OFFER, PUSH, QUEUE_MAX, SUBSCRIBE, Handover, Ids, Topics, Wants
 from shoal.transport.host import open_host
 from shoal.transport.identity import Identity
 from shoal.transport.port import GOSSIP_BYTES_MAX, Code, Gossip, PeerId, Refusal, Transport
@@ -124,3 +124,23 @@ async def test_a_neighbour_that_lies_gets_refusals_and_the_gossip_goes_on() -> N
         await two.publish("topic", b"the truth")
         with trio.fail_after(10):
             assert await channel.receive() == Gossip(two.peer_id, b"the truth")
+
+
+async def test_a_neighbour_that_offers_first_and_never_delivers_keeps_nothing_back() -> None:
+    async with (
+        line(2) as (relay, victim),
+        subscribed([relay, victim]) as (heard, channel),
+        open_host(identity(8), [], seed=8) as liar,
+        open_host(identity(9), [], seed=9) as source,
+    ):
+        assert await liar.connect(victim.addresses()[-1], timeout_s=10) == victim.peer_id
+        assert await source.connect(relay.addresses()[-1], timeout_s=10) == relay.peer_id
+        data = seal(identity(9), "topic", 1, b"news")
+        offer = Ids([message_id(data)])
+        answer: Wants | Refusal = Wants([], [])
+        with trio.fail_after(10):
+            while answer != Wants(offer.ids, []):  # until they know each other as neighbours
+                answer = await liar.request(victim.peer_id, OFFER, offer, timeout_s=5)
+            while not heard.statistics().current_buffer_used:
+                await source.request(relay.peer_id, PUSH, Handover(data), timeout_s=5)
+            assert await channel.receive() == Gossip(source.peer_id, b"news")

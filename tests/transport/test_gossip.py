@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 from shoal.transport.envelope import seal_stored
 from shoal.transport.gossip import (
+    AGAIN_MAX,
     CACHE_BYTES_MAX,
     MESSAGES_BURST,
     OFFERS_MAX,
     SEEN_MAX,
+    TRIES_MAX,
     WANT_S,
     WANTED_MAX,
+    Answer,
     Arrival,
     Mesh,
     Send,
@@ -56,7 +59,7 @@ def spread(links: set[tuple[int, int]], count: int, seed: int) -> tuple[list[int
         now += 0.1
         sender, send = waiting.pop(rng.randrange(len(waiting)))
         receiver, sender_id = index_of[send.peer], NODES[sender].peer_id
-        if send.is_offer and not meshes[receiver].offered(sender_id, [send.id], now):
+        if send.is_offer and not meshes[receiver].offered(sender_id, [send.id], now).wanted:
             continue
         data = meshes[sender].cached(send.id)
         assert data is not None
@@ -92,9 +95,53 @@ def test_everybody_gets_a_message_once_whoever_is_connected_with_whom(
 def test_a_message_that_was_asked_for_and_does_not_come_is_asked_of_another() -> None:
     mesh = mesh_of(ALICE, BOB, CAROL)
     id = message_id(b"some")
-    assert mesh.offered(BOB.peer_id, [id], 0.0) == [id]
-    assert mesh.offered(CAROL.peer_id, [id], WANT_S / 2) == []
-    assert mesh.offered(CAROL.peer_id, [id], WANT_S) == [id]
+    assert mesh.offered(BOB.peer_id, [id], 0.0).wanted == [id]
+    assert mesh.offered(CAROL.peer_id, [id], WANT_S / 2).wanted == []
+    assert mesh.offered(CAROL.peer_id, [id], WANT_S).wanted == [id]
+
+
+def test_who_offers_first_and_never_delivers_keeps_a_message_from_nobody() -> None:
+    victim, relay = mesh_of(ALICE, BOB, CAROL), mesh_of(CAROL, ALICE)
+    data = seal(NODES[5], "t", 1, b"news")
+    id = message_id(data)
+    assert victim.offered(BOB.peer_id, [id], 0.0).wanted == [id]  # who has nothing to hand over
+    relay.connected(NODES[6].peer_id)
+    arrival = relay.receive(NODES[6].peer_id, data, 0.0)
+    assert isinstance(arrival, Arrival)
+    offers, now, handed = relay.accept(NODES[6].peer_id, arrival), 0.0, list[bytes]()
+    for _ in range(2):
+        answer = victim.offered(CAROL.peer_id, [id], now)
+        handed = relay.answered(offers, answer, now)
+        if handed:
+            break
+        assert answer == Answer([], [id])
+        now = relay.deadline
+        assert victim.offered(BOB.peer_id, [id], now).wanted == []  # it had its chance
+        offers = relay.due(now)
+    assert handed == [id]
+    assert isinstance(victim.receive(CAROL.peer_id, data, now), Arrival)
+
+
+def test_an_offer_is_repeated_to_who_waits_for_somebody_else_and_not_for_ever() -> None:
+    mesh = mesh_of(ALICE, BOB, CAROL)
+    sends = mesh.publish("t", seal(ALICE, "t", 1, b"news"))
+    ids, now, count = [sends[0].id], 0.0, 0
+    while sends:
+        assert mesh.answered(sends, Answer([], ids), now) == []
+        count, now = count + 1, mesh.deadline
+        sends = mesh.due(now)
+    assert count == TRIES_MAX
+    many = [Send(BOB.peer_id, number.to_bytes(16), is_offer=True) for number in range(2 * AGAIN_MAX)]
+    mesh.answered(many, Answer([], [send.id for send in many]), 0.0)
+    assert len(mesh._again) == AGAIN_MAX  # pyright: ignore[reportPrivateUsage]
+
+
+def test_who_answers_that_it_has_a_message_is_not_told_again() -> None:
+    mesh = mesh_of(ALICE, BOB)
+    (send,) = mesh.publish("t", seal(ALICE, "t", 1, b"news"))
+    assert mesh.answered([send], Answer([], []), 0.0) == []
+    assert mesh.is_needless(send)
+    assert mesh.due(1e9) == []
 
 
 def test_who_is_known_to_have_a_message_is_not_told_of_it() -> None:
@@ -140,7 +187,7 @@ def test_strangers_and_the_disconnected_are_neither_heard_nor_told() -> None:
     mesh.disconnected(BOB.peer_id)
     data = seal(BOB, "t", 1, b"news")
     assert mesh.receive(BOB.peer_id, data, 0.0) is None
-    assert mesh.offered(BOB.peer_id, [message_id(data)], 0.0) == []
+    assert mesh.offered(BOB.peer_id, [message_id(data)], 0.0).wanted == []
     assert mesh.subscribed(BOB.peer_id, ["t"]) == []
     assert mesh.publish("t", seal(ALICE, "t", 1, b"")) == []
 
@@ -183,7 +230,7 @@ def test_what_was_refused_as_invalid_is_neither_heard_again_nor_passed_on() -> N
     assert isinstance(mesh.receive(BOB.peer_id, data, 0.0), Arrival)  # and never accepted
     assert mesh.receive(CAROL.peer_id, data, 0.0) is None
     assert mesh.cached(message_id(data)) is None
-    assert mesh.offered(CAROL.peer_id, [message_id(data)], 10.0) == []
+    assert mesh.offered(CAROL.peer_id, [message_id(data)], 10.0).wanted == []
 
 
 def test_a_flood_from_one_neighbour_is_cut_and_the_others_are_heard() -> None:
@@ -211,9 +258,9 @@ def test_what_is_wanted_is_bounded() -> None:
     mesh = mesh_of(ALICE, BOB)
     ids = [index.to_bytes(16, "big") for index in range(WANTED_MAX + 10)]
     for id in ids:
-        assert mesh.offered(BOB.peer_id, [id], 0.0) == [id]
-    assert mesh.offered(BOB.peer_id, [ids[0]], 0.1) == [ids[0]]  # forgotten, so asked for again
-    assert mesh.offered(BOB.peer_id, [ids[-1]], 0.1) == []
+        assert mesh.offered(BOB.peer_id, [id], 0.0).wanted == [id]
+    assert mesh.offered(BOB.peer_id, [ids[0]], 0.1).wanted == [ids[0]]  # forgotten, so asked for again
+    assert mesh.offered(BOB.peer_id, [ids[-1]], 0.1).wanted == []
 
 
 def test_the_memory_of_what_was_seen_is_bounded() -> None:
@@ -222,4 +269,4 @@ def test_the_memory_of_what_was_seen_is_bounded() -> None:
     mesh.publish("t", first)
     for sequence in range(1, SEEN_MAX + 1):
         mesh.publish("t", sequence.to_bytes(4, "big"))
-    assert mesh.offered(BOB.peer_id, [message_id(first)], 0.0) == [message_id(first)]
+    assert mesh.offered(BOB.peer_id, [message_id(first)], 0.0).wanted == [message_id(first)]
