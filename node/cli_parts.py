@@ -47,7 +47,7 @@ def seen(answer: Any) -> Any:
         case str():
             return quoted(answer)
         case list():
-            return [seen(item) for item in cast(list[Any], answer)]
+            return [seen(item) for item in answer]  # pyright: ignore[reportUnknownVariableType]
         case dict():
             return {quoted(name): seen(value) for name, value in cast(dict[str, Any], answer).items()}
         case _:
