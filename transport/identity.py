@@ -191,6 +191,27 @@ def _read_key_file(path: Path) -> bytes:
     return seed
 
 
+def _check_owner(path: Path) -> None:
+    """Who can write into the directory can put a swarm there, code file and all, or a link in a file's place: the node
+    would run the one and overwrite what the other leads to.
+
+    Raises IdentityError, OSError.
+    """
+    if sys.platform == "win32":
+        return
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        raise IdentityError(
+            f"the data directory {path} belongs to another user (number {status.st_uid}). "
+            f"Choose another with --data-dir, or, if you trust that user, run: chown -R {os.geteuid()} {path}"
+        )
+    if status.st_mode & 0o022:
+        raise IdentityError(
+            f"others can write into the data directory {path} (mode {stat.S_IMODE(status.st_mode):04o}). "
+            f"Choose another with --data-dir, or, if nobody did so far, run: chmod go-w {path}"
+        )
+
+
 class DirectoryLock:
     """A data directory in use by this process, until `release` or the process ends, however it ends."""
 
@@ -215,10 +236,11 @@ def lock_directory(path: Path) -> DirectoryLock:
     The operating system holds the lock: after a kill -9 nothing is left to clean up.
 
     Raises:
-        IdentityError: another process uses it, or it cannot be written.
+        IdentityError: another process uses it, it cannot be written, or other users can write there.
     """
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _check_owner(path)
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise IdentityError(

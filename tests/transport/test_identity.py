@@ -155,3 +155,26 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     with pytest.raises(IdentityError, match="--data-dir"):
         lock_directory(tmp_path / "file" / "data")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file modes are not checked there")
+@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o770, 0o720, 0o702])
+def test_a_directory_into_which_others_can_write_is_refused_before_anything_in_it_is_touched(
+    tmp_path: Path, mode: int
+) -> None:
+    (tmp_path / "data").mkdir()
+    precious = tmp_path / "precious"
+    precious.write_text("of the victim")
+    (tmp_path / "data" / "lock").symlink_to(precious)
+    (tmp_path / "data").chmod(mode)
+    with pytest.raises(IdentityError, match=rf"others can write.*{mode:04o}.*chmod go-w"):
+        lock_directory(tmp_path / "data")
+    assert precious.read_text() == "of the victim"
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give a directory away")
+def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    os.chown(tmp_path / "data", 12_345, -1)
+    with pytest.raises(IdentityError, match=r"another user .number 12345."):
+        lock_directory(tmp_path / "data")
