@@ -37,6 +37,8 @@ from .logs import Log
 
 CONNECTIONS_MAX = 64
 GREETING_TIMEOUT_S = 5.0
+GREETING_BYTES_MAX = 256  # on loopback anybody on this machine can begin one; the token's takes 77
+READ_BYTES_MAX = 65_536  # at once
 WRITE_TIMEOUT_S = 30.0  # a client that does not read for so long is let go
 
 log = Log("local_api")
@@ -138,7 +140,7 @@ class LocalApi:
             return True
         with trio.move_on_after(GREETING_TIMEOUT_S):
             try:
-                greeting = msgspec.json.decode(await lines.next() or b"", type=Greeting)
+                greeting = msgspec.json.decode(await lines.next(GREETING_BYTES_MAX) or b"", type=Greeting)
             except NOT_JSON:
                 return False
             return hmac.compare_digest(greeting.token.encode(), self._token.encode())
@@ -195,13 +197,13 @@ class Lines:
         self._stream = stream
         self._buffer = bytearray()
 
-    async def next(self) -> bytes | None:
+    async def next(self, bytes_max: int = LINE_BYTES_MAX) -> bytes | None:
         """The next line without its end; None when the client has closed or its line is too long."""
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
-            chunk = await self._stream.receive_some()
-            if not chunk or searched + len(chunk) > LINE_BYTES_MAX:
+            room = min(bytes_max - searched, READ_BYTES_MAX)
+            if room <= 0 or not (chunk := await self._stream.receive_some(room)):
                 return None
             self._buffer += chunk
         text = bytes(self._buffer[:end])

@@ -14,7 +14,16 @@ import pytest
 import trio
 
 from shoal.node.complaint import Complaint, Exit
-from shoal.node.local_api import CONNECTIONS_MAX, Answer, Events, LocalApi, Methods, NoParams
+from shoal.node.local_api import (
+    CONNECTIONS_MAX,
+    GREETING_BYTES_MAX,
+    GREETING_TIMEOUT_S,
+    Answer,
+    Events,
+    LocalApi,
+    Methods,
+    NoParams,
+)
 from shoal.node.local_client import LocalClient, connect
 from shoal.node.local_protocol import (
     LINE_BYTES_MAX,
@@ -172,6 +181,36 @@ async def test_without_its_token_nobody_speaks_to_a_node_on_loopback(tmp_path: P
         return answers
 
     assert await ask(data_dir, without_token) == [b"", b"", b""]
+
+
+async def test_who_has_no_token_makes_a_node_on_loopback_hold_a_few_bytes(tmp_path: Path) -> None:
+    data_dir = deep(tmp_path)
+
+    def ramble(node: LocalClient) -> bytes:
+        endpoint = find_endpoint(data_dir)
+        assert endpoint is not None
+        with connect(endpoint) as stranger:
+            stranger.settimeout(GREETING_TIMEOUT_S / 2)  # it is not what ends the connection
+            stranger.sendall(b"x" * GREETING_BYTES_MAX)
+            return stranger.recv(1)
+
+    assert await ask(data_dir, ramble) == b""
+
+
+async def test_token_and_question_may_come_in_one_piece(tmp_path: Path) -> None:
+    data_dir = deep(tmp_path)
+
+    def question(node: LocalClient) -> bytes:
+        endpoint = find_endpoint(data_dir)
+        assert endpoint is not None
+        assert endpoint.loopback is not None
+        with connect(endpoint) as stream:
+            greeting = json.dumps({"token": endpoint.loopback.token}).encode()
+            asked = json.dumps({"id": 1, "method": "double", "params": {"number": 21}}).encode()
+            stream.sendall(greeting + b"\n" + asked + b"\n")
+            return stream.makefile("rb").readline()
+
+    assert json.loads(await ask(data_dir, question)) == {"id": 1, "result": {"number": 42}}
 
 
 def read_all(connection: socket.socket) -> bytes:
