@@ -20,6 +20,7 @@ from shoal.transport.host import HostError, open_host
 from shoal.transport.identity import DirectoryLock, Identity, IdentityError, lock_directory
 from shoal.transport.limits import Limits
 from shoal.transport.port import Address, PeerId, Transport
+from shoal.transport.relay import RelayLimits
 
 from .complaint import Complaint, Exit
 from .config import GIGABYTE, KEY_NAME, Config
@@ -53,7 +54,8 @@ async def run_node(setup: Setup, *, task_status: trio.TaskStatus[Node] = trio.TA
         listen = listen_addresses(config.listen, data_dir)
         check_ports(listen)
         try:
-            async with open_host(identity, listen, Limits(connections_max=config.connections_max)) as transport:
+            limits, relay = Limits(connections_max=config.connections_max), relay_limits(config)
+            async with open_host(identity, listen, limits, relay=relay, relays=config.relays) as transport:
                 remember_port(data_dir, config.listen, transport.addresses())
                 await run_on(transport, store, identity, setup, task_status)
         except* HostError as group:
@@ -141,6 +143,18 @@ async def open_store(directory: Path, config: Config) -> BlobStore:
         return await trio.to_thread.run_sync(BlobStore, directory, int(config.disk_gb_max * GIGABYTE))
     except OSError as error:
         raise Complaint(f"cannot use {directory} for blobs: {error.strerror}", Exit.DISK) from error
+
+
+def relay_limits(config: Config) -> RelayLimits | None:
+    """What the owner lets the node pass on for others."""
+    if not config.relay:
+        return None
+    return RelayLimits(
+        reservations_max=config.relay_reservations_max,
+        circuits_max=config.relay_circuits_max,
+        circuit_bytes_max=int(config.relay_circuit_gb_max * GIGABYTE),
+        circuit_s_max=config.relay_circuit_minutes_max * 60.0,
+    )
 
 
 def step_back(nice: int) -> None:

@@ -75,7 +75,7 @@ def make_invite(
         connections: to other members of the swarm.
     """
     dialed = (c for c in connections if c.is_outbound and not c.is_relayed and c.peer != own)
-    known = [(own, best((*announced, *addresses))), *((c.peer, best((c.address,))) for c in dialed)]
+    known = [(own, best(own, (*announced, *addresses))), *((c.peer, best(c.peer, (c.address,))) for c in dialed)]
     members = [InvitedBy(key_of(peer), places) for peer, places in known if places]
     return Invite(swarm, tuple(members[:MEMBERS_MAX]))
 
@@ -88,9 +88,9 @@ def key_of(peer: PeerId) -> bytes:
     return key
 
 
-def best(addresses: Sequence[str]) -> tuple[str, ...]:
-    """The few addresses worth sending to somebody: loopback last, no duplicates, no peer ids."""
-    bare = dict.fromkeys(address.partition("/p2p/")[0] for address in addresses if not is_unspecified(address))
+def best(peer: PeerId, addresses: Sequence[str]) -> tuple[str, ...]:
+    """The few addresses of `peer` worth sending to somebody: loopback last, no duplicates, without its id."""
+    bare = dict.fromkeys(address.removesuffix(f"/p2p/{peer}") for address in addresses if not is_unspecified(address))
     return tuple(sorted(bare, key=is_loopback)[:ADDRESSES_PER_MEMBER_MAX])
 
 

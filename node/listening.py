@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from shoal.transport.addresses import is_relayed
 from shoal.transport.port import Address
 
 from .complaint import Complaint, Exit
@@ -59,7 +60,7 @@ def remember_port(data_dir: Path, configured: Sequence[str], addresses: Iterable
         return
     for address in addresses:
         match = re.search(r"/tcp/(\d+)", address)
-        if match:
+        if match and not is_relayed(address):  # there the port is the relay's
             write_whole(data_dir / PORT_NAME, match[1].encode())
             return
 

@@ -305,7 +305,7 @@ class Swarms:
 
     async def _remember_members(self) -> None:
         """Write down where the members that are connected now were dialed, to find the swarm again after a restart."""
-        dialed = {c.peer: c.address for c in self._transport.connections() if c.is_outbound and not c.is_relayed}
+        dialed = {c.peer: c.address for c in self._transport.connections() if c.is_outbound}
         for joined in self.all():
             membership = joined.membership
             for peer, address in sorted(dialed.items()):

@@ -105,12 +105,24 @@ def test_any_text_gives_an_invite_or_one_complaint(text: str) -> None:
 
 
 def test_loopback_is_never_first_and_unspecified_never_there() -> None:
-    addresses = ["/ip4/127.0.0.1/tcp/1", "/ip4/0.0.0.0/tcp/1", "/ip6/::1/tcp/1", "/ip4/192.168.1.5/tcp/1/p2p/x"]
-    assert best(addresses) == ("/ip4/192.168.1.5/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1")
+    addresses = [
+        "/ip4/127.0.0.1/tcp/1",
+        "/ip4/0.0.0.0/tcp/1",
+        "/ip6/::1/tcp/1",
+        f"/ip4/192.168.1.5/tcp/1/p2p/{peer(1)}",
+    ]
+    assert best(peer(1), addresses) == ("/ip4/192.168.1.5/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip6/::1/tcp/1")
 
 
 def test_loopback_alone_is_better_than_nothing() -> None:
-    assert best(["/ip4/127.0.0.1/tcp/1"]) == ("/ip4/127.0.0.1/tcp/1",)
+    assert best(peer(1), ["/ip4/127.0.0.1/tcp/1"]) == ("/ip4/127.0.0.1/tcp/1",)
+
+
+def test_an_address_through_a_relay_keeps_the_relays_id() -> None:
+    through = f"/ip4/198.51.100.1/tcp/1/p2p/{peer(2)}/p2p-circuit"
+    invite = make_invite(SWARM, OWN, [], [Address(f"{through}/p2p/{OWN}")], [])
+    assert invite.members[0].addresses == (through,)
+    assert invite.addresses() == [(OWN, (f"{through}/p2p/{OWN}",))]
 
 
 def test_an_invite_names_what_was_announced_first_and_only_members_that_were_dialed() -> None:

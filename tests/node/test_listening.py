@@ -27,6 +27,11 @@ def test_the_port_of_the_first_start_is_kept(tmp_path: Path) -> None:
     assert listen_addresses(["/ip4/127.0.0.1/tcp/0"], tmp_path) == [f"/ip4/127.0.0.1/tcp/{port}"]
 
 
+def test_the_port_of_a_relay_is_not_kept(tmp_path: Path) -> None:
+    remember_port(tmp_path, ["/ip4/127.0.0.1/tcp/0"], ["/ip4/192.0.2.1/tcp/1/p2p/x/p2p-circuit/p2p/y"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_kept_port_that_is_taken_meanwhile_is_given_up(tmp_path: Path, taken_port: int) -> None:
     remember_port(tmp_path, ["/ip4/127.0.0.1/tcp/0"], [f"/ip4/127.0.0.1/tcp/{taken_port}"])
     assert listen_addresses(["/ip4/127.0.0.1/tcp/0"], tmp_path) == ["/ip4/127.0.0.1/tcp/0"]
