@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import pytest
@@ -48,9 +48,14 @@ from shoal.transport.port import (
     Transport,
     Unary,
 )
-from shoal.transport.wire import Message
+from shoal.transport.rpc import Role, Session
+from shoal.transport.rpc_events import Closed, Received, Stopped
+from shoal.transport.token_bucket import TokenBucket
+from shoal.transport.wire import Malformed, Message, decode, encode
 from shoal.transport.yamux import DEAD_S, PING_S
 
+ECHO_BYTES: Final = 2**20 - 16
+ECHO_COUNT: Final = 6
 FUZZ_COUNT: Final = 500 if os.environ.get("SHOAL_SOAK") else 40
 
 
@@ -163,17 +168,41 @@ async def test_libp2ps_own_host_connects_and_pings() -> None:
 
 
 async def test_libp2ps_own_yamux_carries_megabytes_both_ways() -> None:
+    """More than its window of 256 KiB, each way at once, through an echo: so both sides must give windows back."""
+    message = Blob(random.Random(1).randbytes(ECHO_BYTES))
+    session = Session(Role.CLIENT, Limits(), {}, TokenBucket(1.0, 1))
     async with node(1) as one, proven(one) as connection, trio.open_nursery() as nursery:
         await select(connection, "/yamux/1.0.0")
         yamux = Yamux(connection, ID.from_base58(one.peer_id), is_initiator=True)
         nursery.start_soon(yamux.start)
         await yamux.event_started.wait()
         stream: Any = await yamux.open_stream()
-        await select(stream, "/ipfs/ping/1.0.0")
-        for _ in range(20):
-            ping = random.randbytes(32)
-            await stream.write(ping)
-            assert await stream.read(32) == ping
+        await select(stream, "/shoal/rpc/1")
+        calls = [session.open(ECHO, 60.0, 0.0) for _ in range(ECHO_COUNT)]
+        for call in calls:
+            assert isinstance(call, int)
+            assert session.send(call, encode(message), is_last=True) is None
+
+        wake, woken = trio.open_memory_channel[None](1)
+
+        async def write() -> None:
+            async for _ in woken:
+                while session.has_output:
+                    await stream.write(session.output()[0])
+
+        nursery.start_soon(write)
+        wake.send_nowait(None)
+        replies: list[Blob | Malformed] = []
+        with trio.fail_after(60):
+            while len(replies) < ECHO_COUNT:
+                events = session.receive(await stream.read(65_536), 0.0)
+                assert not any(isinstance(event, Stopped | Closed) for event in events)
+                received = [event for event in events if isinstance(event, Received)]
+                replies += [decode(memoryview(event.data), Blob, 2**20) for event in received]
+                with suppress(trio.WouldBlock):  # the writer looks anyway
+                    wake.send_nowait(None)
+        wake.close()
+        assert replies == [message] * ECHO_COUNT
         await yamux.close()
 
 
