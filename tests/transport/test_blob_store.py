@@ -313,7 +313,7 @@ def test_a_torn_last_line_of_the_journal_is_cut_off(tmp_path: Path) -> None:
     assert store_at(tmp_path).labels() == {"x": {a.digest}, "z": {b.digest}}
 
 
-@example(b'[' * 100_000 + b'\n')
+@example(b"[" * 100_000 + b"\n")
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_as_a_journal(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "pins.jsonl"
