@@ -45,7 +45,8 @@ def preview(spec: Spec, threads: int, *, is_torch_here: bool) -> Preview:
         payload = payload_bytes(settings.codec, gpt_layout(size))
         disk = STATES_KEPT * 8 * parameter_count(size) + ROUNDS_KEPT * spec.members_max * payload
         memory = memory_bytes(size, settings.batch_size, settings.context)
-        tokens = settings.steps * settings.batch_size * settings.context
+        # A member goes on until its steps_max or the deadline, whichever comes first.
+        tokens = (settings.steps_max or settings.steps) * settings.batch_size * settings.context
         seconds = min(spec.round_s, 6.0 * parameter_count(size) * tokens / (OPERATIONS_PER_S_AND_THREAD * threads))
     return Preview(
         swarm=swarm_id(spec).hex(),

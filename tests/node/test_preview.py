@@ -39,6 +39,15 @@ def test_more_threads_shorten_a_round_and_the_deadline_bounds_it() -> None:
     assert preview(large, threads=1, is_torch_here=True).round_s == pytest.approx(60.0)
 
 
+def test_a_round_is_told_as_long_as_the_member_will_train() -> None:
+    spec = default_spec()
+    settings = dict(spec.settings)
+    del settings["steps_max"]
+    shorter = msgspec.structs.replace(spec, settings=settings)
+    most, reference = (preview(each, threads=1, is_torch_here=True).round_s for each in (spec, shorter))
+    assert most == pytest.approx(4 * reference, rel=1e-3)  # steps_max is 200, steps is 50
+
+
 def test_an_unknown_model_or_method_is_shown_with_its_costs_unknown() -> None:
     told = preview(Spec(creator=CREATOR, nonce=bytes(16), method="other", model="mine"), threads=1, is_torch_here=False)
     text = describe_preview(msgspec.to_builtins(told))
