@@ -51,7 +51,16 @@ def check_ports(addresses: Iterable[str]) -> None:
                 Exit.IN_USE,
             )
         if problem:
-            raise Complaint(f"cannot listen on {text}: {os.strerror(problem)}", Exit.CONFIG)
+            raise Complaint(f"cannot listen on {text}: {os.strerror(problem)}{hint(problem)}", Exit.CONFIG)
+
+
+def hint(problem: int) -> str:
+    """What to do about an errno of `bind_problem`."""
+    if problem == errno.EADDRNOTAVAIL:
+        return "; it is not an address of this machine, /ip4/0.0.0.0 means all of its addresses"
+    if problem == errno.EACCES:
+        return "; ports below 1024 need root, choose a higher one"
+    return ""
 
 
 def remember_port(data_dir: Path, configured: Sequence[str], addresses: Iterable[str]) -> None:
