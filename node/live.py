@@ -130,7 +130,11 @@ def most_common_digest(view: View) -> str:
 def progress(view: View) -> str:
     """How far, how long, how long still."""
     done = f"round {view.rounds_closed}" + (f" of {view.rounds}" if view.rounds else "")
-    left = "" if view.left_s is None else f", about {duration(round(view.left_s))} left"
+    left = (
+        ""
+        if view.left_s is None or view.rounds_closed == view.rounds
+        else f", about {duration(round(view.left_s))} left"
+    )
     return f"{done}, {duration(round(view.elapsed_s))}{left}"
 
 

@@ -3,7 +3,7 @@
 import io
 from dataclasses import replace
 
-from shoal.node.live import PlainLines, draw, most_common_digest, open_display, round_line
+from shoal.node.live import PlainLines, draw, most_common_digest, open_display, progress, round_line
 from shoal.node.tally import Row, View
 
 ROW = Row(
@@ -30,6 +30,10 @@ def on_a_terminal(view: View) -> str:
     text = io.StringIO()
     Console(file=text, width=120, force_terminal=True, color_system=None).print(draw(view, "diloco on 2 nodes"))
     return text.getvalue()
+
+
+def test_a_run_that_is_over_tells_no_time_left() -> None:
+    assert progress(replace(VIEW, rounds_closed=12, left_s=0.0)) == "round 12 of 12, 27 s"
 
 
 def test_the_table_shows_each_node_with_all_its_figures() -> None:
