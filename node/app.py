@@ -17,7 +17,7 @@ import trio
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.bulk import BlobService
 from shoal.transport.host import HostError, open_host
-from shoal.transport.identity import DirectoryLock, Identity, IdentityError, lock_directory
+from shoal.transport.identity import DirectoryLock, Identity, IdentityError, lock_directory, public_key_of
 from shoal.transport.limits import Limits
 from shoal.transport.port import Address, PeerId, Transport
 from shoal.transport.relay import RelayLimits
@@ -169,7 +169,7 @@ def keep_connected(node: Node) -> None:
     """Dial the nodes that the owner wants to be connected to always. Raises Complaint."""
     for text in node.setup.config.stay_connected_to:
         _, separator, peer = text.rpartition("/p2p/")
-        if not separator:
+        if not separator or public_key_of(PeerId(peer)) is None:
             raise Complaint(f"stay_connected_to: {text} does not end in /p2p/<peer id>", Exit.CONFIG)
         node.transport.keep(PeerId(peer), (Address(text),))
 

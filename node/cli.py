@@ -72,7 +72,11 @@ def common() -> argparse.ArgumentParser:
     """The options that every command has. SUPPRESS: a command's default must not undo what stood before it."""
     parent = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     group = parent.add_argument_group("options of every command")
-    group.add_argument("--data-dir", metavar="DIR", help="where this node keeps its key, swarms and blobs")
+    group.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        help="where this node keeps its key, swarms and blobs (default: the system's place for data)",
+    )
     group.add_argument("--config", metavar="FILE", help="settings to read instead of config.toml in the data directory")
     group.add_argument("--json", action="store_true", help="print JSON, for programs")
     group.add_argument("-v", "--verbose", action="store_true", help="show tracebacks behind error messages")

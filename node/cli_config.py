@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
-    config = commands.add_parser("config", help="make, show or check the node's settings", parents=[parent])
+    config = commands.add_parser(
+        "config",
+        help="make, show or check the node's settings",
+        description="Settings come from config.toml in the data directory; flags of the same names overrule it.",
+        epilog="examples:\n  shoal config init     then edit the file that it names\n  shoal config check",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[parent],
+    )
     verbs = config.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_command(
         verbs,

@@ -66,6 +66,11 @@ def table(rows: list[list[Any]]) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def counted(count: int, thing: str) -> str:
+    """How many of something."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
 def size(count: float | None) -> str:
     """Bytes for people, in powers of ten."""
     if count is None:

@@ -43,8 +43,22 @@ codec = "float32"       # or bfloat16, int8: half and a quarter of the bytes
 """
 
 
+EPILOG = """\
+in two terminals, or on two machines:
+  shoal swarm create                               found one; it prints an invite
+  shoal --data-dir /tmp/two swarm join shoal:...   join it; --data-dir only where both are on one machine
+"""
+
+
 def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
-    swarm = commands.add_parser("swarm", help="create, join, show and leave swarms", parents=[parent])
+    swarm = commands.add_parser(
+        "swarm",
+        help="create, join, show and leave swarms",
+        description="A swarm is a group of nodes that train one model by one spec.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[parent],
+    )
     verbs = swarm.add_subparsers(title="commands", metavar="COMMAND", required=True)
     create = add_command(
         verbs,
@@ -219,7 +233,7 @@ def describe_preview(preview: dict[str, Any]) -> str:
         f"time      about {span(preview['round_s'])} of training per round",
     ]
     if not preview["is_torch_here"]:
-        lines.append("note      PyTorch is not installed here: pip install 'shoal[train]', or join with --role storage")
+        lines.append("note      PyTorch is not installed here: pip install torch, or join with --role storage")
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .cli_parts import add_command, data_dir_of, print_json, seen, size, span, table
+from .cli_parts import add_command, counted, data_dir_of, print_json, seen, size, span, table
 from .complaint import Exit
 from .local_client import LocalClient
 from .visible import visible
@@ -68,7 +68,7 @@ def run_status(arguments: argparse.Namespace) -> Exit:
     print(f"node      {status['peer_id']}, up for {span(status['uptime_s'])}")
     print(f"listens   {', '.join(status['addresses'])}")
     traffic = f"{size(status['bytes_sent'])} sent, {size(status['bytes_received'])} received"
-    print(f"network   {status['connections']} connections, {traffic}")
+    print(f"network   {counted(status['connections'], 'connection')}, {traffic}")
     print(f"health    {status['rss_mb']} MB of memory, longest stall {span(status['stall_longest_s'])}")
     if not status["swarms"]:
         print("swarms    none: `shoal swarm create` makes one, `shoal swarm join` joins one")
@@ -88,14 +88,18 @@ def describe_swarm(swarm: dict[str, Any]) -> str:
         lines.append(f"problem   {swarm['problem']}")
     if "round" in swarm:
         digest = f", state {swarm['state_digest'][:12]}" if swarm["state_digest"] else ""
-        lines.append(
-            f"round     {swarm['round']}, by {len(swarm['contributors'])} contributions{digest}; {swarm['phase']}"
-        )
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in swarm["figures"].items())
+        given = counted(len(swarm["contributors"]), "contribution")
+        lines.append(f"round     {swarm['round']}, by {given}{digest}; {swarm['phase']}")
+        figures = ", ".join(f"{name} {figure(value)}" for name, value in swarm["figures"].items())
         lines.append(f"figures   {figures or 'none yet'}")
         connected = sum(member["is_connected"] for member in swarm["members"])
-        lines.append(f"members   {len(swarm['members'])} others, {connected} of them connected")
+        lines.append(f"members   {counted(len(swarm['members']), 'other')}, {connected} connected")
     return "\n".join(lines)
+
+
+def figure(value: float) -> str:
+    """Counts in full, measures to four digits."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:.4g}"
 
 
 def role_of(swarm: dict[str, Any]) -> str:

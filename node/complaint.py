@@ -20,8 +20,8 @@ class Exit(enum.IntEnum):
     IN_USE = 4  # the data directory or the port belongs to another process
     CONFIG = 5  # the configuration, the key file or the data directory cannot be used as it is
     INVITE = 6  # the invite is mistyped, made by a newer Shoal, or nobody answers at its addresses any more
-    SPEC = 7  # the spec names what is unknown here or asks for more than this machine has
-    MISSING = 8  # something is not installed here: torch, a data file
+    SPEC = 7  # the spec, or the file of --data or --entry, cannot be used on this machine
+    MISSING = 8  # something is not installed here: torch
     DISK = 9  # the disk or the node's share of it is full
     DECLINED = 10  # the person answered no
     INTERRUPTED = 130  # Ctrl-C in a command that had not finished

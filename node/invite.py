@@ -125,7 +125,9 @@ def parse_invite(text: str) -> Invite:
     if len(body) < 2 or checksum(body) != check:
         raise mistyped
     if body[0] > VERSION:
-        raise Complaint("this invite was made by a newer Shoal: it needs `pip install --upgrade shoal`", Exit.INVITE)
+        raise Complaint(
+            "this invite was made by a newer Shoal: update yours as you installed it, then try again", Exit.INVITE
+        )
     invite = decode(body[1:], Invite, BYTES_MAX)
     if isinstance(invite, Malformed):
         raise Complaint(f"this invite is not sound ({invite.reason}): ask for a fresh one", Exit.INVITE)

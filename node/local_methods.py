@@ -172,7 +172,10 @@ class LocalMethods:
 
     def _refuse_twice(self, invite: Invite) -> None:
         if any(joined.folder.swarm == invite.swarm for joined in self._swarms.all()):
-            raise Complaint(f"this node is already in swarm {invite.swarm.hex()[:12]}")
+            raise Complaint(
+                f"this node is already in swarm {invite.swarm.hex()[:12]}; "
+                "a second node on this machine needs a directory of its own: --data-dir DIR"
+            )
 
 
 def invite_to(node: Node, joined: Joined) -> str:
@@ -190,7 +193,7 @@ def membership_of(params: CreateSwarm | JoinSwarm) -> Membership:
     role = params.role or "train"
     if role == "train" and not is_torch_here():
         raise Complaint(
-            "training needs PyTorch, which is not installed here: pip install 'shoal[train]', "
+            "training needs PyTorch, which is not installed here: pip install torch, "
             "or take part without training: --role storage",
             Exit.MISSING,
         )

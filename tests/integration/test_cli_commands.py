@@ -123,6 +123,7 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     text = shoal(*command, "--help").stdout
     assert text.startswith(f"usage: {' '.join(('shoal', *command))}")
     assert "--json" in text
+    assert f"\n  shoal {' '.join(command)}" in text
     if command not in ((), ("config",), ("swarm",)):
         assert f"examples:\n  shoal {' '.join(command)}" in text or "\n  watch -n 2 shoal status" in text
 
@@ -147,6 +148,12 @@ def test_a_command_that_needs_a_node_and_finds_none_says_how_to_start_one(
 def test_wrong_usage_is_two() -> None:
     assert "invalid choice: 'stats'" in shoal("stats", code=Exit.USAGE).stderr
     assert "required: INVITE" in shoal("swarm", "join", code=Exit.USAGE).stderr
+
+
+@pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/1/p2p/nobody"])
+def test_a_peer_that_cannot_be_one_is_told_at_the_start(tmp_path: Path, address: str) -> None:
+    result = shoal("node", "--data-dir", tmp_path, *LOCAL, "--stay-connected-to", address, code=Exit.CONFIG)
+    assert result.stderr == f"shoal: stay_connected_to: {address} does not end in /p2p/<peer id>\n"
 
 
 def test_a_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
@@ -241,9 +248,7 @@ def test_the_first_five_minutes(node: Path, spec: Path, tmp_path: Path) -> None:
         assert "paused" in shoal("status", "--data-dir", other).stdout
         assert "goes on" in shoal("resume", "--data-dir", other).stdout
         assert shoal("swarm", "invite", "--data-dir", other).stdout.startswith("shoal:")
-        assert (
-            "already in swarm" in shoal("swarm", "join", invite, "--yes", "--data-dir", other, code=Exit.FAILED).stderr
-        )
+        assert "--data-dir DIR" in shoal("swarm", "join", invite, "--yes", "--data-dir", other, code=Exit.FAILED).stderr
         joined.process.send_signal(signal.SIGINT)
         assert joined.process.wait(10) == 0
     assert "left swarm tiny" in shoal("swarm", "leave", "tiny", "--data-dir", node).stdout

@@ -70,9 +70,7 @@ def test_training_without_torch_is_one_line_and_storing_works(tmp_path: Path, py
         invite = trainer.call("swarm.create", spec=SPEC)["invite"]
         assert not store.call("swarm.preview", invite=invite)["is_torch_here"]
         for method, params in (("swarm.create", {"spec": SPEC}), ("swarm.join", {"invite": invite})):
-            with pytest.raises(
-                Complaint, match=r"pip install 'shoal\[train\]', or take part .* --role storage"
-            ) as caught:
+            with pytest.raises(Complaint, match=r"pip install torch, or take part .* --role storage") as caught:
                 store.call(method, **params)
             assert caught.value.code is Exit.MISSING
         joined = store.call("swarm.join", invite=invite, role="storage")
