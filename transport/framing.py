@@ -16,6 +16,7 @@ from .wire import WIRE_VERSION, Malformed
 MAGIC: Final = b"shoal"
 PREAMBLE: Final = MAGIC + bytes([WIRE_VERSION])  # first on the stream, in both directions; the same in all versions
 FRAME_BYTES_MAX: Final = 65_000  # one write: a 64 KiB yamux frame would split into two Noise messages (measured: -25%)
+FRAMES_AT_ONCE: Final = 256  # cut at once: 2 ms of work; large ones come a few dozen at a time
 METHOD_BYTES_MAX: Final = 128
 REASON_BYTES_MAX: Final = 1024
 CALL_MAX: Final = 2**32 - 1  # calls of a session are numbered from 1, ascending
@@ -54,12 +55,17 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 
 class FrameCutter:
-    """Cuts a byte stream, which comes in pieces of any size, into its preamble and frames."""
+    """Cuts a byte stream, which comes in pieces of any size, into its preamble and frames.
+
+    At most FRAMES_AT_ONCE at a time: a megabyte of the smallest frames would take a second to answer.
+    """
 
     def __init__(self) -> None:
         self._rest = b""
         self.version: int | None = None  # of the other side, once its preamble is here
         self.violation: Malformed | None = None  # after it nothing more is cut
+
+        self.has_more = False  # frames that `cut` did not get to: call it again, with or without more bytes
 
     @property
     def held_bytes(self) -> int:
@@ -87,7 +93,11 @@ class FrameCutter:
 
     def _cut_frames(self, data: bytes, at: int, frames: list[Frame]) -> int:
         end = len(data)
+        self.has_more = False
         while end - at >= HEAD.size:
+            if len(frames) == FRAMES_AT_ONCE:
+                self.has_more = True
+                break
             kind, flags, length, call = HEAD.unpack_from(data, at)
             if length > FRAME_BYTES_MAX - HEAD.size:
                 self.violation = Malformed(f"a frame of {length} bytes exceeds {FRAME_BYTES_MAX - HEAD.size}")

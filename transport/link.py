@@ -110,11 +110,19 @@ class Link:
                 return
             for start in range(0, len(data), READ_BYTES_MAX):
                 piece = data if len(data) <= READ_BYTES_MAX else data[start : start + READ_BYTES_MAX]
-                self._dispatch(session.receive(piece, trio.current_time()))
-                self.kick()
+                await self._take(piece)
                 on_read(self)
-                while session.is_congested and session.closed is None:
-                    await self._next_write()
+                while session.has_input:
+                    await trio.lowlevel.checkpoint()  # a peer may have sent thousands of tiny frames
+                    await self._take(b"")
+
+    async def _take(self, piece: bytes) -> None:
+        """Take in a piece, and let the peer take what is ready for it."""
+        session = self.session
+        self._dispatch(session.receive(piece, trio.current_time()))
+        self.kick()
+        while session.is_congested and session.closed is None:
+            await self._next_write()
 
     async def _next_write(self) -> None:
         self._wrote = trio.Event()

@@ -95,6 +95,11 @@ class Session:
         return self._sending.has_output
 
     @property
+    def has_input(self) -> bool:
+        """Whether more is here than the last `receive` took in: call it again, with or without more bytes."""
+        return self.closed is None and self._cutter.has_more
+
+    @property
     def is_congested(self) -> bool:
         """The peer does not take what is ready for it: read nothing from it until it does."""
         return self._sending.ready_bytes > CONGESTED_BYTES
@@ -196,7 +201,7 @@ class Session:
         return write.data, [Drained(call.id) for call in write.drained]
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """Take in what the stream gave."""
+        """Take in what the stream gave, at most FRAMES_AT_ONCE frames at a time: see `has_input`."""
         events: list[Event] = []
         if self.closed is not None:
             return events

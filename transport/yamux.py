@@ -27,6 +27,7 @@ QUEUE_BYTES_MAX: Final = 256 * 1024  # ready to be written: above it senders wai
 FRESH_WINDOW_BYTES: Final = 256 * 1024  # of every new stream, by the specification
 STREAM_WINDOW_BYTES_MAX: Final = 8 * 1024 * 1024  # smaller: slower over long distances (80 MB/s at 100 ms)
 WINDOWS_BYTES_MAX: Final = 16 * 1024 * 1024  # what all streams' windows may grow to together; memory per connection
+FRAMES_AT_ONCE: Final = 256  # looked at before others get their turn: 1 ms; large ones come four at a time
 ANSWERS_MAX: Final = 1024  # pongs, resets and window updates that wait to be written
 PING_S: Final = 4.0
 DEAD_S: Final = 12.0  # shorter: a busy machine is taken for a dead one; longer: a dead one holds up a round
@@ -91,6 +92,7 @@ class Mux:
         self._out: deque[bytes] = deque()
         self._out_bytes = 0
         self._answers = 0
+        self._rest: bytes | memoryview = b""  # what `receive` did not get to
         self._head = bytearray()  # of a frame that is not whole yet
         self._body_left = 0
         self._body_of: MuxStream | None = None
@@ -105,12 +107,14 @@ class Mux:
     def receive(self, data: bytes, now: float) -> list[MuxStream]:
         """What the other side sent. Returns the streams that changed, new ones among them, in order.
 
+        At most FRAMES_AT_ONCE frames are looked at; while `has_input`, call it again, with or without more.
         After a violation `over` says why; nothing that follows is looked at.
         """
         self._heard_at = now
         changed: dict[int, MuxStream] = {}
-        view = memoryview(data)
-        while len(view) and self.over is None:
+        view = memoryview(b"".join((self._rest, data)) if self._rest else data)
+        frames_at_most = FRAMES_AT_ONCE
+        while len(view) and self.over is None and frames_at_most:
             if self._body_left:
                 view = self._take_body(view, changed)
                 continue
@@ -121,7 +125,14 @@ class Mux:
                 head = bytes(self._head)
                 self._head.clear()
                 self._take_head(head, now, changed)
+                frames_at_most -= 1
+        self._rest = view
         return list(changed.values())
+
+    @property
+    def has_input(self) -> bool:
+        """Whether more is here than the last `receive` looked at."""
+        return self.over is None and len(self._rest) > 0
 
     def take(self) -> bytes:
         """The next bytes to write, at most WRITE_BYTES_MAX; none if there is nothing to say."""

@@ -178,13 +178,19 @@ class YamuxConnection:
             if not came:
                 self._end("the other side closed the connection")
             for data in came:
-                for state in self.mux.receive(data, trio.current_time()):
-                    if state.on_change is not None:
-                        state.on_change()
-                    else:
-                        self._accept(YamuxStream(self, state))
-            self.kick()
+                self._take(data)
+                while self.mux.has_input:
+                    await trio.lowlevel.checkpoint()  # the other side may have sent thousands of tiny frames
+                    self._take(b"")
         self._end(self.mux.over)
+
+    def _take(self, data: bytes) -> None:
+        for state in self.mux.receive(data, trio.current_time()):
+            if state.on_change is not None:
+                state.on_change()
+            else:
+                self._accept(YamuxStream(self, state))
+        self.kick()
 
     async def _write(self) -> None:
         while True:

@@ -12,6 +12,7 @@ from shoal.transport.yamux import (
     ANSWERS_MAX,
     DATA_BYTES_MAX,
     DEAD_S,
+    FRAMES_AT_ONCE,
     FRESH_WINDOW_BYTES,
     GROW_S,
     LINGER_S,
@@ -190,12 +191,30 @@ def test_streams_above_the_limit_are_reset_and_the_others_go_on() -> None:
     assert not another.is_reset
 
 
+def hear(mux: Mux, data: bytes) -> int:
+    """Let it take in all of `data`. Returns in how many turns."""
+    mux.receive(data, 0.0)
+    turns = 1
+    while mux.has_input:
+        mux.receive(b"", 0.0)
+        turns += 1
+    return turns
+
+
+def test_so_many_frames_are_looked_at_in_one_turn_and_none_is_lost() -> None:
+    mux = Mux(True, 4, 0.0)
+    data = frame(WINDOW, SYN, 2, 0) + frame(WINDOW, 0, 2, 1) * (5 * FRAMES_AT_ONCE) + data_frame(2, b"last")
+    assert hear(mux, data) == 6
+    assert mux.streams[2].send_window == FRESH_WINDOW_BYTES + 5 * FRAMES_AT_ONCE
+    assert mux.read(mux.streams[2], 10, 0.0) == b"last"
+
+
 def test_who_asks_and_does_not_read_the_answers_is_cut_off() -> None:
     mux = Mux(True, 4, 0.0)
-    mux.receive(frame(PING, SYN, 0, 7) * ANSWERS_MAX, 0.0)
+    hear(mux, frame(PING, SYN, 0, 7) * ANSWERS_MAX)
     assert mux.over is None
     assert mux.take()
-    mux.receive(frame(PING, SYN, 0, 7) * (ANSWERS_MAX + 1), 0.0)
+    hear(mux, frame(PING, SYN, 0, 7) * (ANSWERS_MAX + 1))
     assert mux.over == f"{ANSWERS_MAX} answers wait for it, and it does not read them"
 
 
@@ -209,7 +228,7 @@ def test_answers_that_were_taken_do_not_count_however_long_the_queue_is_never_em
         mux.receive(frame(PING, SYN, 0, 7), 0.0)
         assert mux.take()
     assert mux.over is None
-    mux.receive(frame(PING, SYN, 0, 7) * (ANSWERS_MAX + 1), 0.0)
+    hear(mux, frame(PING, SYN, 0, 7) * (ANSWERS_MAX + 1))
     assert mux.over is not None
 
 
