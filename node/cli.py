@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import shoal
 
-from . import cli_config, cli_node, cli_swarm, cli_testnet, cli_view
 from .complaint import Complaint, Exit, only_complaint
 
 EPILOG = """\
@@ -28,9 +27,8 @@ exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no node is running, 4 directory or 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. A command that was a node ends the process itself."""
     # Not set_defaults: that reaches the options shared with the commands, which would then undo what stood before them.
-    defaults = argparse.Namespace(data_dir=None, config=None, json=False, verbose=False, was_node=False)
-    arguments = parser().parse_args(argv, defaults)
-    code = int(outcome(arguments))
+    arguments = argparse.Namespace(data_dir=None, config=None, json=False, verbose=False, was_node=False)
+    code = int(outcome(argv, arguments))
     if arguments.was_node:
         # A worker may still be in torch's C++ or wait for a keyboard: if the interpreter were taken down under it,
         # the process would abort. What is on disk is whole at every moment, so nothing is lost.
@@ -40,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def outcome(arguments: argparse.Namespace) -> Exit:
-    """Carry out the command; what it complains about is said in one line."""
-    run: Callable[[argparse.Namespace], Exit] = arguments.run
+def outcome(argv: Sequence[str] | None, arguments: argparse.Namespace) -> Exit:
+    """Read the command into `arguments` and carry it out; what it complains about is said in one line."""
     try:
+        parser().parse_args(argv, arguments)
+        run: Callable[[argparse.Namespace], Exit] = arguments.run
         return run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -85,6 +84,9 @@ def common() -> argparse.ArgumentParser:
 
 def parser() -> argparse.ArgumentParser:
     """All commands."""
+    # Here, not above: loading takes a third of a second, in which Ctrl-C shall be one line, too.
+    from . import cli_config, cli_node, cli_swarm, cli_testnet, cli_view
+
     parent = common()
     root = argparse.ArgumentParser(
         prog="shoal",

@@ -156,6 +156,25 @@ def test_a_peer_that_cannot_be_one_is_told_at_the_start(tmp_path: Path, address:
     assert result.stderr == f"shoal: stay_connected_to: {address} does not end in /p2p/<peer id>\n"
 
 
+INTERRUPTED = """\
+import sys
+class Ctrl:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("trio"):
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Ctrl())
+from shoal.node.cli import main
+sys.exit(main(["status"]))
+"""
+
+
+def test_ctrl_c_while_the_command_is_still_loading_is_one_line() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert (result.returncode, result.stderr) == (Exit.INTERRUPTED, "interrupted\n")
+
+
 def test_a_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "shoal", "-v", "status", "--data-dir", str(tmp_path)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
