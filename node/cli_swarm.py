@@ -8,7 +8,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .cli_node import add_node_options, run_foreground
 from .cli_parts import add_command, data_dir_of, print_json, seen, size, span, table
@@ -192,10 +192,11 @@ def run_join(arguments: argparse.Namespace) -> Exit:
 
     def command(node: LocalClient, is_own: bool) -> Exit:
         preview = node.call("swarm.preview", invite=arguments.invite)
-        if not arguments.json:
-            print(describe_preview(seen(preview)))
+        people = sys.stderr if arguments.json else sys.stdout  # input() would always ask among the log's lines
+        if not (arguments.json and arguments.yes):
+            print(describe_preview(seen(preview)), file=people)
         if not arguments.yes:
-            confirm(f"Join {seen(preview['name'])}?")
+            confirm(f"Join {seen(preview['name'])}?", people)
         swarm = node.call("swarm.join", invite=arguments.invite, role=arguments.role, **paths(arguments))
         if arguments.json:
             print_json(swarm)
@@ -237,9 +238,9 @@ def describe_preview(preview: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def confirm(question: str) -> None:
+def confirm(question: str, people: TextIO) -> None:
     """Raises Complaint unless the person says yes."""
-    print(f"{question} [y/N] ", end="", flush=True)  # input() would ask on standard error, where the log goes
+    print(f"{question} [y/N] ", end="", flush=True, file=people)
     answer = sys.stdin.readline()
     if not answer:
         raise Complaint("nobody is there to ask: add --yes to join without a question", Exit.DECLINED)

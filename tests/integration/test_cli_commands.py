@@ -246,6 +246,9 @@ def test_the_first_five_minutes(node: Path, spec: Path, tmp_path: Path) -> None:
     declined = shoal("swarm", "join", invite, "--data-dir", other, *LOCAL, code=Exit.DECLINED, stdin="n\n")
     for word in ("method    diloco", "model     gpt-0.2m", "data      shakespeare", "disk", "memory", "time"):
         assert word in declined.stdout
+    asked = shoal("swarm", "join", invite, "--data-dir", other, *LOCAL, "--json", code=Exit.DECLINED, stdin="n\n")
+    assert asked.stdout == ""  # standard output is for JSON alone
+    assert "method    diloco" in asked.stderr
     assert (
         "nobody is there to ask"
         in shoal("swarm", "join", invite, "--data-dir", other, *LOCAL, code=Exit.DECLINED).stderr
