@@ -1,7 +1,8 @@
 """Whether to go over to another head, and by which way: record by record, or by its checkpoint.
 
 Peers may tell any heads. Those that lead nowhere are doubted (roster.py); while one is tried, the open round goes on,
-so what a lie costs is a request. A member whose swarm fixes the first state by its digest goes to that before all else.
+and so do the next ones unless as many tell of it as stand here. So what a lie costs is a request. A member whose swarm
+fixes the first state by its digest goes to that before all else.
 """
 
 from collections.abc import Mapping, Set
@@ -36,6 +37,15 @@ class Following:
         if self._start_digest is not None:
             told = {head: peers for head, peers in told.items() if head.round or head.digest == self._start_digest}
         return follow(NOWHERE if self.is_startless(mine) else mine, told)
+
+    def holds_up(self, mine: Head, told: Mapping[Head, Set[PeerId]]) -> bool:
+        """Whether the next round is to wait until this member stands at a better head.
+
+        Not if fewer peers tell of better heads than stand where this member does, itself among them: a single liar,
+        whose checkpoint takes an hour to turn out not to exist, would stop them all.
+        """
+        better = {peer for head, peers in told.items() if self.better(mine, {head: peers}) for peer in peers}
+        return bool(better) and (len(better) > len(told.get(mine, ())) or self.is_startless(mine))
 
     def begin(
         self, now: float, mine: Head, told: Mapping[Head, Set[PeerId]], pending: Set[bytes], can_apply: bool

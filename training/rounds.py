@@ -325,7 +325,7 @@ class Rounds:
             return [Observe(Finished(self.head.round)), AnnounceHeld()]
         if self.standing is Standing.STORAGE:
             return []
-        if self._following.better(self.head, self._roster.heads(now)) is not None:
+        if self._following.holds_up(self.head, self._roster.heads(now)):
             return self._wait("catching up with the other members")
         if self._following.is_startless(self.head):
             return self._wait("no connected member has the state that this swarm starts from")

@@ -38,6 +38,7 @@ VERIFIED_AT_ONCE: Final = 4  # chunks being hashed and written; memory, and how 
 STALL_S: Final = 30.0  # for one chunk: 35 KB/s is the least that is of use
 REST_S: Final = 1.0  # doubled with each strike
 REST_S_MAX: Final = 60.0
+HOPELESS_S: Final = 120.0  # without a chunk from anybody; a holder that stalls is tried four times in it
 REFRESH_S: Final = 1.0  # between two questions to a holder that has only a part
 
 
@@ -113,6 +114,11 @@ class FetchPlan:
         self._is_begun = False
         self._start = 0  # the chunk to begin with
         self._explore_at = math.inf
+        self._hopeful_until: float | None = None  # set by the first `step`
+
+    def is_hopeless(self, now: float) -> bool:
+        """Nothing of use has come for HOPELESS_S: nobody has it, or they lie."""
+        return self._hopeful_until is not None and now >= self._hopeful_until and not self._verifying
 
     @property
     def is_complete(self) -> bool:
@@ -195,12 +201,14 @@ class FetchPlan:
         self._verifying &= ~(1 << index)
         if is_valid:
             self._holders[peer].strikes = 0
+            self._hopeful_until = now + HOPELESS_S
             return
         self._missing |= 1 << index
         self._ban(self._holders[peer], f"chunk {index} does not hash to what the manifest lists")
 
     def step(self, now: float) -> list[Effect]:
         """What to do now. To be called after events and at `wake_at`."""
+        self._hopeful_until = self._hopeful_until or now + HOPELESS_S
         for holder in self._holders.values():
             if holder.state is _State.RESTING and now >= holder.until:
                 holder.state = _State.NEW
@@ -214,7 +222,7 @@ class FetchPlan:
 
     def wake_at(self, now: float) -> float:
         """When `step` may have something to do though nothing happened; infinity if never."""
-        times = [math.inf]
+        times = [self._hopeful_until or math.inf]
         for holder in self._holders.values():
             if holder.state is _State.RESTING or (holder.state is _State.READY and self._is_partial(holder)):
                 times.append(max(holder.until, now + 0.01))

@@ -226,7 +226,7 @@ class BlobService:
         left = await self._blocking(partial(self._store.unfinished, digest))
         plan.manifest = left[0] if left is not None and left[0].size == plan.ref.size else None
         is_begun, offer_at = False, -math.inf
-        while fetch.disk_refusal is None and plan.failure is None:
+        while fetch.disk_refusal is None and plan.failure is None and not plan.is_hopeless(trio.current_time()):
             if plan.manifest is not None and not is_begun:
                 begin = partial(self._store.begin, digest, plan.manifest, encode(plan.manifest), _check_cancelled)
                 have = await self._blocking(begin)
@@ -246,7 +246,9 @@ class BlobService:
             fetch.changed = trio.Event()
             with trio.move_on_at(min(plan.wake_at(now), offer_at)):
                 await fetch.changed.wait()
-        return fetch.disk_refusal or Refusal(Code.MALFORMED, plan.failure or "")
+        if plan.failure is not None:
+            return fetch.disk_refusal or Refusal(Code.MALFORMED, plan.failure)
+        return fetch.disk_refusal or Refusal(Code.NOT_FOUND, f"{plan.ref.cid} is not to be had: {plan.explain()}")
 
     def _carry_out(self, fetch: _Fetch, nursery: trio.Nursery, effect: Effect) -> None:
         match effect:

@@ -15,6 +15,7 @@ from shoal.training.method import Share, Turn, Work
 from shoal.training.ports import BlobReader, BytesReader, Payload
 from shoal.training.service import SwarmService
 from shoal.training.spec import SignedSpec, Spec, sign_spec, spec_from
+from shoal.transport.blob_plan import HOPELESS_S
 from shoal.transport.blobs import BlobRef, ChunkHasher
 from shoal.transport.conditions import Conditions
 from shoal.transport.identity import Identity
@@ -180,11 +181,16 @@ class DiskBlobs:
         if ref.digest in self._disk.blobs:
             self._disk.pins.setdefault(pin, set()).add(ref.digest)
             return None
-        for peer in holders():
-            reply = await self._transport.request(peer, BLOB, BlobAsk(ref.digest), timeout_s=min(5.0, timeout_s))
-            if isinstance(reply, BlobTell) and len(reply.data) == ref.size and self._disk.put(reply.data, pin) == ref:
-                self.fetched_count += 1
-                return None
+        with trio.move_on_after(min(timeout_s, HOPELESS_S)):
+            while True:
+                for peer in holders():
+                    reply = await self._transport.request(peer, BLOB, BlobAsk(ref.digest), timeout_s=5.0)
+                    if not isinstance(reply, BlobTell) or len(reply.data) != ref.size:
+                        continue
+                    if self._disk.put(reply.data, pin) == ref:
+                        self.fetched_count += 1
+                        return None
+                await trio.sleep(1.0)
         return Refusal(Code.NOT_FOUND, "nobody has it")
 
     def open(self, ref: BlobRef) -> BlobReader | None:

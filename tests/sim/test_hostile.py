@@ -275,3 +275,21 @@ async def test_a_member_that_only_pretends_to_work_delays_rounds_to_their_deadli
             for closed in node.observed(RoundClosed)[head.round :]:
                 assert closed.seconds < 20.0 + 5.0 + 1.0
                 assert {each.peer_id for each in swarm.nodes} <= set(closed.contributors)
+
+
+@pytest.mark.parametrize("rounds_ahead", [1, 10**6])
+async def test_a_head_whose_checkpoint_nobody_serves_stops_no_round(
+    autojump_clock: object, folder: Path, rounds_ahead: int
+) -> None:
+    async with besieged(folder) as (swarm, villain):
+        honest = (await villain.learn_head()).head
+        taken = (Taken(villain.identity.peer_id, bytes(32)),)
+        record = Record(honest.record, honest.round + rounds_ahead, honest.digest, taken)
+        proposed = seal_proposal(villain.identity, villain.swarm_id, record)
+        head = Head(record.round, proposed.hash, bytes(32))
+        told = TellHead(head, proposed.envelope, BlobRef(bytes(32), 16))
+        villain.transport.serve(villain.calls.head, lambda peer, request: told)
+        await villain.hello(Standing.PAUSED, head)
+        await villain.tell_all(villain.calls.have, Have(head, (), False))
+        await trio.sleep(6.0)
+        await expect_unharmed(swarm, villain)

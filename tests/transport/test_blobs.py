@@ -18,6 +18,7 @@ from shoal.transport.blob_plan import (
     HOLDERS_AT_ONCE,
     HOLDERS_MAX,
     HOLDERS_OPEN_MAX,
+    HOPELESS_S,
     STALL_S,
     WINDOW_MAX,
     Ask,
@@ -281,7 +282,7 @@ class World:
             self.plan.offer(self.peers)
             for effect in self.plan.step(self.now):
                 self.carry_out(effect)
-            if self.plan.is_complete or self.plan.failure:
+            if self.plan.is_complete or self.plan.failure or self.plan.is_hopeless(self.now):
                 return self.plan.is_complete
             wake_at = self.plan.wake_at(self.now)
             assert wake_at > self.now
@@ -439,11 +440,12 @@ def test_a_holder_that_is_alone_may_be_slow() -> None:
     assert world.now < 5 * STALL_S
 
 
-def test_a_holder_that_stalls_alone_is_left_and_tried_again_with_growing_pauses() -> None:
+def test_a_holder_that_stalls_alone_is_left_and_tried_again_until_there_is_no_hope() -> None:
     world = World(5, [Peer(2**5 - 1, dies_after=2)])
-    assert not world.run(until=400.0)
-    assert 3 <= len(world.drops) <= 400 / STALL_S
+    assert not world.run()
+    assert 3 <= len(world.drops) <= HOPELESS_S / STALL_S
     assert "delivered nothing" in world.plan.explain()
+    assert HOPELESS_S <= world.now < 1.1 * HOPELESS_S
 
 
 def test_a_slow_tail_is_asked_of_a_fast_holder_too() -> None:
