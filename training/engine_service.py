@@ -12,6 +12,7 @@ from shoal.transport.port import PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
 
 from .answers_service import Cores
+from .attempt import Raised
 from .effects import (
     AnnounceHeld,
     ApplyRecord,
@@ -166,6 +167,10 @@ class Engine:
                 return
             started_at = trio.current_time()
             work = await keeper.train(self._turn(effect))
+            if isinstance(work, Raised):
+                self._observe(Problem(f"training failed in round {effect.round}, the next is tried: {work.reason}"))
+                self.do(self._rounds.sits_out(trio.current_time()))
+                return
             if self._is_over(effect.round):
                 if self._rounds.round == effect.round:  # paused; else the round's end settles it
                     await keeper.discard()
@@ -274,7 +279,11 @@ class Engine:
                 checkpoint = await keeper.stand_at(head, proposed, applied.state, taken)
             self._log.close(proposed, effect.offers)
             await self._stood(TellHead(head, proposed.envelope, self._saved(checkpoint)))
-            self._observe(Evaluated(head.round, dict(await keeper.evaluate())))
+            figures = await keeper.evaluate()
+            if isinstance(figures, Raised):
+                self._observe(Problem(f"evaluating failed after round {head.round}: {figures.reason}"))
+            else:
+                self._observe(Evaluated(head.round, dict(figures)))
             self.do(self._rounds.applied(trio.current_time(), proposed, applied.digest))
 
     # Other heads ------------------------------------------------------------------------------------------------

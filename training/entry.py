@@ -15,16 +15,17 @@ ours from names and shapes would need no such digest, but would overrule every i
 care, and pretrained weights.)
 """
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from blake3 import blake3
 from torch import Tensor, nn
 
+from .attempt import Raised, attempt
 from .checkpoint import Local
 from .diloco import Trained
 from .diloco_settings import DilocoSettings
@@ -60,39 +61,47 @@ def entry_name(path: Path) -> str | None:
 
 
 def load_entry(path: Path, model_name: str) -> Entry | str:
-    """Run the owner's file, if it is the one that `model_name` names, and take what it defines.
+    """Run the owner's file, if it is the one that `model_name` names, and take what it defines; or why it can't be.
 
-    What the file itself raises is raised on: it is the owner's code, and its traceback says most.
+    It is read once: what runs is what was hashed, and no compiled copy that lies beside it.
     """
-    if entry_name(path) != model_name:
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    if ENTRY_PREFIX + blake3(source).hexdigest() != model_name:
         return f"{path} is not the file of this swarm, whose BLAKE3 is {model_name.removeprefix(ENTRY_PREFIX)}"
-    spec = importlib.util.spec_from_file_location("shoal_entry", path)
-    if spec is None or spec.loader is None:
-        return f"{path} is not a Python file: its name must end in .py"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = ModuleType("shoal_entry")
+    module.__file__ = str(path)
+    ran = attempt(lambda: exec(compile(source, str(path), "exec"), vars(module)))
+    if isinstance(ran, Raised):
+        return f"{path} does not run: {ran.reason}"
     missing = [name for name in ("build", "loss", "batches") if not callable(getattr(module, name, None))]
     if missing:
         return f"{path} does not define {', '.join(missing)}"
     return Entry(module.build, module.loss, module.batches, getattr(module, "evaluate", None))
 
 
-def first_model(entry: Entry) -> nn.Module:
-    """The model with its first values: equal whenever this machine builds it, also after a restart.
+def first_model(entry: Entry) -> nn.Module | str:
+    """The model with its first values, equal whenever this machine builds it, also after a restart; or why there is
+    none.
 
     Without a fixed start of torch's generator a file that leaves the values to torch would give others each time, and
     not even the creator would have the state its spec names. The generator is put back as it was.
     """
     before = torch.get_rng_state()
     torch.default_generator.manual_seed(FIRST_SEED)
-    try:
-        return entry.build()
-    finally:
-        torch.set_rng_state(before)
+    built = attempt(entry.build)
+    torch.set_rng_state(before)
+    return f"build() fails: {built.reason}" if isinstance(built, Raised) else built.result
 
 
 class EntryTrainer:
-    """A LocalTrainer (diloco.py)."""
+    """A LocalTrainer (diloco.py).
+
+    Raises:
+        ValueError: the file's `build` fails, or what it builds can't be shared.
+    """
 
     def __init__(self, spec: Spec, settings: DilocoSettings, entry: Entry, device: str, threads: int) -> None:
         self._spec = spec
@@ -101,6 +110,8 @@ class EntryTrainer:
         self._device = torch.device(device)
         self._threads = threads
         first = first_model(entry)
+        if isinstance(first, str):
+            raise ValueError(first)
         layout = model_layout(first)
         if isinstance(layout, str):
             raise ValueError(layout)

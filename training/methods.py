@@ -108,9 +108,11 @@ def describe_entry(path: Path) -> OwnModel | str:
     if isinstance(entry, str):
         return entry
     model = first_model(entry)
+    if isinstance(model, str):
+        return f"{path}: {model}"
     layout = model_layout(model)
     if isinstance(layout, str):
-        return layout
+        return f"{path}: {layout}"
     return OwnModel(name, {"start": start_setting(parameters_of(model), layout)})
 
 
@@ -195,7 +197,10 @@ def _build_entry(spec: Spec, settings: DilocoSettings, options: MemberOptions) -
     entry = load_entry(options.entry_path, spec.model)
     if isinstance(entry, str):
         return entry
-    trainer = EntryTrainer(spec, settings, entry, options.device, options.threads)
+    try:
+        trainer = EntryTrainer(spec, settings, entry, options.device, options.threads)
+    except ValueError as error:
+        return f"{options.entry_path}: {error}"
     problem = _payload_problem(spec, settings, trainer.layout)
     return problem or Diloco(spec, settings, trainer)
 

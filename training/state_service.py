@@ -12,6 +12,7 @@ from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed
 
+from .attempt import Raised, attempt
 from .method import Local, Method, Share, State, Turn, Work
 from .pins import Pins
 from .ports import BlobReader, Blobs, BytesReader
@@ -133,11 +134,14 @@ class StateKeeper(Generic[State, Local]):
         except ValueError as error:
             return f"the saved state cannot be read: {error}"
 
-    async def train(self, turn: Turn) -> Work[Local]:
+    async def train(self, turn: Turn) -> Work[Local] | Raised:
         """This member's part of a round; settled by `stand_at` or `discard`."""
-        work = await self._workers.train(partial(self._method.contribute, self._state, self._local, turn))
-        self._work = work, None
-        return work
+        call = partial(self._method.contribute, self._state, self._local, turn)
+        tried = await self._workers.train(partial(attempt, call))
+        if isinstance(tried, Raised):
+            return tried
+        self._work = tried.result, None
+        return tried.result
 
     def offered(self, hash: bytes) -> None:
         """The work done last became this contribution."""
@@ -196,8 +200,9 @@ class StateKeeper(Generic[State, Local]):
         self._state = state
         return await self._save(head, proposed)
 
-    async def evaluate(self) -> Mapping[str, float]:
-        return await self._workers.run(partial(self._method.evaluate, self._state))
+    async def evaluate(self) -> Mapping[str, float] | Raised:
+        tried = await self._workers.run(partial(attempt, partial(self._method.evaluate, self._state)))
+        return tried if isinstance(tried, Raised) else tried.result
 
     def reader(self, offered: Offered) -> BlobReader | None:
         payload = offered.contribution.payload

@@ -111,7 +111,7 @@ class VirtualWorkers:
         return trio.current_time()
 
     async def train(self, call: Callable[[], Result]) -> Result:
-        turn: Turn = call.args[2]  # type: ignore[attr-defined]  # a partial of contribute
+        turn: Turn = call.args[0].args[2]  # type: ignore[attr-defined]  # an attempt at contribute
         ends_at = trio.current_time() + self.turn_s
         while True:
             left_s = ends_at - trio.current_time()

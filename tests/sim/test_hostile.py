@@ -290,6 +290,6 @@ async def test_a_head_whose_checkpoint_nobody_serves_stops_no_round(
         told = TellHead(head, proposed.envelope, BlobRef(bytes(32), 16))
         villain.transport.serve(villain.calls.head, lambda peer, request: told)
         await villain.hello(Standing.PAUSED, head)
-        await villain.tell_all(villain.calls.have, Have(head, (), False))
+        await villain.tell_all(villain.calls.have, Have(head, (), False))  # type: ignore[arg-type]
         await trio.sleep(6.0)
         await expect_unharmed(swarm, villain)

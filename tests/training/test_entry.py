@@ -1,5 +1,7 @@
 """A file of the owner's own: run only when its hash is the spec's, and trained like any other model."""
 
+import os
+import py_compile
 from pathlib import Path
 
 import numpy as np
@@ -100,11 +102,6 @@ def test_a_file_that_lacks_something_says_what(path: Path) -> None:
     name = entry_name(path)
     assert name is not None
     assert load_entry(path, name) == f"{path} does not define loss, batches"
-    text = path.with_name("mine.txt")
-    text.write_text(FILE)
-    reason = methods.describe_entry(text)
-    assert isinstance(reason, str)
-    assert ".py" in reason
     assert "cannot be read" in str(methods.describe_entry(path.with_name("gone.py")))
 
 
@@ -116,3 +113,36 @@ def test_a_file_that_leaves_its_first_values_to_torch_gives_the_same_each_time(p
     state, _ = method.start(spec)
     assert method.digest(state) == method.start_digest(spec)
     assert described(path) == described(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("import nothing_like_this", "nothing_like_this"),
+        ("build = (", "SyntaxError"),
+        ("x = 1", "does not define build, loss, batches"),
+        (FILE + "\ndef build():\n    raise MemoryError('too large')\n", "build() fails: MemoryError: too large"),
+    ],
+)
+def test_a_file_that_fails_is_a_reason_and_not_the_nodes_end(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(text)
+    told = methods.describe_entry(path)
+    assert isinstance(told, str)
+    assert reason in told
+    assert str(path) in told
+
+
+def test_what_runs_is_what_was_hashed_whatever_lies_in_pycache(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    good, evil = "build = loss = batches = print\n", "build = loss = batches = repr \n"
+    path.write_text(evil[: len(good)])
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    py_compile.compile(str(path))
+    path.write_text(good)
+    os.utime(path, (1_000_000_000, 1_000_000_000))
+    name = entry_name(path)
+    assert name is not None
+    entry = load_entry(path, name)
+    assert not isinstance(entry, str)
+    assert entry.build.__name__ == "print"
