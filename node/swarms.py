@@ -30,6 +30,7 @@ from .membership import Membership, SwarmFolder, known_folders, with_known
 
 DIAL_TIMEOUT_S = 10.0
 SPEC_TIMEOUT_S = 10.0
+LOOK_S = 120.0  # for all members of an invite: one that somebody made up may name a hundred dead addresses
 REMEMBER_S = 30.0  # how often the addresses of connected members are written down
 
 log = Log("swarms")
@@ -151,6 +152,18 @@ class Swarms:
             Complaint: nobody answers, or those who do are not in the swarm any more.
         """
         reasons: list[str] = []
+        with trio.move_on_after(LOOK_S):
+            offer = await self._ask_members(invite, reasons)
+            if offer is not None:
+                return offer
+        raise Complaint(
+            f"nobody this invite names can let you in ({'; '.join(reasons) or f'no answer in {LOOK_S:g} s'}): "
+            "ask a member for a fresh one (`shoal swarm invite`)",
+            Exit.INVITE,
+        )
+
+    async def _ask_members(self, invite: Invite, reasons: list[str]) -> Offer | None:
+        """The spec, from the first who gives it; `reasons` gets why the others do not."""
         for peer, addresses in invite.addresses():
             if peer == self._signer.peer_id:
                 reasons.append("one of its members is this very node")
@@ -169,11 +182,7 @@ class Swarms:
                 reasons.append(f"{peer}: {spec.reason if isinstance(spec, Malformed) else answer}")
                 continue
             return Offer(invite, answer, spec, peer)
-        raise Complaint(
-            f"nobody this invite names can let you in ({'; '.join(reasons)}): "
-            "ask a member for a fresh one (`shoal swarm invite`)",
-            Exit.INVITE,
-        )
+        return None
 
     async def join(self, offer: Offer, membership: Membership, method: AnyMethod | None = None) -> Joined:
         """Become a member. Raises Complaint if the engine cannot run here."""
@@ -312,7 +321,10 @@ class Swarms:
                 if address not in membership.known.get(peer, ()):
                     membership = with_known(membership, peer, (address,))
             if membership != joined.membership and joined.id in self._joined:
-                await self._write(joined, membership)
+                try:
+                    await self._write(joined, membership)
+                except Complaint as complaint:  # a full disk: the next time will do
+                    log.warning("members are not remembered", swarm=joined.id[:12], reason=str(complaint))
 
     async def _write(self, joined: Joined, membership: Membership) -> None:
         joined.membership = membership

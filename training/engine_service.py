@@ -52,6 +52,7 @@ from .storage_service import StorageKeeper
 from .store import MemberStore
 from .workers_service import Workers
 
+TRY_AGAIN_S = 10.0  # after training or storing failed
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
 
 
@@ -161,23 +162,33 @@ class Engine:
     # One's own part ---------------------------------------------------------------------------------------------
 
     async def _train(self, effect: Train) -> None:
+        said = ""
+        while failure := await self._take_turn(effect):
+            if failure != said:
+                self._observe(Problem(f"nothing is contributed to round {effect.round} for now: {failure}"))
+            said = failure
+            self.do(self._rounds.sits_out(trio.current_time()))
+            await trio.sleep(TRY_AGAIN_S)  # room or memory may be there by then; who is alone would wait for ever
+
+    async def _take_turn(self, effect: Train) -> str | None:
+        """Train and contribute, if it is not too late; or why it should be tried again."""
         keeper = self._method_keeper()
         async with self._turn_lock:
             if self._is_over(effect.round) or self._rounds.has_contributed():
-                return
+                return None
             started_at = trio.current_time()
             work = await keeper.train(self._turn(effect))
             if isinstance(work, Raised):
-                self._observe(Problem(f"training failed in round {effect.round}, the next is tried: {work.reason}"))
-                self.do(self._rounds.sits_out(trio.current_time()))
-                return
+                return work.reason
             if self._is_over(effect.round):
                 if self._rounds.round == effect.round:  # paused; else the round's end settles it
                     await keeper.discard()
-                return
+                return None
             offered = await self._contribution(effect.round, work)
+            if isinstance(offered, Refusal):
+                return offered.message
             if offered is None or self._is_over(effect.round):
-                return
+                return None
             keeper.offered(offered.hash)
             now = trio.current_time()
             self._meter.contribute(now)
@@ -185,6 +196,7 @@ class Engine:
             self.exchange.offer(offered)
             contributed = self._rounds.contributed(now, offered)
             self.do([] if isinstance(contributed, str) else contributed)
+            return None
 
     def _turn(self, effect: Train) -> Turn:
         workers, me = self._means.workers, self._means.signer.peer_id
@@ -202,9 +214,11 @@ class Engine:
         """Read from the worker's thread, too."""
         return self._is_turn_void or self._rounds.is_over(round)
 
-    async def _contribution(self, round: int, work: Work[Any]) -> Offered | None:
+    async def _contribution(self, round: int, work: Work[Any]) -> Offered | Refusal | None:
         """The work as a contribution, its payload stored; None if there is nothing to contribute."""
         payload = await self._payload(round, work)
+        if isinstance(payload, Refusal):
+            return payload
         if isinstance(payload, str):
             self._observe(Problem(f"nothing is contributed to round {round}: {payload}"))
             self.do(self._rounds.sits_out(trio.current_time()))
@@ -218,7 +232,7 @@ class Engine:
             self._observe(Problem(f"the contribution to round {round} is not saved: {error.strerror}"))
         return offered
 
-    async def _payload(self, round: int, work: Work[Any]) -> bytes | BlobRef | str:
+    async def _payload(self, round: int, work: Work[Any]) -> bytes | BlobRef | Refusal | str:
         """The work's payload, stored if it is too large to travel inside; or why there is nothing to contribute."""
         size, spec = sum(memoryview(piece).nbytes for piece in work.payload), self._means.spec
         if not 1 <= work.samples <= spec.samples_max:
@@ -227,8 +241,7 @@ class Engine:
             return f"the payload has {size} bytes; the spec allows {spec.payload_bytes_max}"
         if size <= INLINE_BYTES_MAX:
             return b"".join(work.payload)
-        stored = await self._means.blobs.put(work.payload, pin=self._means.pins.label("round", round))
-        return stored.message if isinstance(stored, Refusal) else stored
+        return await self._means.blobs.put(work.payload, pin=self._means.pins.label("round", round))
 
     # The others' parts ------------------------------------------------------------------------------------------
 

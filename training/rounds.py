@@ -184,6 +184,7 @@ class Rounds:
             return "it starts from another state"
         self._round.offers.hold(offered)
         self._round.has_work = True
+        self._round.is_idle = False  # it may have failed before
         return self.look(now)
 
     def fetched(self, now: float, offered: Offered) -> list[Effect]:

@@ -291,30 +291,28 @@ async def test_a_method_without_a_common_state_is_never_resynchronized(autojump_
         assert swarm.problems() == []
 
 
-async def test_training_that_raises_costs_its_member_no_more_than_the_round(
-    autojump_clock: object, folder: Path
-) -> None:
-    nodes = make_nodes(folder, 3)
+async def test_training_that_raises_is_said_once_and_tried_again(autojump_clock: object, folder: Path) -> None:
+    nodes = make_nodes(folder, 1)  # alone: nobody else would close the round
     calls = 0
 
     def out_of_memory(value: int) -> int:
         nonlocal calls
         calls += 1
-        if calls <= 2:
+        if calls in (1, 2, 5):
             raise MemoryError("no room for activations")
         return 1
 
-    assert nodes[2].method is not None
-    nodes[2].method.samples_from = out_of_memory
-    async with simulated(nodes, make_spec(nodes, members_start=3, members_min=2)) as swarm:
-        await swarm.start(0, 1, 2, introducer=0)
+    assert nodes[0].method is not None
+    nodes[0].method.samples_from = out_of_memory
+    async with simulated(nodes, make_spec(nodes, members_start=1, members_min=1)) as swarm:
+        await swarm.start(0)
         await swarm.until_round(5)
-        closed = nodes[0].observed(RoundClosed)
-        assert [nodes[2].peer_id in row.contributors for row in closed[:4]] == [False, False, True, True]
-        problems = [problem.message for problem in nodes[2].observed(Problem)]
-        assert len(problems) == 2
+        problems = [problem.message for problem in nodes[0].observed(Problem)]
+        assert [message[:40] for message in problems] == [
+            "nothing is contributed to round 1 for no",
+            "nothing is contributed to round 3 for no",
+        ]
         assert all("MemoryError: no room for activations" in message for message in problems)
-        assert len(set(swarm.digests(4))) == 1
 
 
 async def test_members_without_samples_are_not_waited_for(autojump_clock: object, folder: Path) -> None:
