@@ -80,9 +80,13 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Exit:
-    plan, options = plan_of(arguments), options_of(arguments)
     import trio
 
+    from .testnet import check
+
+    plan = plan_of(arguments)
+    check(plan)
+    options = options_of(arguments)
     return trio.run(main, plan, options)
 
 
@@ -105,7 +109,7 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
     data_path = path if path.is_file() else None
     data = str(arguments.data) if data_path is None else file_name(data_path)
     if data is None:
-        raise Complaint(f"--data {path} cannot be read", Exit.MISSING)
+        raise Complaint(f"--data {path} cannot be read", Exit.SPEC)
     return Plan(
         nodes=arguments.nodes,
         rounds=rounds,

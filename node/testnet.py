@@ -5,6 +5,7 @@ first values, which member sees which text. So on one machine a plan repeats to 
 every round.
 """
 
+import importlib.util
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,12 +16,17 @@ from typing import Any
 import trio
 from blake3 import blake3
 
-from shoal.training.diloco_settings import SHORT_RUN
+from shoal.training import data as texts
+from shoal.training.diloco_settings import SHORT_RUN, parse_settings
+from shoal.training.methods import VERSIONS
+from shoal.training.models import SIZES
+from shoal.training.spec import spec_from
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
+from shoal.transport.wire import Malformed
 
 from .async_client import AsyncClient, connect
-from .complaint import Complaint, Exit
+from .complaint import Complaint, Exit, nearest
 from .config import KEY_NAME
 from .processes import NodeProcess
 from .tally import Tally, View
@@ -91,6 +97,31 @@ class Plan:
     def nonce(self) -> str:
         """What tells this swarm from others of equal settings, in hex."""
         return blake3(f"shoal/testnet/1/{self.seed}/nonce".encode()).digest(16).hex()
+
+
+def check(plan: Plan) -> None:
+    """Refuse what all nodes would refuse, before any of them is started. Raises Complaint."""
+    if importlib.util.find_spec("torch") is None:
+        raise Complaint("a testnet trains with PyTorch, which is not installed here: pip install torch", Exit.MISSING)
+    spec = spec_from(plan.spec(), plan.identity(0).peer_id, bytes.fromhex(plan.nonce()))
+    if isinstance(spec, Malformed):
+        raise Complaint(spec.reason, Exit.SPEC)
+    if plan.method not in VERSIONS:
+        raise Complaint(f"--method {plan.method} is not known here: {nearest(plan.method, VERSIONS)}", Exit.SPEC)
+    if plan.model not in SIZES:
+        raise Complaint(f"--model {plan.model} is not known here: {nearest(plan.model, SIZES)}", Exit.SPEC)
+    if plan.data_path is None and plan.data not in texts.TEXTS:
+        raise Complaint(
+            f"--data {plan.data} is neither a file nor a text known here ({', '.join(texts.TEXTS)})", Exit.SPEC
+        )
+    settings = parse_settings(spec.settings)
+    if isinstance(settings, str):
+        raise Complaint(settings, Exit.SPEC)
+    if plan.data_path is not None:
+        batch_bytes = settings.batch_size * (settings.context + 1)
+        corpus = texts.load(plan.data, settings.pieces, batch_bytes, plan.data_path)
+        if isinstance(corpus, str):
+            raise Complaint(f"--data {plan.data_path}: {corpus}", Exit.SPEC)
 
 
 @dataclass(slots=True)

@@ -76,3 +76,14 @@ def test_training_without_torch_is_one_line_and_storing_works(tmp_path: Path, py
         joined = store.call("swarm.join", invite=invite, role="storage")
         assert joined["role"] == "storage"
         assert [swarm["id"] for swarm in store.call("swarm.list")] == [joined["id"]]
+
+
+def test_a_testnet_without_torch_is_one_line_before_any_node_is_started(
+    tmp_path: Path, python_without_torch: str
+) -> None:
+    command = [python_without_torch, "-m", "shoal", "testnet", "--report", str(tmp_path / "report")]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert ended.returncode == Exit.MISSING
+    assert ended.stderr.endswith("pip install torch\n")
+    assert ended.stderr.count("\n") == 1
+    assert not (tmp_path / "report").exists()

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from shoal.node import report as reports
+from shoal.node.complaint import Exit
 
 SMALL = ("--model", "gpt-0.2m", "--set", "steps=3", "--set", "batch_size=2", "--set", "validation_windows=4")
 TIMEOUT_S = 180
@@ -62,12 +63,14 @@ def test_a_run_ends_well_reports_compares_and_repeats_to_the_bit(tmp_path: Path)
         assert baseline.curve[-1].validation_loss == baseline.validation_loss
 
 
-def test_a_model_that_nobody_knows_is_one_line_and_no_traceback(tmp_path: Path) -> None:
-    process = start(tmp_path, "--nodes", "1", "--model", "gpt-9000")
+@pytest.mark.parametrize(("flag", "value"), [("--model", "gpt-9000"), ("--data", "hamlet.txt"), ("--method", "none")])
+def test_what_no_node_can_train_is_one_line_before_any_node_is_started(flag: str, value: str, tmp_path: Path) -> None:
+    process = start(tmp_path, "--nodes", "1", flag, value)
     out, told = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 1
-    assert "gpt-9000" in json.loads(out.splitlines()[-1])["problems"][0]
-    assert "Traceback" not in told
+    assert process.returncode == Exit.SPEC
+    assert value in told
+    assert len(told.splitlines()) == 1
+    assert (out, [*tmp_path.rglob("node-*")]) == ("", [])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals as on POSIX")
