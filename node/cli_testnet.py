@@ -23,14 +23,16 @@ from .report import GeneratedText, Report
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+    import trio
+
     from .cli_parts import Commands
     from .live import Display
     from .testnet import Plan, Testnet
 
+HTML = "report.html"
 PROMPT = "KING EDWARD\n"
 SAMPLE_BYTES = 240
 REFRESH_S = 0.25
-LAST_EVALUATION_S = 30.0  # after the last round closed, for its evaluation to arrive
 
 EPILOG = """\
   shoal testnet                            four nodes, twelve rounds, under three minutes; report/report.html shows it
@@ -50,6 +52,14 @@ class Options:
     is_comparing: bool
     is_json: bool
     is_kept: bool
+
+
+@dataclass(slots=True)
+class Run:
+    """What a run has got to; whoever cancels it still finds it here."""
+
+    report: Report
+    failure: Complaint | None = None  # why it got no further
 
 
 def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
@@ -146,61 +156,69 @@ def options_of(arguments: argparse.Namespace) -> Options:
 
 
 async def main(plan: "Plan", options: Options) -> Exit:
-    """The command, until it has ended or Ctrl-C ends it."""
+    """The command. Ctrl-C ends the training, not the command, which still reports the rounds that closed."""
     import trio
 
-    stopped_by = 0
+    training = trio.CancelScope()
 
-    async def stop_on_signals(scope: trio.CancelScope) -> None:
-        nonlocal stopped_by
+    async def stop_on_signals() -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for number in signals:
-                stopped_by = number
-                scope.cancel()
+            async for _ in signals:
+                training.cancel()
 
-    result = Exit.INTERRUPTED
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(stop_on_signals, nursery.cancel_scope)
+        nursery.start_soon(stop_on_signals)
         with directory(options) as where:
-            result = await run_and_report(plan, options, where)
+            result = await run_and_report(plan, options, where, training)
         nursery.cancel_scope.cancel()
-    if stopped_by:
-        print(f"stopped by {signal.Signals(stopped_by).name}; all nodes have ended", file=sys.stderr)
-        return Exit.INTERRUPTED
     return result
 
 
-async def run_and_report(plan: "Plan", options: Options, where: Path) -> Exit:
+async def run_and_report(plan: "Plan", options: Options, where: Path, training: "trio.CancelScope") -> Exit:
     from .live import open_display
-    from .report_html import render
+    from .tally import Tally
 
     title = f"{plan.method}: {plan.nodes} nodes train {plan.model} on {plan.data[:24]}"
-    failure: Complaint | None = None
-    with open_display(title) as display:
-        report, failure = await train(plan, where, display)
-        if options.is_comparing and failure is None and report.rounds:
-            report, failure = await compared(plan, report, display)
-    expected = plan.rounds or max(1, len(report.rounds))
-    found = ([str(failure)] if failure else []) + reports.faults(report, expected)
-    json_path, html_path = options.report / "report.json", options.report / "report.html"
+    run = Run(Tally(()).report(plan.method))
+    with open_display(title) as display, training:
+        await train(plan, where, display, run)
+        if options.is_comparing and run.failure is None and run.report.rounds:
+            await compared(plan, run, display)
+    is_interrupted = training.cancelled_caught
+    closed = len(run.report.rounds)
+    if is_interrupted and not closed:
+        raise Complaint("interrupted before the end of round 1; all nodes have ended", Exit.INTERRUPTED)
+    expected = plan.rounds if plan.rounds is not None and not is_interrupted else max(1, closed)
+    found = [str(run.failure)] if run.failure else []
+    if is_interrupted:
+        found = [f"interrupted after round {closed}; all nodes have ended; the report is {options.report / HTML}"]
+    found += reports.faults(run.report, expected)
+    write(run.report, found, options, expected)
+    code = Exit.INTERRUPTED if is_interrupted else Exit.FAILED if found else Exit.OK
+    if found and not options.is_json:
+        raise Complaint(found[0], code)
+    return code
+
+
+def write(report: Report, found: Sequence[str], options: Options, expected: int) -> None:
+    """Both files, and what they say in short."""
+    from .report_html import render
+
+    json_path, html_path = options.report / "report.json", options.report / HTML
     reports.write(report, json_path)
     html_path.write_text(render(report, expected), encoding="utf-8")
     summarize(report, html_path, sys.stderr if options.is_json else sys.stdout)
     if options.is_json:
         print("".join(f"shoal: {line}\n" for line in found), end="", file=sys.stderr, flush=True)
         print(json.dumps(summary(report, found, json_path, html_path)), flush=True)
-    elif found:
-        raise Complaint(found[0])
-    return Exit.FAILED if found else Exit.OK
 
 
-async def train(plan: "Plan", where: Path, display: "Display") -> tuple[Report, Complaint | None]:
-    """Run the testnet; the report of what it got to, and why it got no further if it did not end well."""
+async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None:
+    """Run the testnet. `run` then has what it got to, even if this is cancelled."""
     import trio
 
     from .testnet import open_testnet
 
-    failure: Complaint | None = None
     before = after = ""
     async with open_testnet(plan, where) as testnet:
 
@@ -218,11 +236,11 @@ async def train(plan: "Plan", where: Path, display: "Display") -> tuple[Report, 
             display.show(testnet.view())
             after = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
         except* Complaint as group:
-            failure = await testnet.explain(first(group))
-        report = testnet.tally.report(plan.method)
-    samples = GeneratedText(prompt=PROMPT, before=before, after=after) if after else None
-    details = {"model": plan.model, "data": plan.data, "seed": plan.seed, "samples": samples}
-    return msgspec.structs.replace(report, **details), failure
+            run.failure = await testnet.explain(first(group))
+        finally:
+            samples = GeneratedText(prompt=PROMPT, before=before, after=after) if after else None
+            details = {"model": plan.model, "data": plan.data, "seed": plan.seed, "samples": samples}
+            run.report = msgspec.structs.replace(testnet.tally.report(plan.method), **details)
 
 
 async def until_done(testnet: "Testnet") -> None:
@@ -246,11 +264,11 @@ async def refresh(testnet: "Testnet", display: "Display") -> None:
         await trio.sleep(REFRESH_S)
 
 
-async def compared(plan: "Plan", report: Report, display: "Display") -> tuple[Report, Complaint | None]:
-    """The report with baselines, or without them and why. Says a line for each evaluation."""
+async def compared(plan: "Plan", run: Run, display: "Display") -> None:
+    """Add the baselines to the report, or why there are none. Says a line for each evaluation."""
     from .baselines import Job, Kind, compare
 
-    rounds = len(report.rounds)
+    rounds = len(run.report.rounds)
     display.say(f"comparing over {rounds} rounds: one member alone, and synchronous training of {plan.nodes}")
 
     def observe(kind: "Kind", point: reports.Point) -> None:
@@ -259,12 +277,10 @@ async def compared(plan: "Plan", report: Report, display: "Display") -> tuple[Re
     path = None if plan.data_path is None else str(plan.data_path)
     creator = plan.identity(0).peer_id
     job = Job(kind="alone", spec=plan.spec(), creator=creator, members=plan.nodes, rounds=rounds, data_path=path)
-    failure: Complaint | None = None
     try:
-        report = msgspec.structs.replace(report, baselines=await compare(job, observe))
+        run.report = msgspec.structs.replace(run.report, baselines=await compare(job, observe))
     except* Complaint as group:
-        failure = first(group)
-    return report, failure
+        run.failure = first(group)
 
 
 def summarize(report: Report, html_path: Path, stream: TextIO) -> None:
