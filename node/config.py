@@ -19,7 +19,16 @@ KEY_NAME = "identity.key"  # beside it, in the data directory
 CONFIG_BYTES_MAX = 1024 * 1024
 GIGABYTE = 1_000_000_000
 
-Address = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern="^/")]
+FLAGS = "flags"  # where settings come from that are named as --flags
+ADDRESS_PATTERN = "^/"
+ADDRESS_EXAMPLES = {
+    "listen": "/ip4/0.0.0.0/tcp/4011",
+    "announce": "/ip4/203.0.113.7/tcp/4011",
+    "stay_connected_to": "/ip4/203.0.113.7/tcp/4011/p2p/<peer id>",
+    "relays": "/ip4/203.0.113.7/tcp/4011/p2p/<peer id>",
+}
+
+Address = Annotated[str, msgspec.Meta(min_length=1, max_length=256, pattern=ADDRESS_PATTERN)]
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -128,14 +137,23 @@ def config_of(table: Mapping[str, object], where: str) -> Config:
     try:
         return msgspec.convert(dict(table), Config)
     except msgspec.ValidationError as error:
-        raise Complaint(f"{where}: {readable(error)}", Exit.CONFIG) from error
+        reason = readable(error)
+        if where == FLAGS:
+            place, _, expected = reason.partition(": ")
+            flag = "--" + place.partition("[")[0].replace("_", "-")
+            raise Complaint(f"{flag}: {expected}", Exit.CONFIG) from error
+        raise Complaint(f"{where}: {reason}", Exit.CONFIG) from error
 
 
 def readable(error: msgspec.ValidationError) -> str:
     """msgspec's "Expected `int`, got `str` - at `$.threads`" as "threads: expected int, got str"."""
     message, _, place = str(error).replace("`", "").partition(" - at ")
+    place = place.removeprefix("$.")
+    example = ADDRESS_EXAMPLES.get(place.partition("[")[0])
+    if example is not None and message == f"Expected str matching regex '{ADDRESS_PATTERN}'":
+        message = f"expected an address such as {example}"
     message = message[:1].lower() + message[1:]
-    return f"{place.removeprefix('$.')}: {message}" if place else message
+    return f"{place}: {message}" if place else message
 
 
 def load_config(path: Path, flags: Mapping[str, object], *, is_required: bool) -> Config:
@@ -150,7 +168,10 @@ def load_config(path: Path, flags: Mapping[str, object], *, is_required: bool) -
     except FileNotFoundError as error:
         if is_required:
             raise Complaint(f"there is no {path}: `shoal config init` makes one", Exit.CONFIG) from error
-        return config_of(flags, "flags")
+        return config_of(flags, FLAGS)
+    except NotADirectoryError as error:
+        problem = f"cannot read {path}" if is_required else "--data-dir must be a directory"
+        raise Complaint(f"{problem}: {path.parent} is not one", Exit.CONFIG) from error
     except OSError as error:
         raise Complaint(f"cannot read {path}: {error.strerror}", Exit.CONFIG) from error
     if len(data) > CONFIG_BYTES_MAX:
@@ -160,7 +181,7 @@ def load_config(path: Path, flags: Mapping[str, object], *, is_required: bool) -
     except UnicodeDecodeError as error:
         raise Complaint(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", Exit.CONFIG) from error
     config = parse_config(text, str(path))
-    return config_of({**msgspec.structs.asdict(config), **flags}, "flags") if flags else config
+    return config_of({**msgspec.structs.asdict(config), **flags}, FLAGS) if flags else config
 
 
 def render_config(config: Config, *, is_commented: bool = False) -> str:

@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.node.complaint import Complaint, Exit, nearest
-from shoal.node.config import CONFIG_BYTES_MAX, KEYS, Config, description, load_config, parse_config, render_config
+from shoal.node.config import (
+    ADDRESS_EXAMPLES,
+    CONFIG_BYTES_MAX,
+    KEYS,
+    Config,
+    description,
+    load_config,
+    parse_config,
+    render_config,
+)
 
 
 def complaint(text: str) -> str:
@@ -64,7 +73,7 @@ def test_a_key_that_resembles_nothing_is_refused_with_all_valid_ones() -> None:
         ("threads = -1", "threads: expected int >= 0"),
         ("nice = 20", "nice: expected int <= 19"),
         ("listen = []", "listen: expected array of length >= 1"),
-        ('listen = ["localhost:80"]', "listen[0]:"),
+        ('listen = ["localhost:80"]', "listen[0]: expected an address such as /ip4/0.0.0.0/tcp/4011"),
         ('device = "tpu"', "device: invalid enum value 'tpu'"),
         ("threads = ", "is not TOML"),
         ("threads = " + "[" * 5_000, "is not TOML: maximum recursion depth exceeded"),
@@ -88,6 +97,29 @@ def test_a_missing_file_means_the_defaults_unless_it_was_asked_for(tmp_path: Pat
     assert load_config(tmp_path / "config.toml", {"nice": 1}, is_required=False) == Config(nice=1)
     with pytest.raises(Complaint, match=r"there is no .*: `shoal config init` makes one"):
         load_config(tmp_path / "config.toml", {}, is_required=True)
+
+
+@pytest.mark.parametrize("key", ["listen", "announce", "stay_connected_to", "relays"])
+def test_a_bad_address_among_the_flags_is_refused_with_the_flag_and_an_example(tmp_path: Path, key: str) -> None:
+    flag = "--" + key.replace("_", "-")
+    with pytest.raises(Complaint, match=rf"^{flag}: expected an address such as /ip4/[0-9.]+/tcp/4011") as caught:
+        load_config(tmp_path / "config.toml", {key: ["localhost:80"]}, is_required=False)
+    assert caught.value.code is Exit.CONFIG
+
+
+def test_every_key_that_holds_addresses_has_an_example_that_it_takes() -> None:
+    for key, example in ADDRESS_EXAMPLES.items():
+        assert getattr(parse_config(f'{key} = ["{example}"]', "config.toml"), key) == (example,)
+
+
+def test_a_data_directory_that_is_a_file_is_refused_as_such(tmp_path: Path) -> None:
+    file = tmp_path / "small.txt"
+    file.touch()
+    with pytest.raises(Complaint, match=r"^--data-dir must be a directory: .*small\.txt is not one$") as caught:
+        load_config(file / "config.toml", {}, is_required=False)
+    assert caught.value.code is Exit.CONFIG
+    with pytest.raises(Complaint, match=r"^cannot read .*config\.toml: .*small\.txt is not one$"):
+        load_config(file / "config.toml", {}, is_required=True)
 
 
 def test_a_file_that_is_no_text_or_too_large_is_refused(tmp_path: Path) -> None:
