@@ -93,7 +93,7 @@ def _read_own(path: Path, batch_bytes: int) -> "Bytes | str":
     try:
         size = path.stat().st_size
         if size == 0:
-            return f"data file {path} is empty"
+            return f"data file {path} is empty: name a text of at least {batch_bytes} bytes"
         if size < batch_bytes:
             return f"data file {path} has {size} bytes, less than one batch of {batch_bytes}: give a longer text"
         return np.memmap(path, np.uint8, "r")  # maps rather than reads: the file may be larger than memory

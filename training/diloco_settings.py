@@ -59,6 +59,10 @@ class DilocoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
 
 def parse_settings(settings: Mapping[str, object]) -> DilocoSettings | str:
     """The settings of a spec, or which of them is wrong."""
+    known = DilocoSettings.__struct_fields__
+    for name in settings:
+        if name not in known:
+            return f"diloco settings: {name!r} is not known here; known: {', '.join(known)}"
     try:
         parsed = msgspec.convert(dict(settings), DilocoSettings)
     except msgspec.ValidationError as error:

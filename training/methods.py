@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .trainer import GptTrainer
 
 VERSIONS = {"diloco": 1}  # the newest of each method that this Shoal speaks
-TORCH_MISSING = "training needs PyTorch, which is not installed here: pip install 'shoal[train]'"
+TORCH_MISSING = "training needs PyTorch, which is not installed here: pip install torch"
 CUSTOM_PREFIX, ENTRY_PREFIX = "custom:", "entry:"
 
 

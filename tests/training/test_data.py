@@ -83,7 +83,11 @@ def test_each_bad_text_has_its_reason(tmp_path: Path) -> None:
     empty, short = tmp_path / "empty.txt", tmp_path / "short.txt"
     empty.write_bytes(b"")
     short.write_bytes(b"too short")
-    for path, expected in ((empty, "is empty"), (short, "less than one batch"), (tmp_path / "missing", "No such file")):
+    for path, expected in (
+        (empty, "is empty: name a text of at least 1000 bytes"),
+        (short, "less than one batch"),
+        (tmp_path / "missing", "No such file"),
+    ):
         reason = data.load("shakespeare", 64, 1000, path)
         assert isinstance(reason, str)
         assert expected in reason

@@ -42,6 +42,12 @@ def test_what_is_wrong_is_named(settings: dict[str, object], named: str) -> None
     assert named in reason
 
 
+def test_an_unknown_name_is_refused_with_the_valid_ones() -> None:
+    reason = parse_settings({"steps": 5, "foo": 1})
+    assert isinstance(reason, str)
+    assert reason.startswith("diloco settings: 'foo' is not known here; known: steps, steps_min, ")
+
+
 def test_the_rate_warms_up_then_falls_to_its_end() -> None:
     settings = parsed(lr=1.0, lr_end=0.1, warmup_rounds=2.0, steps=10)
     rates = [learning_rate(settings, 12, round_, step) for round_ in range(1, 13) for step in range(10)]
