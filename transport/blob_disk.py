@@ -34,6 +34,7 @@ def budget_refusal(budget_bytes: int, kept_bytes: int, needed: int) -> Refusal:
 
 def disk_refusal(error: OSError) -> Refusal:
     """What the disk answered to a write, in words for its owner."""
+    reason = error.strerror or str(error)  # str() of what the system answers opens with its number
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return Refusal(Code.REFUSED, f"the disk is full: {error}; make room, {FREE_BYTES_MIN} bytes are kept free")
-    return Refusal(Code.REFUSED, f"the disk failed: {error}")
+        return Refusal(Code.REFUSED, f"the disk is full: {reason}; make room, {FREE_BYTES_MIN} bytes are kept free")
+    return Refusal(Code.REFUSED, f"the disk failed: {reason}")

@@ -174,7 +174,7 @@ def test_a_full_disk_refuses_and_leaves_the_owner_room(tmp_path: Path) -> None:
     free[0] = FREE_BYTES_MIN - 1  # somebody else fills it
     refusal = store.write_chunk(ref.digest, 1, [data[MIB:]])
     assert isinstance(refusal, Refusal)
-    assert "the disk is full" in refusal.message
+    assert refusal.message.startswith(f"the disk is full: less than {FREE_BYTES_MIN} bytes are left; make room, ")
     store.abandon(ref.digest)
     free[0] = FREE_BYTES_MIN + MIB
     assert begin(store, data) == 0b01  # nothing was lost
