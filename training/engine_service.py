@@ -9,7 +9,6 @@ import trio
 
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal, Transport
-from shoal.transport.wire import Malformed
 
 from .answers_service import Cores
 from .attempt import Raised
@@ -28,6 +27,7 @@ from .effects import (
 )
 from .events import Evaluated, Event, Finished, LocalDone, Problem, Resynced
 from .exchange_service import Exchange
+from .heads import contributors_of, head_after, proof
 from .keeping import Keeping
 from .log import RECORDS_KEPT
 from .metering import RoundMeter
@@ -37,11 +37,9 @@ from .ports import Blobs, Signer
 from .records import (
     INLINE_BYTES_MAX,
     Contribution,
-    Head,
     Offered,
     Proposed,
     TellHead,
-    open_proposal,
     seal_contribution,
     seal_proposal,
     turn_seed,
@@ -391,22 +389,3 @@ class Engine:
         if isinstance(self._keeper, StorageKeeper):
             raise TypeError("the round core asked a storage member to train, check or apply")
         return self._keeper
-
-
-def head_after(proposed: Proposed, digest: bytes) -> Head:
-    """Where one stands after applying a record."""
-    return Head(proposed.record.round, proposed.hash, digest)
-
-
-def contributors_of(proposed: Proposed | None) -> tuple[PeerId, ...]:
-    return () if proposed is None else tuple(PeerId(taken.member) for taken in proposed.record.taken)
-
-
-def proof(told: TellHead, swarm: bytes) -> Proposed | None:
-    """The record that a head names, if the answerer showed it."""
-    if told.head.round == 0:
-        return None
-    proposed = open_proposal(told.proposal, swarm)
-    if isinstance(proposed, Malformed) or proposed.hash != told.head.record:
-        return None
-    return proposed if proposed.record.round == told.head.round else None

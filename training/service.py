@@ -15,8 +15,9 @@ from shoal.transport.wire import Malformed
 
 from .agreement import LowestPeerCloses
 from .answers_service import Cores
-from .engine_service import Engine, Means, contributors_of
+from .engine_service import Engine, Means
 from .events import Event, Problem
+from .heads import contributors_of
 from .keeping import Keeping
 from .log import Log
 from .method import Method
