@@ -56,7 +56,8 @@ $(STAMP): pyproject.toml constraints.txt | prerequisites
 	  cp constraints.txt $(VENV)/constraints.txt; \
 	  $(BIN)/python -m pip install --progress-bar on -c $(VENV)/constraints.txt torch; \
 	fi
-	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
+# pip 23.0 deprecates, in two long lines, what it does by default with varint and python-baseconv.
+	$(BIN)/python -m pip install --quiet --use-pep517 -c $(VENV)/constraints.txt -e '.[dev]'
 # trio-typing, which libp2p needs, brings stubs of trio 0.22 that hide the types of the trio that runs.
 	rm -rf $(VENV)/lib/python3.*/site-packages/trio-stubs
 	@touch $(STAMP)
