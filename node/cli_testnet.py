@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .live import Display
     from .testnet import Plan, Testnet
 
+PREFIX, KEPT_PREFIX = "shoal-testnet-", "shoal-kept-testnet-"  # only the former are ever swept away
 HTML = "report.html"
 PROMPT = "KING EDWARD\n"
 SAMPLE_BYTES = 240
@@ -326,14 +327,38 @@ def summary(report: Report, found: Sequence[str], json_path: Path, html_path: Pa
 @contextmanager
 def directory(options: Options) -> "Generator[Path, None, None]":
     """Where the nodes live."""
-    where = Path(tempfile.mkdtemp(prefix="shoal-testnet-"))
-    try:
-        yield where
-    finally:
-        if options.is_kept:
+    from shoal.transport.identity import lock_directory
+
+    if options.is_kept:
+        where = Path(tempfile.mkdtemp(prefix=KEPT_PREFIX))
+        try:
+            yield where
+        finally:
             print(f"the nodes' data directories are kept in {where}", file=sys.stderr)
-        else:
-            shutil.rmtree(where, ignore_errors=True)
+        return
+    sweep(Path(tempfile.gettempdir()))
+    where = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        with lock_directory(where):
+            yield where
+    finally:
+        shutil.rmtree(where, ignore_errors=True)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what killed testnets left: the locks of those that live and of their nodes are held."""
+    from shoal.transport.identity import IdentityError, lock_directory
+
+    for left in parent.glob(f"{PREFIX}*"):
+        try:
+            if left.is_symlink() or not (left / "lock").stat().st_size:  # made a moment ago, not locked yet
+                continue
+            with ExitStack() as locks:
+                for folder in (left, *left.glob("node-*")):
+                    locks.enter_context(lock_directory(folder))
+        except (OSError, IdentityError):
+            continue  # in use, another user's, or another testnet has just removed it
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def first(group: BaseExceptionGroup[Complaint]) -> Complaint:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from shoal.node import report as reports
+from shoal.node.cli_testnet import sweep
 from shoal.node.complaint import Exit
 
 SMALL = ("--model", "gpt-0.2m", "--set", "steps=3", "--set", "batch_size=2", "--set", "validation_windows=4")
@@ -86,6 +87,9 @@ def test_when_the_testnet_is_stopped_or_killed_no_process_is_left(number: signal
             pytest.fail("round 3 did not close")
         nodes = psutil.Process(process.pid).children(recursive=True)
         assert len(nodes) == 2
+        (data,) = tmp_path.glob("*/shoal-testnet-*")
+        sweep(data.parent)
+        assert (data / "node-1").exists()
         os.kill(process.pid, number)
         out, told = process.communicate(timeout=20)
         if number == signal.SIGINT:
@@ -104,6 +108,8 @@ def test_when_the_testnet_is_stopped_or_killed_no_process_is_left(number: signal
             while alive(nodes) and time.monotonic() < ended_by:
                 time.sleep(0.1)
             assert alive(nodes) == []
+            sweep(data.parent)
+        assert not data.exists()
     finally:
         process.kill()
         process.communicate()

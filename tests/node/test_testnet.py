@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.node.cli import parser
-from shoal.node.cli_testnet import options_of, plan_of, setting_of, summary
+from shoal.node.cli_testnet import KEPT_PREFIX, PREFIX, options_of, plan_of, setting_of, summary, sweep
 from shoal.node.complaint import Complaint, Exit
 from shoal.node.report import Final, Report
 from shoal.node.testnet import Plan
@@ -88,3 +88,12 @@ def test_the_last_line_of_json_says_what_went_wrong() -> None:
     )
     assert line["ok"] is False
     assert line["problems"] == ["round 1 did not close"]
+
+
+def test_only_what_a_killed_testnet_left_is_swept_away(tmp_path: Path) -> None:
+    kept, left, new = (tmp_path / name for name in (f"{KEPT_PREFIX}1", f"{PREFIX}1", f"{PREFIX}2"))
+    for folder, lock in ((kept, "12\n"), (left, "12\n"), (new, "")):
+        folder.mkdir(mode=0o700)
+        (folder / "lock").write_text(lock)
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([kept, new])
