@@ -99,7 +99,7 @@ class Telling:
     async def take(self, first: int, count: int) -> Refusal | None:
         return await self._source.take(first, count)
 
-    async def receive(self) -> tuple[int, bytearray] | Refusal | Malformed:
+    async def receive(self) -> tuple[int, list[memoryview]] | Refusal | Malformed:
         chunk = await self._source.receive()
         if isinstance(chunk, tuple):
             tell(chunk=chunk[0])
