@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .cli_parts import Commands
 
 
+PIECE_BYTES = 200  # of generated text at once: less than two seconds of waiting
+PROMPT_CHARS = 4096  # more than a model looks back
+
+
 def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     add_command(
         commands,
@@ -126,19 +130,29 @@ def run_peers(arguments: argparse.Namespace) -> Exit:
 
 
 def run_generate(arguments: argparse.Namespace) -> Exit:
+    """Ask for the text piece by piece, each the continuation of all before it, and show each when it is there."""
+    text, left = "", arguments.bytes
     with LocalClient(data_dir_of(arguments)) as node:
-        sample = node.call(
-            "generate",
-            swarm=arguments.swarm,
-            prompt=arguments.prompt,
-            bytes=arguments.bytes,
-            temperature=arguments.temperature,
-            seed=arguments.seed,
-        )
+        while True:
+            piece = node.call(
+                "generate",
+                swarm=arguments.swarm,
+                prompt=(arguments.prompt + text)[-PROMPT_CHARS:],
+                bytes=min(left, PIECE_BYTES),
+                temperature=arguments.temperature,
+                seed=arguments.seed + (arguments.bytes - left),
+            )
+            if not arguments.json:
+                sys.stdout.write(visible(piece["text"] if text else arguments.prompt + piece["text"]))
+                sys.stdout.flush()
+            text += piece["text"]
+            left -= PIECE_BYTES
+            if left <= 0:
+                break
     if arguments.json:
-        print_json(sample)
+        print_json({"id": piece["id"], "prompt": arguments.prompt, "text": text})
     else:
-        sys.stdout.write(visible(f"{sample['prompt']}{sample['text']}\n"))
+        sys.stdout.write("\n")
     return Exit.OK
 
 

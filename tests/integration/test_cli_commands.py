@@ -265,7 +265,9 @@ def test_the_first_five_minutes(node: Path, spec: Path, tmp_path: Path) -> None:
         assert "settings.steps" in shoal("swarm", "show", "tiny", "--data-dir", other).stdout
         text = shoal("generate", "--prompt", "ROMEO:", "--bytes", 30, "--data-dir", other).stdout
         assert text.startswith("ROMEO:")
-        assert shoal("generate", "--prompt", "ROMEO:", "--bytes", 30, "--data-dir", other).stdout != ""
+        long = shoal_json("generate", "--prompt", "ROMEO:", "--bytes", 450, "--data-dir", other)
+        assert len(long["text"].encode()) >= 450  # in three pieces
+        assert long["prompt"] == "ROMEO:"
         assert "rests" in shoal("pause", "--data-dir", other).stdout
         assert "paused" in shoal("status", "--data-dir", other).stdout
         assert "goes on" in shoal("resume", "--data-dir", other).stdout
