@@ -107,7 +107,12 @@ def with_known(membership: Membership, peer: PeerId, addresses: tuple[Address, .
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that after a crash it holds all of the old or all of the new. Raises OSError."""
+    """Write a file so that after a crash it holds all of the old or all of the new. Raises OSError.
+
+    What is there already is left alone: a full disk does not keep a node from starting as it did before.
+    """
+    if path.is_file() and path.read_bytes() == data:
+        return
     draft = path.with_name(path.name + ".new")
     with draft.open("wb") as file:
         file.write(data)

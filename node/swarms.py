@@ -6,6 +6,7 @@ cannot start here (torch uninstalled since, data file gone) stays listed with th
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import msgspec
 import trio
 
-from shoal.training.events import Evaluated, Event, LocalDone
+from shoal.training.events import Evaluated, Event, LocalDone, Problem
 from shoal.training.keeping import Keeping
 from shoal.training.method import Method
 from shoal.training.methods import MemberOptions, build, device_problem
 from shoal.training.ports import Blobs, Signer
 from shoal.training.service import SwarmService, fetch_spec
 from shoal.training.spec import SignedSpec, Spec, open_spec, sign_spec, swarm_id
+from shoal.transport.blob_disk import disk_refusal
 from shoal.transport.port import Address, Code, PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
 
@@ -31,6 +33,7 @@ from .membership import Membership, SwarmFolder, known_folders, with_known
 DIAL_TIMEOUT_S = 10.0
 SPEC_TIMEOUT_S = 10.0
 LOOK_S = 120.0  # for all members of an invite: one that somebody made up may name a hundred dead addresses
+START_AGAIN_S = 10.0  # after an engine found no room on the disk
 REMEMBER_S = 30.0  # how often the addresses of connected members are written down
 
 log = Log("swarms")
@@ -39,7 +42,10 @@ AnyMethod = Method[Any, Any]
 
 @dataclass(slots=True)
 class Joined:
-    """A swarm this node is in. `service` is None while its engine does not run, for the reason in `problem`."""
+    """A swarm this node is in. `service` is None while its engine does not run, for the reason in `problem`.
+
+    Of an engine that runs, `problem` is what it said last, until it contributes again.
+    """
 
     folder: SwarmFolder
     signed: SignedSpec
@@ -51,6 +57,7 @@ class Joined:
     ended: trio.Event = field(default_factory=trio.Event)  # no more training: all rounds done, left, or stopped
     stopped: trio.Event = field(default_factory=trio.Event)  # the engine does not run any more
     problem: str = ""
+    is_waiting_for_disk: bool = False  # the engine did not start because the member's folder could not be written
     figures: dict[str, float] = field(default_factory=dict[str, float])  # the latest of training and evaluation
 
     @property
@@ -115,9 +122,19 @@ class Swarms:
                 except Complaint as complaint:
                     log.error("swarm does not run", swarm=folder.swarm.hex(), reason=str(complaint))
             task_status.started()
+            nursery.start_soon(self._start_again)
             while True:
                 await trio.sleep(REMEMBER_S)
                 await self._remember_members()
+
+    async def _start_again(self) -> None:
+        """Start the engines that found no room on the disk, as soon as there is."""
+        while True:
+            await trio.sleep(START_AGAIN_S)
+            for joined in self.all():
+                if joined.is_waiting_for_disk and joined.service is None:
+                    with suppress(Complaint):
+                        await self._start(joined)
 
     def all(self) -> list[Joined]:
         """Sorted by id."""
@@ -256,7 +273,7 @@ class Swarms:
         except Complaint as complaint:
             joined.problem = str(complaint)
             raise
-        joined.problem = ""
+        joined.problem, joined.is_waiting_for_disk = "", False
         joined.scope, joined.ended, joined.stopped = trio.CancelScope(), trio.Event(), trio.Event()
         joined.service = SwarmService(
             joined.signed,
@@ -269,7 +286,11 @@ class Swarms:
             is_paused=joined.membership.is_paused,
             keeping=self.keeping,
         )
-        await self._nursery.start(self._run_engine, joined, joined.service)
+        try:
+            await self._nursery.start(self._run_engine, joined, joined.service)
+        except OSError as error:
+            joined.service, joined.problem, joined.is_waiting_for_disk = None, disk_refusal(error).message, True
+            raise Complaint(joined.problem, Exit.DISK) from error
         self._nursery.start_soon(self._watch_finish, joined, joined.service)
         self._publish(joined.id, {"event": "joined", "name": joined.spec.name})
         log.info("joined", swarm=joined.id[:12], name=joined.spec.name, role=joined.membership.role)
@@ -297,6 +318,8 @@ class Swarms:
         fields = event.as_json()
         if isinstance(event, LocalDone | Evaluated):
             joined.figures.update(event.metrics)
+        if isinstance(event, Problem | LocalDone):
+            joined.problem = event.message if isinstance(event, Problem) else ""
         self._publish(joined.id, fields)
         log.info(str(fields.get("event", type(event).__name__)), swarm=joined.id[:12], **without_event(fields))
 

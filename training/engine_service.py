@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from shoal.transport.blob_disk import disk_refusal
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal, Transport
 
@@ -227,7 +228,8 @@ class Engine:
         try:
             await self._means.workers.run(partial(self._means.store.save_turn, round, offered.envelope))
         except OSError as error:
-            self._observe(Problem(f"the contribution to round {round} is not saved: {error.strerror}"))
+            # Not offered either: after a restart this member would make, and sign, another one for the same round.
+            return disk_refusal(error)
         return offered
 
     async def _payload(self, round: int, work: Work[Any]) -> bytes | BlobRef | Refusal | str:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,12 @@ SPEC: dict[str, Any] = {
 
 
 @contextmanager
-def running(data_dir: Path, *flags: str) -> Generator["subprocess.Popen[str]"]:
+def running(data_dir: Path, *flags: str, prefix: Sequence[str] = ()) -> Generator["subprocess.Popen[str]"]:
     """A node that is ready. Killed at the end."""
     command = [sys.executable, "-m", "shoal", "node", "--data-dir", str(data_dir), "--json-logs", "--threads", "1"]
     listen = ("--listen", "/ip4/127.0.0.1/tcp/0", "--nice", "0")
     log = data_dir.with_suffix(".log").open("a+")
-    with log, subprocess.Popen([*command, *listen, *flags], cwd=ROOT, stderr=log, text=True) as process:
+    with log, subprocess.Popen([*prefix, *command, *listen, *flags], cwd=ROOT, stderr=log, text=True) as process:
         try:
             wait_for(lambda: is_up(data_dir), process)
             yield process
@@ -141,6 +141,32 @@ def test_who_joins_a_finished_swarm_gets_the_final_model(tmp_path: Path) -> None
             assert node.call("swarm.show")["round"] == 1
             assert node.call("generate", prompt="ROMEO:", bytes=20)["text"] == final
             node.call("swarm.leave")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit, which limits a running process, is Linux's")
+def test_a_node_on_a_full_disk_says_so_and_goes_on_by_itself_when_there_is_room(tmp_path: Path) -> None:
+    import resource
+
+    def limit(process: "subprocess.Popen[str]", file_bytes: int) -> None:
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY))
+
+    def shown() -> Any:
+        with LocalClient(data_dir) as node:
+            return node.call("swarm.show")
+
+    data_dir = tmp_path / "node"
+    with running(data_dir) as process:
+        with LocalClient(data_dir) as node:
+            node.call("swarm.create", spec={**SPEC, "members_start": 1, "members_min": 1})
+        wait_for(lambda: shown()["round"] >= 1)
+        limit(process, 1)  # no file takes a second byte: for a program, a full disk
+        wait_for(lambda: "the disk is full" in (shown()["problem"] or ""), process)
+        process.kill()
+        process.wait(10)
+    with running(data_dir, prefix=("prlimit", "--fsize=1:unlimited")) as process:
+        wait_for(lambda: "the disk is full" in (shown()["problem"] or ""), process)
+        limit(process, resource.RLIM_INFINITY)
+        wait_for(lambda: shown().get("round", 0) >= 3 and shown()["problem"] is None, process)
 
 
 def test_a_stale_invite_is_told_from_one_to_a_swarm_that_was_left(tmp_path: Path) -> None:
