@@ -33,7 +33,7 @@ from .membership import Membership, SwarmFolder, known_folders, with_known
 DIAL_TIMEOUT_S = 10.0
 SPEC_TIMEOUT_S = 10.0
 LOOK_S = 120.0  # for all members of an invite: one that somebody made up may name a hundred dead addresses
-START_AGAIN_S = 10.0  # after an engine found no room on the disk
+START_AGAIN_S = 5.0  # after an engine found no room on the disk
 REMEMBER_S = 30.0  # how often the addresses of connected members are written down
 
 log = Log("swarms")

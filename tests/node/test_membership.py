@@ -93,3 +93,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         write_whole(path, b"new")
     assert path.read_bytes() == b"old"
+
+
+def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_whole(path, b"same")
+    os.mkdir(tmp_path / "file.new")  # in the way of a draft, as a full disk would be
+    write_whole(path, b"same")
+    assert path.read_bytes() == b"same"
