@@ -180,7 +180,7 @@ async def test_a_member_whose_optimizer_state_is_damaged_says_so_and_goes_on(
 
 async def test_after_a_partition_heals_all_end_at_one_head(autojump_clock: object, folder: Path) -> None:
     nodes = make_nodes(folder, 5)
-    async with simulated(nodes, make_spec(nodes, members_start=5), break_after_s=4.0) as swarm:
+    async with simulated(nodes, make_spec(nodes, members_start=5, members_min=1), break_after_s=4.0) as swarm:
         await swarm.start(0, 1, 2, 3, 4, introducer=0)
         await swarm.until_round(2)
         swarm.cut(0, 1)
@@ -193,6 +193,30 @@ async def test_after_a_partition_heals_all_end_at_one_head(autojump_clock: objec
         await swarm.until_round(last + 2)
         assert len(set(swarm.digests(last + 2))) == 1
         assert any(node.observed(Resynced) for node in nodes)
+
+
+async def test_the_majoritys_rounds_outlive_a_partition_and_of_two_each_goes_on_alone(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes = make_nodes(folder, 4)
+    nodes[0].turn_s = 0.5  # alone it would close twice as many rounds as the others, and theirs would be given up
+    async with simulated(nodes, make_spec(nodes, members_start=4), break_after_s=4.0) as swarm:
+        await swarm.start(0, 1, 2, 3, introducer=0)
+        await swarm.until_round(2)
+        swarm.cut(0)
+        await trio.sleep(60.0)
+        round = min(node.round for node in nodes[1:])
+        assert nodes[0].round < 5 < 30 < round
+        swarm.network.heal()
+        await swarm.until_round(round + 60)
+        assert not any(resynced.source == nodes[0].peer_id for node in nodes for resynced in node.observed(Resynced))
+        assert len(set(swarm.digests(round + 60))) == 1
+    two = make_nodes(folder / "two", 2)
+    async with simulated(two, make_spec(two, members_start=2)) as swarm:
+        await swarm.start(0, 1, introducer=0)
+        await swarm.until_round(2)
+        swarm.kill(1)  # asleep
+        await swarm.until_round(6, 0)
 
 
 async def test_rounds_close_under_5_percent_loss(autojump_clock: object, folder: Path) -> None:
