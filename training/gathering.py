@@ -1,4 +1,14 @@
-"""When round 1 may start: with all the members the spec awaits, or a moment after others have started without them."""
+"""When a member may start to work: once it has heard where the others stand, else its turn may be stale before it is
+done; and in round 1 with all the members the spec awaits, or a moment after others have started without them.
+"""
+
+from collections.abc import Iterable
+
+from shoal.transport.port import PeerId
+
+from .roster import Roster
+
+HEAR_S = 2.0  # dialing and a hello are a few round trips; after a restart, members who are gone cost so much
 
 
 class Gathering:
@@ -8,6 +18,17 @@ class Gathering:
         self._members_start = members_start
         self._patience_s = patience_s
         self._heard_at: float | None = None
+        self._unheard: frozenset[PeerId] = frozenset()
+        self._hears_until = float("-inf")
+
+    def hear_out(self, now: float, peers: Iterable[PeerId]) -> None:
+        """These are known or connected, and may tell where the swarm stands by now."""
+        self._unheard = frozenset(peers)
+        self._hears_until = now + HEAR_S
+
+    def is_hearing(self, now: float, roster: Roster) -> bool:
+        """Whether one of them has yet to say where it stands."""
+        return now < self._hears_until and any(roster.head(peer) is None for peer in self._unheard)
 
     def hear_start(self, now: float) -> None:
         """Somebody is at work on round 1."""
@@ -21,8 +42,9 @@ class Gathering:
         return f"{count} of {self._members_start} members are connected"
 
     def deadline(self, now: float) -> float:
-        """When `missing` may change by itself."""
-        return self._starts_short_at() if now < self._starts_short_at() else float("inf")
+        """When `missing` or `is_hearing` may change by itself."""
+        times = (self._hears_until, self._starts_short_at())
+        return min((at for at in times if now < at), default=float("inf"))
 
     def _starts_short_at(self) -> float:
         """When to begin with fewer than `members_start` in view, because others have begun.

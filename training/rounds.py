@@ -128,7 +128,7 @@ class Rounds:
         if self.phase in (Phase.APPLYING, Phase.FINISHED):
             return float("inf")  # `look` has nothing to do: woken for what is overdue, it would be woken at once again
         deadlines = [self._round.deadline(), self._roster.doubt_ends_at(now), self._following.deadline(now)]
-        if self.phase is Phase.WAITING and self.head.round == 0:
+        if self.phase is Phase.WAITING:
             deadlines.append(self._gathering.deadline(now))
         return min(deadlines)
 
@@ -149,6 +149,10 @@ class Rounds:
             effects += self._round.work(self._roster, self.standing)
             effects += self._close(now)
         return effects
+
+    def hear_out(self, now: float, peers: Iterable[PeerId]) -> None:
+        """Before anything else: who may tell, in a moment, where the swarm stands by now."""
+        self._gathering.hear_out(now, peers)
 
     def heard(self, now: float, offered: Offered) -> list[Effect] | str:
         """A contribution arrived, by whatever way."""
@@ -330,6 +334,8 @@ class Rounds:
             return self._wait("catching up with the other members")
         if self._following.is_startless(self.head):
             return self._wait("no connected member has the state that this swarm starts from")
+        if self._gathering.is_hearing(now, self._roster):
+            return self._wait("hearing where the other members stand")
         count = len(self._roster.trainers()) + (self.standing is Standing.TRAINER)
         missing = self._gathering.missing(now, count) if self.head.round == 0 else None
         if missing is not None:
@@ -360,6 +366,7 @@ class Rounds:
         self.phase = Phase.WAITING
         self._round = self._new_round()
         self._following.arrive()
+        self.hear_out(now, ())  # this is where the swarm stands
         offers, proposals = self._early.take()
         effects = self.look(now)
         heard = [*(self.heard(now, offered) for offered in offers), *(self.proposed(now, each) for each in proposals)]

@@ -137,6 +137,9 @@ class SwarmService:
             # Before anybody is heard: one's presence, the members known, and one's contribution if this round has it.
             engine.exchange.stand(self._standing(), sequence)
             engine.exchange.introduce(await means.workers.run(store.load_members))
+            connected = {connection.peer for connection in means.transport.connections()}
+            known = {peer for peer, standing, *_ in cores.roster.table() if standing is not Standing.LEFT}
+            cores.rounds.hear_out(trio.current_time(), connected | known)
             await self._offer_again(engine)
             await nursery.start(engine.run)
             nursery.start_soon(self._watch_standing)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from shoal.training.events import Finished, Problem, Resynced, RoundClosed
+from shoal.training.events import Finished, Problem, Resynced, RoundClosed, RoundStarted, Waiting
 from shoal.training.rounds import Phase
 from shoal.transport.conditions import Conditions
 from tests.sim.harness import make_nodes, make_spec, simulated
@@ -76,6 +76,26 @@ async def test_a_member_killed_in_mid_round_is_left_out_and_back_within_two_roun
         assert taken & {round + 1, round + 2, round + 3}
         for later in range(round + 2, min(node.round for node in nodes) + 1):
             assert len(set(swarm.digests(later))) == 1
+
+
+async def test_a_restarted_member_hears_the_others_before_it_trains(autojump_clock: object, folder: Path) -> None:
+    nodes = make_nodes(folder, 3)
+    async with simulated(nodes, make_spec(nodes, members_start=3)) as swarm:
+        await swarm.start(0, 1, 2, introducer=0)
+        await swarm.until_round(2)
+        await trio.sleep(0.5)
+        swarm.kill(2)
+        await trio.sleep(10.0)
+        before = len(nodes[2].observed(RoundStarted))
+        await swarm.start(2)
+        await swarm.until(lambda: len(nodes[2].observed(RoundStarted)) > before)
+        assert nodes[2].observed(RoundStarted)[before].round > 8
+        swarm.kill(0, 1, 2)
+        at, before = trio.current_time(), len(nodes[2].observed(RoundStarted))
+        await swarm.start(2)  # nobody is there to be heard: no reason to wait for long
+        await swarm.until(lambda: len(nodes[2].observed(RoundStarted)) > before)
+        assert 2.0 <= trio.current_time() - at < 2.5
+        assert Waiting("hearing where the other members stand") in nodes[2].observed(Waiting)
 
 
 async def test_the_proposer_killed_in_mid_round_is_replaced(autojump_clock: object, folder: Path) -> None:
