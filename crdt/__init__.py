@@ -1,1 +1,1 @@
-"""A swarm's replicated, signed state. Empty until the store lands; the roster is exchanged directly."""
+"""Replicated state: who wrote what, in signed chains, and what follows from all that was written."""

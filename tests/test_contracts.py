@@ -21,7 +21,7 @@ def test_every_core_is_held_free_of_io_by_a_contract() -> None:
     (listed,) = [set(contract["source_modules"]) for contract in contracts if contract["name"].startswith("Cores")]
     cores = {
         f"shoal.{layer}.{path.stem}"
-        for layer in ("transport", "training")
+        for layer in ("transport", "crdt", "dht", "training")
         for path in (ROOT / layer).glob("*.py")
         if path.stem != "__init__" and not is_shell(path.stem)
     }

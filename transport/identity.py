@@ -76,7 +76,20 @@ def _verify_key(peer: str) -> VerifyKey | None:
 
 def verify(peer: PeerId, message: bytes, signature: bytes) -> bool:
     """Whether `signature` is `peer`'s on `message`."""
-    key = _verify_key(peer)
+    return _fits(_verify_key(peer), message, signature)
+
+
+@lru_cache(maxsize=KEYS_CACHED)
+def _public_key(public_key: bytes) -> VerifyKey | None:
+    return VerifyKey(public_key) if len(public_key) == SEED_BYTES else None
+
+
+def verify_by_key(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether `signature` on `message` is that of the key whose 32 public bytes these are."""
+    return _fits(_public_key(public_key), message, signature)
+
+
+def _fits(key: VerifyKey | None, message: bytes, signature: bytes) -> bool:
     if key is None or len(signature) != SIGNATURE_BYTES:
         return False
     try:

@@ -1,0 +1,196 @@
+"""One writer's chain above the agreed frontier: which of its operations count, and the proof if it has forked.
+
+An operation counts if all before it do, down to the frontier, and its number has no second one: at the lowest number
+where two operations follow the same chain the writer has forked, and from there on nothing of it counts. Of the
+operations at that number the two with the smallest hashes are kept as proof. All that depends on which operations came,
+not on their order: a second operation at a higher number changes nothing, one at a lower number moves the fork there,
+and what follows an operation that does not count is not needed to know any of this.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from blake3 import blake3
+
+from shoal.transport.wire import Malformed, encode
+
+from .dots import Dot, Writer
+from .operation import Operation, Stretch, read_batch
+from .rules import Spent
+
+HASH_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One of two operations at the same number."""
+
+    hash: bytes
+    data: bytes  # a batch that covers it
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """How far a chain goes, in few bytes: equal for equal chains."""
+
+    number: int  # of its newest operation, or where it forked
+    hash: bytes  # of its newest operation, or of both hashes of the proof
+    is_forked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Nothing in the batch is news, or it lies below the frontier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The batch follows operations that are not here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """The batch follows another operation than the one here: the writer forked, at a number below its first."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """The batch's operations from this number on are news; those before, if any, are the chain's own."""
+
+    number: int
+    is_fork: bool
+
+
+Place = Known | Gap | Apart | News
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    first: int
+    last: int
+    data: bytes
+
+
+class Chain:
+    """See the module's text."""
+
+    def __init__(self, writer: Writer, base: int, base_hash: bytes, base_live: Iterable[int] = ()) -> None:
+        self.writer = writer
+        self.base = base  # the frontier
+        self.base_hash = base_hash
+        self.base_live = frozenset(base_live)  # numbers of its entries that live in the snapshot
+        self.spent = Spent(live=set(self.base_live))
+        self.proofs: tuple[Proof, ...] = ()  # two, sorted by hash, of the number after the newest that counts
+        self._hashes = bytearray()
+        self._batches: list[_Held] = []
+        self._read: tuple[bytes, Stretch] | None = None  # the last that was read again
+
+    @property
+    def number(self) -> int:
+        """Of its newest operation that counts."""
+        return self.base + len(self._hashes) // HASH_BYTES
+
+    @property
+    def is_forked(self) -> bool:
+        return bool(self.proofs)
+
+    @property
+    def head(self) -> Head:
+        if self.proofs:
+            hash = blake3(b"".join(proof.hash for proof in self.proofs)).digest()
+            return Head(self.number + 1, hash, is_forked=True)
+        return Head(self.number, self.hash_at(self.number))
+
+    def hash_at(self, number: int) -> bytes:
+        """Of an operation that counts, from the frontier's on."""
+        if number == self.base:
+            return self.base_hash
+        at = (number - self.base - 1) * HASH_BYTES
+        return bytes(self._hashes[at : at + HASH_BYTES])
+
+    def place(self, stretch: Stretch) -> Place:
+        """How a batch lies to what is here. Its signature need not have been checked."""
+        if stretch.last <= self.base:
+            return Known()
+        if stretch.first > self.number + 1:
+            return Known() if self.proofs else Gap()
+        before = stretch.first - 1
+        if before >= self.base:
+            if stretch.batch.previous != self.hash_at(before):
+                return Apart()
+        elif stretch.hashes[self.base - stretch.first] != self.base_hash:
+            return Known()  # branches off below the frontier, which nothing touches
+        for number in range(max(stretch.first, self.base + 1), min(stretch.last, self.number) + 1):
+            if stretch.hashes[number - stretch.first] != self.hash_at(number):
+                return News(number, is_fork=True)
+        if stretch.last <= self.number:
+            return Known()
+        if not self.proofs:
+            return News(self.number + 1, is_fork=False)
+        hash = stretch.hashes[self.number + 1 - stretch.first]
+        is_smaller = all(hash != proof.hash for proof in self.proofs) and hash < self.proofs[1].hash
+        return News(self.number + 1, is_fork=True) if is_smaller else Known()
+
+    def extend(self, stretch: Stretch, start: int) -> None:
+        """Add the operations from `start` on, which follow the head."""
+        self._batches.append(_Held(stretch.first, stretch.last, stretch.data))
+        for number, operation, hash in news_of(stretch, start):
+            self._hashes += hash
+            self.spent.add(number, operation, len(encode(operation)))
+
+    def fork(self, stretch: Stretch, number: int) -> None:
+        """A second operation at `number` has come: nothing counts from there on."""
+        proofs = {proof.hash: proof.data for proof in self.proofs}
+        if number <= self.number:
+            proofs = {self.hash_at(number): self._held(number).data}
+        proofs.setdefault(stretch.hashes[number - stretch.first], stretch.data)
+        spent = self.spent_at(number - 1)
+        self.proofs = tuple(Proof(hash, proofs[hash]) for hash in sorted(proofs)[:2])
+        del self._hashes[(number - 1 - self.base) * HASH_BYTES :]
+        self._batches = [held for held in self._batches if held.first < number]
+        self.spent = spent
+
+    def spent_at(self, number: int) -> Spent:
+        """What the writer had used after this operation."""
+        if number == self.number:
+            return self.spent
+        spent = Spent(live=set(self.base_live))
+        for each in range(self.base + 1, number + 1):
+            operation = self.operation_at(each)
+            spent.add(each, operation, len(encode(operation)))
+        return spent
+
+    def operation_at(self, number: int) -> Operation:
+        """One that counts, above the frontier."""
+        stretch = self._stretch(self._held(number).data)
+        return stretch.batch.operations[number - stretch.first]
+
+    def dots_from(self, number: int) -> list[Dot]:
+        return [Dot(self.writer, each) for each in range(number, self.number + 1)]
+
+    def batches_after(self, number: int) -> Iterator[bytes]:
+        """What a replica needs that has the chain up to `number`: batches in order, then the proof."""
+        at = bisect_left(self._batches, number + 1, key=lambda held: held.last)
+        for held in self._batches[at:]:
+            yield held.data
+        for proof in self.proofs:
+            if not any(held.data == proof.data for held in self._batches[at:]):
+                yield proof.data
+
+    def _held(self, number: int) -> _Held:
+        return self._batches[bisect_left(self._batches, number, key=lambda held: held.last)]
+
+    def _stretch(self, data: bytes) -> Stretch:
+        if self._read is None or self._read[0] is not data:
+            stretch = read_batch(data)
+            if isinstance(stretch, Malformed):
+                raise AssertionError(stretch.reason)  # it was read when it came
+            self._read = data, stretch
+        return self._read[1]
+
+
+def news_of(stretch: Stretch, start: int) -> Iterator[tuple[int, Operation, bytes]]:
+    """Number, operation and hash of a batch's operations from `start` on."""
+    at = start - stretch.first
+    return zip(range(start, stretch.last + 1), stretch.batch.operations[at:], stretch.hashes[at:], strict=True)

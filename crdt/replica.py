@@ -1,0 +1,212 @@
+"""A swarm's replicated state on one member: chains, what follows from them, and what is believed of a peer's bytes.
+
+The law: state and digest are a function of the batches admitted, the rules and the agreed records; never of the order
+in which they came, of a clock or of who sent them.
+
+What a malicious peer may send: any bytes, others' operations in any order and as often as it likes, two chains of its
+own, operations that break the rules. What it achieves: one Malformed; nothing; an equivocation that takes back its own
+operations everywhere and stays on record; an end to its own chain. It costs this side a signature check at most, after
+all that is cheaper has passed, and memory within the bounds of `rules` and `backlog`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from blake3 import blake3
+
+from shoal.transport.identity import peer_id_of, verify_by_key
+from shoal.transport.wire import Malformed, encode
+
+from .backlog import Backlog
+from .cells import Cells, Key, cells_digest
+from .chain import Apart, Chain, Gap, Head, Known, News, news_of
+from .dots import Cell, Dot, Writer
+from .operation import OPERATIONS_MAX, BatchSigner, Operation, Stretch, Verify, genesis, read_batch, seal
+from .rules import NoRecords, Records, Rules, Unknown, judge
+
+_DIGEST: Final = b"shoal/state/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What has to come before a batch can be judged: of this writer, the operations after this number.
+
+    If the writer forked below, they are to be had from where the chains part: ask with `Chain`'s hashes.
+    """
+
+    writer: Writer
+    after: int
+
+
+@dataclass(slots=True)
+class Admission:
+    """What became of a batch."""
+
+    kept: list[Stretch] = field(default_factory=list[Stretch])  # to be stored and passed on, in this order
+    forked: set[Writer] = field(default_factory=set[Writer])  # whose stored batches `Replica.batches` now replaces
+    touched: set[Key] = field(default_factory=set[Key])  # keys whose cells may have changed
+    missing: Missing | None = None
+    refusal: Malformed | None = None
+
+    @property
+    def is_news(self) -> bool:
+        """Whether others should hear of it."""
+        return bool(self.kept) or self.missing is not None
+
+
+class Replica:
+    """See the module's text."""
+
+    def __init__(
+        self, swarm: bytes, rules: Rules, records: Records | None = None, verify: Verify = verify_by_key
+    ) -> None:
+        self.swarm = swarm
+        self.rules = rules
+        self._records = records or NoRecords()
+        self._verify = verify
+        self._chains: dict[Writer, Chain] = {}
+        self._context: dict[Writer, int] = {}  # of the operations that count
+        self._frontier: dict[Writer, int] = {}
+        self._cells = Cells()
+        self._backlog = Backlog()
+
+    # What is known.
+
+    def cell(self, namespace: str, *path: str) -> Cell:
+        """What a key holds; not to be changed."""
+        return self._cells.cell((namespace, path))
+
+    def keys(self, namespace: str) -> list[tuple[str, ...]]:
+        """The paths in a namespace that hold something, sorted."""
+        return [path for _, path in self._cells.keys(namespace)]
+
+    def cells(self) -> Iterator[tuple[Key, Cell]]:
+        """All that is held, sorted by key."""
+        return self._cells.items()
+
+    def chain(self, writer: Writer) -> Chain | None:
+        return self._chains.get(writer)
+
+    def heads(self) -> Mapping[Writer, Head]:
+        """How far each writer's chain goes here."""
+        return {writer: chain.head for writer, chain in self._chains.items()}
+
+    def context(self) -> Mapping[Writer, int]:
+        """The number of each writer's newest operation that counts; not to be changed."""
+        return self._context
+
+    def batches(self, writer: Writer) -> list[bytes]:
+        """All that is held of a writer above the frontier."""
+        chain = self._chains.get(writer)
+        return [] if chain is None else list(chain.batches_after(chain.base))
+
+    def digest(self) -> bytes:
+        """32 bytes, equal on all who admitted the same: of what the cells hold and of which operations count."""
+        counted = sorted(self._context.items())
+        return blake3(_DIGEST + self.swarm + encode(counted) + cells_digest(self._cells.items())).digest()
+
+    # What comes.
+
+    def admit(self, data: bytes, *, is_trusted: bool = False) -> Admission:
+        """A batch from a peer, or, `is_trusted`, from this node's own disk: then its signature is not checked again."""
+        stretch = read_batch(data)
+        if isinstance(stretch, Malformed):
+            return Admission(refusal=stretch)
+        admission = Admission()
+        self._take(stretch, admission, is_trusted)
+        if admission.kept:
+            self._take_waiting(stretch.writer, admission)
+        return admission
+
+    def write(self, signer: BatchSigner, operations: Sequence[Operation]) -> Stretch | Malformed:
+        """The node's own operations, as one batch: applied, and to be stored before anybody hears of it.
+
+        Malformed if the rules refuse them, or this key's chain has forked: nothing it writes counts any more.
+        """
+        writer = Writer(signer.public_key)
+        chain = self._chains.get(writer) or self._begin(writer)
+        if chain.is_forked:
+            return Malformed(
+                f"{peer_id_of(writer)} has written two histories (was its data directory copied or restored?): "
+                "nothing it writes counts any more; the node needs a new key"
+            )
+        if not 0 < len(operations) <= OPERATIONS_MAX:
+            return Malformed(f"a batch has 1 to {OPERATIONS_MAX} operations, not {len(operations)}")
+        stretch = seal(signer, self.swarm, chain.number + 1, chain.hash_at(chain.number), operations)
+        admission = Admission()
+        self._take(stretch, admission, is_trusted=True)
+        if admission.refusal is None and not admission.kept:
+            return Malformed("an operation names a record that is not known here")
+        return admission.refusal or stretch
+
+    def records_came(self) -> Admission:
+        """More records are known: batches that waited for them may be judged."""
+        admission = Admission()
+        for writer in self._backlog.writers():
+            self._take_waiting(writer, admission)
+        return admission
+
+    def _begin(self, writer: Writer) -> Chain:
+        return Chain(writer, 0, genesis(self.swarm, writer))
+
+    def _take_waiting(self, writer: Writer, admission: Admission) -> None:
+        for stretch in self._backlog.take(writer):
+            self._take(stretch, admission, is_trusted=True)
+
+    def _take(self, stretch: Stretch, admission: Admission, is_trusted: bool) -> None:
+        chain = self._chains.get(stretch.writer) or self._begin(stretch.writer)
+        place = chain.place(stretch)
+        if isinstance(place, Known):
+            return
+        if stretch.writer not in self._chains and len(self._chains) >= self.rules.writers_max:
+            admission.refusal = Malformed(f"more than {self.rules.writers_max} writers in this swarm")
+            return
+        judged = self._judge(chain, stretch, place)
+        if isinstance(judged, Malformed):
+            admission.refusal = judged
+        elif not (is_trusted or self._backlog.holds(stretch) or stretch.is_signed(self.swarm, self._verify)):
+            admission.refusal = Malformed(f"a batch that is not signed by {peer_id_of(stretch.writer)} for this swarm")
+        elif isinstance(place, Apart):
+            admission.missing = Missing(stretch.writer, chain.base)
+        elif isinstance(place, Gap) or isinstance(judged, Unknown):
+            if self._backlog.add(stretch):
+                admission.missing = Missing(stretch.writer, chain.number)
+        else:
+            self._apply(chain, stretch, place, admission)
+
+    def _judge(self, chain: Chain, stretch: Stretch, place: Gap | Apart | News) -> Malformed | Unknown | None:
+        start = place.number if isinstance(place, News) else max(stretch.first, chain.base + 1)
+        unknown: Unknown | None = None
+        operations = stretch.batch.operations[start - stretch.first :]
+        for operation in operations:
+            verdict = judge(operation, stretch.writer, self.rules, self._records)
+            if isinstance(verdict, Malformed):
+                return verdict
+            unknown = unknown or verdict
+        if unknown is None and isinstance(place, News):
+            sized = [(operation, len(encode(operation))) for operation in operations]
+            return chain.spent_at(start - 1).refusal(start, sized, self.rules)
+        return unknown
+
+    def _apply(self, chain: Chain, stretch: Stretch, news: News, admission: Admission) -> None:
+        writer = stretch.writer
+        self._chains[writer] = chain
+        if news.is_fork:
+            dots = chain.dots_from(news.number)
+            admission.touched.update((each.namespace, each.path) for each, _ in map(self._read, dots))
+            self._context[writer] = news.number - 1
+            self._cells.take_back(dots, self._read, self._frontier, self._context)
+            chain.fork(stretch, news.number)
+            admission.forked.add(writer)
+        else:
+            for number, operation, hash in news_of(stretch, news.number):
+                self._cells.apply(Dot(writer, number), operation, hash, self._context)
+                self._context[writer] = number
+                admission.touched.add((operation.namespace, operation.path))
+            chain.extend(stretch, news.number)
+        admission.kept.append(stretch)
+
+    def _read(self, dot: Dot) -> tuple[Operation, bytes]:
+        chain = self._chains[dot.writer]
+        return chain.operation_at(dot.number), chain.hash_at(dot.number)

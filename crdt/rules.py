@@ -1,0 +1,183 @@
+"""What may be written where: a pure function of an operation, its writer's chain, the swarm's rules and agreed records.
+
+Rules follow from the swarm's spec, so all members have the same. An operation that they refuse ends its writer's chain
+for everybody: neither it nor what follows it is stored or passed on. Of an operation that names a record which is not
+known here yet nothing is said until it is: the record is agreed on, and comes.
+
+What a writer may write is bounded along its own chain, since the newest agreed frontier: operations, bytes, and entries
+of its own that live. No clock and no view of others enters, so that all draw the same line.
+"""
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from shoal.transport.identity import peer_id_of
+from shoal.transport.wire import Malformed, decode, encode
+
+from .counter import Totals
+from .dots import Writer
+from .operation import VALUE_BYTES_MAX, WRITER_BYTES, Operation
+
+
+class Kind(enum.Enum):
+    """The type of a namespace's values. See the modules of these names."""
+
+    REGISTER = "register"  # the last writer wins
+    VALUES = "values"  # a register that keeps what was written at once, side by side
+    SET = "set"  # add wins
+    GROW_SET = "grow-set"
+    COUNTER = "counter"
+    GROW_COUNTER = "grow-counter"
+    LOG = "log"  # append-only, per writer
+
+
+class Authors(enum.Enum):
+    """Who may write in a namespace."""
+
+    ANYBODY = "anybody"
+    MEMBERS = "members"  # under a record that they name
+    CREATOR = "creator"
+
+
+_KEEPS_ALL: Final = frozenset({Kind.GROW_SET, Kind.LOG})  # whose entries nobody takes away
+_TOTALS: Final = frozenset({Kind.COUNTER, Kind.GROW_COUNTER})
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Of one namespace."""
+
+    kind: Kind
+    authors: Authors = Authors.ANYBODY
+    is_own: bool = True  # the first part of a path is its writer's peer id
+    path_parts: int = 1
+    schema: Any = None  # that values are read as, canonically; None: any bytes
+    value_bytes_max: int = VALUE_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Of one swarm."""
+
+    namespaces: Mapping[str, Rule]
+    creator: Writer
+    writers_max: int = 1024  # chains; while anybody may write, this is what keeps strangers from filling the disk
+    operations_max: int = 65_536  # of one writer above the frontier
+    bytes_max: int = 16 * 1024 * 1024  # likewise
+    entries_max: int = 4096  # of one writer that live
+
+
+class Records(Protocol):
+    """The swarm's agreed records."""
+
+    def is_member(self, record: bytes, writer: Writer) -> bool | None:
+        """Whether `writer` was a member under the record with this hash; None while the record is not known here."""
+        ...
+
+
+class NoRecords:
+    """Of a swarm that has agreed on none."""
+
+    def is_member(self, record: bytes, writer: Writer) -> bool | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An operation names a record that is not known here."""
+
+    record: bytes
+
+
+def judge(operation: Operation, writer: Writer, rules: Rules, records: Records) -> Malformed | Unknown | None:
+    """What is wrong with an operation, but for what `Spent` bounds; None: nothing."""
+    rule = rules.namespaces.get(operation.namespace)
+    if rule is None:
+        return Malformed(f"there is no namespace {operation.namespace!r} in this swarm")
+    if len(operation.path) != rule.path_parts:
+        return Malformed(f"a path in {operation.namespace} has {rule.path_parts} parts, not {len(operation.path)}")
+    if rule.is_own and operation.path[0] != peer_id_of(writer):
+        return Malformed(f"{operation.namespace} of {operation.path[0]} is not {peer_id_of(writer)}'s to write")
+    wrong = _shape(operation, writer, rule) or _value(operation, rule)
+    return wrong or _author(operation, writer, rule.authors, rules.creator, records)
+
+
+def _shape(operation: Operation, writer: Writer, rule: Rule) -> Malformed | None:
+    if any(each.writer and (len(each.writer) != WRITER_BYTES or each.writer == writer) for each in operation.taken):
+        return Malformed("an entry taken away names its writer with 32 bytes, or its own with none")
+    if len(operation.record) != (32 if rule.authors is Authors.MEMBERS else 0):
+        return Malformed(f"a record of {len(operation.record)} bytes is named in {operation.namespace}")
+    if operation.stamp and rule.kind is not Kind.REGISTER:
+        return Malformed(f"{operation.namespace} is no register: its entries have no stamp")
+    if rule.kind in _KEEPS_ALL and (operation.taken or operation.value is None):
+        return Malformed(f"nothing is taken away from {operation.namespace}")
+    if operation.value is None and not operation.taken:
+        return Malformed("an operation that changes nothing")
+    return None
+
+
+def _value(operation: Operation, rule: Rule) -> Malformed | None:
+    value = operation.value
+    if value is None:
+        return None
+    if len(value) > rule.value_bytes_max:
+        return Malformed(f"a value of {len(value)} bytes; {operation.namespace} takes {rule.value_bytes_max}")
+    schema = Totals if rule.kind in _TOTALS else rule.schema
+    if schema is None:
+        return None
+    read = decode(value, schema, rule.value_bytes_max)
+    if isinstance(read, Malformed):
+        return read
+    if encode(read) != value:
+        return Malformed(f"a value in {operation.namespace} that is not written in its shortest form")
+    if rule.kind is Kind.GROW_COUNTER and read.down:
+        return Malformed(f"{operation.namespace} counts up only")
+    return None
+
+
+def _author(
+    operation: Operation, writer: Writer, authors: Authors, creator: Writer, records: Records
+) -> Malformed | Unknown | None:
+    if authors is Authors.CREATOR and writer != creator:
+        return Malformed(f"{operation.namespace} is the swarm's creator's to write")
+    if authors is Authors.MEMBERS:
+        is_member = records.is_member(operation.record, writer)
+        if is_member is None:
+            return Unknown(operation.record)
+        if not is_member:
+            return Malformed(f"{peer_id_of(writer)} was no member under record {operation.record.hex()[:16]}")
+    return None
+
+
+@dataclass(slots=True)
+class Spent:
+    """What a writer has used of its bounds, above the frontier."""
+
+    operations: int = 0
+    bytes: int = 0
+    live: set[int] = field(default_factory=set[int])  # numbers of its operations whose entries it has not taken away
+
+    def refusal(self, first: int, operations: Iterable[tuple[Operation, int]], rules: Rules) -> Malformed | None:
+        """Why the writer may not add these operations, with their sizes in bytes; the first has the number `first`."""
+        each = list(operations)
+        used, size = self.operations + len(each), self.bytes + sum(size for _, size in each)
+        if used > rules.operations_max:
+            return Malformed(f"more than {rules.operations_max} operations of one writer above the frontier")
+        if size > rules.bytes_max:
+            return Malformed(f"more than {rules.bytes_max} bytes of one writer above the frontier")
+        if len(self.live) + len(each) > rules.entries_max:  # seldom; else there is no need to look closely
+            after = Spent(live=set(self.live))
+            for number, (operation, size) in enumerate(each, first):
+                after.add(number, operation, size)
+                if len(after.live) > rules.entries_max:
+                    return Malformed(f"more than {rules.entries_max} entries of one writer")
+        return None
+
+    def add(self, number: int, operation: Operation, size: int) -> None:
+        self.operations += 1
+        self.bytes += size
+        self.live.difference_update(each.number for each in operation.taken if not each.writer)
+        if operation.value is not None:
+            self.live.add(number)
