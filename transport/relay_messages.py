@@ -12,14 +12,13 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
-from .identity import peer_id_of, public_key_of
+from .multiaddrs import peer_bytes, peer_of_bytes
 from .port import PeerId
+from .protobuf import bytes_field, number_field, read_fields, varint
 from .wire import Malformed
 
 MESSAGE_BYTES_MAX: Final = 4096  # as go-libp2p
 LENGTH_BYTES_MAX: Final = 2  # that a length up to it may take
-_ID_PREFIX: Final = bytes.fromhex("002408011220")  # of an Ed25519 key
-_VARINT_BYTES_MAX: Final = 10
 
 
 class Status(enum.IntEnum):
@@ -95,16 +94,16 @@ def encode_relay(grammar: Grammar, message: RelayMessage) -> bytes:
     match message:
         case Reserve():
             assert grammar.reserve is not None
-            body = _number(_TYPE, grammar.reserve)
+            body = number_field(_TYPE, grammar.reserve)
         case Connect(peer, limit):
-            body = _number(_TYPE, grammar.connect) + _bytes(_PEER, _bytes(_ID, _id_bytes(peer)))
+            body = number_field(_TYPE, grammar.connect) + bytes_field(_PEER, bytes_field(_ID, peer_bytes(peer)))
             body += _limit(grammar.limit_field, limit)
         case Answer(status, expires_at, limit):
-            body = _number(_TYPE, grammar.answer)
+            body = number_field(_TYPE, grammar.answer)
             if expires_at is not None:
-                body += _bytes(_RESERVATION, _number(_EXPIRE, expires_at))
-            body += _limit(grammar.limit_field, limit) + _number(grammar.status_field, status)
-    return _varint(len(body)) + body
+                body += bytes_field(_RESERVATION, number_field(_EXPIRE, expires_at))
+            body += _limit(grammar.limit_field, limit) + number_field(grammar.status_field, status)
+    return varint(len(body)) + body
 
 
 def decode_relay(grammar: Grammar, data: bytes) -> RelayMessage | Malformed:
@@ -142,22 +141,14 @@ def decode_length(data: bytes) -> int | Malformed | None:
     return None if len(data) < LENGTH_BYTES_MAX else Malformed("a relay message with a length of more than two bytes")
 
 
-def _id_bytes(peer: PeerId) -> bytes:
-    key = public_key_of(peer)
-    assert key is not None
-    return _ID_PREFIX + key
-
-
 def _peer_of(data: int | bytes | None) -> PeerId | None:
-    if not isinstance(data, bytes) or len(data) != len(_ID_PREFIX) + 32 or not data.startswith(_ID_PREFIX):
-        return None
-    return peer_id_of(data[len(_ID_PREFIX) :])
+    return peer_of_bytes(data) if isinstance(data, bytes) else None
 
 
 def _limit(field: int, limit: Limit | None) -> bytes:
     if limit is None:
         return b""
-    return _bytes(field, _number(_DURATION, limit.duration_s) + _number(_DATA, limit.data_bytes))
+    return bytes_field(field, number_field(_DURATION, limit.duration_s) + number_field(_DATA, limit.data_bytes))
 
 
 def _read_limit(fields: Fields, field: int) -> Limit | None:
@@ -173,54 +164,7 @@ def _nested(fields: Fields, field: int) -> Fields:
     return (_fields(data) or {}) if isinstance(data, bytes) else {}
 
 
-def _number(field: int, value: int) -> bytes:
-    return _varint(field << 3) + _varint(value)
-
-
-def _bytes(field: int, value: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int] | None:
-    """The number at `at` and where it ends."""
-    value = 0
-    for place in range(_VARINT_BYTES_MAX):
-        if at + place >= len(data):
-            return None
-        byte = data[at + place]
-        value |= (byte & 0x7F) << (7 * place)
-        if byte < 0x80:
-            return (value, at + place + 1) if value < 2**64 else None
-    return None
-
-
 def _fields(data: bytes) -> Fields | None:
-    """Each field's last value; None if this is no Protocol Buffer. The groups of old are not read."""
-    fields: Fields = {}
-    at = 0
-    while at < len(data):
-        head = _read_varint(data, at)
-        if head is None or head[0] >> 3 == 0:
-            return None
-        kind, at = head[0] & 7, head[1]
-        if kind == 0:
-            number = _read_varint(data, at)
-            if number is None:
-                return None
-            fields[head[0] >> 3], at = number
-            continue
-        size = {1: (8, at), 5: (4, at), 2: _read_varint(data, at)}.get(kind)
-        if size is None or size[1] + size[0] > len(data):
-            return None
-        start, at = size[1], size[1] + size[0]
-        fields[head[0] >> 3] = data[start:at]
-    return fields
+    """Each field's last value; None if this is no Protocol Buffer."""
+    fields = read_fields(data)
+    return None if fields is None else dict(fields)
