@@ -8,7 +8,7 @@ and what follows an operation that does not count is not needed to know any of t
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from blake3 import blake3
@@ -75,12 +75,12 @@ class _Held:
 class Chain:
     """See the module's text."""
 
-    def __init__(self, writer: Writer, base: int, base_hash: bytes, base_live: Iterable[int] = ()) -> None:
+    def __init__(self, writer: Writer, base: int, base_hash: bytes, base_spent: Spent | None = None) -> None:
         self.writer = writer
         self.base = base  # the frontier
         self.base_hash = base_hash
-        self.base_live = frozenset(base_live)  # numbers of its entries that live in the snapshot
-        self.spent = Spent(live=set(self.base_live))
+        self._base_spent = base_spent or Spent()  # what it has in the snapshot
+        self.spent = self._base_spent.copy()
         self.proofs: tuple[Proof, ...] = ()  # two, sorted by hash, of the number after the newest that counts
         self._hashes = bytearray()
         self._batches: list[_Held] = []
@@ -155,7 +155,7 @@ class Chain:
         """What the writer had used after this operation."""
         if number == self.number:
             return self.spent
-        spent = Spent(live=set(self.base_live))
+        spent = self._base_spent.copy()
         for each in range(self.base + 1, number + 1):
             operation = self.operation_at(each)
             spent.add(each, operation, len(encode(operation)))

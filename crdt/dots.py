@@ -54,10 +54,10 @@ class Cell:
     """What one key holds."""
 
     entries: dict[Dot, Entry] = field(default_factory=dict[Dot, Entry])
-    gone: set[Seen] = field(default_factory=set[Seen])  # taken away before they came
+    gone: dict[Seen, Writer] = field(default_factory=dict[Seen, Writer])  # taken away before they came, and by whom
 
     def copy(self) -> "Cell":
-        return Cell(dict(self.entries), set(self.gone))
+        return Cell(dict(self.entries), dict(self.gone))
 
     @property
     def is_empty(self) -> bool:
@@ -67,21 +67,19 @@ class Cell:
         """Apply the operation at `dot`, which is not in `context` yet; the operations in it have been applied."""
         if entry is not None:
             seen = Seen(dot, entry.tag)
-            if seen in self.gone:
-                self.gone.discard(seen)
-            else:
+            if self.gone.pop(seen, None) is None:
                 self.entries[dot] = entry
         for seen in taken:
             held = self.entries.get(seen.dot)
             if held is not None:
                 if held.tag == seen.tag:
                     del self.entries[seen.dot]
-            elif seen.dot.number > context.get(seen.dot.writer, 0) and seen.dot != dot:
-                self.gone.add(seen)
+            elif seen.dot.writer != dot.writer and seen.dot.number > context.get(seen.dot.writer, 0):
+                self.gone[seen] = min(dot.writer, self.gone.get(seen, dot.writer))
 
     def settle(self, context: Vector) -> None:
         """Forget of what was taken away all that `context` has: it came, elsewhere or in another form."""
-        self.gone = {seen for seen in self.gone if seen.dot.number > context.get(seen.dot.writer, 0)}
+        self.gone = {seen: by for seen, by in self.gone.items() if seen.dot.number > context.get(seen.dot.writer, 0)}
 
 
 def join(a: Cell, a_context: Vector, b: Cell, b_context: Vector) -> Cell:
@@ -96,7 +94,7 @@ def join(a: Cell, a_context: Vector, b: Cell, b_context: Vector) -> Cell:
             is_new = dot.number > their_context.get(dot.writer, 0) and Seen(dot, entry.tag) not in theirs.gone
             if is_new or dot in theirs.entries:
                 joined.entries[dot] = entry
-    joined.gone = a.gone | b.gone
+    joined.gone = a.gone | {seen: min(by, a.gone.get(seen, by)) for seen, by in b.gone.items()}
     joined.settle(joined_context(a_context, b_context))
     return joined
 

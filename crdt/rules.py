@@ -4,8 +4,9 @@ Rules follow from the swarm's spec, so all members have the same. An operation t
 for everybody: neither it nor what follows it is stored or passed on. Of an operation that names a record which is not
 known here yet nothing is said until it is: the record is agreed on, and comes.
 
-What a writer may write is bounded along its own chain, since the newest agreed frontier: operations, bytes, and entries
-of its own that live. No clock and no view of others enters, so that all draw the same line.
+What a writer may write is bounded along its own chain, since the newest agreed frontier: operations, bytes, entries of
+its own that live, and entries of others that it takes away (what is taken away before it came has to be remembered).
+No clock and no view of others enters, so that all draw the same line.
 """
 
 import enum
@@ -66,7 +67,7 @@ class Rules:
     writers_max: int = 1024  # chains; while anybody may write, this is what keeps strangers from filling the disk
     operations_max: int = 65_536  # of one writer above the frontier
     bytes_max: int = 16 * 1024 * 1024  # likewise
-    entries_max: int = 4096  # of one writer that live
+    entries_max: int = 4096  # of one writer that live, and of others that it took away since the frontier
 
 
 class Records(Protocol):
@@ -158,6 +159,7 @@ class Spent:
     operations: int = 0
     bytes: int = 0
     live: set[int] = field(default_factory=set[int])  # numbers of its operations whose entries it has not taken away
+    taken: int = 0  # entries of others that it took away; at the frontier, those that have not come
 
     def refusal(self, first: int, operations: Iterable[tuple[Operation, int]], rules: Rules) -> Malformed | None:
         """Why the writer may not add these operations, with their sizes in bytes; the first has the number `first`."""
@@ -167,17 +169,25 @@ class Spent:
             return Malformed(f"more than {rules.operations_max} operations of one writer above the frontier")
         if size > rules.bytes_max:
             return Malformed(f"more than {rules.bytes_max} bytes of one writer above the frontier")
-        if len(self.live) + len(each) > rules.entries_max:  # seldom; else there is no need to look closely
-            after = Spent(live=set(self.live))
+        most = len(self.live) + self.taken + sum(1 + len(operation.taken) for operation, _ in each)
+        if most > rules.entries_max:  # seldom; else there is no need to look closely
+            after = Spent(live=set(self.live), taken=self.taken)
             for number, (operation, size) in enumerate(each, first):
                 after.add(number, operation, size)
-                if len(after.live) > rules.entries_max:
+                if len(after.live) + after.taken > rules.entries_max:
                     return Malformed(f"more than {rules.entries_max} entries of one writer")
         return None
+
+    def copy(self) -> "Spent":
+        return Spent(self.operations, self.bytes, set(self.live), self.taken)
 
     def add(self, number: int, operation: Operation, size: int) -> None:
         self.operations += 1
         self.bytes += size
-        self.live.difference_update(each.number for each in operation.taken if not each.writer)
+        for each in operation.taken:
+            if each.writer:
+                self.taken += 1
+            else:
+                self.live.discard(each.number)
         if operation.value is not None:
             self.live.add(number)
