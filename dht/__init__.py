@@ -1,1 +1,1 @@
-"""Finding peers, swarms and blobs. Empty until discovery lands: members find one another by invite and roster."""
+"""Finding peers, swarms and blobs: a Kademlia on libp2p's wire protocol."""
