@@ -4,18 +4,19 @@ The law: what the cells hold depends on which operations were applied, each once
 order, as long as each writer's own come in order, and not on what was applied and taken back in between.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from blake3 import blake3
 
 from shoal.transport.wire import encode
 
-from .dots import Cell, Dot, Vector
+from .dots import Cell, Dot, Vector, join
 from .operation import Operation, Path, tag_of
 
 Key = tuple[str, Path]  # namespace and path
-Read = Callable[[Dot], tuple[Operation, bytes]]  # the operation at a dot, and its hash
+Applied = tuple[Dot, Operation, bytes]  # an operation and its hash
+Read = Callable[[Iterable[Dot]], Iterable[Applied]]  # these, each writer's own in order
 
 _EMPTY = Cell()
 
@@ -32,8 +33,8 @@ class _Tracked:
 class Cells:
     """See the module's text. `context` is always that of the caller's chains, without the operation being applied."""
 
-    def __init__(self, base: Iterable[tuple[Key, Cell]] = ()) -> None:
-        self._cells = {key: _Tracked(cell.copy(), cell) for key, cell in base}
+    def __init__(self) -> None:
+        self._cells: dict[Key, _Tracked] = {}
 
     def cell(self, key: Key) -> Cell:
         """What a key holds; not to be changed."""
@@ -57,22 +58,54 @@ class Cells:
         tracked.tail.append(dot)
         tracked.now.write(dot, operation.entry(tag_of(hash)), operation.seen(dot.writer), context)
 
-    def take_back(self, dots: Iterable[Dot], read: Read, frontier: Vector, context: Vector) -> None:
-        """Undo what was applied at `dots`; `read` still knows these operations, and all others applied."""
-        lost = set(dots)
-        keys = {(operation.namespace, operation.path) for operation, _ in map(read, lost)}
+    def take_back(self, lost: Iterable[Applied], read: Read, frontier: Vector, context: Vector) -> set[Key]:
+        """Undo operations; `read` knows all that were applied. Returns the keys they had changed."""
+        dots: set[Dot] = set()
+        keys: set[Key] = set()
+        for dot, operation, _ in lost:
+            dots.add(dot)
+            keys.add((operation.namespace, operation.path))
         for key in keys:
             tracked = self._cells[key]
-            tracked.tail = [dot for dot in tracked.tail if dot not in lost]
+            tracked.tail = [dot for dot in tracked.tail if dot not in dots]
             tracked.now = tracked.base.copy()
-            for dot in tracked.tail:
-                operation, hash = read(dot)
-                # By the frontier, not by what is known by now: an operation may come after one that takes its entry
-                # away, and must find that said.
-                tracked.now.write(dot, operation.entry(tag_of(hash)), operation.seen(dot.writer), frontier)
-            tracked.now.settle(context)
-            if not tracked.tail and tracked.base.is_empty:
+        # By the frontier, not by what is known by now: an operation may come after one that takes its entry away, and
+        # must find that said.
+        for dot, operation, hash in read(dot for key in keys for dot in self._cells[key].tail):
+            now = self._cells[operation.namespace, operation.path].now
+            now.write(dot, operation.entry(tag_of(hash)), operation.seen(dot.writer), frontier)
+        for key in keys:
+            self._cells[key].now.settle(context)
+        return keys
+
+    def at(self, applied: Iterable[Applied], since: Vector, frontier: Vector) -> dict[Key, Cell]:
+        """The cells as they are when of what came after the frontier `since` only this is applied, up to `frontier`."""
+        cells = {key: tracked.base.copy() for key, tracked in self._cells.items()}
+        for dot, operation, hash in applied:
+            cell = cells[operation.namespace, operation.path]
+            cell.write(dot, operation.entry(tag_of(hash)), operation.seen(dot.writer), since)
+        for cell in cells.values():
+            cell.settle(frontier)
+        return {key: cell for key, cell in cells.items() if not cell.is_empty}
+
+    def adopt(self, base: Mapping[Key, Cell], frontier: Vector, context: Vector) -> set[Key]:
+        """Join the state at an agreed frontier to what is here, and keep of the tail only what is above it.
+
+        Returns the keys whose cells have changed.
+        """
+        changed: set[Key] = set()
+        for key in {*base, *self._cells}:
+            tracked = self._cells.setdefault(key, _Tracked())
+            agreed = base.get(key, _EMPTY)
+            now = join(tracked.now, context, agreed, frontier)
+            if now.entries != tracked.now.entries:
+                changed.add(key)
+            tail = [dot for dot in tracked.tail if dot.number > frontier.get(dot.writer, 0)]
+            if now.is_empty and agreed.is_empty and not tail:
                 del self._cells[key]
+            else:
+                self._cells[key] = _Tracked(now, agreed, tail)
+        return changed
 
 
 def cells_digest(items: Iterable[tuple[Key, Cell]]) -> bytes:

@@ -8,15 +8,15 @@ and what follows an operation that does not count is not needed to know any of t
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from blake3 import blake3
 
-from shoal.transport.wire import Malformed, encode
+from shoal.transport.wire import Malformed, decode, encode
 
 from .dots import Dot, Writer
-from .operation import Operation, Stretch, read_batch
+from .operation import BATCH_BYTES_MAX, Batch, Operation, Stretch
 from .rules import Spent
 
 HASH_BYTES = 32
@@ -84,7 +84,6 @@ class Chain:
         self.proofs: tuple[Proof, ...] = ()  # two, sorted by hash, of the number after the newest that counts
         self._hashes = bytearray()
         self._batches: list[_Held] = []
-        self._read: tuple[bytes, Stretch] | None = None  # the last that was read again
 
     @property
     def number(self) -> int:
@@ -156,18 +155,22 @@ class Chain:
         if number == self.number:
             return self.spent
         spent = self._base_spent.copy()
-        for each in range(self.base + 1, number + 1):
-            operation = self.operation_at(each)
+        for each, operation in self.operations(range(self.base + 1, number + 1)):
             spent.add(each, operation, len(encode(operation)))
         return spent
 
-    def operation_at(self, number: int) -> Operation:
-        """One that counts, above the frontier."""
-        stretch = self._stretch(self._held(number).data)
-        return stretch.batch.operations[number - stretch.first]
+    def operations(self, numbers: Iterable[int]) -> Iterator[tuple[int, Operation]]:
+        """Those that count, above the frontier; in ascending order each batch is read once."""
+        held, operations = None, ()
+        for number in numbers:
+            if held is None or not held.first <= number <= held.last:
+                held = self._held(number)
+                batch = decode(held.data, Batch, BATCH_BYTES_MAX)
+                operations = () if isinstance(batch, Malformed) else batch.operations  # it was read when it came
+            yield number, operations[number - held.first]
 
-    def dots_from(self, number: int) -> list[Dot]:
-        return [Dot(self.writer, each) for each in range(number, self.number + 1)]
+    def dots(self, after: int, until: int) -> Iterator[Dot]:
+        return (Dot(self.writer, each) for each in range(after + 1, until + 1))
 
     def batches_after(self, number: int) -> Iterator[bytes]:
         """What a replica needs that has the chain up to `number`: batches in order, then the proof."""
@@ -178,16 +181,21 @@ class Chain:
             if not any(held.data == proof.data for held in self._batches[at:]):
                 yield proof.data
 
+    def goes_through(self, number: int, hash: bytes) -> bool:
+        """Whether this operation counts here, or is the frontier's."""
+        return self.base <= number <= self.number and self.hash_at(number) == hash
+
+    def move(self, base: int, base_hash: bytes, base_spent: Spent) -> None:
+        """Put the frontier where the chain goes through."""
+        del self._hashes[: (base - self.base) * HASH_BYTES]
+        self._batches = [held for held in self._batches if held.last > base]
+        self.base, self.base_hash, self._base_spent = base, base_hash, base_spent
+        self.spent = base_spent.copy()
+        for number, operation in self.operations(range(base + 1, self.number + 1)):
+            self.spent.add(number, operation, len(encode(operation)))
+
     def _held(self, number: int) -> _Held:
         return self._batches[bisect_left(self._batches, number, key=lambda held: held.last)]
-
-    def _stretch(self, data: bytes) -> Stretch:
-        if self._read is None or self._read[0] is not data:
-            stretch = read_batch(data)
-            if isinstance(stretch, Malformed):
-                raise AssertionError(stretch.reason)  # it was read when it came
-            self._read = data, stretch
-        return self._read[1]
 
 
 def news_of(stretch: Stretch, start: int) -> Iterator[tuple[int, Operation, bytes]]:

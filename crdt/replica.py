@@ -9,8 +9,9 @@ operations everywhere and stays on record; an end to its own chain. It costs thi
 all that is cheaper has passed, and memory within the bounds of `rules` and `backlog`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Final
 
 from blake3 import blake3
@@ -19,11 +20,12 @@ from shoal.transport.identity import peer_id_of, verify_by_key
 from shoal.transport.wire import Malformed, encode
 
 from .backlog import Backlog
-from .cells import Cells, Key, cells_digest
+from .cells import Applied, Cells, Key, cells_digest
 from .chain import Apart, Chain, Gap, Head, Known, News, news_of
+from .compact import Frontier, Mark, Snapshot
 from .dots import Cell, Dot, Writer
 from .operation import OPERATIONS_MAX, BatchSigner, Operation, Stretch, Verify, genesis, read_batch, seal
-from .rules import NoRecords, Records, Rules, Unknown, judge
+from .rules import NoRecords, Records, Rules, Spent, Unknown, judge
 
 _DIGEST: Final = b"shoal/state/1"
 
@@ -53,6 +55,16 @@ class Admission:
     def is_news(self) -> bool:
         """Whether others should hear of it."""
         return bool(self.kept) or self.missing is not None
+
+
+@dataclass(slots=True)
+class Adoption:
+    """What a snapshot changed."""
+
+    # Operations that are not in the agreed chains; their writer may write them anew (`compact.rebased`).
+    lost: dict[Writer, list[Applied]] = field(default_factory=dict[Writer, list[Applied]])
+    touched: set[Key] = field(default_factory=set[Key])
+    admission: Admission = field(default_factory=Admission)  # of batches that waited for what came
 
 
 class Replica:
@@ -103,7 +115,7 @@ class Replica:
 
     def digest(self) -> bytes:
         """32 bytes, equal on all who admitted the same: of what the cells hold and of which operations count."""
-        counted = sorted(self._context.items())
+        counted = sorted((writer, number) for writer, number in self._context.items() if number)
         return blake3(_DIGEST + self.swarm + encode(counted) + cells_digest(self._cells.items())).digest()
 
     # What comes.
@@ -146,6 +158,65 @@ class Replica:
         for writer in self._backlog.writers():
             self._take_waiting(writer, admission)
         return admission
+
+    # Compaction.
+
+    def frontier(self) -> Frontier:
+        """How far each chain counts here: what may be proposed as the next agreed frontier."""
+        chains = ((writer, chain) for writer, chain in self._chains.items() if chain.number)
+        return {writer: Mark(chain.number, chain.hash_at(chain.number)) for writer, chain in chains}
+
+    def snapshot(self, frontier: Frontier) -> Snapshot | Malformed:
+        """The state at `frontier`, from what is here; Malformed if it is not, because chains are short or differ."""
+        for writer, mark in frontier.items():
+            chain = self._chains.get(writer) or self._begin(writer)
+            if not chain.goes_through(*mark):
+                return Malformed(f"the chain of {peer_id_of(writer)} here does not go through the frontier")
+        short = next((writer for writer, base in self._frontier.items() if base and writer not in frontier), None)
+        if short is not None:
+            return Malformed(f"the frontier leaves out {peer_id_of(short)}, who is in the one before")
+        numbers = {writer: mark.number for writer, mark in frontier.items()}
+        dots = (self._chains[writer].dots(self._frontier.get(writer, 0), number) for writer, number in numbers.items())
+        applied = self._read(dot for each in dots for dot in each)
+        return Snapshot(self.swarm, dict(frontier), self._cells.at(applied, self._frontier, numbers))
+
+    def adopt(self, snapshot: Snapshot) -> Adoption | Malformed:
+        """Put an agreed snapshot in the place of all operations up to its frontier, which is not below the one here.
+
+        A chain that does not go through the frontier is given up for what was agreed.
+        """
+        for writer, base in self._frontier.items():
+            if base > (snapshot.frontier[writer].number if writer in snapshot.frontier else 0):
+                return Malformed("a snapshot that is older than the one here")
+        adoption = Adoption()
+        spent = snapshot.spent()
+        for writer, mark in sorted(snapshot.frontier.items()):
+            chain = self._chains.get(writer)
+            if chain is None or not chain.goes_through(*mark):
+                if chain is not None:
+                    self._give_up(chain, snapshot, adoption)
+                self._chains[writer] = Chain(writer, *mark, spent.get(writer))
+        for writer, mark in snapshot.frontier.items():
+            self._chains[writer].move(*mark, spent.get(writer, Spent()))
+        frontier = {writer: mark.number for writer, mark in snapshot.frontier.items()}
+        adoption.touched |= self._cells.adopt(snapshot.cells, frontier, self._context)
+        self._frontier = frontier
+        self._context.update({writer: chain.number for writer, chain in self._chains.items()})
+        for writer in self._backlog.writers():
+            self._take_waiting(writer, adoption.admission)
+        return adoption
+
+    def _give_up(self, chain: Chain, snapshot: Snapshot, adoption: Adoption) -> None:
+        """Take back a chain that does not go through the frontier, or is too short to tell."""
+        own = list(self._read(chain.dots(chain.base, chain.number)))
+        if not own:
+            return
+        if chain.number >= snapshot.frontier[chain.writer].number:
+            # What the snapshot shows of the chain, it has, and all before: hashes commit to what came before.
+            shown = max((dot.number for dot, operation, hash in own if snapshot.shows(dot, operation, hash)), default=0)
+            adoption.lost[chain.writer] = [each for each in own if each[0].number > shown]
+        self._context[chain.writer] = chain.base
+        adoption.touched |= self._cells.take_back(own, self._read, self._frontier, self._context)
 
     def _begin(self, writer: Writer) -> Chain:
         return Chain(writer, 0, genesis(self.swarm, writer))
@@ -193,10 +264,9 @@ class Replica:
         writer = stretch.writer
         self._chains[writer] = chain
         if news.is_fork:
-            dots = chain.dots_from(news.number)
-            admission.touched.update((each.namespace, each.path) for each, _ in map(self._read, dots))
+            lost = self._read(chain.dots(news.number - 1, chain.number))
             self._context[writer] = news.number - 1
-            self._cells.take_back(dots, self._read, self._frontier, self._context)
+            admission.touched |= self._cells.take_back(lost, self._read, self._frontier, self._context)
             chain.fork(stretch, news.number)
             admission.forked.add(writer)
         else:
@@ -207,6 +277,8 @@ class Replica:
             chain.extend(stretch, news.number)
         admission.kept.append(stretch)
 
-    def _read(self, dot: Dot) -> tuple[Operation, bytes]:
-        chain = self._chains[dot.writer]
-        return chain.operation_at(dot.number), chain.hash_at(dot.number)
+    def _read(self, dots: Iterable[Dot]) -> Iterator[Applied]:
+        for writer, own in groupby(sorted(dots), key=lambda dot: dot.writer):
+            chain = self._chains[writer]
+            for number, operation in chain.operations(dot.number for dot in own):
+                yield Dot(writer, number), operation, chain.hash_at(number)
