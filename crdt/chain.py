@@ -161,7 +161,8 @@ class Chain:
 
     def operations(self, numbers: Iterable[int]) -> Iterator[tuple[int, Operation]]:
         """Those that count, above the frontier; in ascending order each batch is read once."""
-        held, operations = None, ()
+        held: _Held | None = None
+        operations: tuple[Operation, ...] = ()
         for number in numbers:
             if held is None or not held.first <= number <= held.last:
                 held = self._held(number)
