@@ -24,7 +24,7 @@ from typing import Annotated, Final
 import msgspec
 from blake3 import blake3
 
-from .envelope import Signature, Signer
+from .envelope import Signature, Signer, Verify
 from .identity import verify
 from .port import GOSSIP_BYTES_MAX, PeerId
 from .token_bucket import TokenBucket
@@ -124,10 +124,14 @@ def _statement(topic: str, sequence: int, data: bytes) -> bytes:
 
 
 class Mesh:
-    """What a node knows of its neighbours and of recent messages."""
+    """What a node knows of its neighbours and of recent messages.
 
-    def __init__(self, self_id: PeerId) -> None:
+    `verify` may be a replacement that remembers results (simulations share them).
+    """
+
+    def __init__(self, self_id: PeerId, verify: Verify = verify) -> None:
         self._self_id = self_id
+        self._verify = verify
         self.topics: set[str] = set()  # that this node subscribes to; its owner's to change
         self._neighbours: dict[PeerId, _Neighbour] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
@@ -224,7 +228,7 @@ class Mesh:
         if encode(envelope) != data:
             return Malformed("an envelope that is not written in its shortest form")
         statement = _statement(envelope.topic, envelope.sequence, envelope.data)
-        if not verify(PeerId(envelope.source), statement, envelope.signature):
+        if not self._verify(PeerId(envelope.source), statement, envelope.signature):
             return Malformed(f"not signed by {envelope.source}")
         self._remember(id)
         return Arrival(id, envelope, data)
