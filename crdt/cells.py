@@ -11,27 +11,87 @@ from blake3 import blake3
 
 from shoal.transport.wire import encode
 
-from .dots import Cell, Dot, Vector, join
+from .dots import Cell, Dot, Entry, Seen, Vector, join
 from .operation import Operation, Path, tag_of
 
 Key = tuple[str, Path]  # namespace and path
 Applied = tuple[Dot, Operation, bytes]  # an operation and its hash
-Read = Callable[[Iterable[Dot]], Iterable[Applied]]  # these, each writer's own in order
+Find = Callable[[Key, Seen], Entry | None]  # the entry that an operation which counts, above the frontier, wrote there
 
 _EMPTY = Cell()
 
 
 @dataclass(slots=True)
 class _Tracked:
-    """A cell now, as it was at the frontier, and what was applied since."""
+    """A key's cell now, as it was at the frontier, and what operations since then took away: all that they name, be it
+    here, gone or yet to come; so an operation is undone at the cost of itself, however many there are.
+    """
 
-    now: Cell = field(default_factory=Cell)
+    now: Cell = field(default_factory=Cell)  # its `gone` is unused: `taken` and the base's tell more
     base: Cell = field(default_factory=Cell)
-    tail: list[Dot] = field(default_factory=list[Dot])
+    taken: dict[Seen, Dot] = field(default_factory=dict[Seen, Dot])  # and by which operation
+    taken_too: dict[Seen, set[Dot]] = field(default_factory=dict[Seen, set[Dot]])  # by which others, where there are
+
+    def apply(self, dot: Dot, operation: Operation, tag: bytes) -> None:
+        entry = operation.entry(tag)
+        if entry is not None and not self.is_taken(Seen(dot, tag)):
+            self.now.entries[dot] = entry
+        for seen in operation.seen(dot.writer):
+            if self.taken.setdefault(seen, dot) != dot:
+                self.taken_too.setdefault(seen, set()).add(dot)
+            held = self.now.entries.get(seen.dot)
+            if held is not None and held.tag == seen.tag:
+                del self.now.entries[seen.dot]
+
+    def take_back(self, dot: Dot, operation: Operation) -> list[Seen]:
+        """Undo an operation. Returns what nothing takes away any more."""
+        self.now.entries.pop(dot, None)
+        return [seen for seen in set(operation.seen(dot.writer)) if self._release(seen, dot)]
+
+    def is_taken(self, seen: Seen) -> bool:
+        return seen in self.taken or seen in self.base.gone
+
+    def takers(self, seen: Seen) -> set[Dot]:
+        return {self.taken[seen]} | self.taken_too.get(seen, set())
+
+    def full(self, context: Vector) -> Cell:
+        """The cell as `dots.join` wants it."""
+        gone = {seen: min(self.takers(seen)).writer for seen in self.taken}
+        gone.update((seen, min(by, gone.get(seen, by))) for seen, by in self.base.gone.items())
+        cell = Cell(self.now.entries, gone)
+        cell.settle(context)
+        return cell
+
+    def above(self, now: Cell, base: Cell, frontier: Vector) -> "_Tracked":
+        """This, with what is up to the frontier in `base`."""
+        tracked = _Tracked(now, base)
+        for seen in self.taken:
+            takers = {dot for dot in self.takers(seen) if dot.number > frontier.get(dot.writer, 0)}
+            if takers:
+                tracked.taken[seen] = takers.pop()
+            if takers:
+                tracked.taken_too[seen] = takers
+        return tracked
+
+    def _release(self, seen: Seen, dot: Dot) -> bool:
+        others = self.taken_too.get(seen, set())
+        if self.taken[seen] != dot:
+            others.discard(dot)
+        elif others:
+            self.taken[seen] = others.pop()
+        else:
+            del self.taken[seen]
+        if not others:
+            self.taken_too.pop(seen, None)
+        return seen not in self.taken
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.now.entries and self.base.is_empty and not self.taken
 
 
 class Cells:
-    """See the module's text. `context` is always that of the caller's chains, without the operation being applied."""
+    """See the module's text."""
 
     def __init__(self) -> None:
         self._cells: dict[Key, _Tracked] = {}
@@ -50,32 +110,27 @@ class Cells:
         for key in sorted(key for key, tracked in self._cells.items() if tracked.now.entries):
             yield key, self._cells[key].now
 
-    def apply(self, dot: Dot, operation: Operation, hash: bytes, context: Vector) -> None:
+    def apply(self, dot: Dot, operation: Operation, hash: bytes) -> None:
         key = operation.namespace, operation.path
         tracked = self._cells.get(key)
         if tracked is None:
             tracked = self._cells[key] = _Tracked()
-        tracked.tail.append(dot)
-        tracked.now.write(dot, operation.entry(tag_of(hash)), operation.seen(dot.writer), context)
+        tracked.apply(dot, operation, tag_of(hash))
 
-    def take_back(self, lost: Iterable[Applied], read: Read, frontier: Vector, context: Vector) -> set[Key]:
-        """Undo operations; `read` knows all that were applied. Returns the keys they had changed."""
-        dots: set[Dot] = set()
+    def take_back(self, lost: Iterable[Applied], find: Find) -> set[Key]:
+        """Undo operations; `find` no longer finds what they wrote. Returns the keys they had changed."""
         keys: set[Key] = set()
         for dot, operation, _ in lost:
-            dots.add(dot)
-            keys.add((operation.namespace, operation.path))
-        for key in keys:
+            key = operation.namespace, operation.path
+            keys.add(key)
             tracked = self._cells[key]
-            tracked.tail = [dot for dot in tracked.tail if dot not in dots]
-            tracked.now = tracked.base.copy()
-        # By the frontier, not by what is known by now: an operation may come after one that takes its entry away, and
-        # must find that said.
-        for dot, operation, hash in read(dot for key in keys for dot in self._cells[key].tail):
-            now = self._cells[operation.namespace, operation.path].now
-            now.write(dot, operation.entry(tag_of(hash)), operation.seen(dot.writer), frontier)
+            for seen in tracked.take_back(dot, operation):
+                entry = tracked.base.entries.get(seen.dot) or find(key, seen)
+                if entry is not None and entry.tag == seen.tag and not self._cells[key].is_taken(seen):
+                    tracked.now.entries[seen.dot] = entry
         for key in keys:
-            self._cells[key].now.settle(context)
+            if self._cells[key].is_empty:
+                del self._cells[key]
         return keys
 
     def at(self, applied: Iterable[Applied], since: Vector, frontier: Vector) -> dict[Key, Cell]:
@@ -89,22 +144,22 @@ class Cells:
         return {key: cell for key, cell in cells.items() if not cell.is_empty}
 
     def adopt(self, base: Mapping[Key, Cell], frontier: Vector, context: Vector) -> set[Key]:
-        """Join the state at an agreed frontier to what is here, and keep of the tail only what is above it.
+        """Join the state at an agreed frontier to what is here, of which `context` has been applied.
 
         Returns the keys whose cells have changed.
         """
         changed: set[Key] = set()
         for key in {*base, *self._cells}:
-            tracked = self._cells.setdefault(key, _Tracked())
+            before = self._cells.get(key) or _Tracked()
             agreed = base.get(key, _EMPTY)
-            now = join(tracked.now, context, agreed, frontier)
-            if now.entries != tracked.now.entries:
+            now = join(before.full(context), context, agreed, frontier)
+            if now.entries != before.now.entries:
                 changed.add(key)
-            tail = [dot for dot in tracked.tail if dot.number > frontier.get(dot.writer, 0)]
-            if now.is_empty and agreed.is_empty and not tail:
-                del self._cells[key]
+            tracked = before.above(Cell(now.entries), agreed, frontier)
+            if tracked.is_empty:
+                self._cells.pop(key, None)
             else:
-                self._cells[key] = _Tracked(now, agreed, tail)
+                self._cells[key] = tracked
         return changed
 
 

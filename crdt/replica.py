@@ -23,8 +23,8 @@ from .backlog import Backlog
 from .cells import Applied, Cells, Key, cells_digest
 from .chain import Apart, Chain, Gap, Head, Known, News, news_of
 from .compact import Frontier, Mark, Snapshot
-from .dots import Cell, Dot, Writer
-from .operation import OPERATIONS_MAX, BatchSigner, Operation, Stretch, Verify, genesis, read_batch, seal
+from .dots import Cell, Dot, Entry, Seen, Writer
+from .operation import OPERATIONS_MAX, BatchSigner, Operation, Stretch, Verify, genesis, read_batch, seal, tag_of
 from .rules import NoRecords, Records, Rules, Spent, Unknown, judge
 
 _DIGEST: Final = b"shoal/state/1"
@@ -216,7 +216,7 @@ class Replica:
             shown = max((dot.number for dot, operation, hash in own if snapshot.shows(dot, operation, hash)), default=0)
             adoption.lost[chain.writer] = [each for each in own if each[0].number > shown]
         self._context[chain.writer] = chain.base
-        adoption.touched |= self._cells.take_back(own, self._read, self._frontier, self._context)
+        adoption.touched |= self._cells.take_back(own, self._find)
 
     def _begin(self, writer: Writer) -> Chain:
         return Chain(writer, 0, genesis(self.swarm, writer))
@@ -266,12 +266,12 @@ class Replica:
         if news.is_fork:
             lost = self._read(chain.dots(news.number - 1, chain.number))
             self._context[writer] = news.number - 1
-            admission.touched |= self._cells.take_back(lost, self._read, self._frontier, self._context)
+            admission.touched |= self._cells.take_back(lost, self._find)
             chain.fork(stretch, news.number)
             admission.forked.add(writer)
         else:
             for number, operation, hash in news_of(stretch, news.number):
-                self._cells.apply(Dot(writer, number), operation, hash, self._context)
+                self._cells.apply(Dot(writer, number), operation, hash)
                 self._context[writer] = number
                 admission.touched.add((operation.namespace, operation.path))
             chain.extend(stretch, news.number)
@@ -282,3 +282,11 @@ class Replica:
             chain = self._chains[writer]
             for number, operation in chain.operations(dot.number for dot in own):
                 yield Dot(writer, number), operation, chain.hash_at(number)
+
+    def _find(self, key: Key, seen: Seen) -> Entry | None:
+        """The entry that an operation which counts, above the frontier, wrote under a key."""
+        writer, number = seen.dot
+        if not self._frontier.get(writer, 0) < number <= self._context.get(writer, 0):
+            return None
+        ((_, operation, hash),) = self._read([seen.dot])
+        return operation.entry(tag_of(hash)) if (operation.namespace, operation.path) == key else None

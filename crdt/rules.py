@@ -65,7 +65,7 @@ class Rules:
     namespaces: Mapping[str, Rule]
     creator: Writer
     writers_max: int = 1024  # chains; while anybody may write, this is what keeps strangers from filling the disk
-    operations_max: int = 65_536  # of one writer above the frontier
+    operations_max: int = 65_536  # of one writer above the frontier; as many of its own entries it may take away
     bytes_max: int = 16 * 1024 * 1024  # likewise
     entries_max: int = 4096  # of one writer that live, and of others that it took away since the frontier
 
@@ -160,6 +160,7 @@ class Spent:
     bytes: int = 0
     live: set[int] = field(default_factory=set[int])  # numbers of its operations whose entries it has not taken away
     taken: int = 0  # entries of others that it took away; at the frontier, those that have not come
+    dropped: int = 0  # entries of its own that it took away
 
     def refusal(self, first: int, operations: Iterable[tuple[Operation, int]], rules: Rules) -> Malformed | None:
         """Why the writer may not add these operations, with their sizes in bytes; the first has the number `first`."""
@@ -169,6 +170,9 @@ class Spent:
             return Malformed(f"more than {rules.operations_max} operations of one writer above the frontier")
         if size > rules.bytes_max:
             return Malformed(f"more than {rules.bytes_max} bytes of one writer above the frontier")
+        dropped = self.dropped + sum(not taken.writer for operation, _ in each for taken in operation.taken)
+        if dropped > rules.operations_max:
+            return Malformed(f"more than {rules.operations_max} entries of its own taken away by one writer")
         most = len(self.live) + self.taken + sum(1 + len(operation.taken) for operation, _ in each)
         if most > rules.entries_max:  # seldom; else there is no need to look closely
             after = Spent(live=set(self.live), taken=self.taken)
@@ -179,7 +183,7 @@ class Spent:
         return None
 
     def copy(self) -> "Spent":
-        return Spent(self.operations, self.bytes, set(self.live), self.taken)
+        return Spent(self.operations, self.bytes, set(self.live), self.taken, self.dropped)
 
     def add(self, number: int, operation: Operation, size: int) -> None:
         self.operations += 1
@@ -188,6 +192,7 @@ class Spent:
             if each.writer:
                 self.taken += 1
             else:
+                self.dropped += 1
                 self.live.discard(each.number)
         if operation.value is not None:
             self.live.add(number)
