@@ -7,6 +7,7 @@ not on their order: a second operation at a higher number changes nothing, one a
 and what follows an operation that does not count is not needed to know any of this.
 """
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from shoal.transport.wire import Malformed, decode, encode
 
 from .dots import Dot, Writer
 from .operation import BATCH_BYTES_MAX, Batch, Operation, Stretch
-from .rules import Spent
+from .rules import Rules, Spent
 
 HASH_BYTES = 32
 
@@ -79,8 +80,7 @@ class Chain:
         self.writer = writer
         self.base = base  # the frontier
         self.base_hash = base_hash
-        self._base_spent = base_spent or Spent()  # what it has in the snapshot
-        self.spent = self._base_spent.copy()
+        self._spent = array("q", base_spent or Spent())  # at the frontier, then after each operation
         self.proofs: tuple[Proof, ...] = ()  # two, sorted by hash, of the number after the newest that counts
         self._hashes = bytearray()
         self._batches: list[_Held] = []
@@ -131,12 +131,24 @@ class Chain:
         is_smaller = all(hash != proof.hash for proof in self.proofs) and hash < self.proofs[1].hash
         return News(self.number + 1, is_fork=True) if is_smaller else Known()
 
+    def refusal(self, stretch: Stretch, start: int, rules: Rules) -> Malformed | None:
+        """Why the writer may not add the operations from `start` on, beyond its bounds."""
+        spent, at_frontier = self.spent_at(start - 1), self.spent_at(self.base)
+        for number, operation, _ in news_of(stretch, start):
+            spent = spent.after(operation, len(encode(operation)))
+            refusal = spent.refusal(operation, number - self.base, at_frontier, rules)
+            if refusal is not None:
+                return refusal
+        return None
+
     def extend(self, stretch: Stretch, start: int) -> None:
         """Add the operations from `start` on, which follow the head."""
+        spent = self.spent_at(start - 1)
         self._batches.append(_Held(stretch.first, stretch.last, stretch.data))
-        for number, operation, hash in news_of(stretch, start):
+        for _, operation, hash in news_of(stretch, start):
+            spent = spent.after(operation, len(encode(operation)))
             self._hashes += hash
-            self.spent.add(number, operation, len(encode(operation)))
+            self._spent.extend(spent)
 
     def fork(self, stretch: Stretch, number: int) -> None:
         """A second operation at `number` has come: nothing counts from there on."""
@@ -144,20 +156,17 @@ class Chain:
         if number <= self.number:
             proofs = {self.hash_at(number): self._held(number).data}
         proofs.setdefault(stretch.hashes[number - stretch.first], stretch.data)
-        spent = self.spent_at(number - 1)
         self.proofs = tuple(Proof(hash, proofs[hash]) for hash in sorted(proofs)[:2])
-        del self._hashes[(number - 1 - self.base) * HASH_BYTES :]
-        self._batches = [held for held in self._batches if held.first < number]
-        self.spent = spent
+        if number <= self.number:
+            left = number - 1 - self.base
+            del self._batches[self._at(number - 1) + 1 if left else 0 :]
+            del self._hashes[left * HASH_BYTES :]
+            del self._spent[(left + 1) * len(Spent._fields) :]
 
     def spent_at(self, number: int) -> Spent:
         """What the writer had used after this operation."""
-        if number == self.number:
-            return self.spent
-        spent = self._base_spent.copy()
-        for each, operation in self.operations(range(self.base + 1, number + 1)):
-            spent.add(each, operation, len(encode(operation)))
-        return spent
+        at = (number - self.base) * len(Spent._fields)
+        return Spent(*self._spent[at : at + len(Spent._fields)])
 
     def operations(self, numbers: Iterable[int]) -> Iterator[tuple[int, Operation]]:
         """Those that count, above the frontier; in ascending order each batch is read once."""
@@ -175,11 +184,11 @@ class Chain:
 
     def batches_after(self, number: int) -> Iterator[bytes]:
         """What a replica needs that has the chain up to `number`: batches in order, then the proof."""
-        at = bisect_left(self._batches, number + 1, key=lambda held: held.last)
-        for held in self._batches[at:]:
-            yield held.data
+        last = b""
+        for held in self._batches[self._at(number + 1) :]:
+            yield (last := held.data)
         for proof in self.proofs:
-            if not any(held.data == proof.data for held in self._batches[at:]):
+            if proof.data != last:  # which may go on to where the chain forked
                 yield proof.data
 
     def goes_through(self, number: int, hash: bytes) -> bool:
@@ -190,13 +199,19 @@ class Chain:
         """Put the frontier where the chain goes through."""
         del self._hashes[: (base - self.base) * HASH_BYTES]
         self._batches = [held for held in self._batches if held.last > base]
-        self.base, self.base_hash, self._base_spent = base, base_hash, base_spent
-        self.spent = base_spent.copy()
-        for number, operation in self.operations(range(base + 1, self.number + 1)):
-            self.spent.add(number, operation, len(encode(operation)))
+        self.base, self.base_hash = base, base_hash
+        spent = base_spent
+        self._spent = array("q", spent)
+        for _, operation in self.operations(range(base + 1, self.number + 1)):
+            spent = spent.after(operation, len(encode(operation)))
+            self._spent.extend(spent)
 
     def _held(self, number: int) -> _Held:
-        return self._batches[bisect_left(self._batches, number, key=lambda held: held.last)]
+        return self._batches[self._at(number)]
+
+    def _at(self, number: int) -> int:
+        """The place of the first batch that reaches `number`."""
+        return bisect_left(self._batches, number, key=lambda held: held.last)
 
 
 def news_of(stretch: Stretch, start: int) -> Iterator[tuple[int, Operation, bytes]]:

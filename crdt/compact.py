@@ -7,6 +7,7 @@ A snapshot comes from peers and is believed for its digest, which a record agree
 all the same. It is cut into pieces by a rule, so that equal snapshots have equal pieces.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, NamedTuple
@@ -98,13 +99,10 @@ class Snapshot:
 
     def spent(self) -> dict[Writer, Spent]:
         """What writers have in the snapshot, for their bounds."""
-        spent: dict[Writer, Spent] = {}
-        for cell in self.cells.values():
-            for dot in cell.entries:
-                spent.setdefault(dot.writer, Spent()).live.add(dot.number)
-            for by in cell.gone.values():
-                spent.setdefault(by, Spent()).taken += 1
-        return spent
+        cells = self.cells.values()
+        live = Counter(dot.writer for cell in cells for dot in cell.entries)
+        gone = Counter(by for cell in cells for by in cell.gone.values())
+        return {writer: Spent(entries=live[writer], taken=gone[writer]) for writer in {*live, *gone}}
 
     def shows(self, dot: Dot, operation: Operation, hash: bytes) -> bool:
         """Whether an entry that the operation wrote lives in the snapshot."""

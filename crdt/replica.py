@@ -256,8 +256,7 @@ class Replica:
                 return verdict
             unknown = unknown or verdict
         if unknown is None and isinstance(place, News):
-            sized = [(operation, len(encode(operation))) for operation in operations]
-            return chain.spent_at(start - 1).refusal(start, sized, self.rules)
+            return chain.refusal(stretch, start, self.rules)
         return unknown
 
     def _apply(self, chain: Chain, stretch: Stretch, news: News, admission: Admission) -> None:

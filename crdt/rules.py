@@ -10,9 +10,9 @@ No clock and no view of others enters, so that all draw the same line.
 """
 
 import enum
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, Protocol
 
 from shoal.transport.identity import peer_id_of
 from shoal.transport.wire import Malformed, decode, encode
@@ -152,47 +152,36 @@ def _author(
     return None
 
 
-@dataclass(slots=True)
-class Spent:
-    """What a writer has used of its bounds, above the frontier."""
+class Spent(NamedTuple):
+    """What a writer has used of its bounds after one of its operations. Sums, so that any of them is at hand."""
 
-    operations: int = 0
     bytes: int = 0
-    live: set[int] = field(default_factory=set[int])  # numbers of its operations whose entries it has not taken away
-    taken: int = 0  # entries of others that it took away; at the frontier, those that have not come
+    entries: int = 0  # at the frontier those that live; then one more for each added, one less for each it took away
     dropped: int = 0  # entries of its own that it took away
+    taken: int = 0  # entries of others that it took away; at the frontier those that have not come
 
-    def refusal(self, first: int, operations: Iterable[tuple[Operation, int]], rules: Rules) -> Malformed | None:
-        """Why the writer may not add these operations, with their sizes in bytes; the first has the number `first`."""
-        each = list(operations)
-        used, size = self.operations + len(each), self.bytes + sum(size for _, size in each)
-        if used > rules.operations_max:
-            return Malformed(f"more than {rules.operations_max} operations of one writer above the frontier")
-        if size > rules.bytes_max:
-            return Malformed(f"more than {rules.bytes_max} bytes of one writer above the frontier")
-        dropped = self.dropped + sum(not taken.writer for operation, _ in each for taken in operation.taken)
-        if dropped > rules.operations_max:
-            return Malformed(f"more than {rules.operations_max} entries of its own taken away by one writer")
-        most = len(self.live) + self.taken + sum(1 + len(operation.taken) for operation, _ in each)
-        if most > rules.entries_max:  # seldom; else there is no need to look closely
-            after = Spent(live=set(self.live), taken=self.taken)
-            for number, (operation, size) in enumerate(each, first):
-                after.add(number, operation, size)
-                if len(after.live) + after.taken > rules.entries_max:
-                    return Malformed(f"more than {rules.entries_max} entries of one writer")
+    def after(self, operation: Operation, size: int) -> "Spent":
+        """With one more operation, of `size` bytes."""
+        taken = sum(1 for each in operation.taken if each.writer)
+        dropped = len(operation.taken) - taken
+        entries = self.entries + (operation.value is not None) - dropped
+        return Spent(self.bytes + size, entries, self.dropped + dropped, self.taken + taken)
+
+    def refusal(self, operation: Operation, count: int, at_frontier: "Spent", rules: Rules) -> Malformed | None:
+        """Why the writer may not go so far, with `operation` as its `count`-th above the frontier.
+
+        Who claims to take away entries of its own that are not there adds more than `entries` tells, but once only:
+        from the next frontier on it adds nothing.
+        """
+        bounds = (
+            (count, rules.operations_max, "operations above the frontier"),
+            (self.bytes, rules.bytes_max, "bytes above the frontier"),
+            (self.dropped, rules.operations_max, "entries of its own taken away"),
+            (self.taken, rules.entries_max, "entries of others taken away"),
+        )
+        for used, most, what in bounds:
+            if used > most:
+                return Malformed(f"more than {most} {what}, of one writer")
+        if operation.value is not None and max(self.entries, at_frontier.entries) > rules.entries_max:
+            return Malformed(f"more than {rules.entries_max} entries of one writer")
         return None
-
-    def copy(self) -> "Spent":
-        return Spent(self.operations, self.bytes, set(self.live), self.taken, self.dropped)
-
-    def add(self, number: int, operation: Operation, size: int) -> None:
-        self.operations += 1
-        self.bytes += size
-        for each in operation.taken:
-            if each.writer:
-                self.taken += 1
-            else:
-                self.dropped += 1
-                self.live.discard(each.number)
-        if operation.value is not None:
-            self.live.add(number)
