@@ -41,6 +41,7 @@ class IdentityError(Exception):
     """A key file or data directory that cannot be used. The message says which and what to do."""
 
 
+@lru_cache(maxsize=KEYS_CACHED)
 def peer_id_of(public_key: bytes) -> PeerId:
     """The peer id of a 32-byte Ed25519 public key."""
     number = int.from_bytes(_PEER_ID_PREFIX + public_key, "big")
