@@ -33,7 +33,7 @@ PROVIDER_KEY_BYTES_MAX: Final = 80  # likewise
 DIRECTORY_SHARDS: Final = 16  # more: more lookups to read it all; fewer: fewer nodes carry it
 SUBJECT_CHARS_MAX: Final = 48
 POSITIONS_REMEMBERED: Final = 16_384  # memory: about 0.3 KB each
-_BLAKE3: Final = b"\x1e\x20"  # multihash: function and length of the digest
+BLAKE3_MULTIHASH: Final = b"\x1e\x20"  # function and length; the digest follows
 _SUBJECT: Final = re.compile(rf"[a-z0-9._-]{{1,{SUBJECT_CHARS_MAX}}}")
 
 
@@ -104,17 +104,17 @@ def note_key(name: str, peer: PeerId) -> RecordKey | Malformed:
 
 def blob_providers_key(digest: bytes) -> bytes:
     """Where the holders of the blob with this digest announce themselves."""
-    return _BLAKE3 + digest
+    return BLAKE3_MULTIHASH + digest
 
 
 def swarm_providers_key(swarm: bytes) -> bytes:
     """Where the members of the swarm with this id announce themselves."""
-    return _BLAKE3 + blake3(b"shoal/dht/swarm/1" + swarm).digest()
+    return BLAKE3_MULTIHASH + blake3(b"shoal/dht/swarm/1" + swarm).digest()
 
 
 def directory_key(shard: int) -> bytes:
     """Where the peers that list swarms in public and whose shard this is announce themselves."""
-    return _BLAKE3 + blake3(b"shoal/dht/directory/1" + bytes([shard])).digest()
+    return BLAKE3_MULTIHASH + blake3(b"shoal/dht/directory/1" + bytes([shard])).digest()
 
 
 DIRECTORY_KEYS: Final = tuple(directory_key(shard) for shard in range(DIRECTORY_SHARDS))

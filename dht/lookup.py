@@ -13,20 +13,26 @@ peers enter its path's list, of one range of addresses at most NAMED_PER_RANGE_M
 a lookup ends after LOOKUP_S_MAX whatever happens.
 """
 
+import enum
+import math
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from shoal.transport.port import PeerId
 
-from .contacts import Contact
+from .contacts import Contact, ranges_of
+from .keys import position_of_peer
 from .patience import Patience
 
 GIVE_UP_FACTOR: Final = 4.0
 NAMED_MAX: Final = 20
 NAMED_PER_RANGE_MAX: Final = 4
 ASKED_MAX: Final = 64
+CANDIDATES_MAX: Final = 128  # of a path
 LOOKUP_S_MAX: Final = 30.0
+LATE_S: Final = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,47 @@ class LookupSettings:
     wanted: int = 20  # k: closest peers to find
     parallelism: int = 3  # questions under way at once, beside those to silent peers
     paths: int = 3  # more: safer from liars, more questions
+
+
+class _State(enum.Enum):
+    """How far a peer is with the one question it gets."""
+
+    ASKED = enum.auto()
+    SILENT = enum.auto()  # no longer counts against the parallelism
+    GIVEN_UP = enum.auto()  # no longer holds up the end; its answer still counts
+    ANSWERED = enum.auto()
+    FAILED = enum.auto()
+
+
+_OPEN: Final = (_State.ASKED, _State.SILENT, _State.GIVEN_UP)
+
+
+@dataclass(slots=True)
+class _Question:
+    path: "_Path"
+    asked_at: float
+    hop: int
+    state: _State = _State.ASKED
+
+
+@dataclass(slots=True)
+class _Candidate:
+    contact: Contact
+    distance: int
+    hop: int  # of the answer that named it, and one
+
+
+@dataclass(slots=True)
+class _Path:
+    candidates: dict[PeerId, _Candidate] = field(default_factory=dict[PeerId, _Candidate])  # closest first
+    asked_count: int = 0
+
+    def add(self, candidate: _Candidate) -> None:
+        self.candidates.setdefault(candidate.contact.peer, candidate)
+
+    def sort(self, candidates_max: int) -> None:
+        ranked = sorted(self.candidates.values(), key=lambda each: each.distance)[:candidates_max]
+        self.candidates = {each.contact.peer: each for each in ranked}
 
 
 class Lookup:
@@ -48,49 +95,161 @@ class Lookup:
     def __init__(
         self, target: int, self_id: PeerId, start: Iterable[Contact], settings: LookupSettings, patience: Patience
     ) -> None:
-        raise NotImplementedError
+        self._target, self._self_id = target, self_id
+        self._settings, self._patience = settings, patience
+        self._paths = [_Path() for _ in range(settings.paths)]
+        self._questions: dict[PeerId, _Question] = {}
+        self._began_at = math.inf
+        self._is_over = False
+        self.hop_count = 0  # the longest chain of answers, each of which named the next
+        for place, contact in enumerate(start):
+            if contact.peer != self_id:
+                self._paths[place % settings.paths].add(self._candidate(contact, 1))
 
     def begin(self, now: float) -> list[Contact]:
         """Whom to ask first. Over at once if nobody is known."""
-        raise NotImplementedError
+        self._began_at = now
+        for path in self._paths:
+            path.sort(CANDIDATES_MAX)
+        return self._next(now)
 
     def answered(self, peer: PeerId, closer: Iterable[Contact], now: float) -> list[Contact]:
         """A peer that was asked named others. Returns whom to ask now."""
-        raise NotImplementedError
+        question = self._questions.get(peer)
+        if question is None or question.state not in _OPEN:
+            return []
+        question.state = _State.ANSWERED
+        self._patience.answered(now - question.asked_at)
+        self.hop_count = max(self.hop_count, question.hop)
+        # Paths that began with nobody, since hardly anybody was known, share the first answer.
+        paths = [question.path, *(path for path in self._paths if not path.candidates)]
+        for place, contact in enumerate(self._taken(closer)):
+            paths[place % len(paths)].add(self._candidate(contact, question.hop + 1))
+        for path in paths:
+            path.sort(CANDIDATES_MAX)
+        return self._next(now)
 
     def failed(self, peer: PeerId, now: float) -> list[Contact]:
         """A peer that was asked cannot be reached, or answered something else. Returns whom to ask now."""
-        raise NotImplementedError
+        question = self._questions.get(peer)
+        if question is None or question.state not in _OPEN:
+            return []
+        question.state = _State.FAILED
+        return self._next(now)
 
     def woken(self, now: float) -> list[Contact]:
         """It is `deadline`: somebody has been silent for too long. Returns whom to ask now."""
-        raise NotImplementedError
+        late_s = now - self.deadline
+        for question in self._questions.values():
+            if late_s > LATE_S and question.state in _OPEN:
+                question.asked_at += late_s  # this node was busy: its own pause is nobody's silence
+        silence_s = self._patience.silence_s
+        for question in self._questions.values():
+            if question.state is _State.ASKED and now >= question.asked_at + silence_s:
+                question.state = _State.SILENT
+            if question.state is _State.SILENT and now >= question.asked_at + GIVE_UP_FACTOR * silence_s:
+                question.state = _State.GIVEN_UP
+        return self._next(now)
+
+    def stop(self) -> None:
+        """Its owner has what it wanted."""
+        self._is_over = True
 
     @property
     def deadline(self) -> float:
         """When to call `woken`, at the latest; infinity when over."""
-        raise NotImplementedError
+        if self._is_over:
+            return math.inf
+        silence_s = self._patience.silence_s
+        wakings = [self._began_at + LOOKUP_S_MAX]
+        for question in self._questions.values():
+            if question.state is _State.ASKED:
+                wakings.append(question.asked_at + silence_s)
+            elif question.state is _State.SILENT:
+                wakings.append(question.asked_at + GIVE_UP_FACTOR * silence_s)
+        return min(wakings)
 
     @property
     def is_over(self) -> bool:
-        raise NotImplementedError
+        return self._is_over
 
     @property
     def silent(self) -> tuple[PeerId, ...]:
-        """Asked, and still without an answer after being given up: doubtful peers, for `RoutingTable.failed`."""
-        raise NotImplementedError
+        """Asked, and given up without an answer: doubtful peers, for `RoutingTable.failed`."""
+        return tuple(peer for peer, question in self._questions.items() if question.state is _State.GIVEN_UP)
 
     @property
     def closest(self) -> tuple[Contact, ...]:
         """The closest peers that answered, at most `wanted`: each path's best in turn, so that none fills it alone."""
-        raise NotImplementedError
+        columns = [
+            [each.contact for each in path.candidates.values() if self._state(each) is _State.ANSWERED]
+            for path in self._paths
+        ]
+        found: dict[PeerId, Contact] = {}
+        for row in range(max((len(column) for column in columns), default=0)):
+            for column in columns:
+                if row < len(column) and len(found) < self._settings.wanted:
+                    found.setdefault(column[row].peer, column[row])
+        return tuple(sorted(found.values(), key=lambda each: position_of_peer(each.peer) ^ self._target))
 
     @property
     def asked_count(self) -> int:
         """Questions put so far."""
-        raise NotImplementedError
+        return len(self._questions)
 
-    @property
-    def hop_count(self) -> int:
-        """The longest chain of answers, each of which named the next: round trips, if everybody answers at once."""
-        raise NotImplementedError
+    def _candidate(self, contact: Contact, hop: int) -> _Candidate:
+        return _Candidate(contact, position_of_peer(contact.peer) ^ self._target, hop)
+
+    def _state(self, candidate: _Candidate) -> _State | None:
+        question = self._questions.get(candidate.contact.peer)
+        return None if question is None else question.state
+
+    def _taken(self, closer: Iterable[Contact]) -> list[Contact]:
+        """What is read of one answer: the closest few, and of one range of addresses fewer."""
+        ranked = sorted(closer, key=lambda each: position_of_peer(each.peer) ^ self._target)[:NAMED_MAX]
+        taken: list[Contact] = []
+        per_range: Counter[str] = Counter()
+        for contact in ranked:
+            ranges = ranges_of(next(iter(contact.addresses), None))
+            if ranges is not None:
+                per_range[ranges.narrow] += 1
+                if per_range[ranges.narrow] > NAMED_PER_RANGE_MAX:
+                    continue
+            if contact.peer != self._self_id:
+                taken.append(contact)
+        return taken
+
+    def _next(self, now: float) -> list[Contact]:
+        """Whom to ask, as far as the parallelism allows; over when nobody is left to ask or to wait for."""
+        if now >= self._began_at + LOOKUP_S_MAX:
+            self._is_over = True
+        if self._is_over:
+            return []
+        asks: list[Contact] = []
+        under_way = [question.path for question in self._questions.values() if question.state is _State.ASKED]
+        while len(under_way) < self._settings.parallelism:
+            # The path with the fewest questions under way: each has one before any has two.
+            for path in sorted(self._paths, key=lambda each: sum(asked is each for asked in under_way)):
+                candidate = self._unasked(path)
+                if candidate is not None:
+                    break
+            else:
+                break
+            self._questions[candidate.contact.peer] = _Question(path, now, candidate.hop)
+            path.asked_count += 1
+            under_way.append(path)
+            asks.append(candidate.contact)
+        waiting = (_State.ASKED, _State.SILENT)
+        self._is_over = not any(self._state(each) in waiting for path in self._paths for each in self._wanted(path))
+        return asks
+
+    def _unasked(self, path: _Path) -> _Candidate | None:
+        """The closest that this path wants and nobody has asked yet."""
+        if path.asked_count >= ASKED_MAX:
+            return None
+        return next((each for each in self._wanted(path) if self._state(each) is None), None)
+
+    def _wanted(self, path: _Path) -> list[_Candidate]:
+        """The closest candidates of a path that have not failed: when all of them have answered, it is done."""
+        alive = (each for each in path.candidates.values() if self._state(each) not in (_State.FAILED, _State.GIVEN_UP))
+        return [each for each, _ in zip(alive, range(self._settings.wanted), strict=False)]

@@ -10,12 +10,19 @@ at one key from one range of addresses. When a key is full the newcomer takes a 
 range cannot crowd out the others. In the directory each id has one shard (`keys.may_provide`).
 """
 
+import math
+from collections import Counter
+from dataclasses import dataclass
 from typing import Final
 
-from shoal.transport.port import Address
+from blake3 import blake3
+
+from shoal.transport.port import Address, PeerId
 from shoal.transport.wire import Malformed
 
-from .contacts import Contact
+from .contacts import Contact, Ranges, ranges_of
+from .keys import may_provide
+from .messages import PROVIDERS_MAX
 
 PROVIDER_S: Final = 36 * 3600.0
 ENTRIES_MAX: Final = 65_536
@@ -23,6 +30,14 @@ PER_KEY_MAX: Final = 256
 PER_PROVIDER_MAX: Final = 4096
 NARROW_PER_KEY_MAX: Final = 8
 WIDE_PER_KEY_MAX: Final = 32
+EXPIRE_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    provider: Contact
+    ranges: Ranges | None
+    until: float
 
 
 class Providers:
@@ -31,23 +46,82 @@ class Providers:
     """
 
     def __init__(self, seed: int) -> None:
-        raise NotImplementedError
+        self._seed = seed
+        self._entries: dict[bytes, dict[PeerId, _Entry]] = {}
+        self._per_provider: Counter[PeerId] = Counter()
+        self._count = 0
+        self._wake_at = math.inf
 
     def add(self, key: bytes, provider: Contact, sent_from: Address | None, now: float) -> Malformed | None:
         """Keep an announcement of `provider`, who sent it. Malformed: why it is refused."""
-        raise NotImplementedError
+        if not may_provide(provider.peer, key):
+            return Malformed("this shard of the directory is not the announcer's")
+        entries = self._entries.get(key, {})
+        new = _Entry(provider, ranges_of(sent_from), now + PROVIDER_S)
+        if provider.peer not in entries:
+            refusal = self._make_room(key, entries, new)
+            if refusal is not None:
+                return refusal
+            self._count += 1
+            self._per_provider[provider.peer] += 1
+        self._entries.setdefault(key, {})[provider.peer] = new
+        self._wake_at = min(self._wake_at, new.until)
+        return None
 
     def get(self, key: bytes, now: float) -> tuple[Contact, ...]:
         """At most PROVIDERS_MAX of those who provide at a key."""
-        raise NotImplementedError
+        entries = [entry for entry in self._entries.get(key, {}).values() if entry.until > now]
+        if len(entries) > PROVIDERS_MAX:
+            entries.sort(key=lambda entry: blake3(f"{self._seed}/{entry.provider.peer}".encode()).digest())
+        return tuple(entry.provider for entry in entries[:PROVIDERS_MAX])
 
     @property
     def deadline(self) -> float:
-        raise NotImplementedError
+        return self._wake_at
 
     def expire(self, now: float) -> None:
         """Forget what has expired; call at `deadline`."""
-        raise NotImplementedError
+        for key, entries in list(self._entries.items()):
+            for peer in [peer for peer, entry in entries.items() if entry.until <= now]:
+                self._remove(key, peer)
+        lives = (entry.until for entries in self._entries.values() for entry in entries.values())
+        # Not sooner than EXPIRE_S from now: looking through all of them for each that expires would be too often.
+        self._wake_at = max(min(lives, default=math.inf), now + EXPIRE_S)
 
     def __len__(self) -> int:
-        raise NotImplementedError
+        return self._count
+
+    def _make_room(self, key: bytes, entries: dict[PeerId, _Entry], new: _Entry) -> Malformed | None:
+        """Why `new` gets no place at a key, or a place for it."""
+        if self._count >= ENTRIES_MAX:
+            return Malformed(f"{ENTRIES_MAX} announcements are held")
+        if self._per_provider[new.provider.peer] >= PER_PROVIDER_MAX:
+            return Malformed(f"{PER_PROVIDER_MAX} announcements of this provider are held")
+        narrow = Counter(_narrow(entry) for entry in entries.values())
+        if new.ranges is not None:
+            wide = sum(entry.ranges is not None and entry.ranges.wide == new.ranges.wide for entry in entries.values())
+            if narrow[new.ranges.narrow] >= NARROW_PER_KEY_MAX or wide >= WIDE_PER_KEY_MAX:
+                return Malformed(f"enough of those who provide here are in {new.ranges.narrow} or {new.ranges.wide}")
+        if len(entries) < PER_KEY_MAX:
+            return None
+        crowded, count = max(narrow.items(), key=lambda item: (item[1], item[0] or ""))
+        if count <= narrow[_narrow(new)] + 1:
+            return Malformed(f"{PER_KEY_MAX} peers provide here, of no range more than of the announcer's")
+        # Its newest: who has been there for long is not pushed out by its own neighbours.
+        self._remove(key, next(peer for peer in reversed(entries) if _narrow(entries[peer]) == crowded))
+        return None
+
+    def _remove(self, key: bytes, peer: PeerId) -> None:
+        entries = self._entries[key]
+        del entries[peer]
+        if not entries:
+            del self._entries[key]
+        self._count -= 1
+        self._per_provider[peer] -= 1
+        if not self._per_provider[peer]:
+            del self._per_provider[peer]
+
+
+def _narrow(entry: _Entry) -> str | None:
+    """What an entry counts for; all private addresses are one range here."""
+    return None if entry.ranges is None else entry.ranges.narrow

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from shoal.transport.port import PeerId
+from shoal.transport.wire import encode
 
 from .contacts import Contact
-from .lookup import LookupSettings
+from .keys import position_of
+from .lookup import Lookup, LookupSettings
 from .messages import KadMessage, MessageKind
 from .patience import Patience
-from .records import Record
+from .records import Record, open_record
 
+PROVIDERS_FOUND_MAX: Final = 1024  # of one search
 QUORUM: Final = 3  # holders heard before a record counts as the newest; 1 is quickest and believes the first
 
 
@@ -58,64 +61,111 @@ class Search:
         self, goal: Goal, self_id: PeerId, start: Iterable[Contact], settings: LookupSettings, patience: Patience,
         sender_record: bytes = b"",
     ) -> None:  # fmt: skip
-        raise NotImplementedError
+        self._goal = goal
+        self._lookup = Lookup(position_of(goal.key), self_id, start, settings, patience)
+        self._question = KadMessage(goal.kind, goal.key, sender_record=sender_record)
+        self._contacts: dict[PeerId, Contact] = {}  # asked
+        self._shown: dict[PeerId, Record] = {}
+        self._providers: dict[PeerId, Contact] = {}
 
     def begin(self, now: float) -> list[Ask]:
-        raise NotImplementedError
+        return self._asks(self._lookup.begin(now))
 
     def answered(self, peer: PeerId, message: KadMessage, now: float, unix_s: float) -> list[Ask]:
-        """What a peer answered. An answer of another kind or for another key is the same as a failure.
+        """What a peer answered. An answer to something else is the same as a failure.
 
         Args:
             now: a clock that only goes forward.
             unix_s: for the expiry of records.
         """
-        raise NotImplementedError
+        # go-libp2p and py-libp2p repeat the key in some answers and not in others.
+        if (
+            peer not in self._contacts
+            or message.kind is not self._goal.kind
+            or message.key not in (b"", self._goal.key)
+        ):
+            return self.failed(peer, now)
+        if self._goal.kind is MessageKind.GET_VALUE and message.value is not None:
+            record = open_record(self._goal.key, message.value, unix_s)
+            if isinstance(record, Record):
+                self._shown[peer] = record
+        for provider in message.providers if self._goal.kind is MessageKind.GET_PROVIDERS else ():
+            if len(self._providers) < PROVIDERS_FOUND_MAX:
+                self._providers.setdefault(provider.peer, provider)
+        asks = self._asks(self._lookup.answered(peer, message.closer, now))
+        if self._goal.enough and max(len(self._shown), len(self._providers)) >= self._goal.enough:
+            self._lookup.stop()
+            return []
+        return asks
 
     def failed(self, peer: PeerId, now: float) -> list[Ask]:
-        raise NotImplementedError
+        return self._asks(self._lookup.failed(peer, now))
 
     def woken(self, now: float) -> list[Ask]:
-        raise NotImplementedError
+        return self._asks(self._lookup.woken(now))
 
     @property
     def deadline(self) -> float:
-        raise NotImplementedError
+        return self._lookup.deadline
 
     @property
     def is_over(self) -> bool:
-        raise NotImplementedError
+        return self._lookup.is_over
 
     @property
     def closest(self) -> tuple[Contact, ...]:
         """As `Lookup.closest`: where to put what belongs here."""
-        raise NotImplementedError
+        return self._lookup.closest
 
     @property
     def silent(self) -> tuple[PeerId, ...]:
         """As `Lookup.silent`."""
-        raise NotImplementedError
+        return self._lookup.silent
+
+    @property
+    def asked_count(self) -> int:
+        return self._lookup.asked_count
+
+    @property
+    def hop_count(self) -> int:
+        return self._lookup.hop_count
 
     @property
     def record(self) -> Record | None:
         """The newest valid record seen."""
-        raise NotImplementedError
+        return max(self._shown.values(), key=lambda record: record.rank, default=None)
 
     @property
     def providers(self) -> tuple[Contact, ...]:
         """Who provides, in the order heard of."""
-        raise NotImplementedError
+        return tuple(self._providers.values())
 
     def corrections(self) -> list[Ask]:
         """PUT_VALUEs of the newest record to those who showed an older one and to the closest peer that had none."""
-        raise NotImplementedError
+        newest = self.record
+        if newest is None:
+            return []
+        outdated = [self._contacts[peer] for peer, record in self._shown.items() if record != newest]
+        without = [contact for contact in self.closest if contact.peer not in self._shown]
+        return put([*outdated, *without[:1]], newest, self._question.sender_record)
+
+    def _asks(self, contacts: list[Contact]) -> list[Ask]:
+        self._contacts.update((contact.peer, contact) for contact in contacts)
+        return [Ask(contact, self._question) for contact in contacts]
 
 
 def put(contacts: Iterable[Contact], record: Record, sender_record: bytes = b"") -> list[Ask]:
     """Store a record at these peers, `Search.closest` of its key."""
-    raise NotImplementedError
+    message = KadMessage(MessageKind.PUT_VALUE, record.key, encode(record), sender_record=sender_record)
+    return [Ask(contact, message) for contact in contacts]
 
 
 def announce(contacts: Iterable[Contact], key: bytes, provider: Contact, sender_record: bytes = b"") -> list[Ask]:
     """Say at these peers, `Search.closest` of the key, that `provider`, this node, provides there."""
-    raise NotImplementedError
+    message = KadMessage(MessageKind.ADD_PROVIDER, key, providers=(provider,), sender_record=sender_record)
+    return [Ask(contact, message) for contact in contacts]
+
+
+def is_taken(ask: Ask, answer: KadMessage) -> bool:
+    """Whether a peer's answer says that it keeps what `put` or `announce` asked it to."""
+    return answer.kind is ask.message.kind and answer.key == ask.message.key
