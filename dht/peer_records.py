@@ -8,6 +8,7 @@ What a malicious peer may send: any bytes. What it achieves: that no address of 
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from shoal.transport.envelope import Signer
@@ -18,6 +19,7 @@ from shoal.transport.protobuf import bytes_field, number_field, read_fields, var
 
 from .contacts import CONTACT_ADDRESSES_MAX
 
+RECORDS_REMEMBERED: Final = 1024  # a peer sends the same one with each message; memory: up to 6 KB each
 _DOMAIN: Final = b"libp2p-peer-record"
 _PAYLOAD_TYPE: Final = b"\x03\x01"
 _KEY_PREFIX: Final = bytes.fromhex("08011220")  # of the protobuf of an Ed25519 key
@@ -45,6 +47,7 @@ def seal_addresses(signer: Signer, addresses: Iterable[Address], sequence: int) 
     )
 
 
+@lru_cache(maxsize=RECORDS_REMEMBERED)
 def addresses_in(record: bytes, sender: PeerId) -> tuple[Address, ...]:
     """Where `sender`, who sent this record of itself, listens; nothing if the record is unreadable or another's."""
     envelope = read_fields(record, _FIELDS_MAX)

@@ -61,7 +61,7 @@ def sign_record(signer: Signer, key: RecordKey, sequence: int, issued_at: int, b
     assert key.writer == signer.peer_id, f"{signer.peer_id} may not write under {key.data!r}"
     assert len(body) <= BODY_BYTES_MAX, f"a body of {len(body)} bytes; {BODY_BYTES_MAX} are allowed"
     unsigned = Record(RECORD_VERSION, key.data, sequence, issued_at, issued_at + LIFETIME_S, body, bytes(64))
-    return msgspec.structs.replace(unsigned, signature=signer.sign(_signed_bytes(unsigned)))
+    return msgspec.structs.replace(unsigned, signature=signer.sign(signed_bytes(unsigned)))
 
 
 def open_record(key: bytes, value: bytes, unix_s: float, is_signed: Verify = verify) -> Record | Malformed:
@@ -79,7 +79,7 @@ def open_record(key: bytes, value: bytes, unix_s: float, is_signed: Verify = ver
     problem = _time_problem(record, unix_s)
     if problem is not None:
         return Malformed(problem)
-    if not is_signed(parsed.writer, _signed_bytes(record), record.signature):
+    if not is_signed(parsed.writer, signed_bytes(record), record.signature):
         return Malformed(f"a record under {key!r} without its writer's signature")
     return record
 
@@ -95,5 +95,6 @@ def _time_problem(record: Record, unix_s: float) -> str | None:
     return None
 
 
-def _signed_bytes(record: Record) -> bytes:
+def signed_bytes(record: Record) -> bytes:
+    """What the writer signs: all of the record but the signature, behind a tag that nothing else begins with."""
     return _TAG + encode((record.key, record.sequence, record.issued_at, record.expires_at, record.body))
