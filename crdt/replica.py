@@ -49,12 +49,13 @@ class Admission:
     forked: set[Writer] = field(default_factory=set[Writer])  # whose stored batches `Replica.batches` now replaces
     touched: set[Key] = field(default_factory=set[Key])  # keys whose cells may have changed
     missing: Missing | None = None
+    waits: bool = False  # from now on, for what is missing
     refusal: Malformed | None = None
 
     @property
     def is_news(self) -> bool:
-        """Whether others should hear of it."""
-        return bool(self.kept) or self.missing is not None
+        """Whether others should hear of it: once, or who repeats it would have it carried to all each time."""
+        return bool(self.kept) or self.waits
 
 
 @dataclass(slots=True)
@@ -241,8 +242,10 @@ class Replica:
         elif isinstance(place, Apart):
             admission.missing = Missing(stretch.writer, chain.base)
         elif isinstance(place, Gap) or isinstance(judged, Unknown):
+            is_held = self._backlog.holds(stretch)
             if self._backlog.add(stretch):
                 admission.missing = Missing(stretch.writer, chain.number)
+                admission.waits = not is_held
         else:
             self._apply(chain, stretch, place, admission)
 

@@ -93,6 +93,19 @@ def test_a_batch_that_came_too_early_waits_for_those_before_it() -> None:
     assert target.admit(first.data).kept == [first, second]
 
 
+def test_others_hear_once_of_a_batch_that_waits_and_not_of_one_that_branches_off_elsewhere() -> None:
+    author = Author(KEYS[0])
+    base, _, early = (author.write(author.add("a", bytes([number]))) for number in range(3))
+    target = replica()
+    assert [target.admit(early.data).is_news for _ in range(3)] == [True, False, False]
+    target.admit(base.data)
+    twin = author.branch(0)
+    twin.write(twin.add("a", b"twin"))
+    apart = target.admit(twin.write(twin.add("a", b"apart")).data)
+    assert apart.missing is not None
+    assert not apart.is_news
+
+
 def test_an_entry_taken_away_before_it_came_never_shows() -> None:
     one, other = Author(KEYS[0]), Author(KEYS[1])
     added = one.write(one.add("a", b"1"))
