@@ -6,14 +6,15 @@ more of a long list than any one of them tells.
 
 What a malicious peer may do: announce itself, truly or not. What it cannot do: announce others (the sender is the
 provider), take more than PER_PROVIDER_MAX keys with one id, or more than NARROW_PER_KEY_MAX and WIDE_PER_KEY_MAX places
-at one key from one range of addresses. When a key is full the newcomer takes a place of the range that has most: one
-range cannot crowd out the others. In the directory each id has one shard (`keys.may_provide`).
+at one key from one range of addresses. When a key, or everything, is full, the newcomer takes a place of the range that
+has most: one range cannot crowd out the others. In the directory each id has one shard (`keys.may_provide`).
 """
 
 import math
 from collections import Counter
+from collections.abc import Sized
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 from blake3 import blake3
 
@@ -49,6 +50,7 @@ class Providers:
         self._seed = seed
         self._entries: dict[bytes, dict[PeerId, _Entry]] = {}
         self._per_provider: Counter[PeerId] = Counter()
+        self._by_range: dict[str | None, dict[tuple[bytes, PeerId], None]] = {}  # oldest first
         self._count = 0
         self._wake_at = math.inf
 
@@ -58,14 +60,19 @@ class Providers:
             return Malformed("this shard of the directory is not the announcer's")
         entries = self._entries.get(key, {})
         new = _Entry(provider, ranges_of(sent_from), now + PROVIDER_S)
-        if provider.peer not in entries:
-            refusal = self._make_room(key, entries, new)
-            if refusal is not None:
-                return refusal
-            self._count += 1
-            self._per_provider[provider.peer] += 1
-        self._entries.setdefault(key, {})[provider.peer] = new
         self._wake_at = min(self._wake_at, new.until)
+        if provider.peer in entries and _narrow(entries[provider.peer]) == _narrow(new):
+            entries[provider.peer] = new  # a renewal keeps its place
+            return None
+        refusal = self._make_room(key, entries, new)
+        if refusal is not None:
+            return refusal
+        if provider.peer in entries:
+            self._remove(key, provider.peer)
+        self._entries.setdefault(key, {})[provider.peer] = new
+        self._by_range.setdefault(_narrow(new), {})[key, provider.peer] = None
+        self._count += 1
+        self._per_provider[provider.peer] += 1
         return None
 
     def get(self, key: bytes, now: float) -> tuple[Contact, ...]:
@@ -93,27 +100,36 @@ class Providers:
 
     def _make_room(self, key: bytes, entries: dict[PeerId, _Entry], new: _Entry) -> Malformed | None:
         """Why `new` gets no place at a key, or a place for it."""
-        if self._count >= ENTRIES_MAX:
-            return Malformed(f"{ENTRIES_MAX} announcements are held")
         if self._per_provider[new.provider.peer] >= PER_PROVIDER_MAX:
             return Malformed(f"{PER_PROVIDER_MAX} announcements of this provider are held")
-        narrow = Counter(_narrow(entry) for entry in entries.values())
         if new.ranges is not None:
-            wide = sum(entry.ranges is not None and entry.ranges.wide == new.ranges.wide for entry in entries.values())
-            if narrow[new.ranges.narrow] >= NARROW_PER_KEY_MAX or wide >= WIDE_PER_KEY_MAX:
+            within = [entry.ranges for entry in entries.values() if entry.ranges is not None]
+            narrow = sum(each.narrow == new.ranges.narrow for each in within)
+            wide = sum(each.wide == new.ranges.wide for each in within)
+            if narrow >= NARROW_PER_KEY_MAX or wide >= WIDE_PER_KEY_MAX:
                 return Malformed(f"enough of those who provide here are in {new.ranges.narrow} or {new.ranges.wide}")
-        if len(entries) < PER_KEY_MAX:
-            return None
-        crowded, count = max(narrow.items(), key=lambda item: (item[1], item[0] or ""))
-        if count <= narrow[_narrow(new)] + 1:
-            return Malformed(f"{PER_KEY_MAX} peers provide here, of no range more than of the announcer's")
-        # Its newest: who has been there for long is not pushed out by its own neighbours.
-        self._remove(key, next(peer for peer in reversed(entries) if _narrow(entries[peer]) == crowded))
+        if len(entries) >= PER_KEY_MAX:
+            here: dict[str | None, list[PeerId]] = {}
+            for peer, entry in entries.items():
+                here.setdefault(_narrow(entry), []).append(peer)
+            crowded = _crowded(here, _narrow(new))
+            if crowded is None:
+                return Malformed(f"{PER_KEY_MAX} peers provide here, of no range more than of the announcer's")
+            self._remove(key, crowded[-1])
+        elif self._count >= ENTRIES_MAX:
+            places = _crowded(self._by_range, _narrow(new))
+            if places is None:
+                return Malformed(f"{ENTRIES_MAX} announcements are held, of no range more than of the announcer's")
+            self._remove(*next(reversed(places)))
         return None
 
     def _remove(self, key: bytes, peer: PeerId) -> None:
         entries = self._entries[key]
-        del entries[peer]
+        name = _narrow(entries[peer])
+        places = self._by_range[name]
+        del entries[peer], places[key, peer]
+        if not places:
+            del self._by_range[name]
         if not entries:
             del self._entries[key]
         self._count -= 1
@@ -125,3 +141,16 @@ class Providers:
 def _narrow(entry: _Entry) -> str | None:
     """What an entry counts for; all private addresses are one range here."""
     return None if entry.ranges is None else entry.ranges.narrow
+
+
+Places = TypeVar("Places", bound=Sized)
+
+
+def _crowded(by_range: dict[str | None, Places], newcomer: str | None) -> Places | None:
+    """What the range with the most places has, if that is more than the newcomer's would have.
+
+    Its newest goes: who has been there for long is not pushed out by its own neighbours.
+    """
+    name = max(by_range, key=lambda each: (len(by_range[each]), each or ""))
+    own = by_range.get(newcomer)
+    return by_range[name] if len(by_range[name]) > (0 if own is None else len(own)) + 1 else None
