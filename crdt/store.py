@@ -176,6 +176,11 @@ class Store:
             self._connection.execute("DROP TABLE temp.frontier")
         self._shrink()
 
+    def copy_to(self, path: Path) -> None:
+        """Put all that is stored now into a file of its own, which is not there yet: for others to look at."""
+        with _faults(path):
+            self._connection.execute("VACUUM INTO ?", (str(path),))
+
     def recovered(self) -> None:
         """What the damaged file lost has come back from the peers: the node may write again, and the file goes."""
         with _faults(self._path):

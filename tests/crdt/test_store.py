@@ -199,6 +199,17 @@ def test_one_process_at_a_time_uses_a_store(path: Path) -> None:
     Store(path, SWARM).close()
 
 
+def test_a_copy_has_all_that_the_store_has_while_it_is_in_use(path: Path) -> None:
+    with Store(path, SWARM) as store:
+        store.append(chain(KEYS[0], 3))
+        copy = path.with_name("copy.db")
+        store.copy_to(copy)
+        with Store(copy, SWARM) as other:
+            assert list(other.load().batches) == list(store.load().batches) != []
+        with pytest.raises(StoreError, match="cannot be used"):
+            store.copy_to(copy)
+
+
 def test_another_swarms_store_and_a_newer_ones_are_left_alone(path: Path) -> None:
     Store(path, SWARM).close()
     with pytest.raises(StoreError, match="Move it back") as caught:
