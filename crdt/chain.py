@@ -1,18 +1,17 @@
 """One writer's chain above the agreed frontier: which of its operations count, and the proof if it has forked.
 
 An operation counts if all before it do, down to the frontier, and its number has no second one: at the lowest number
-where two operations follow the same chain the writer has forked, and from there on nothing of it counts. Of the
-operations at that number the two with the smallest hashes are kept as proof. All that depends on which operations came,
-not on their order: a second operation at a higher number changes nothing, one at a lower number moves the fork there,
-and what follows an operation that does not count is not needed to know any of this.
+where two operations follow the same chain the writer has forked, and from there on nothing of it counts. All that
+depends on which operations came, not on their order: a second operation at a higher number changes nothing, one at a
+lower number moves the fork there, and what follows an operation that does not count is not needed to know any of this.
+Of the operations at that number the first two that came are kept as proof: which, enters no head and no digest. (Were
+they the two with the smallest hashes, a liar could grind proofs, and each would be news to everybody, without end.)
 """
 
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-from blake3 import blake3
 
 from shoal.transport.wire import Malformed, decode, encode
 
@@ -35,9 +34,9 @@ class Proof:
 class Head:
     """How far a chain goes, in few bytes: equal for equal chains."""
 
-    number: int  # of its newest operation, or where it forked
-    hash: bytes  # of its newest operation, or of both hashes of the proof
-    is_forked: bool = False
+    number: int  # of its newest operation that counts
+    hash: bytes  # of the same
+    is_forked: bool = False  # right after it
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Chain:
         self.base = base  # the frontier
         self.base_hash = base_hash
         self._spent = array("q", base_spent or Spent())  # at the frontier, then after each operation
-        self.proofs: tuple[Proof, ...] = ()  # two, sorted by hash, of the number after the newest that counts
+        self.proofs: tuple[Proof, ...] = ()  # two, of the number after the newest that counts
         self._hashes = bytearray()
         self._batches: list[_Held] = []
 
@@ -96,10 +95,7 @@ class Chain:
 
     @property
     def head(self) -> Head:
-        if self.proofs:
-            hash = blake3(b"".join(proof.hash for proof in self.proofs)).digest()
-            return Head(self.number + 1, hash, is_forked=True)
-        return Head(self.number, self.hash_at(self.number))
+        return Head(self.number, self.hash_at(self.number), self.is_forked)
 
     def hash_at(self, number: int) -> bytes:
         """Of an operation that counts, from the frontier's on."""
@@ -123,13 +119,9 @@ class Chain:
         for number in range(max(stretch.first, self.base + 1), min(stretch.last, self.number) + 1):
             if stretch.hashes[number - stretch.first] != self.hash_at(number):
                 return News(number, is_fork=True)
-        if stretch.last <= self.number:
+        if self.proofs or stretch.last <= self.number:
             return Known()
-        if not self.proofs:
-            return News(self.number + 1, is_fork=False)
-        hash = stretch.hashes[self.number + 1 - stretch.first]
-        is_smaller = all(hash != proof.hash for proof in self.proofs) and hash < self.proofs[1].hash
-        return News(self.number + 1, is_fork=True) if is_smaller else Known()
+        return News(self.number + 1, is_fork=False)
 
     def refusal(self, stretch: Stretch, start: int, rules: Rules) -> Malformed | None:
         """Why the writer may not add the operations from `start` on, beyond its bounds."""
@@ -152,16 +144,14 @@ class Chain:
 
     def fork(self, stretch: Stretch, number: int) -> None:
         """A second operation at `number` has come: nothing counts from there on."""
-        proofs = {proof.hash: proof.data for proof in self.proofs}
-        if number <= self.number:
-            proofs = {self.hash_at(number): self._held(number).data}
-        proofs.setdefault(stretch.hashes[number - stretch.first], stretch.data)
-        self.proofs = tuple(Proof(hash, proofs[hash]) for hash in sorted(proofs)[:2])
-        if number <= self.number:
-            left = number - 1 - self.base
-            del self._batches[self._at(number - 1) + 1 if left else 0 :]
-            del self._hashes[left * HASH_BYTES :]
-            del self._spent[(left + 1) * len(Spent._fields) :]
+        self.proofs = (
+            Proof(self.hash_at(number), self._held(number).data),
+            Proof(stretch.hashes[number - stretch.first], stretch.data),
+        )
+        left = number - 1 - self.base
+        del self._batches[self._at(number - 1) + 1 if left else 0 :]
+        del self._hashes[left * HASH_BYTES :]
+        del self._spent[(left + 1) * len(Spent._fields) :]
 
     def spent_at(self, number: int) -> Spent:
         """What the writer had used after this operation."""
