@@ -197,6 +197,13 @@ class Network:
         while self._events:
             self._step()
 
+    def republish(self) -> None:
+        """Every sound node passes on what it holds and is due."""
+        for node in self.sound():
+            for record in node.held.due(self.now, self.now + EPOCH_S):
+                search, _ = self.search(node, Goal(MessageKind.FIND_NODE, record.key))
+                self._send(node, put(search.closest, record, node.sender_record))
+
     def holders(self, key: bytes) -> list[Node]:
         return [node for node in self.nodes.values() if node.held.get(key, self.now, self.now + EPOCH_S)]
 
