@@ -9,8 +9,8 @@ A peer silent for longer than `Patience` says no longer counts against the paral
 silent for GIVE_UP_FACTOR times as long it no longer holds up the end. Its answer still counts if it comes before that.
 
 What a malicious peer may answer: any peers, itself, nothing, late. What it achieves: of one answer at most NAMED_MAX
-peers enter its path's list, of one range of addresses at most NAMED_PER_RANGE_MAX; a path asks at most ASKED_MAX peers;
-a lookup ends after LOOKUP_S_MAX whatever happens.
+peers enter its path's list; of one range of addresses a path considers `narrow_per_path`, so that ids made to lie close
+to a target need addresses all over; a path asks at most ASKED_MAX peers; a lookup ends after LOOKUP_S_MAX in any case.
 """
 
 import enum
@@ -28,7 +28,6 @@ from .patience import Patience
 
 GIVE_UP_FACTOR: Final = 4.0
 NAMED_MAX: Final = 20
-NAMED_PER_RANGE_MAX: Final = 4
 ASKED_MAX: Final = 64
 CANDIDATES_MAX: Final = 128  # of a path
 LOOKUP_S_MAX: Final = 30.0
@@ -40,6 +39,7 @@ class LookupSettings:
     wanted: int = 20  # k: closest peers to find
     parallelism: int = 3  # questions under way at once, beside those to silent peers
     paths: int = 3  # more: safer from liars, more questions
+    narrow_per_path: int = 4  # peers of one IPv4 /24 or IPv6 /48 a path considers; fewer: a cluster is found less well
 
 
 class _State(enum.Enum):
@@ -72,15 +72,28 @@ class _Candidate:
 
 @dataclass(slots=True)
 class _Path:
+    narrow_max: int
     candidates: dict[PeerId, _Candidate] = field(default_factory=dict[PeerId, _Candidate])  # closest first
+    per_range: Counter[str] = field(default_factory=Counter[str])
     asked_count: int = 0
 
-    def add(self, candidate: _Candidate) -> None:
-        self.candidates.setdefault(candidate.contact.peer, candidate)
+    def add(self, candidates: Iterable[_Candidate]) -> None:
+        """Consider these too, unless their ranges of addresses have their share already."""
+        for candidate in candidates:
+            ranges = _narrow_ranges(candidate.contact)
+            is_crowded = any(self.per_range[narrow] >= self.narrow_max for narrow in ranges)
+            if candidate.contact.peer not in self.candidates and not is_crowded:
+                self.candidates[candidate.contact.peer] = candidate
+                self.per_range.update(ranges)
+        ranked = sorted(self.candidates.values(), key=lambda each: each.distance)
+        for dropped in ranked[CANDIDATES_MAX:]:
+            self.per_range.subtract(_narrow_ranges(dropped.contact))
+        self.candidates = {each.contact.peer: each for each in ranked[:CANDIDATES_MAX]}
 
-    def sort(self, candidates_max: int) -> None:
-        ranked = sorted(self.candidates.values(), key=lambda each: each.distance)[:candidates_max]
-        self.candidates = {each.contact.peer: each for each in ranked}
+
+def _narrow_ranges(contact: Contact) -> set[str]:
+    """Of all the addresses a peer is said to have: it cannot hide one behind others."""
+    return {ranges.narrow for ranges in map(ranges_of, contact.addresses) if ranges is not None}
 
 
 class Lookup:
@@ -97,20 +110,16 @@ class Lookup:
     ) -> None:
         self._target, self._self_id = target, self_id
         self._settings, self._patience = settings, patience
-        self._paths = [_Path() for _ in range(settings.paths)]
+        self._paths = [_Path(settings.narrow_per_path) for _ in range(settings.paths)]
         self._questions: dict[PeerId, _Question] = {}
         self._began_at = math.inf
         self._is_over = False
         self.hop_count = 0  # the longest chain of answers, each of which named the next
-        for place, contact in enumerate(start):
-            if contact.peer != self_id:
-                self._paths[place % settings.paths].add(self._candidate(contact, 1))
+        self._deal(start, self._paths, 1)
 
     def begin(self, now: float) -> list[Contact]:
         """Whom to ask first. Over at once if nobody is known."""
         self._began_at = now
-        for path in self._paths:
-            path.sort(CANDIDATES_MAX)
         return self._next(now)
 
     def answered(self, peer: PeerId, closer: Iterable[Contact], now: float) -> list[Contact]:
@@ -123,10 +132,8 @@ class Lookup:
         self.hop_count = max(self.hop_count, question.hop)
         # Paths that began with nobody, since hardly anybody was known, share the first answer.
         paths = [question.path, *(path for path in self._paths if not path.candidates)]
-        for place, contact in enumerate(self._taken(closer)):
-            paths[place % len(paths)].add(self._candidate(contact, question.hop + 1))
-        for path in paths:
-            path.sort(CANDIDATES_MAX)
+        ranked = sorted(closer, key=lambda each: position_of_peer(each.peer) ^ self._target)
+        self._deal(ranked[:NAMED_MAX], paths, question.hop + 1)
         return self._next(now)
 
     def failed(self, peer: PeerId, now: float) -> list[Contact]:
@@ -197,27 +204,19 @@ class Lookup:
         """Questions put so far."""
         return len(self._questions)
 
-    def _candidate(self, contact: Contact, hop: int) -> _Candidate:
-        return _Candidate(contact, position_of_peer(contact.peer) ^ self._target, hop)
+    def _deal(self, contacts: Iterable[Contact], paths: list[_Path], hop: int) -> None:
+        """To each path the same number."""
+        candidates = [
+            _Candidate(each, position_of_peer(each.peer) ^ self._target, hop)
+            for each in contacts
+            if each.peer != self._self_id
+        ]
+        for place, path in enumerate(paths):
+            path.add(candidates[place :: len(paths)])
 
     def _state(self, candidate: _Candidate) -> _State | None:
         question = self._questions.get(candidate.contact.peer)
         return None if question is None else question.state
-
-    def _taken(self, closer: Iterable[Contact]) -> list[Contact]:
-        """What is read of one answer: the closest few, and of one range of addresses fewer."""
-        ranked = sorted(closer, key=lambda each: position_of_peer(each.peer) ^ self._target)[:NAMED_MAX]
-        taken: list[Contact] = []
-        per_range: Counter[str] = Counter()
-        for contact in ranked:
-            ranges = ranges_of(next(iter(contact.addresses), None))
-            if ranges is not None:
-                per_range[ranges.narrow] += 1
-                if per_range[ranges.narrow] > NAMED_PER_RANGE_MAX:
-                    continue
-            if contact.peer != self._self_id:
-                taken.append(contact)
-        return taken
 
     def _next(self, now: float) -> list[Contact]:
         """Whom to ask, as far as the parallelism allows; over when nobody is left to ask or to wait for."""

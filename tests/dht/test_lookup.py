@@ -12,7 +12,6 @@ from shoal.dht.lookup import (
     GIVE_UP_FACTOR,
     LOOKUP_S_MAX,
     NAMED_MAX,
-    NAMED_PER_RANGE_MAX,
     Lookup,
     LookupSettings,
 )
@@ -119,13 +118,25 @@ def test_every_peer_is_asked_once_whatever_comes_twice_or_from_strangers() -> No
     assert search.asked_count == 3
 
 
-def test_of_one_answer_only_the_closest_few_and_of_one_range_fewer_are_taken() -> None:
+def test_of_one_answer_only_the_closest_few_are_taken() -> None:
     many = sorted((contact(number) for number in range(500, 560)), key=distance)
     search = lookup(PEERS[:1], wanted=100, parallelism=200)
     search.begin(0.0)
     assert search.answered(PEERS[0].peer, many, 0.1) == many[:NAMED_MAX]
+
+
+def test_a_path_considers_few_peers_of_one_range_of_addresses_whoever_names_them() -> None:
     crowd = sorted((contact(number, f"8.8.4.{number % 250}") for number in range(600, 620)), key=distance)
-    assert search.answered(many[0].peer, crowd, 0.1) == crowd[:NAMED_PER_RANGE_MAX]
+    hiding = [Contact(each.peer, (contact(1).addresses[0], *each.addresses)) for each in crowd]
+    search = lookup(PEERS[:4], wanted=100, parallelism=200)
+    search.begin(0.0)
+    limit = LookupSettings().narrow_per_path
+    asked = search.answered(PEERS[0].peer, crowd[:3], 0.1)
+    asked += search.answered(PEERS[1].peer, crowd[3:], 0.1)
+    asked += search.answered(PEERS[2].peer, hiding, 0.1)
+    assert asked == crowd[:limit]
+    others = [contact(number, f"8.8.{number % 250}.1") for number in range(600, 620)]
+    assert len(search.answered(PEERS[3].peer, others, 0.1)) == 20 - limit
 
 
 def test_paths_are_disjoint_a_liar_on_one_does_not_steer_the_others() -> None:

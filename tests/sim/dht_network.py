@@ -35,6 +35,7 @@ EPOCH_S: Final = 1_800_000_000
 ASK_S_MAX: Final = 5.0  # a shell gives up a question after that
 MADE_UP: Final = 30_000  # ids the liars have tried, to be close to anything
 NAMED_BY_LIARS: Final = 20
+TRIES: Final = 500  # ids somebody makes to have one close to a key
 
 
 class Fate(enum.Enum):
@@ -77,9 +78,10 @@ class Network:
 
     # Building.
 
-    def add(self, address_host: str | None = None) -> Node:
-        """A node that knows nobody, at an address of its own range unless told."""
-        identity = Identity.from_seed(self._chance.randbytes(32))
+    def add(self, address_host: str | None = None, near: int | None = None) -> Node:
+        """A node that knows nobody, at an address of its own range and where chance puts it, unless told."""
+        tries = [Identity.from_seed(self._chance.randbytes(32)) for _ in range(1 if near is None else TRIES)]
+        identity = min(tries, key=lambda each: position_of_peer(each.peer_id) ^ (near or 0))
         peer = identity.peer_id
         host = address_host or self._public_host()
         contact = Contact(peer, (Address(f"/ip4/{host}/tcp/4001/p2p/{peer}"),))
@@ -101,12 +103,18 @@ class Network:
         self.keep_fresh([node])
         self.keep_fresh(self._take_asked())
 
-    def grow(self, count: int, fate: Fate = Fate.SOUND, host: Callable[[int], str] | None = None) -> list[Node]:
+    def grow(
+        self,
+        count: int,
+        fate: Fate = Fate.SOUND,
+        host: Callable[[int], str] | None = None,
+        near: int | None = None,
+    ) -> list[Node]:
         """Nodes that join one after another, each through any that is there."""
         added: list[Node] = []
         for number in range(count):
             known = self.sound()
-            node = self.add(None if host is None else host(number))
+            node = self.add(None if host is None else host(number), near)
             if known:
                 self.join(node, self._chance.choice(known))
                 node.fate = fate

@@ -7,7 +7,15 @@ from itertools import pairwise
 
 import pytest
 
-from shoal.dht.keys import blob_providers_key, directory_key, own_directory_key, position_of
+from shoal.dht.keys import (
+    RecordKey,
+    blob_providers_key,
+    directory_key,
+    note_key,
+    own_directory_key,
+    position_of,
+    position_of_peer,
+)
 from shoal.dht.lookup import LookupSettings
 from shoal.dht.messages import MessageKind
 from shoal.dht.records import Record
@@ -97,6 +105,20 @@ def test_one_range_of_addresses_cannot_fill_the_tables_of_others() -> None:
         crowd = [each for each in node.table.contacts() if each.addresses[0].startswith("/ip4/8.8.4.")]
         assert len(crowd) <= settings.narrow_in_total
     gets(nodes, stored(nodes))
+
+
+def test_ids_made_to_surround_a_key_from_one_range_of_addresses_do_not_hide_it() -> None:
+    nodes = network(60)
+    writer, getter = nodes.sound()[:2]
+    key = note_key("wanted", writer.identity.peer_id)
+    assert isinstance(key, RecordKey)
+    position = position_of(key.data)
+    surrounding = nodes.grow(2 * K, Fate.LIAR, lambda number: f"8.8.4.{number}", near=position)
+    everybody = sorted(nodes.nodes, key=lambda peer: position_of_peer(peer) ^ position)
+    assert {node.identity.peer_id for node in surrounding} == set(everybody[: 2 * K])
+    record = nodes.store(writer, "wanted")
+    search, _ = nodes.get(getter, record.key)
+    assert search.record == record
 
 
 def test_newcomers_find_what_was_stored_before_them_and_what_the_dead_held_is_passed_on() -> None:
