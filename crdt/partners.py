@@ -1,0 +1,129 @@
+"""With whom to compare next, and when: on connect, every PERIOD_S with one of the connected, and soon where there is a
+reason to. A machine without I/O.
+
+What a malicious peer may do is fail, answer garbage, or claim what it does not deliver. What it achieves: exchanges
+with it become rarer, twice as rare each time. It cannot make others wait: there is one exchange at a time with each peer,
+and AT_ONCE_MAX with all together, each of which its owner ends after a while.
+"""
+
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from shoal.transport.conditions import Draws
+from shoal.transport.port import PeerId
+
+PERIOD_S: Final = 10.0  # longer: what gossip lost stays missing for longer; shorter: 1 KB more often
+SOON_S: Final = 0.5  # at most so long after a reason; smaller: neighbours of one newcomer hand it the same
+AGAIN_S: Final = 1.0  # between exchanges with one peer, unless it has more to settle
+AT_ONCE_MAX: Final = 4
+DOUBT_S: Final = 5.0  # after a failure, then twice as long each time
+DOUBT_S_MAX: Final = 600.0
+DOUBTED_MAX: Final = 1024  # peers remembered, connected or not
+
+
+@dataclass(slots=True)
+class _Partner:
+    ended_at: float = -math.inf  # its last exchange
+    due_at: float = math.inf  # for a reason
+    is_busy: bool = False
+
+
+@dataclass(slots=True)
+class _Doubt:
+    count: int = 0
+    until: float = -math.inf
+
+
+class Partners:
+    """The connected peers, as partners in exchanges.
+
+    Args:
+        seed: of the jitter.
+    """
+
+    def __init__(self, seed: int, now: float) -> None:
+        self._draws = Draws(seed, "partners")
+        self._partners: dict[PeerId, _Partner] = {}
+        self._doubts: OrderedDict[PeerId, _Doubt] = OrderedDict()
+        self._period_at = now + self._draws.next() * PERIOD_S
+
+    def connected(self, peer: PeerId, now: float) -> None:
+        self._partners[peer] = _Partner(due_at=now + self._draws.next() * SOON_S)
+
+    def disconnected(self, peer: PeerId) -> None:
+        self._partners.pop(peer, None)
+
+    def is_missing(self, peer: PeerId, now: float) -> None:
+        """Something that `peer` has is missing here: ask it."""
+        partner = self._partners.get(peer)
+        if partner is not None:
+            partner.due_at = min(partner.due_at, now + self._draws.next() * SOON_S)
+
+    def has_news(self, source: PeerId, now: float) -> None:
+        """An exchange with `source` brought news, which nobody gossips: tell the others."""
+        for peer in self._partners:
+            if peer != source:
+                self.is_missing(peer, now)
+
+    def begin(self, now: float) -> PeerId | None:
+        """With whom to begin an exchange now, which will be told to `ended`. Call until it gives None."""
+        if sum(partner.is_busy for partner in self._partners.values()) >= AT_ONCE_MAX:
+            return None
+        free = [(self._due_at(peer, each), peer) for peer, each in self._partners.items() if not each.is_busy]
+        due_at, peer = min(free, default=(math.inf, None))
+        if peer is None or due_at > now:
+            if self._period_at > now:
+                return None
+            # The one that was not compared for longest, though nothing says that it has to be.
+            willing = [(self._partners[peer].ended_at, peer) for _, peer in free if self._doubted_until(peer) <= now]
+            self._period_at = now + PERIOD_S * (0.75 + 0.5 * self._draws.next())
+            if not willing:
+                return None
+            _, peer = min(willing)
+        partner = self._partners[peer]
+        partner.is_busy, partner.due_at = True, math.inf
+        return peer
+
+    def ended(self, peer: PeerId, now: float, *, has_failed: bool, is_unfinished: bool = False) -> None:
+        """An exchange is over."""
+        if has_failed:
+            self.doubt(peer, now)
+        else:
+            self._doubts.pop(peer, None)
+        partner = self._partners.get(peer)
+        if partner is not None:
+            partner.is_busy, partner.ended_at = False, now
+            if is_unfinished or has_failed:
+                partner.due_at = min(partner.due_at, now)
+            if is_unfinished and not has_failed:
+                partner.ended_at = now - AGAIN_S
+
+    def doubt(self, peer: PeerId, now: float) -> None:
+        """It failed, or handed over what is refused."""
+        doubt = self._doubts.setdefault(peer, _Doubt())
+        doubt.until = now + min(DOUBT_S_MAX, DOUBT_S * 2.0 ** min(doubt.count, 20))
+        doubt.count += 1
+        self._doubts.move_to_end(peer)
+        if len(self._doubts) > DOUBTED_MAX:
+            self._doubts.popitem(last=False)
+
+    def is_doubted(self, peer: PeerId, now: float) -> bool:
+        """Whether not to deal with it for now."""
+        return self._doubted_until(peer) > now
+
+    @property
+    def deadline(self) -> float:
+        """When `begin` may have somebody."""
+        if sum(partner.is_busy for partner in self._partners.values()) >= AT_ONCE_MAX:
+            return math.inf
+        dues = (self._due_at(peer, each) for peer, each in self._partners.items() if not each.is_busy)
+        return min(self._period_at, min(dues, default=math.inf))
+
+    def _due_at(self, peer: PeerId, partner: _Partner) -> float:
+        return max(partner.due_at, partner.ended_at + AGAIN_S, self._doubted_until(peer))
+
+    def _doubted_until(self, peer: PeerId) -> float:
+        doubt = self._doubts.get(peer)
+        return -math.inf if doubt is None else doubt.until
