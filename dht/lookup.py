@@ -16,7 +16,7 @@ to a target need addresses all over; a path asks at most ASKED_MAX peers; a look
 import enum
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -79,12 +79,15 @@ class _Path:
 
     def add(self, candidates: Iterable[_Candidate]) -> None:
         """Consider these too, unless their ranges of addresses have their share already."""
-        for candidate in candidates:
+        new = [candidate for candidate in candidates if candidate.contact.peer not in self.candidates]
+        for candidate in new:
             ranges = _narrow_ranges(candidate.contact)
-            is_crowded = any(self.per_range[narrow] >= self.narrow_max for narrow in ranges)
-            if candidate.contact.peer not in self.candidates and not is_crowded:
+            if all(self.per_range[narrow] < self.narrow_max for narrow in ranges):
                 self.candidates[candidate.contact.peer] = candidate
-                self.per_range.update(ranges)
+                for narrow in ranges:
+                    self.per_range[narrow] += 1
+        if not new:
+            return
         ranked = sorted(self.candidates.values(), key=lambda each: each.distance)
         for dropped in ranked[CANDIDATES_MAX:]:
             self.per_range.subtract(_narrow_ranges(dropped.contact))
@@ -189,8 +192,7 @@ class Lookup:
     def closest(self) -> tuple[Contact, ...]:
         """The closest peers that answered, at most `wanted`: each path's best in turn, so that none fills it alone."""
         columns = [
-            [each.contact for each in path.candidates.values() if self._state(each) is _State.ANSWERED]
-            for path in self._paths
+            [each.contact for each, state in self._wanted(path) if state is _State.ANSWERED] for path in self._paths
         ]
         found: dict[PeerId, Contact] = {}
         for row in range(max((len(column) for column in columns), default=0)):
@@ -214,10 +216,6 @@ class Lookup:
         for place, path in enumerate(paths):
             path.add(candidates[place :: len(paths)])
 
-    def _state(self, candidate: _Candidate) -> _State | None:
-        question = self._questions.get(candidate.contact.peer)
-        return None if question is None else question.state
-
     def _next(self, now: float) -> list[Contact]:
         """Whom to ask, as far as the parallelism allows; over when nobody is left to ask or to wait for."""
         if now >= self._began_at + LOOKUP_S_MAX:
@@ -238,17 +236,28 @@ class Lookup:
             path.asked_count += 1
             under_way.append(path)
             asks.append(candidate.contact)
-        waiting = (_State.ASKED, _State.SILENT)
-        self._is_over = not any(self._state(each) in waiting for path in self._paths for each in self._wanted(path))
+        self._is_over = not asks and not any(self._is_waited_for(path) for path in self._paths)
         return asks
 
     def _unasked(self, path: _Path) -> _Candidate | None:
         """The closest that this path wants and nobody has asked yet."""
         if path.asked_count >= ASKED_MAX:
             return None
-        return next((each for each in self._wanted(path) if self._state(each) is None), None)
+        return next((each for each, state in self._wanted(path) if state is None), None)
 
-    def _wanted(self, path: _Path) -> list[_Candidate]:
+    def _is_waited_for(self, path: _Path) -> bool:
+        """Whether a peer that this path wants has yet to answer."""
+        return any(state is _State.ASKED or state is _State.SILENT for _, state in self._wanted(path))
+
+    def _wanted(self, path: _Path) -> Iterator[tuple[_Candidate, _State | None]]:
         """The closest candidates of a path that have not failed: when all of them have answered, it is done."""
-        alive = (each for each in path.candidates.values() if self._state(each) not in (_State.FAILED, _State.GIVEN_UP))
-        return [each for each, _ in zip(alive, range(self._settings.wanted), strict=False)]
+        left = self._settings.wanted
+        for peer, candidate in path.candidates.items():
+            question = self._questions.get(peer)
+            state = None if question is None else question.state
+            if state is _State.FAILED or state is _State.GIVEN_UP:
+                continue
+            yield candidate, state
+            left -= 1
+            if not left:
+                return

@@ -30,7 +30,11 @@ _MULTIADDR: Final = 1
 
 
 def seal_addresses(signer: Signer, addresses: Iterable[Address], sequence: int) -> bytes:
-    """The record that `signer` listens at `addresses`; of two, the one with the larger `sequence` counts."""
+    """The record that `signer` listens at `addresses`.
+
+    Args:
+        sequence: the Unix time in nanoseconds, as libp2p's nodes have it: of two records the later counts.
+    """
     public_key = public_key_of(signer.peer_id)
     assert public_key is not None
     payload = bytes_field(_PEER, peer_bytes(signer.peer_id)) + number_field(_SEQUENCE, sequence)

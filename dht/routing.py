@@ -11,11 +11,11 @@ address; have more than a few of its ids in one bucket or in the table from one 
 out a peer that answers. The shares of a range are settings, since a university's cluster is one range.
 """
 
-import heapq
 import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Annotated, Final
 
 import msgspec
@@ -188,7 +188,8 @@ class RoutingTable:
         off rather than everybody gone.
         """
         entries = [entry for entry in self._entries() if not entry.failures] or list(self._entries())
-        return [entry.contact for entry in heapq.nsmallest(count, entries, key=lambda entry: entry.position ^ position)]
+        ranked = sorted([(entry.position ^ position, entry.contact) for entry in entries], key=itemgetter(0))
+        return [contact for _, contact in ranked[:count]]
 
     def is_near(self, position: int) -> bool:
         """Whether this node is among the k closest to a position that it knows of: it should hold what lies there."""
