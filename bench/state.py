@@ -6,9 +6,9 @@
 is written and signed beforehand; then a fresh replica and a fresh store take it: in batches of one operation, each with
 its signature; in batches of 200, signed once; and as the node's own operations, signed here, in batches of 200. A
 transaction holds what waits, as in a node: up to 64 batches or 256 KB. Everything runs in one thread, pinned to one
-core where the system lets it: in a node the store has a thread beside it. Of several runs the best counts, since on a
-shared machine the others measure the neighbours; the share of the processor's time says how much was waiting for the
-disk. Last line, operations per second:
+core where the system lets it; in a node the store has a thread of its own. Of several runs the best counts, since on a
+shared machine the others measure the neighbours: how much they took, and the disk, shows in the second column, which
+counts only the time on the processor. Last line, operations per second of the clock:
 
     {"remote_per_s", "remote_batched_per_s", "local_per_s"}
 """
@@ -56,7 +56,7 @@ Run = Callable[[Store], int]  # how many operations it applied
 @dataclass(frozen=True, slots=True)
 class Figure:
     per_s: float
-    cpu: float  # share of the processor's time
+    cpu: float  # share of the time that was spent on the processor
 
 
 def operations(world: Replica, key: Identity, first: int, count: int) -> list[Operation]:
@@ -183,7 +183,7 @@ def main() -> None:
         return
     figures = {name: measure(make(), arguments.runs) for name, make in kinds.items()}
     for name, figure in figures.items():
-        print(f"{name:15} {figure.per_s:10,.0f}/s, {figure.cpu:.0%} of the time on the processor")
+        print(f"{name:15} {figure.per_s:8,.0f}/s by the clock, {figure.per_s / figure.cpu:8,.0f}/s on the processor")
     print(json.dumps({f"{name}_per_s": round(figure.per_s) for name, figure in figures.items()}))
 
 
