@@ -104,7 +104,9 @@ def main() -> None:
     parser.add_argument("--lookups", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    network = Network(arguments.seed, LookupSettings(wanted=K), TableSettings(bucket_size=K))
+    # Joining one after another takes hours of simulated time, in which nothing is to be refreshed.
+    table = TableSettings(bucket_size=K, refresh_s=86_400.0)
+    network = Network(arguments.seed, LookupSettings(wanted=K), table)
     costs: list[Cost] = []
     for share in (8, 4, 2, 1):
         network.grow(arguments.nodes // share - len(network.nodes))

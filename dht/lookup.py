@@ -6,7 +6,7 @@ is asked by two. Whoever sits on one path steers that one alone. A path is done 
 all answered or failed; the lookup is over when all paths are, or when its owner has what it wanted.
 
 A peer silent for longer than `Patience` says no longer counts against the parallelism, so another one is asked besides;
-silent for GIVE_UP_FACTOR times as long it no longer holds up the end. Its answer still counts if it comes before that.
+silent for several times as long it no longer holds up the end. Its answer still counts if it comes before that.
 
 What a malicious peer may answer: any peers, itself, nothing, late. What it achieves: of one answer at most NAMED_MAX
 peers enter its path's list; of one range of addresses a path considers `narrow_per_path`, so that ids made to lie close
@@ -26,7 +26,6 @@ from .contacts import Contact, ranges_of
 from .keys import position_of_peer
 from .patience import Patience
 
-GIVE_UP_FACTOR: Final = 4.0
 NAMED_MAX: Final = 20
 ASKED_MAX: Final = 64
 CANDIDATES_MAX: Final = 128  # of a path
@@ -153,11 +152,11 @@ class Lookup:
         for question in self._questions.values():
             if late_s > LATE_S and question.state in _OPEN:
                 question.asked_at += late_s  # this node was busy: its own pause is nobody's silence
-        silence_s = self._patience.silence_s
+        silence_s, give_up_s = self._patience.silence_s, self._patience.give_up_s
         for question in self._questions.values():
             if question.state is _State.ASKED and now >= question.asked_at + silence_s:
                 question.state = _State.SILENT
-            if question.state is _State.SILENT and now >= question.asked_at + GIVE_UP_FACTOR * silence_s:
+            if question.state is _State.SILENT and now >= question.asked_at + give_up_s:
                 question.state = _State.GIVEN_UP
         return self._next(now)
 
@@ -170,13 +169,13 @@ class Lookup:
         """When to call `woken`, at the latest; infinity when over."""
         if self._is_over:
             return math.inf
-        silence_s = self._patience.silence_s
+        silence_s, give_up_s = self._patience.silence_s, self._patience.give_up_s
         wakings = [self._began_at + LOOKUP_S_MAX]
         for question in self._questions.values():
             if question.state is _State.ASKED:
                 wakings.append(question.asked_at + silence_s)
             elif question.state is _State.SILENT:
-                wakings.append(question.asked_at + GIVE_UP_FACTOR * silence_s)
+                wakings.append(question.asked_at + give_up_s)
         return min(wakings)
 
     @property

@@ -2,7 +2,9 @@
 
 The estimate is that of TCP's retransmission timer (RFC 6298): a smoothed mean and four times the smoothed deviation.
 A peer silent for longer is not given up; it just no longer holds up the others. One stopped peer in three then costs a
-lookup a few tens of milliseconds, not a timeout.
+lookup that knows what it is looking for a few tens of milliseconds, not a timeout. Giving up takes GIVE_UP_S_MIN at
+least: after a thousand answers from next door, one from another continent must still be waited for, or it could never
+teach that there are such.
 
 What a malicious peer may do: answer late. What it achieves: at most SILENCE_S_MAX per answer, once the others' answers
 are as late.
@@ -12,6 +14,8 @@ from typing import Final
 
 SILENCE_S_MIN: Final = 0.020  # shorter: a busy loop of ours or theirs counts as silence, and every peer is asked twice
 SILENCE_S_MAX: Final = 1.0
+GIVE_UP_FACTOR: Final = 4.0
+GIVE_UP_S_MIN: Final = 1.0
 FIRST_S: Final = 0.5  # before the first answer: a handshake around the world
 
 
@@ -37,3 +41,8 @@ class Patience:
         if self._mean_s is None:
             return FIRST_S
         return min(SILENCE_S_MAX, max(SILENCE_S_MIN, self._mean_s + 4 * self._deviation_s))
+
+    @property
+    def give_up_s(self) -> float:
+        """A peer that has not answered for so long is no longer waited for."""
+        return max(GIVE_UP_S_MIN, GIVE_UP_FACTOR * self.silence_s)

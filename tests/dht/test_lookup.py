@@ -9,7 +9,6 @@ from shoal.dht.contacts import Contact
 from shoal.dht.keys import position_of, position_of_peer
 from shoal.dht.lookup import (
     ASKED_MAX,
-    GIVE_UP_FACTOR,
     LOOKUP_S_MAX,
     NAMED_MAX,
     Lookup,
@@ -73,9 +72,9 @@ def test_a_silent_peer_no_longer_counts_against_the_parallelism_then_no_longer_h
     assert search.woken(FIRST_S) == [PEERS[1]]
     assert search.answered(PEERS[1].peer, [], FIRST_S + 0.3) == []
     assert not search.is_over
-    silence_s = Patience()
-    silence_s.answered(0.3)
-    given_up_at = GIVE_UP_FACTOR * silence_s.silence_s
+    same = Patience()
+    same.answered(0.3)
+    given_up_at = same.give_up_s
     assert search.deadline == pytest.approx(given_up_at)
     assert list(search.silent) == []
     assert search.woken(search.deadline) == [PEERS[2]]  # in its place
@@ -91,7 +90,7 @@ def test_a_late_answer_counts_as_long_as_the_lookup_goes_on() -> None:
     while not search.silent:
         search.woken(search.deadline)
     assert list(search.silent) == [PEERS[0].peer]
-    search.answered(PEERS[0].peer, [], GIVE_UP_FACTOR * FIRST_S + 0.1)
+    search.answered(PEERS[0].peer, [], Patience().give_up_s + 0.1)
     assert list(search.silent) == []
     assert PEERS[0] in search.closest
 
