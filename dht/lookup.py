@@ -2,8 +2,9 @@
 
 A lookup moves toward a target by asking the closest peers known for closer ones. It does so on several *paths*
 (S/Kademlia, Baumgart and Mies 2007): each path learns only from the answers of the peers it asked itself, and no peer
-is asked by two. Whoever sits on one path steers that one alone. A path is done when the closest peers it knows of have
-all answered or failed; the lookup is over when all paths are, or when its owner has what it wanted.
+answers two. Whoever sits on one path steers that one alone. A path is done when the closest peers it knows of have all
+answered or failed; the lookup is over when all paths are, or when its owner has what it wanted. A peer that failed at
+the addresses one path knows is asked again at those of another: else a liar could name sound peers at wrong addresses.
 
 A peer silent for longer than `Patience` says no longer counts against the parallelism, so another one is asked besides;
 silent for several times as long it no longer holds up the end. Its answer still counts if it comes before that.
@@ -20,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from shoal.transport.port import PeerId
+from shoal.transport.port import Address, PeerId
 
 from .contacts import Contact, ranges_of
 from .keys import position_of_peer
@@ -59,6 +60,7 @@ class _Question:
     path: "_Path"
     asked_at: float
     hop: int
+    tried: frozenset[Address]
     state: _State = _State.ASKED
 
 
@@ -231,12 +233,20 @@ class Lookup:
                     break
             else:
                 break
-            self._questions[candidate.contact.peer] = _Question(path, now, candidate.hop)
-            path.asked_count += 1
+            self._ask(path, candidate, now)
             under_way.append(path)
             asks.append(candidate.contact)
         self._is_over = not asks and not any(self._is_waited_for(path) for path in self._paths)
         return asks
+
+    def _ask(self, path: _Path, candidate: _Candidate, now: float) -> None:
+        peer = candidate.contact.peer
+        before = self._questions.get(peer)
+        tried = frozenset(candidate.contact.addresses)
+        if before is not None:
+            tried |= before.tried
+        self._questions[peer] = _Question(path, now, candidate.hop, tried)
+        path.asked_count += 1
 
     def _unasked(self, path: _Path) -> _Candidate | None:
         """The closest that this path wants and nobody has asked yet."""
@@ -254,8 +264,10 @@ class Lookup:
         for peer, candidate in path.candidates.items():
             question = self._questions.get(peer)
             state = None if question is None else question.state
-            if state is _State.FAILED or state is _State.GIVEN_UP:
-                continue
+            if question is not None and (state is _State.FAILED or state is _State.GIVEN_UP):
+                if question.path is path or question.tried.issuperset(candidate.contact.addresses):
+                    continue
+                state = None
             yield candidate, state
             left -= 1
             if not left:

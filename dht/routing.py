@@ -191,6 +191,12 @@ class RoutingTable:
         ranked = sorted([(entry.position ^ position, entry.contact) for entry in entries], key=itemgetter(0))
         return [contact for _, contact in ranked[:count]]
 
+    def known(self, contact: Contact) -> Contact:
+        """The contact as it has answered before, if it has: what others say of its addresses may be wrong."""
+        bucket = self._buckets.get(self._index(contact.peer))
+        entry = None if bucket is None else bucket.entries.get(contact.peer)
+        return contact if entry is None or not entry.contact.addresses else entry.contact
+
     def is_near(self, position: int) -> bool:
         """Whether this node is among the k closest to a position that it knows of: it should hold what lies there."""
         own = self._position ^ position

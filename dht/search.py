@@ -28,7 +28,7 @@ QUORUM: Final = 3  # holders heard before a record counts as the newest; 1 is qu
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Send `message` to this peer; tell `answered` or `failed`."""
+    """Send `message` to this peer, dialed as `RoutingTable.known` has it; tell `answered` or `failed`."""
 
     contact: Contact
     message: KadMessage

@@ -162,6 +162,17 @@ def test_paths_are_disjoint_a_liar_on_one_does_not_steer_the_others() -> None:
     assert set(PEERS[5:8]) <= set(search.closest)
 
 
+def test_a_liar_who_names_sound_peers_at_wrong_addresses_does_not_take_them_from_the_other_paths() -> None:
+    search = lookup(PEERS[20:22], wanted=4, parallelism=2, paths=2)
+    liar, honest = search.begin(0.0)
+    wrong = [Contact(each.peer, (Address(f"/ip4/127.0.0.9/tcp/9/p2p/{each.peer}"),)) for each in PEERS[0:3]]
+    assert search.answered(liar.peer, wrong, 0.1) == wrong[:1]
+    assert search.failed(wrong[0].peer, 0.2) == wrong[1:2]
+    assert search.answered(honest.peer, PEERS[0:3], 0.3) == PEERS[0:1]
+    assert search.failed(PEERS[0].peer, 0.4) == [PEERS[2]]  # at neither address: not again
+    assert search.failed(wrong[1].peer, 0.4) == [PEERS[1]]
+
+
 def test_a_liar_who_names_ever_closer_peers_is_asked_a_bounded_number_of_times() -> None:
     search = lookup(PEERS[-1:], wanted=4, parallelism=1)
     chain = list(reversed(PEERS[:-1]))  # ever closer, without end

@@ -162,6 +162,15 @@ def test_addresses_known_are_kept_when_an_answer_brings_none() -> None:
     assert known.contacts() == (one,)
 
 
+def test_what_others_say_of_a_peers_addresses_does_not_replace_where_it_answered() -> None:
+    known = table()
+    one = contact(1)
+    wrong = Contact(one.peer, (Address(f"/ip4/127.0.0.9/tcp/9/p2p/{one.peer}"),))
+    assert known.known(wrong) == wrong
+    answer(known, [one])
+    assert known.known(wrong) == one
+
+
 def test_a_peer_that_moves_counts_for_its_new_range() -> None:
     known = table(TableSettings(narrow_in_total=1))
     one, two = contact(1, "8.8.4.4"), contact(2, "8.8.4.5")

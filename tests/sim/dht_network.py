@@ -2,8 +2,8 @@
 
 Messages are passed as values (the codec has tests of its own) and take the time of a pair's latency, 1 to 50 ms one
 way. A killed peer refuses the connection, a frozen one and one that never existed answer nothing. Liars work together:
-whatever they are asked, they name each other and made-up peers that lie closer to the target than anybody real, never
-show a record and take none.
+whatever they are asked, they name made-up peers that lie closer to the target than anybody real, the closest real ones
+at wrong addresses, and each other; they never show a record and take none.
 """
 
 import enum
@@ -246,6 +246,8 @@ class Network:
         asker.asked_count += 1
         peer = ask.contact.peer
         asked = self.nodes.get(peer)
+        if asked is not None and asked.address not in asker.table.known(ask.contact).addresses:
+            asked = None  # nobody answers at a wrong address
 
         def fail() -> None:
             asker.table.failed(peer, self.now)
@@ -294,11 +296,18 @@ class Network:
         position = position_of(message.key)
         at = bisect_left(self._made_up, position, key=lambda pair: pair[0])
         around = [contact for _, contact in self._made_up[max(0, at - NAMED_BY_LIARS) : at + NAMED_BY_LIARS]]
-        liars = [node.contact for node in self.nodes.values() if node.fate is Fate.LIAR]
-        ranked = heapq.nsmallest(
-            NAMED_BY_LIARS, [*around, *liars], key=lambda each: position_of_peer(each.peer) ^ position
-        )
-        return KadMessage(message.kind, message.key, closer=tuple(ranked))
+        others = [node.contact for node in self.nodes.values() if node is not liar]
+        misplaced = [
+            each if self.nodes[each.peer].fate is Fate.LIAR else self._misplaced(each)
+            for each in heapq.nsmallest(
+                NAMED_BY_LIARS // 2, others, key=lambda each: position_of_peer(each.peer) ^ position
+            )
+        ]
+        made_up = heapq.nsmallest(NAMED_BY_LIARS // 2, around, key=lambda each: position_of_peer(each.peer) ^ position)
+        return KadMessage(message.kind, message.key, closer=(*made_up, *misplaced))
+
+    def _misplaced(self, contact: Contact) -> Contact:
+        return Contact(contact.peer, (Address(f"/ip4/{self._public_host()}/tcp/4001/p2p/{contact.peer}"),))
 
     def _public_host(self) -> str:
         numbers = [
