@@ -42,5 +42,18 @@ class Backlog:
     def writers(self) -> list[Writer]:
         return sorted(self._waiting)
 
-    def holds(self, stretch: Stretch) -> bool:
+    def reaches(self, stretch: Stretch) -> bool:
+        """Whether a batch that ends with the same operation waits."""
         return stretch.hashes[-1] in self._waiting.get(stretch.writer, {})
+
+    def holds(self, stretch: Stretch) -> bool:
+        """Whether these very bytes wait: no hash covers a signature, so another's need not be good."""
+        held = self._waiting.get(stretch.writer, {}).get(stretch.hashes[-1])
+        return held is not None and held.data == stretch.data
+
+    def drop(self, stretch: Stretch) -> None:
+        """Let a batch wait no more."""
+        del self._waiting[stretch.writer][stretch.hashes[-1]]
+        if not self._waiting[stretch.writer]:
+            del self._waiting[stretch.writer]
+        self.bytes -= len(stretch.data)

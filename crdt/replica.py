@@ -150,6 +150,8 @@ class Replica:
         admission = Admission()
         self._take(stretch, admission, is_trusted=True)
         if admission.refusal is None and not admission.kept:
+            if admission.waits:
+                self._backlog.drop(stretch)  # or it would fork this chain once the record is known
             return Malformed("an operation names a record that is not known here")
         return admission.refusal or stretch
 
@@ -242,7 +244,7 @@ class Replica:
         elif isinstance(place, Apart):
             admission.missing = Missing(stretch.writer, chain.base)
         elif isinstance(place, Gap) or isinstance(judged, Unknown):
-            is_held = self._backlog.holds(stretch)
+            is_held = self._backlog.reaches(stretch)
             if self._backlog.add(stretch):
                 admission.missing = Missing(stretch.writer, chain.number)
                 admission.waits = not is_held

@@ -114,6 +114,8 @@ def _shape(operation: Operation, writer: Writer, rule: Rule) -> Malformed | None
         return Malformed(f"{operation.namespace} is no register: its entries have no stamp")
     if rule.kind in _KEEPS_ALL and (operation.taken or operation.value is None):
         return Malformed(f"nothing is taken away from {operation.namespace}")
+    if rule.kind in _TOTALS and any(each.writer for each in operation.taken):
+        return Malformed(f"totals in {operation.namespace} are their writer's to replace")
     if operation.value is None and not operation.taken:
         return Malformed("an operation that changes nothing")
     return None
