@@ -24,6 +24,7 @@ from .routing import RoutingTable
 
 ASKED_PER_S: Final = 200.0
 ASKED_BURST: Final = 400
+BUDGETS_MAX: Final = 4096  # more peers than a node has connections
 
 
 class Answering:
@@ -44,6 +45,8 @@ class Answering:
             met_at: the address of that connection.
         """
         budget = self._budgets.setdefault(sender, TokenBucket(ASKED_PER_S, ASKED_BURST))
+        if len(self._budgets) > BUDGETS_MAX:
+            del self._budgets[next(iter(self._budgets))]
         if not budget.take(now):
             return Malformed(f"more than {ASKED_PER_S:.0f} questions a second")
         self._table.asked(Contact(sender, addresses_in(question.sender_record, sender)), met_at, now)

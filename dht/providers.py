@@ -11,7 +11,7 @@ has most: one range cannot crowd out the others. In the directory each id has on
 """
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -31,7 +31,8 @@ PER_KEY_MAX: Final = 256
 PER_PROVIDER_MAX: Final = 4096
 NARROW_PER_KEY_MAX: Final = 8
 WIDE_PER_KEY_MAX: Final = 32
-EXPIRE_S: Final = 60.0
+SWEEP_S: Final = 60.0
+SWEPT_MAX: Final = 4096  # announcements looked at in a sweep: 1 ms
 
 
 @dataclass(slots=True)
@@ -48,11 +49,11 @@ class Providers:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._entries: dict[bytes, dict[PeerId, _Entry]] = {}
+        self._entries: OrderedDict[bytes, dict[PeerId, _Entry]] = OrderedDict()
         self._per_provider: Counter[PeerId] = Counter()
         self._by_range: dict[str | None, dict[tuple[bytes, PeerId], None]] = {}  # oldest first
         self._count = 0
-        self._wake_at = math.inf
+        self._sweep_at = -math.inf
 
     def add(self, key: bytes, provider: Contact, sent_from: Address | None, now: float) -> Malformed | None:
         """Keep an announcement of `provider`, who sent it. Malformed: why it is refused."""
@@ -60,7 +61,6 @@ class Providers:
             return Malformed("this shard of the directory is not the announcer's")
         entries = self._entries.get(key, {})
         new = _Entry(provider, ranges_of(sent_from), now + PROVIDER_S)
-        self._wake_at = min(self._wake_at, new.until)
         if provider.peer in entries and _narrow(entries[provider.peer]) == _narrow(new):
             entries[provider.peer] = new  # a renewal keeps its place
             return None
@@ -84,16 +84,21 @@ class Providers:
 
     @property
     def deadline(self) -> float:
-        return self._wake_at
+        """When to call `expire`."""
+        return self._sweep_at if self._count else math.inf
 
     def expire(self, now: float) -> None:
-        """Forget what has expired; call at `deadline`."""
-        for key, entries in list(self._entries.items()):
-            for peer in [peer for peer, entry in entries.items() if entry.until <= now]:
+        """Free the memory of what has expired, which `get` no longer shows: a part of all keys at a time, in turn."""
+        self._sweep_at = now + SWEEP_S
+        swept = 0
+        for _ in range(len(self._entries)):
+            key = next(iter(self._entries))
+            self._entries.move_to_end(key)
+            swept += len(self._entries[key])
+            for peer in [peer for peer, entry in self._entries[key].items() if entry.until <= now]:
                 self._remove(key, peer)
-        lives = (entry.until for entries in self._entries.values() for entry in entries.values())
-        # Not sooner than EXPIRE_S from now: looking through all of them for each that expires would be too often.
-        self._wake_at = max(min(lives, default=math.inf), now + EXPIRE_S)
+            if swept >= SWEPT_MAX:
+                return
 
     def __len__(self) -> int:
         return self._count

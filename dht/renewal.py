@@ -56,6 +56,7 @@ class Renewal:
         self._seed = seed
         self._published: dict[bytes, _Published] = {}
         self._under_way_count = 0
+        self._wake_at = math.inf  # nothing is due before
 
     def publish(self, own: Own, now: float) -> bool:
         """Keep this published from now on; a record replaces the one under its key. False: PUBLISHED_MAX are."""
@@ -65,8 +66,10 @@ class Renewal:
             if len(self._published) >= PUBLISHED_MAX:
                 return False
             self._published[key] = _Published(own, now)
+            self._wake_at = min(self._wake_at, now)
         elif known.own != own:
             known.own, known.due_at, known.failures = own, now, 0
+            self._wake_at = min(self._wake_at, now)
         return True
 
     def withdraw(self, key: bytes) -> None:
@@ -84,6 +87,7 @@ class Renewal:
         known.is_under_way = False
         self._under_way_count -= 1
         if known.own != own:
+            self._wake_at = min(self._wake_at, now)
             return  # replaced meanwhile, and due at once
         if reached_count:
             known.failures = 0
@@ -92,13 +96,14 @@ class Renewal:
             pause_s = min(RETRY_S_MAX, RETRY_S_MIN * 2.0 ** min(known.failures, 16))
             known.due_at = now + pause_s * (0.5 + self._drawn(key, now) / 2)
             known.failures += 1
+        self._wake_at = min(self._wake_at, known.due_at)
 
     @property
     def deadline(self) -> float:
-        """When `due` should be asked again, at the latest."""
+        """When `due` should be asked again, at the latest; sometimes there is nothing then."""
         if self._under_way_count >= DUE_AT_ONCE_MAX:
             return math.inf  # `published` will make room
-        return min((each.due_at for each in self._published.values() if not each.is_under_way), default=math.inf)
+        return self._wake_at
 
     def due(self, now: float) -> list[Own]:
         """What to publish now, longest overdue first, at most DUE_AT_ONCE_MAX under way at a time."""
@@ -109,6 +114,8 @@ class Renewal:
         for each in chosen:
             each.is_under_way = True
         self._under_way_count += len(chosen)
+        waiting = (each.due_at for each in self._published.values() if not each.is_under_way)
+        self._wake_at = min(waiting, default=math.inf)
         return [each.own for each in chosen]
 
     def _drawn(self, key: bytes, now: float) -> float:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal.dht.answering import ASKED_BURST, Answering
+from shoal.dht.answering import ASKED_BURST, BUDGETS_MAX, Answering
 from shoal.dht.contacts import Contact
 from shoal.dht.held import HeldRecords
 from shoal.dht.keys import (
@@ -18,6 +18,7 @@ from shoal.dht.peer_records import seal_addresses
 from shoal.dht.providers import Providers
 from shoal.dht.records import BODY_BYTES_MAX, LIFETIME_S, Record, sign_record
 from shoal.dht.routing import Check, RoutingTable, TableSettings
+from shoal.transport.identity import peer_id_of
 from shoal.transport.multiaddrs import peer_bytes
 from shoal.transport.port import Address
 from shoal.transport.wire import Malformed, encode
@@ -153,6 +154,22 @@ def test_a_peer_that_asks_too_often_is_refused_until_it_slows_down_and_others_ar
     assert [isinstance(answer, Malformed) for answer in answers] == [False] * ASKED_BURST + [True]
     assert node.answering.answer(contact(3).peer, None, ping, 0.0, EPOCH_S) == ping
     assert node.answer(ping, 1.0) == ping
+
+
+def test_budgets_are_kept_of_so_many_peers_and_forgotten_with_them() -> None:
+    node = Node()
+    ping = KadMessage(MessageKind.PING)
+    for _ in range(ASKED_BURST):
+        node.answer(ping)
+    assert isinstance(node.answer(ping), Malformed)
+    node.answering.gone(ASKER.peer)
+    assert node.answer(ping) == ping
+    for _ in range(ASKED_BURST):
+        node.answer(ping)
+    for number in range(BUDGETS_MAX):
+        peer = peer_id_of(number.to_bytes(32, "big"))
+        node.answering.answer(peer, None, ping, 0.0, EPOCH_S)
+    assert node.answer(ping) == ping  # forgotten for others
 
 
 def test_the_longest_answer_fits_a_message() -> None:

@@ -1,5 +1,9 @@
 """Who provides where: for how long, how many, and whom a crowd cannot push out."""
 
+import random
+
+import pytest
+
 from shoal.dht.contacts import Contact
 from shoal.dht.keys import DIRECTORY_KEYS, blob_providers_key, own_directory_key
 from shoal.dht.messages import PROVIDERS_MAX
@@ -9,6 +13,8 @@ from shoal.dht.providers import (
     PER_KEY_MAX,
     PER_PROVIDER_MAX,
     PROVIDER_S,
+    SWEEP_S,
+    SWEPT_MAX,
     WIDE_PER_KEY_MAX,
     Providers,
 )
@@ -40,11 +46,42 @@ def test_an_announcement_lives_for_a_day_and_a_half_from_the_last_time() -> None
     providers.add(KEY, contact(2), None, 100.0)
     assert providers.get(KEY, PROVIDER_S - 1) == (contact(1), contact(2))
     assert providers.get(KEY, PROVIDER_S) == (contact(2),)
-    assert providers.deadline == PROVIDER_S
     providers.expire(PROVIDER_S)
     assert len(providers) == 1
+    assert providers.deadline == PROVIDER_S + SWEEP_S
     providers.expire(PROVIDER_S + 100)
     assert (len(providers), providers.deadline) == (0, float("inf"))
+
+
+def test_a_sweep_looks_at_a_part_of_all_that_is_held_and_the_next_ones_at_the_rest() -> None:
+    providers = Providers(1)
+    for number in range(3 * SWEPT_MAX):
+        add(providers, number % 5, key=number.to_bytes(34, "big"))
+    left = [len(providers)]
+    for sweep in range(3):
+        providers.expire(PROVIDER_S + sweep)
+        left.append(len(providers))
+    assert left == [3 * SWEPT_MAX, 2 * SWEPT_MAX, SWEPT_MAX, 0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_providers_are_those_of_a_dumb_twin(seed: int) -> None:
+    chance = random.Random(seed)
+    providers = Providers(seed)
+    twin: dict[bytes, dict[PeerId, float]] = {bytes([key]) * 34: {} for key in range(4)}
+    now = 0.0
+    for _ in range(500):
+        now += chance.choice((0.0, 100.0, PROVIDER_S / 10))
+        key, number = chance.choice(list(twin)), chance.randrange(12)
+        assert providers.add(key, provider(number), None, now) is None
+        twin[key][peer(number)] = now + PROVIDER_S
+        if providers.deadline <= now:
+            providers.expire(now)
+            twin = {key: {each: until for each, until in there.items() if until > now} for key, there in twin.items()}
+            assert len(providers) == sum(map(len, twin.values()))
+        for key, there in twin.items():
+            known = {each for each, until in there.items() if until > now}
+            assert {each.peer for each in providers.get(key, now)} == known
 
 
 def test_an_answer_names_only_so_many_and_other_ones_from_holder_to_holder() -> None:
