@@ -1,0 +1,287 @@
+"""One member of a simulated store: the cores that a real node has, between them and the network what its shells do."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from shoal.crdt.dots import Writer
+from shoal.crdt.operation import Operation, Stretch, Verify
+from shoal.crdt.replica import Admission, Replica
+from shoal.crdt.rules import Rules
+from shoal.transport import envelope, identity
+from shoal.transport.gossip import OFFERS_MAX, Answer, Mesh, Send, seal
+from shoal.transport.gossip_service import CALL_S, OFFER, OUTBOX_MAX, PUSH, SUBSCRIBE, Handover, Ids, Topics, Wants
+from shoal.transport.identity import Identity
+from shoal.transport.port import PeerId
+from shoal.transport.wire import Malformed, decode, encode
+
+from .store_exchanges import StoreExchanges
+from .store_network import StoreNetwork
+
+TOPIC: Final = "store"
+FLUSH_S: Final = 0.05  # what came in so long before a kill is not on disk
+DONE: Final = encode(())
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """How signatures are checked: truly, or once for all replicas."""
+
+    envelopes: envelope.Verify = identity.verify
+    batches: Verify = identity.verify_by_key
+
+    @classmethod
+    def shared(cls) -> "Checks":
+        results: dict[tuple[str | bytes, bytes, bytes], bool] = {}
+
+        def envelopes(peer: PeerId, message: bytes, signature: bytes) -> bool:
+            key = peer, message, signature
+            if key not in results:
+                results[key] = identity.verify(*key)
+            return results[key]
+
+        def batches(public_key: bytes, message: bytes, signature: bytes) -> bool:
+            key = public_key, message, signature
+            if key not in results:
+                results[key] = identity.verify_by_key(*key)
+            return results[key]
+
+        return cls(envelopes, batches)
+
+
+class KnownRecords:
+    """Records that have come. All members are those of all records."""
+
+    def __init__(self, members: frozenset[Writer]) -> None:
+        self.members = members
+        self.hashes: set[bytes] = set()
+
+    def is_member(self, record: bytes, writer: Writer) -> bool | None:
+        return writer in self.members if record in self.hashes else None
+
+
+@dataclass(slots=True)
+class Machine:
+    """What outlives a node's process."""
+
+    identity: Identity
+    records: KnownRecords
+    batches: dict[Writer, list[bytes]] = field(default_factory=dict[Writer, list[bytes]])
+    sequence: int = 0
+
+    @property
+    def writer(self) -> Writer:
+        return Writer(self.identity.public_key)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all nodes of a run have in common."""
+
+    network: StoreNetwork
+    swarm: bytes
+    rules: Rules
+    checks: Checks
+
+
+@dataclass(eq=False, slots=True)
+class _Outbox:
+    """As `gossip_service` has it: one delivery at a time."""
+
+    sends: deque[Send] = field(default_factory=deque[Send])
+    is_busy: bool = False
+
+
+class StoreNode:
+    """An honest node, from its start to its end."""
+
+    def __init__(self, setting: Setting, machine: Machine) -> None:
+        self.setting = setting
+        self.network = setting.network
+        self.machine = machine
+        self.peer_id = machine.identity.peer_id
+        self.replica = Replica(setting.swarm, setting.rules, machine.records, setting.checks.batches)
+        self.mesh = Mesh(self.peer_id, setting.checks.envelopes)
+        self.mesh.topics.add(TOPIC)
+        self.refused: list[str] = []  # what was wrong with what came
+        self.dropped_count = 0
+        self._unsaved: list[Admission] = []
+        self._outboxes: dict[PeerId, _Outbox] = {}
+        self._wakes_at = float("inf")
+        for batches in machine.batches.values():
+            for data in batches:
+                self.replica.admit(data, is_trusted=True)
+        self._exchanges = StoreExchanges(self.replica, self.network, self, self.take)
+
+    # What a user does.
+
+    def write(self, operations: Sequence[Operation]) -> Stretch:
+        """On disk before anybody hears of it."""
+        stretch = self.replica.write(self.machine.identity, operations)
+        assert isinstance(stretch, Stretch), stretch
+        self.machine.batches.setdefault(stretch.writer, []).append(stretch.data)
+        self.publish(stretch.data)
+        return stretch
+
+    def publish(self, data: bytes) -> None:
+        self.machine.sequence += 1
+        self._queue(self.mesh.publish(TOPIC, seal(self.machine.identity, TOPIC, self.machine.sequence, data)))
+
+    def learn(self, record: bytes) -> None:
+        self.machine.records.hashes.add(record)
+        self._keep(self.replica.records_came())
+
+    # What the network does.
+
+    def connected(self, peer: PeerId) -> None:
+        self.mesh.connected(peer)
+        outbox = self._outboxes[peer] = _Outbox(is_busy=True)
+        self._subscribe(peer, outbox)
+        self._exchanges.connected(peer)
+
+    def disconnected(self, peer: PeerId) -> None:
+        self.mesh.disconnected(peer)
+        self._exchanges.disconnected(peer)
+        del self._outboxes[peer]
+
+    def answer(self, peer: PeerId, method: str, data: bytes) -> bytes | None:
+        if method == PUSH.name:
+            return self._on_push(peer, data)
+        if method == OFFER.name:
+            return self._on_offer(peer, data)
+        if method == SUBSCRIBE.name:
+            return self._on_subscribe(peer, data)
+        return self._exchanges.answer(peer, method, data)
+
+    def _on_push(self, peer: PeerId, data: bytes) -> bytes:
+        request = decode(data, Handover, PUSH.request_bytes_max)
+        if isinstance(request, Malformed):
+            return self._refuse(request)
+        arrival = self.mesh.receive(peer, request.envelope, self.network.now)
+        if isinstance(arrival, Malformed):
+            return self._refuse(arrival)
+        if arrival is not None:
+            admission = self.take(arrival.envelope.data, peer)
+            if admission.is_news:
+                self._queue(self.mesh.accept(peer, arrival))
+        return DONE
+
+    def _on_offer(self, peer: PeerId, data: bytes) -> bytes:
+        request = decode(data, Ids, OFFER.request_bytes_max)
+        if isinstance(request, Malformed):
+            return self._refuse(request)
+        answer = self.mesh.offered(peer, request.ids, self.network.now)
+        return encode(Wants(answer.wanted, answer.waiting))
+
+    def _on_subscribe(self, peer: PeerId, data: bytes) -> bytes:
+        request = decode(data, Topics, SUBSCRIBE.request_bytes_max)
+        if isinstance(request, Malformed):
+            return self._refuse(request)
+        self._queue(self.mesh.subscribed(peer, request.topics))
+        return DONE
+
+    def _refuse(self, reason: Malformed) -> bytes:
+        self.refused.append(reason.reason)
+        return DONE
+
+    # Batches.
+
+    def take(self, data: bytes, peer: PeerId) -> Admission:
+        """A batch has come from `peer`."""
+        admission = self.replica.admit(data)
+        if admission.refusal is not None:
+            self.refused.append(admission.refusal.reason)
+        self._keep(admission)
+        return admission
+
+    def _keep(self, admission: Admission) -> None:
+        if admission.kept:
+            if not self._unsaved:
+                self.network.at(self.network.now + FLUSH_S, self._flush)
+            self._unsaved.append(admission)
+
+    def _flush(self) -> None:
+        if not self.network.is_running(self):
+            return
+        for admission in self._unsaved:
+            for stretch in admission.kept:
+                if stretch.writer not in admission.forked:
+                    self.machine.batches.setdefault(stretch.writer, []).append(stretch.data)
+            for writer in admission.forked:
+                self.machine.batches[writer] = self.replica.batches(writer)
+        self._unsaved.clear()
+
+    # Gossip, as `gossip_service` carries it.
+
+    def _queue(self, sends: Sequence[Send]) -> None:
+        woken: dict[PeerId, _Outbox] = {}
+        for send in sends:
+            outbox = self._outboxes.get(send.peer)
+            if outbox is None or len(outbox.sends) >= OUTBOX_MAX:
+                self.dropped_count += 1
+            else:
+                outbox.sends.append(send)
+                if not outbox.is_busy:
+                    woken[send.peer] = outbox
+        for peer, outbox in woken.items():
+            self._deliver(peer, outbox)
+
+    def _subscribe(self, peer: PeerId, outbox: _Outbox) -> None:
+        def then(reply: bytes | None) -> None:
+            if self._outboxes.get(peer) is outbox:
+                if reply is None:
+                    self._subscribe(peer, outbox)
+                else:
+                    self._deliver(peer, outbox)
+
+        self.network.call(self, peer, SUBSCRIBE.name, encode(Topics([TOPIC])), then, CALL_S)
+
+    def _deliver(self, peer: PeerId, outbox: _Outbox) -> None:
+        batch = [outbox.sends.popleft() for _ in range(min(OFFERS_MAX, len(outbox.sends)))]
+        batch = [send for send in batch if not self.mesh.is_needless(send)]
+        outbox.is_busy = bool(batch)
+        wanted = [send.id for send in batch if not send.is_offer]
+        offers = [send for send in batch if send.is_offer]
+        if not offers:
+            self._push(peer, outbox, wanted)
+            return
+        ids = [send.id for send in offers]
+
+        def then(reply: bytes | None) -> None:
+            wants = Malformed("no answer") if reply is None else decode(reply, Wants, OFFER.reply_bytes_max)
+            answer = Answer([], ids) if isinstance(wants, Malformed) else Answer(wants.wanted, wants.waiting)
+            wanted.extend(self.mesh.answered(offers, answer, self.network.now))
+            self._wake_for_mesh()
+            if self._outboxes.get(peer) is outbox:
+                self._push(peer, outbox, wanted)
+
+        self.network.call(self, peer, OFFER.name, encode(Ids(ids)), then, CALL_S)
+
+    def _push(self, peer: PeerId, outbox: _Outbox, ids: Sequence[bytes]) -> None:
+        envelopes = [data for data in map(self.mesh.cached, ids) if data is not None]
+        waiting = len(envelopes)
+
+        def then(_: bytes | None) -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting == 0 and self._outboxes.get(peer) is outbox:
+                self._deliver(peer, outbox)
+
+        for data in envelopes:
+            self.network.call(self, peer, PUSH.name, encode(Handover(data)), then, CALL_S)
+        if not envelopes and outbox.sends:
+            self._deliver(peer, outbox)
+        elif not envelopes:
+            outbox.is_busy = False
+
+    def _wake_for_mesh(self) -> None:
+        if self.mesh.deadline < self._wakes_at:
+            self._wakes_at = self.mesh.deadline
+            self.network.at(self._wakes_at, self._offer_again)
+
+    def _offer_again(self) -> None:
+        if self.network.is_running(self):
+            self._wakes_at = float("inf")
+            self._queue(self.mesh.due(self.network.now))
+            self._wake_for_mesh()
