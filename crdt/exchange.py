@@ -9,26 +9,40 @@ An exchange owns nothing of the replica: batches are taken in by `Exchanges.take
 from are heads, and these may change meanwhile; then the next exchange does the rest.
 
 What a malicious peer may send: any heads, batches, wants and rests. What it achieves: one exchange of ROUND_TRIPS_MAX
-pieces at most, cut at the first batch that is refused or after pieces without news, and doubts about it
-(`partners`); answers to it of PIECES_PER_S in the long run, none larger than a piece; a difference that cannot be
-settled (false heads, operations under records unknown here) is tried again after longer and longer. It cannot keep
-others' operations from coming through others: nothing that it says is held against anybody but itself.
+pieces at most, cut at the first batch that is refused or after pieces without news, and doubts about it (`partners`);
+answers of PIECES_PER_S in the long run, none larger than a piece; a difference that cannot be settled (false heads,
+operations under records unknown here) is tried again after longer and longer. It cannot keep others' operations from
+coming through others: nothing that it says is held against anybody but itself.
 """
 
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from shoal.transport.port import PeerId
+from shoal.transport.token_bucket import TokenBucket
 
+from .chain import Chain
+from .difference import Piece, difference, goes_through, search, short_head
 from .dots import Writer
 from .exchange_messages import (
+    EXCHANGE_VERSION,
+    HASH_BYTES,
+    HEADS_MAX,
+    SEARCHES_MAX,
+    WANTS_MAX,
     Compare,
     Compared,
+    Mark,
     Settle,
     Settled,
     ShortHead,
+    Unmet,
+    Want,
 )
+from .heads import BUCKETS, Heads, bucket_of
+from .operation import genesis
 from .replica import Admission, Replica
 
 ROUND_TRIPS_MAX: Final = 64  # of one exchange: 16 MB each way; smaller: more exchanges until two are equal
@@ -37,6 +51,7 @@ PIECES_PER_S: Final = 16.0  # that one peer gets and hands over: 4 MB/s; CPU of 
 PIECES_BURST: Final = 128
 COMPARES_PER_S: Final = 4.0  # that one peer gets answered: 64 KB each
 COMPARES_BURST: Final = 32
+PEERS_MAX: Final = 1024  # remembered, connected or not: who connects anew has no fresh allowance
 UNSETTLED_MAX: Final = 256  # differences remembered of one peer
 UNSETTLED_S: Final = 10.0  # until one is tried again, then twice as long each time
 UNSETTLED_S_MAX: Final = 600.0
@@ -58,21 +73,41 @@ class NeedsSnapshot:
 
 @dataclass(slots=True)
 class Outcome:
-    """What an exchange led to. It counts as done if `failure` is none."""
+    """What an exchange led to."""
 
+    failure: str = ""  # the peer's fault
+    is_left: bool = False  # it ended early, by nobody's fault
     is_equal: bool = False  # already at its beginning
     is_unfinished: bool = False  # there is more to settle: again soon
+    agrees: bool = False  # the peer's head of the asker's own chain is on the chain here
     kept_count: int = 0  # batches that came
     given_count: int = 0
     round_trips: int = 0
-    failure: str = ""  # the peer's fault
     needs: list[NeedsSnapshot] = field(default_factory=list[NeedsSnapshot])
-    own_head: ShortHead | None = None  # the peer's, of the asker's own writer, if `has_own`
-    has_own: bool = False
 
 
 Question = Compare | Settle
 Answer = Compared | Settled
+
+
+@dataclass(slots=True)
+class _Unsettled:
+    """A difference that an exchange left as it was: records are missing, the other's rules differ, or it lies."""
+
+    mine: ShortHead | None
+    theirs: ShortHead | None
+    until: float
+    wait_s: float
+
+
+@dataclass(slots=True)
+class _Side:
+    """What is remembered of a peer."""
+
+    pieces: TokenBucket = field(default_factory=lambda: TokenBucket(PIECES_PER_S, PIECES_BURST))
+    compares: TokenBucket = field(default_factory=lambda: TokenBucket(COMPARES_PER_S, COMPARES_BURST))
+    unsettled: dict[Writer, _Unsettled] = field(default_factory=dict[Writer, _Unsettled])
+    start: int | None = None  # the bucket that the next comparison begins with
 
 
 class Exchanges:
@@ -82,40 +117,261 @@ class Exchanges:
         own: whose head peers are asked for first.
     """
 
-    def __init__(self, replica: Replica, own: Writer) -> None: ...
+    def __init__(self, replica: Replica, own: Writer) -> None:
+        self.replica = replica
+        self.own = own
+        self.heads = Heads(replica)
+        self._sides: OrderedDict[PeerId, _Side] = OrderedDict()
 
     def take(self, data: bytes) -> Admission:
         """Admit a batch, wherever it comes from."""
+        admission = self.replica.admit(data)
+        self.update(stretch.writer for stretch in admission.kept)
+        return admission
 
     def update(self, writers: Iterable[Writer]) -> None:
         """These writers' chains were changed by other ways (`Replica.write`, `adopt`, `records_came`)."""
+        self.heads.update(writers)
 
     def ask(self, peer: PeerId, salt: bytes) -> "Asking":
         """Begin an exchange. `salt` is SALT_BYTES that the peer cannot foresee."""
+        return Asking(self, peer, salt, self.side(peer))
 
     def compared(self, peer: PeerId, request: Compare, now: float) -> Compared | Busy:
         """The answer to a peer."""
+        if not self.side(peer).compares.take(now):
+            return Busy()
+        if request.digest == self.heads.digest:
+            return Compared((), (), is_whole=True)
+        whole: list[int] = []
+        heads: list[ShortHead] = []
+        for bucket in self.heads.differing(request.salt, request.buckets, request.start):
+            own = [short_head(writer, head) for writer, head in sorted(self.heads.bucket(bucket).items())]
+            if len(heads) + len(own) > HEADS_MAX:
+                if not heads:  # others of them the next time
+                    at = int.from_bytes(request.salt) % len(own)
+                    heads = (own[at:] + own[:at])[:HEADS_MAX]
+                return Compared(tuple(whole), tuple(heads), is_whole=False)
+            heads += own
+            whole.append(bucket)
+        return Compared(tuple(whole), tuple(heads), is_whole=True)
 
     def settled(self, peer: PeerId, request: Settle, now: float) -> Settled | Busy:
         """The answer to a peer. Unless it is Busy, `request.batches` are to be taken in, up to the first refused."""
+        if not self.side(peer).pieces.take(now):
+            return Busy()
+        piece = Piece()
+        rest: list[Want] = []
+        unmet: list[Unmet] = []
+        for want in request.wants:
+            chain = self.chain(Writer(want.writer))
+            mark = next((mark for mark in want.marks if goes_through(chain, mark.number, mark.hash)), None)
+            if mark is None:
+                unmet.append(Unmet(want.writer, chain.base))
+            elif rest:
+                rest.append(want)
+            elif (after := piece.fill(chain, mark.number)) is not None:
+                rest.append(Want(want.writer, (Mark(after, chain.hash_at(after)[:HASH_BYTES]),)))
+        return Settled(tuple(piece.batches), tuple(rest), tuple(unmet))
 
-    def disconnected(self, peer: PeerId) -> None:
-        """Forget what concerns this connection."""
+    def chain(self, writer: Writer) -> Chain:
+        """Of which there may be nothing yet."""
+        return self.replica.chain(writer) or Chain(writer, 0, genesis(self.replica.swarm, writer))
+
+    def short_head(self, writer: Writer) -> ShortHead | None:
+        head = self.heads.bucket(bucket_of(writer)).get(writer)
+        return None if head is None else short_head(writer, head)
+
+    def side(self, peer: PeerId) -> _Side:
+        side = self._sides.setdefault(peer, _Side())
+        self._sides.move_to_end(peer)
+        if len(self._sides) > PEERS_MAX:
+            self._sides.popitem(last=False)
+        return side
 
 
 class Asking:
-    """One exchange, of who asks. Question and answer in turn, until there is no question any more."""
+    """One exchange, of who asks: question and answer in turn, until there is no question any more."""
 
-    outcome: Outcome
+    def __init__(self, exchanges: Exchanges, peer: PeerId, salt: bytes, side: _Side) -> None:
+        self.outcome = Outcome()
+        self._exchanges = exchanges
+        self._peer = peer
+        self._side = side
+        heads = exchanges.heads
+        self._start = bucket_of(exchanges.own) if side.start is None else side.start
+        first = Compare(EXCHANGE_VERSION, heads.digest, salt, heads.short(salt), self._start)
+        self._question: Question | None = first
+        self._wants: deque[Want] = deque()
+        self._gives: deque[tuple[Writer, int]] = deque()
+        self._planned: dict[Writer, tuple[ShortHead | None, ShortHead | None]] = {}  # both heads as they were
+        self._searched: set[Writer] = set()
+        self._asked: dict[Writer, Want] = {}  # in the question under way
+        self._is_news = True  # whether the last pieces brought something
+        self._idle_count = 0
+        self._wanted: set[Writer] = set()
+        self._is_delivered = False  # at least something of what was wanted, or a reason why not
+        self._own: ShortHead | None = None  # the peer's head of the asker's chain
+        self._knows_own = False
 
+    @property
     def question(self) -> Question | None:
         """What to ask the peer next; None: the exchange is over, `outcome` says how."""
+        return self._question
 
     def answered(self, answer: Answer, now: float) -> Sequence[bytes]:
-        """The answer to the last question. Returns batches for `Exchanges.take`; then `took` what became of each."""
+        """The answer to the question. Returns batches for `Exchanges.take`; then `took` what became of each."""
+        self.outcome.round_trips += 1
+        if isinstance(answer, Compared) and isinstance(self._question, Compare):
+            self._plan(answer, now)
+            return ()
+        if not isinstance(answer, Settled) or not isinstance(self._question, Settle):
+            raise TypeError(f"{type(answer).__name__} answers no {type(self._question).__name__}")
+        self._hear_rest(answer)
+        self._hear_unmet(answer)
+        self._is_news = False
+        return answer.batches
 
     def took(self, admission: Admission) -> None:
         """What became of one of these batches. After one that was refused the others are not to be taken."""
+        outcome = self.outcome
+        outcome.kept_count += len(admission.kept)
+        outcome.is_unfinished |= bool(admission.forked)  # the peer may not know of it
+        self._is_news |= admission.is_news or admission.missing is not None
+        self._is_delivered |= self._is_news
+        if admission.refusal is not None:
+            self.fail(f"it handed over {admission.refusal.reason}")
+        elif admission.missing is not None and admission.missing.writer in self._asked:
+            self._search(admission.missing.writer)
+
+    def go_on(self, now: float) -> None:
+        """All batches of the answer have been taken: work out the next question."""
+        if self.outcome.failure or self._question is None:
+            return
+        if isinstance(self._question, Settle):
+            self._idle_count = 0 if self._is_news or self._searched or not self._asked else self._idle_count + 1
+        self._asked = {}
+        if self._idle_count >= IDLE_PIECES_MAX:
+            self.fail("it hands over nothing that is news")
+        elif not (self._wants or self._gives):
+            self._end(now)
+        elif self.outcome.round_trips >= ROUND_TRIPS_MAX:
+            self.outcome.is_unfinished = True
+            self._end(now)
+        else:
+            self._question = self._next()
 
     def fail(self, reason: str) -> None:
         """The peer did not answer, or not as it should."""
+        self.outcome.failure = reason
+        self._question = None
+
+    def leave(self) -> None:
+        """The peer is busy, or gone: nobody's fault."""
+        self.outcome.is_left = True
+        self._question = None
+
+    def _plan(self, answer: Compared, now: float) -> None:
+        """Work out what either side lacks."""
+        exchanges, outcome = self._exchanges, self.outcome
+        theirs = {Writer(head.writer): head for head in answer.heads}
+        whole = set(answer.buckets)
+        outcome.is_equal = answer.is_whole and not answer.heads and not whole
+        outcome.is_unfinished = not answer.is_whole
+        self._side.start = None if answer.is_whole or not whole else (answer.buckets[-1] + 1) % BUCKETS
+        own = bucket_of(exchanges.own)
+        self._knows_own = own in whole or answer.is_whole
+        self._own = theirs.get(exchanges.own) if own in whole else exchanges.short_head(exchanges.own)
+        kept: dict[Writer, _Unsettled] = {}
+        is_full = len(exchanges.replica.context()) >= exchanges.replica.rules.writers_max
+        for writer in sorted({*theirs, *(writer for bucket in whole for writer in exchanges.heads.bucket(bucket))}):
+            pair = exchanges.short_head(writer), theirs.get(writer)
+            if pair[0] is None and is_full:
+                continue  # it would be refused
+            before = self._side.unsettled.get(writer)
+            if before is not None and (before.mine, before.theirs) == pair:
+                kept[writer] = before
+                if before.until > now:
+                    continue
+            self._plan_for(writer, pair)
+        self._side.unsettled = kept
+
+    def _plan_for(self, writer: Writer, pair: tuple[ShortHead | None, ShortHead | None]) -> None:
+        want, give_after = difference(self._exchanges.chain(writer), pair[1])
+        if want is not None:
+            self._wants.append(want)
+            self._wanted.add(writer)
+            if len(want.marks) > 1:
+                self._searched.add(writer)
+        if give_after is not None:
+            self._gives.append((writer, give_after))
+        if want is not None or give_after is not None:
+            self._planned[writer] = pair
+
+    def _next(self) -> Settle:
+        wants: list[Want] = []
+        searches = 0
+        while self._wants and len(wants) < WANTS_MAX:
+            searches += len(self._wants[0].marks) > 1
+            if searches > SEARCHES_MAX:
+                break
+            wants.append(self._wants.popleft())
+        self._asked = {Writer(want.writer): want for want in wants}
+        piece = Piece()
+        while self._gives:
+            writer, after = self._gives.popleft()
+            rest = piece.fill(self._exchanges.chain(writer), after)
+            if rest is not None:
+                self._gives.appendleft((writer, rest))
+                break
+        self.outcome.given_count += len(piece.batches)
+        return Settle(tuple(wants), tuple(piece.batches))
+
+    def _hear_rest(self, answer: Settled) -> None:
+        """What there was no room for comes first in the next question; a rest of nothing would be one for ever."""
+        if answer.batches:
+            rest = [want for want in answer.rest if self._asked.get(Writer(want.writer)) is not None]
+            self._wants.extendleft(reversed(rest[: len(self._asked)]))
+
+    def _hear_unmet(self, answer: Settled) -> None:
+        for unmet in answer.unmet:
+            writer = Writer(unmet.writer)
+            if writer not in self._asked:
+                continue
+            self._is_delivered = True
+            chain = self._exchanges.chain(writer)
+            if unmet.base > chain.base and (unmet.base > chain.number or writer in self._searched):
+                self.outcome.needs.append(NeedsSnapshot(self._peer, writer, unmet.base))
+            else:
+                self._search(writer)
+
+    def _search(self, writer: Writer) -> None:
+        """The chains part: find where, once in an exchange."""
+        if writer not in self._searched:
+            self._searched.add(writer)
+            self._wants.append(search(self._exchanges.chain(writer)))
+
+    def _end(self, now: float) -> None:
+        self._question = None
+        outcome, exchanges = self.outcome, self._exchanges
+        if self._wanted and not (self._is_delivered or any(map(self._has_moved, self._wanted))):
+            outcome.failure = "it claims heads that it does not show"
+            return
+        if self._knows_own:
+            own = self._own
+            chain = exchanges.chain(exchanges.own)
+            outcome.agrees = own is None or (
+                not own.is_forked and (own.number < chain.base or goes_through(chain, own.number, own.hash))
+            )
+        self._remember(now)
+
+    def _has_moved(self, writer: Writer) -> bool:
+        return self._exchanges.short_head(writer) != self._planned[writer][0]
+
+    def _remember(self, now: float) -> None:
+        """What was to be settled: if it is as it was the next time, it has to wait."""
+        for writer, (mine, theirs) in self._planned.items():
+            before = self._side.unsettled.pop(writer, None)
+            if len(self._side.unsettled) < UNSETTLED_MAX:
+                wait_s = UNSETTLED_S if before is None else min(UNSETTLED_S_MAX, 2 * before.wait_s)
+                self._side.unsettled[writer] = _Unsettled(mine, theirs, now + wait_s, wait_s)

@@ -2,7 +2,7 @@
 reason to. A machine without I/O.
 
 What a malicious peer may do is fail, answer garbage, or claim what it does not deliver. What it achieves: exchanges
-with it become rarer, twice as rare each time. It cannot make others wait: there is one exchange at a time with each peer,
+with it become rarer, twice as rare each time. It cannot make others wait: there is one exchange at a time with a peer,
 and AT_ONCE_MAX with all together, each of which its owner ends after a while.
 """
 
