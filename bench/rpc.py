@@ -23,8 +23,8 @@ import trio
 from shoal.transport.host import open_host
 from shoal.transport.identity import Identity
 from shoal.transport.limits import Limits
-from shoal.transport.port import Address, PeerId, Refusal, Unary
-from shoal.transport.service import CallService, StreamBroken
+from shoal.transport.port import Address, PeerId, Refusal, StreamBroken, Unary
+from shoal.transport.service import CallService
 from shoal.transport.wire import Message
 
 BYTES_MAX: Final = 300_000

@@ -1,24 +1,27 @@
-"""Runs handlers for calls that peers make, and turns what they do into replies.
+"""Runs handlers for calls and streams of peers, and turns what they do into replies.
 
 Here, and nowhere else, is a broad `except`. Handlers are many, written by the layers above, and run on input that any
 peer chooses. An exception that left one would end the reader's nursery, and with it the node: a peer that found a bug
-in one method could stop every node that serves it. So a handler's bug ends its own call alone: INTERNAL to the caller,
-the traceback to the log. Cancellation is never among what is caught.
+in one method could stop every node that serves it. So a handler's bug ends its own call or stream alone: INTERNAL to
+the caller, the traceback to the log. Cancellation is never among what is caught.
 """
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import trio
 
 from .calls import Data
 from .link import Link
-from .port import Code, PeerId, Refusal, Streaming, Unary
+from .port import ByteStream, Code, PeerId, Refusal, StreamBroken, Streaming, Unary
 from .stream_call import StreamCall
 from .wire import Malformed, Message, decode, encode
 
 _log = logging.getLogger(__name__)
+
+Stream = TypeVar("Stream", bound=ByteStream)
 
 _INTERNAL = Refusal(Code.INTERNAL, "the handler failed; its node has logged why")
 
@@ -107,6 +110,18 @@ async def handle_streaming(
         link.ends.pop(call_id, None)
         link.session.release(call_id)
         link.kick()
+
+
+async def handle_protocol(
+    protocol: str, peer: PeerId, stream: Stream, handler: Callable[[PeerId, Stream], Awaitable[None]]
+) -> None:
+    """Run the handler of a plain stream to its end. Whoever calls this closes the stream."""
+
+    async def serve() -> None:
+        with suppress(StreamBroken):
+            await handler(peer, stream)
+
+    await _isolate(serve(), protocol, peer)
 
 
 async def _isolate(outcome: Awaitable[Any], name: str, peer: PeerId) -> Any:

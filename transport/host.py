@@ -8,9 +8,10 @@ past `contained`, hold more than its share of connections, streams and memory, o
 import collections
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final, cast
 
 import trio
@@ -37,14 +38,14 @@ from multiaddr.utils import get_network_addrs
 from .addresses import Endpoint, expanded, ordered, parse_endpoint
 from .connections_service import Connections, Established
 from .gossip_service import GossipService
+from .handling import handle_protocol
 from .identity import Identity, public_key_of
 from .limits import Limits
-from .link import StreamBroken
-from .port import Address, Code, PeerId, Refusal, Transport
+from .port import Address, Code, PeerId, Refusal, StreamBroken, Transport
 from .relay import Relay, RelayLimits
 from .relay_service import HOP_PROTOCOL, STOP_PROTOCOL, RelayService
 from .secured_service import Secured, contained
-from .service import ByteStream, CallService
+from .service import CallService
 from .tcp_service import HostError, Socket, listen, listening_endpoint
 from .wire import Malformed
 from .yamux_service import YamuxConnection, YamuxStream
@@ -212,20 +213,20 @@ class Host:
             )  # identify asks each peer for any number of addresses; nobody reads them
         self._negotiate = cast(Any, self._basic)._swarm_stream_handler  # agrees on a protocol, runs its handler
         self._swarm.set_stream_handler(self._accept_stream)
-        self._basic.set_stream_handler(TProtocol(RPC_PROTOCOL), self._serve_rpc)
         self._basic.set_stream_handler(PING_PROTOCOL, PingService(self._basic).handle_ping)
-        if relay is not None:
-            self._basic.set_stream_handler(TProtocol(HOP_PROTOCOL), self._serve_hop)
-        if relays:
-            self._basic.set_stream_handler(TProtocol(STOP_PROTOCOL), self._serve_stop)
         self._limits = limits
         self._listening: list[Endpoint] = []
         self._streams: collections.Counter[PeerId] = collections.Counter()
-        self._calls = CallService(identity.peer_id, limits, self._open_rpc)
+        self._calls = CallService(identity.peer_id, limits, partial(self._open_stream, protocol=RPC_PROTOCOL))
         self._relay = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
         self._connections = Connections(
             identity.peer_id, limits, self._secure, self._relay.pass_on, self._calls.drop, seed
         )
+        self.serve_protocol(RPC_PROTOCOL, self._calls.handle_stream)
+        if relay is not None:
+            self.serve_protocol(HOP_PROTOCOL, partial(self._relay.serve_hop, self._connections))
+        if relays:
+            self.serve_protocol(STOP_PROTOCOL, partial(self._relay.serve_stop, self._connections))
         self._gossip = GossipService(identity, self._calls, self._connections.events)
         self.peer_id = identity.peer_id
         self.serve = self._calls.serve
@@ -250,6 +251,20 @@ class Host:
             found += expanded(endpoint, ips)
         found = [replace(endpoint, peer=self.peer_id) for endpoint in found]
         return tuple(endpoint.address for endpoint in ordered([*found, *self._relay.endpoints(self.peer_id)]))
+
+    def serve_protocol(self, protocol: str, handler: Callable[[PeerId, YamuxStream], Awaitable[None]]) -> None:
+        """As `Transport.serve_protocol`."""
+
+        async def serve(stream: Any) -> None:
+            await handle_protocol(protocol, stream.muxed_conn.peer, stream.muxed_stream.stream, handler)
+
+        self._basic.set_stream_handler(TProtocol(protocol), serve)
+
+    async def open_protocol(self, peer: PeerId, protocol: str, *, timeout_s: float) -> YamuxStream | Refusal:
+        """As `Transport.open_protocol`."""
+        with trio.move_on_after(timeout_s):
+            return await self._open_stream(peer, protocol)
+        return Refusal(Code.DEADLINE_EXCEEDED, f"{peer} opens no stream for {protocol} in {timeout_s:g} s")
 
     async def run(
         self,
@@ -283,9 +298,6 @@ class Host:
         # Ids of keys other than Ed25519 are no PeerId of ours.
         return public_key_of(peer) is not None and self._connections.admits(peer)
 
-    async def _open_rpc(self, peer: PeerId) -> ByteStream | Refusal:
-        return await self._open_stream(peer, RPC_PROTOCOL)
-
     async def _open_stream(self, peer: PeerId, protocol: str) -> YamuxStream | Refusal:
         if peer not in self._connections.peers:
             return Refusal(Code.UNREACHABLE, f"not connected to {peer}")
@@ -309,15 +321,6 @@ class Host:
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
-
-    async def _serve_rpc(self, stream: Any) -> None:
-        await self._calls.handle_stream(stream.muxed_conn.peer, stream.muxed_stream.stream)
-
-    async def _serve_hop(self, stream: Any) -> None:
-        await self._relay.serve_hop(stream.muxed_conn.peer, stream.muxed_stream.stream, self._connections)
-
-    async def _serve_stop(self, stream: Any) -> None:
-        await self._relay.serve_stop(stream.muxed_conn.peer, stream.muxed_stream.stream, self._connections)
 
 
 @asynccontextmanager

@@ -9,30 +9,12 @@ from typing import Final, Protocol
 import trio
 
 from .calls import Data
-from .port import Refusal
+from .port import ByteStream, Refusal, StreamBroken
 from .rpc import Session
 from .rpc_events import Closed, Drained, Event, Finished, Opened, Received, Stopped
 
 READ_BYTES_MAX: Final = 64 * 1024  # taken in at once: the answers to it may take more memory than it does
 GOODBYE_S: Final = 1.0  # for the last words to a peer that broke the rules
-
-
-class StreamBroken(Exception):
-    """The byte stream is gone: reset, or its connection with it. The message says what is known."""
-
-
-class ByteStream(Protocol):
-    """What a session runs over."""
-
-    async def send_all(self, data: bytes) -> None:
-        """Raises StreamBroken."""
-        ...
-
-    async def receive_some(self) -> bytes:
-        """At least one byte; none at the end. Raises StreamBroken."""
-        ...
-
-    async def aclose(self) -> None: ...
 
 
 class CallEnd(Protocol):

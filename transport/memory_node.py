@@ -1,7 +1,8 @@
 """One node of a simulated network, as the layers above see it."""
 
+import collections
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Final, Protocol
 
@@ -9,6 +10,7 @@ import trio
 
 from .conditions import Conditions, Draws, Gate, Path
 from .dialer import Dial, Dialer
+from .handling import handle_protocol
 from .limits import Limits
 from .memory_gossip import GossipMessage, GossipNode
 from .memory_stream import MemoryStream
@@ -23,9 +25,11 @@ from .port import (
     PeerDisconnected,
     PeerEvent,
     PeerId,
+    ProtocolHandler,
     Refusal,
     Reply,
     Request,
+    StreamBroken,
     StreamHandler,
     Streaming,
     Traffic,
@@ -38,6 +42,8 @@ EVENTS_MAX: Final = 4096  # of connections, that a reader may be behind
 DIAL_S: Final = 10.0  # one address of a kept peer
 ROUND_TRIPS_TO_CONNECT: Final = 4  # TCP, choice of protocols, Noise, muxer
 GOSSIP_HEAD_BYTES: Final = 100  # what a message of gossip costs on top of its bytes: topic, ids, signature
+
+AGREED: Final = b"+"  # by who serves the protocol of a stream, first of all
 
 Action = Callable[[], bool]  # returns whether it may have woken a task
 
@@ -89,6 +95,8 @@ class MemoryTransport:
         self.gossip = GossipNode(peer_id, self._forward)
         self._streams: dict[PeerId, list[MemoryStream]] = {}
         self._stream_count = 0
+        self._protocols: dict[str, ProtocolHandler] = {}
+        self._inbound: collections.Counter[PeerId] = collections.Counter()  # plain streams
         self._readers: list[trio.MemorySendChannel[PeerEvent]] = []
         self._dialer = Dialer(peer_id, ether.seed)
         self._wake = trio.Event()  # the dialer has news
@@ -141,6 +149,14 @@ class MemoryTransport:
         self, peer: PeerId, method: Streaming[Request, Reply], *, timeout_s: float
     ) -> AbstractAsyncContextManager[Call[Request, Reply]]:
         return self._calls.stream(peer, method, timeout_s=timeout_s)
+
+    def serve_protocol(self, protocol: str, handler: ProtocolHandler) -> None:
+        self._protocols[protocol] = handler
+
+    async def open_protocol(self, peer: PeerId, protocol: str, *, timeout_s: float) -> MemoryStream | Refusal:
+        with trio.move_on_after(timeout_s):
+            return await self._open_plain(peer, protocol)
+        return Refusal(Code.DEADLINE_EXCEEDED, f"{peer} opens no stream for {protocol} in {timeout_s:g} s")
 
     async def publish(self, topic: str, data: bytes) -> Refusal | None:
         await trio.lowlevel.checkpoint()
@@ -239,7 +255,10 @@ class MemoryTransport:
         if not stream.is_accepted and self._nursery is not None:
             stream.is_accepted = True
             self._add_stream(peer, stream)
-            self._nursery.start_soon(self._calls.handle_stream, peer, stream)
+            if stream.protocol is None:
+                self._nursery.start_soon(self._calls.handle_stream, peer, stream)
+            else:
+                self._nursery.start_soon(self._serve_plain, stream.protocol, peer, stream)
         stream.arrive(data, is_last)
         return True
 
@@ -251,7 +270,36 @@ class MemoryTransport:
                 reader.close()  # it has missed one: better that it knows than that it believes to know
                 self._readers.remove(reader)
 
-    async def _open_stream(self, peer: PeerId) -> MemoryStream | Refusal:
+    async def _serve_plain(self, protocol: str, peer: PeerId, stream: MemoryStream) -> None:
+        handler = self._protocols.get(protocol)
+        self._inbound[peer] += 1
+        try:
+            if handler is not None and self._inbound[peer] <= self._limits.streams_per_peer_max:
+                with suppress(StreamBroken):
+                    await stream.send_all(AGREED)
+                    await handle_protocol(protocol, peer, stream, handler)
+        finally:
+            self._inbound[peer] -= 1
+            if not self._inbound[peer]:
+                del self._inbound[peer]
+            await stream.aclose()
+
+    async def _open_plain(self, peer: PeerId, protocol: str) -> MemoryStream | Refusal:
+        stream = await self._open_stream(peer, protocol)
+        if isinstance(stream, Refusal):
+            return stream
+        is_open = False
+        try:
+            await stream.send_all(b"")
+            is_open = await stream.receive_some(len(AGREED)) == AGREED
+        except StreamBroken:
+            pass
+        finally:
+            if not is_open:
+                await stream.aclose()
+        return stream if is_open else Refusal(Code.UNREACHABLE, f"{peer} opens no stream for {protocol}")
+
+    async def _open_stream(self, peer: PeerId, protocol: str | None = None) -> MemoryStream | Refusal:
         await trio.lowlevel.checkpoint()
         link = self.links.get(peer)
         if link is None:
@@ -259,8 +307,8 @@ class MemoryTransport:
         there = link.from_(self._peer_id)
         self._stream_count += 1
         key = (self._peer_id, self._stream_count)
-        here_end = MemoryStream(key, partial(self._ether.transmit, there))
-        there_end = MemoryStream(key, partial(self._ether.transmit, link.from_(peer)))
+        here_end = MemoryStream(key, protocol, partial(self._ether.transmit, there))
+        there_end = MemoryStream(key, protocol, partial(self._ether.transmit, link.from_(peer)))
         here_end.other, there_end.other = there_end, here_end
         here_end.is_accepted = True
         self._add_stream(peer, here_end)

@@ -6,21 +6,23 @@ from typing import Final
 
 import trio
 
-from .link import StreamBroken
+from .port import StreamBroken
 
 WINDOW_BYTES: Final = 256 * 1024  # written and not read by the other side: yamux's first window
 
 
 class MemoryStream:
-    """`link.ByteStream`. What is written within one instant travels as one.
+    """`port.ByteStream`. What is written within one instant travels as one.
 
     Args:
         key: orders the streams of two nodes: who opened it, and which of its streams it is.
+        protocol: what is spoken on it; None: calls.
         announce: called when there is something to `collect`.
     """
 
-    def __init__(self, key: tuple[str, int], announce: Callable[["MemoryStream"], None]) -> None:
+    def __init__(self, key: tuple[str, int], protocol: str | None, announce: Callable[["MemoryStream"], None]) -> None:
         self.key = key
+        self.protocol = protocol
         self.other: MemoryStream  # set by whoever makes the pair
         self.is_accepted = False  # somebody serves this end
         self._announce = announce
@@ -48,8 +50,8 @@ class MemoryStream:
             await self._room.wait()
             self._check()
 
-    async def receive_some(self) -> bytes:
-        """All that is here; waits for at least a byte; none: the end. Raises StreamBroken."""
+    async def receive_some(self, bytes_max: int = WINDOW_BYTES) -> bytes:
+        """What is here; waits for at least a byte; none: the end. Raises StreamBroken."""
         await trio.lowlevel.checkpoint()
         while not self._arrived:
             if self._is_ended:
@@ -59,6 +61,9 @@ class MemoryStream:
             await self._arrival.wait()
         data = self._arrived[0] if len(self._arrived) == 1 else b"".join(self._arrived)
         self._arrived.clear()
+        if len(data) > bytes_max:
+            self._arrived.append(data[bytes_max:])
+            data = data[:bytes_max]
         self.other._read(len(data))
         return data
 

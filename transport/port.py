@@ -1,7 +1,8 @@
 """What the layers above see of the network: a small Protocol, implemented by `host` (libp2p) and `memory` (simulated).
 
 Failures of the network and of peers are values (`Refusal`), never exceptions: whoever asks a peer must say what happens
-when it does not answer. Exceptions that leave these calls are bugs, or trio.Cancelled.
+when it does not answer. Exceptions that leave these calls are bugs, or trio.Cancelled. Only a plain `ByteStream` raises
+one, `StreamBroken`: whoever speaks a protocol of others over it handles all its ways to end in one place.
 """
 
 import enum
@@ -91,6 +92,29 @@ UnaryHandler = Callable[[PeerId, Request], Reply | Refusal] | Callable[[PeerId, 
 StreamHandler = Callable[[PeerId, Call[Reply, Request]], Awaitable[Refusal | None]]
 
 
+class StreamBroken(Exception):
+    """The byte stream is gone: reset, or its connection with it. The message says what is known."""
+
+
+class ByteStream(Protocol):
+    """A plain stream of bytes, reliable and in order. One task may read and one may write at a time."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Raises StreamBroken."""
+        ...
+
+    async def receive_some(self) -> bytes:
+        """At least one byte; none at the end. Raises StreamBroken."""
+        ...
+
+    async def aclose(self) -> None:
+        """Done with it. What was sent is still delivered; what still comes is thrown away."""
+        ...
+
+
+ProtocolHandler = Callable[[PeerId, ByteStream], Awaitable[None]]  # may raise StreamBroken
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """One connected peer, for people and for choosing holders."""
@@ -164,6 +188,18 @@ class Transport(Protocol):
         self, peer: PeerId, method: Streaming[Request, Reply], *, timeout_s: float
     ) -> AbstractAsyncContextManager[Call[Request, Reply]]:
         """Open a streaming call; leaving the context cancels what is unfinished and frees the other side."""
+        ...
+
+    def serve_protocol(self, protocol: str, handler: ProtocolHandler) -> None:
+        """Hand over each stream that a peer opens for `protocol`, one that is not Shoal's own (`/ipfs/kad/1.0.0`).
+
+        It is closed when the handler returns. A peer may have Limits.streams_per_peer_max streams open here in all.
+        A second handler replaces the first.
+        """
+        ...
+
+    async def open_protocol(self, peer: PeerId, protocol: str, *, timeout_s: float) -> ByteStream | Refusal:
+        """A stream that a connected peer's handler of `protocol` serves. Whoever gets it closes it."""
         ...
 
     async def publish(self, topic: str, data: bytes) -> Refusal | None:

@@ -14,8 +14,7 @@ import trio
 
 from .addresses import Endpoint, parse_endpoint
 from .connections_service import Connections
-from .link import StreamBroken
-from .port import Code, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal
+from .port import Code, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal, StreamBroken
 from .relay import Circuit, Relay
 from .relay_messages import (
     HOP,
@@ -128,7 +127,7 @@ class RelayService:
             if not is_open:
                 stream.reset()
 
-    async def serve_stop(self, relay: PeerId, stream: YamuxStream, connections: Connections) -> None:
+    async def serve_stop(self, connections: Connections, relay: PeerId, stream: YamuxStream) -> None:
         """A relay says that somebody wants to talk to us."""
         message: RelayMessage | Malformed | None = None
         with trio.move_on_after(ANSWER_S):
@@ -186,7 +185,7 @@ class RelayService:
 
     # As a relay.
 
-    async def serve_hop(self, peer: PeerId, stream: YamuxStream, connections: Connections) -> None:
+    async def serve_hop(self, connections: Connections, peer: PeerId, stream: YamuxStream) -> None:
         """A peer asks for a reservation or a circuit."""
         message: RelayMessage | Malformed | None = None
         with trio.move_on_after(ANSWER_S):

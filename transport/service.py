@@ -15,15 +15,26 @@ import trio
 from .calls import Data
 from .handling import UnaryHandling, handle_streaming
 from .limits import Limits
-from .link import ByteStream, CallEnd, Link, StreamBroken
-from .port import Call, Code, PeerId, Refusal, Reply, Request, StreamHandler, Streaming, Unary, UnaryHandler
+from .link import CallEnd, Link
+from .port import (
+    ByteStream,
+    Call,
+    Code,
+    PeerId,
+    Refusal,
+    Reply,
+    Request,
+    StreamBroken,
+    StreamHandler,
+    Streaming,
+    Unary,
+    UnaryHandler,
+)
 from .rpc import Role, Session
 from .rpc_events import Opened
 from .stream_call import FailedCall, StreamCall
 from .token_bucket import TokenBucket
 from .wire import Malformed, decode, encode
-
-__all__ = ["ByteStream", "CallService", "StreamBroken"]
 
 OPEN_S: Final = 30.0  # for a stream to a connected peer
 BUCKETS_MAX: Final = 1024  # peers whose request rate is remembered; the oldest is forgotten

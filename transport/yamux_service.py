@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import trio
 
-from .link import StreamBroken
+from .port import StreamBroken
 from .yamux import Mux, MuxStream
 
 READ_BYTES: Final = 256 * 1024  # handed to a reader at once
@@ -34,7 +34,7 @@ class Secured(Protocol):
 
 
 class YamuxStream:
-    """One stream: a `link.ByteStream`. One task may read and one may write at a time."""
+    """One stream: a `port.ByteStream`. One task may read and one may write at a time."""
 
     __slots__ = ("_connection", "_wakeup", "state")
 

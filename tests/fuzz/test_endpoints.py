@@ -40,10 +40,9 @@ from shoal.transport.bulk import BlobService, run_inline
 from shoal.transport.envelope import seal_stored
 from shoal.transport.identity import Identity
 from shoal.transport.limits import Limits
-from shoal.transport.link import StreamBroken
 from shoal.transport.memory import Network
 from shoal.transport.memory_node import MemoryTransport, address_of
-from shoal.transport.port import Code, PeerId, Refusal, Streaming, Unary
+from shoal.transport.port import Code, PeerId, Refusal, StreamBroken, Streaming, Unary
 from shoal.transport.rpc import Role, Session
 from shoal.transport.token_bucket import TokenBucket
 from shoal.transport.wire import Message, encode

@@ -19,8 +19,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from shoal.transport.host import Host, open_host
 from shoal.transport.identity import Identity
-from shoal.transport.link import StreamBroken
-from shoal.transport.port import Address, PeerId, Refusal
+from shoal.transport.port import Address, PeerId, Refusal, StreamBroken
 from shoal.transport.relay import RelayLimits
 from shoal.transport.relay_messages import HOP, STOP, Answer, Connect, Reserve, Status, encode_relay
 from shoal.transport.relay_service import HOP_PROTOCOL, STOP_PROTOCOL

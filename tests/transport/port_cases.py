@@ -10,8 +10,10 @@ from typing import Final, TypeVar
 
 import trio
 
+from shoal.transport.limits import Limits
 from shoal.transport.port import (
     GOSSIP_BYTES_MAX,
+    ByteStream,
     Call,
     Code,
     Gossip,
@@ -19,6 +21,7 @@ from shoal.transport.port import (
     PeerDisconnected,
     PeerId,
     Refusal,
+    StreamBroken,
     Streaming,
     Transport,
     Unary,
@@ -437,6 +440,132 @@ async def nobody_at_an_address_is_a_refusal(a: Transport, b: Transport) -> None:
         assert refusal_code(answer) in (Code.UNREACHABLE, Code.DEADLINE_EXCEEDED)
 
 
+PLAIN: Final = "/test/plain/1"
+
+
+async def shout_back(_: PeerId, stream: ByteStream) -> None:
+    while data := await stream.receive_some():
+        await stream.send_all(data.upper())
+
+
+async def opened(here: Transport, there: Transport) -> ByteStream:
+    stream = await here.open_protocol(there.peer_id, PLAIN, timeout_s=PATIENCE_S)
+    assert not isinstance(stream, Refusal), stream
+    return stream
+
+
+async def answer_of(stream: ByteStream, data: bytes) -> bytes:
+    """As many bytes as were sent."""
+    answer = b""
+    with trio.fail_after(PATIENCE_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, data)
+            while len(answer) < len(data):
+                answer += await stream.receive_some()
+    return answer
+
+
+async def is_over(stream: ByteStream) -> bool:
+    """Whether nothing more comes: ended or broken, both will do."""
+    with trio.fail_after(PATIENCE_S):
+        try:
+            return not await stream.receive_some()
+        except StreamBroken:
+            return True
+
+
+async def a_plain_stream_carries_bytes_both_ways_from_a_known_peer(a: Transport, b: Transport) -> None:
+    openers: list[PeerId] = []
+
+    async def handler(peer: PeerId, stream: ByteStream) -> None:
+        openers.append(peer)
+        await shout_back(peer, stream)
+
+    b.serve_protocol(PLAIN, handler)
+    stream = await opened(a, b)
+    assert await answer_of(stream, b"hello") == b"HELLO"
+    assert await answer_of(stream, b"x" * MIB) == b"X" * MIB
+    await stream.aclose()
+    assert openers == [a.peer_id]
+
+
+async def the_handler_of_a_plain_stream_may_speak_first_and_its_end_is_an_end(a: Transport, b: Transport) -> None:
+    async def greet(_: PeerId, stream: ByteStream) -> None:
+        await stream.send_all(b"welcome")
+
+    b.serve_protocol(PLAIN, greet)
+    stream = await opened(a, b)
+    greeting = b""
+    with trio.fail_after(PATIENCE_S):
+        while data := await stream.receive_some():
+            greeting += data
+    assert greeting == b"welcome"
+    await stream.aclose()
+
+
+async def a_protocol_nobody_serves_is_refused(a: Transport, b: Transport) -> None:
+    assert refusal_code(await a.open_protocol(b.peer_id, PLAIN, timeout_s=PATIENCE_S)) is Code.UNREACHABLE
+    assert refusal_code(await a.open_protocol(a.peer_id, PLAIN, timeout_s=PATIENCE_S)) is Code.UNREACHABLE
+
+
+async def a_bug_in_the_handler_of_a_plain_stream_ends_that_stream_alone(a: Transport, b: Transport) -> None:
+    async def fail(_: PeerId, stream: ByteStream) -> None:
+        while data := await stream.receive_some():
+            if data == b"bug":
+                raise RuntimeError("as the test wants it")
+            await stream.send_all(data.upper())
+
+    b.serve_protocol(PLAIN, fail)
+    good, bad = await opened(a, b), await opened(a, b)
+    await bad.send_all(b"bug")
+    assert await is_over(bad)
+    assert await answer_of(good, b"still") == b"STILL"
+    await good.aclose()
+
+
+async def a_peer_has_only_so_many_plain_streams_and_may_have_new_ones_when_old_ones_end(
+    a: Transport, b: Transport
+) -> None:
+    b.serve_protocol(PLAIN, shout_back)
+    streams: list[ByteStream] = []
+    refusal: Refusal | None = None
+    while refusal is None:
+        answer = await a.open_protocol(b.peer_id, PLAIN, timeout_s=PATIENCE_S)
+        if isinstance(answer, Refusal):
+            refusal = answer
+        else:
+            streams.append(answer)
+        assert len(streams) <= Limits().streams_per_peer_max
+    assert len(streams) > Limits().streams_per_peer_max // 2
+    assert await answer_of(streams[0], b"full") == b"FULL"
+    for stream in streams[1:]:
+        await stream.aclose()
+    with trio.fail_after(PATIENCE_S):
+        again = await a.open_protocol(b.peer_id, PLAIN, timeout_s=PATIENCE_S)
+        while isinstance(again, Refusal):
+            await trio.sleep(0.01)
+            again = await a.open_protocol(b.peer_id, PLAIN, timeout_s=PATIENCE_S)
+    assert await answer_of(again, b"again") == b"AGAIN"
+
+
+async def who_never_reads_a_plain_stream_stops_its_writer_and_nobody_else(a: Transport, b: Transport) -> None:
+    written = 0
+
+    async def pour(_: PeerId, stream: ByteStream) -> None:
+        nonlocal written
+        while True:
+            await stream.send_all(bytes(64 * KIB))
+            written += 64 * KIB
+
+    b.serve_protocol(PLAIN, pour)
+    b.serve(ECHO, echo)
+    stream = await opened(a, b)
+    for _ in range(50):
+        assert await a.request(b.peer_id, ECHO, Data(b"there?"), timeout_s=PATIENCE_S) == Data(b"there?")
+    assert written < 8 * MIB
+    await stream.aclose()
+
+
 CASES: Final[tuple[Case, ...]] = (
     a_request_is_answered_and_the_handler_knows_who_asks,
     both_sides_ask_at_once,
@@ -466,6 +595,12 @@ CASES: Final[tuple[Case, ...]] = (
     events_begin_with_the_connections_that_stand,
     dialing_a_connected_peer_again_changes_nothing,
     nobody_at_an_address_is_a_refusal,
+    a_plain_stream_carries_bytes_both_ways_from_a_known_peer,
+    the_handler_of_a_plain_stream_may_speak_first_and_its_end_is_an_end,
+    a_protocol_nobody_serves_is_refused,
+    a_bug_in_the_handler_of_a_plain_stream_ends_that_stream_alone,
+    a_peer_has_only_so_many_plain_streams_and_may_have_new_ones_when_old_ones_end,
+    who_never_reads_a_plain_stream_stops_its_writer_and_nobody_else,
 )
 
 

@@ -14,8 +14,8 @@ from trio.testing import MockClock
 
 from shoal.transport.framing import BEGIN, END, HEAD, LENGTH, PREAMBLE, Kind, open_head
 from shoal.transport.limits import Limits
-from shoal.transport.port import Call, Code, PeerId, Refusal, Streaming, Unary
-from shoal.transport.service import ByteStream, CallService, StreamBroken
+from shoal.transport.port import ByteStream, Call, Code, PeerId, Refusal, StreamBroken, Streaming, Unary
+from shoal.transport.service import CallService
 from shoal.transport.wire import Message, encode
 
 SOAK = bool(os.environ.get("SHOAL_SOAK"))

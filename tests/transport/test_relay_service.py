@@ -3,7 +3,7 @@
 import trio
 from trio.testing import MockClock
 
-from shoal.transport.link import StreamBroken
+from shoal.transport.port import StreamBroken
 from shoal.transport.relay_service import splice
 from shoal.transport.yamux_service import YamuxStream
 from tests.transport.test_yamux_service import connected, read_all

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from shoal.transport.link import StreamBroken
+from shoal.transport.port import StreamBroken
 from shoal.transport.yamux import DEAD_S, FRESH_WINDOW_BYTES, PING_S
 from shoal.transport.yamux_service import YamuxConnection, YamuxStream
 
