@@ -1,89 +1,127 @@
-"""Anti-entropy of a simulated node."""
+"""Anti-entropy of a simulated node: carries what the cores of the exchange say, as a shell does."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from shoal.crdt.dots import Writer
+from shoal.crdt.exchange import Asking, Exchanges
+from shoal.crdt.exchange_messages import Calls, Compare, Compared, Settle, Settled
+from shoal.crdt.heads import SALT_BYTES
+from shoal.crdt.partners import Partners
 from shoal.crdt.replica import Admission, Replica
 from shoal.transport.port import PeerId
-from shoal.transport.wire import Malformed, Message, decode, encode
+from shoal.transport.wire import Malformed, decode, encode
 
 from .store_network import Endpoint, StoreNetwork
 
-COMPARE_S: Final = (1.0, 3.0)
+PATIENCE_S: Final = 10.0  # with one answer
+BUSY: Final = b""
+SOON_S: Final = 0.001
 
-
-class Row(Message, frozen=True):
-    writer: bytes
-    number: int
-    hash: bytes
-    is_forked: bool
-
-
-class Heads(Message, frozen=True):
-    rows: tuple[Row, ...]
-
-
-class Batches(Message, frozen=True):
-    batches: tuple[bytes, ...]
+Take = Callable[[bytes], Admission]
 
 
 class StoreExchanges:
-    """All heads there, all that is newer back; and whoever got news says so to its neighbours."""
+    """A node's exchanges. `take` is given all batches that come."""
 
-    def __init__(
-        self, replica: Replica, network: StoreNetwork, node: Endpoint, take: Callable[[bytes, PeerId], Admission]
-    ) -> None:
-        self._replica, self._network, self._node, self._take = replica, network, node, take
-        self._neighbours: set[PeerId] = set()
-        self._asked: set[PeerId] = set()
-        network.after(COMPARE_S, self._compare_often)
+    def __init__(self, replica: Replica, own: Writer, network: StoreNetwork, node: Endpoint, take: Take) -> None:
+        self.cores = Exchanges(replica, own)
+        self.partners = Partners(network.draw.randrange(2**32), network.now)
+        self.calls = Calls(replica.swarm)
+        self._network, self._node, self._take = network, node, take
+        self._wakes_at = math.inf
+        self._wake()
 
     def connected(self, peer: PeerId) -> None:
-        self._neighbours.add(peer)
-        self._compare(peer)
+        self.partners.connected(peer, self._network.now)
+        self._wake()
 
     def disconnected(self, peer: PeerId) -> None:
-        self._neighbours.discard(peer)
+        self.partners.disconnected(peer)
+
+    def missing(self, peer: PeerId) -> None:
+        """Something that follows what is missing came from `peer`."""
+        self.partners.is_missing(peer, self._network.now)
+        self._wake()
+
+    def update(self, writers: Iterable[Writer]) -> None:
+        self.cores.update(writers)
 
     def answer(self, peer: PeerId, method: str, data: bytes) -> bytes | None:
-        if method == "stale":
-            self._network.after((0.0, 0.5), self._compare, peer)
-        heads = decode(data, Heads, 2**20) if method == "compare" else None
-        return None if heads is None or isinstance(heads, Malformed) else self._newer(heads)
+        if method == self.calls.compare.name:
+            compare = decode(data, Compare, self.calls.compare.request_bytes_max)
+            if isinstance(compare, Malformed):
+                return None
+            compared = self.cores.compared(peer, compare, self._network.now)
+            return encode(compared) if isinstance(compared, Compared) else BUSY
+        if method == self.calls.settle.name:
+            settle = decode(data, Settle, self.calls.settle.request_bytes_max)
+            if isinstance(settle, Malformed):
+                return None
+            settled = self.cores.settled(peer, settle, self._network.now)
+            if not isinstance(settled, Settled):
+                return BUSY
+            self._take_all(peer, settle.batches, None)
+            return encode(settled)
+        return None
 
-    def _newer(self, heads: Heads) -> bytes:
-        theirs = {row.writer: row for row in heads.rows}
-        batches: list[bytes] = []
-        for writer, head in self._replica.heads().items():
-            row = theirs.get(writer)
-            chain = self._replica.chain(writer)
-            if chain is not None and row != Row(writer, head.number, head.hash, head.is_forked):
-                after = 0 if row is None or head.is_forked or row.is_forked else row.number
-                batches += chain.batches_after(max(after, 0))
-        return encode(Batches(tuple(batches)))
+    def _take_all(self, peer: PeerId, batches: Sequence[bytes], asking: Asking | None) -> None:
+        kept_count = 0
+        for data in batches:
+            admission = self._take(data)
+            kept_count += len(admission.kept)
+            if asking is not None:
+                asking.took(admission)
+            elif admission.refusal is not None:
+                self.partners.doubt(peer, self._network.now)
+            if admission.refusal is not None:
+                break
+        if kept_count:
+            self.partners.has_news(peer, self._network.now)
+            self._wake()
 
-    def _compare_often(self) -> None:
+    def _wake(self) -> None:
+        if self.partners.deadline < self._wakes_at:
+            self._wakes_at = max(self.partners.deadline, self._network.now + SOON_S)
+            self._network.at(self._wakes_at, self._begin)
+
+    def _begin(self) -> None:
         if self._network.is_running(self._node):
-            self._network.after(COMPARE_S, self._compare_often)
-            peers = sorted(self._neighbours - self._asked)
-            if peers:
-                self._compare(self._network.draw.choice(peers))
+            self._wakes_at = math.inf
+            while (peer := self.partners.begin(self._network.now)) is not None:
+                self._ask(peer, self.cores.ask(peer, self._network.draw.randbytes(SALT_BYTES)))
+            self._wake()
 
-    def _compare(self, peer: PeerId) -> None:
-        if peer in self._asked or peer not in self._neighbours:
+    def _ask(self, peer: PeerId, asking: Asking) -> None:
+        question = asking.question
+        if question is None:
+            outcome = asking.outcome
+            has_failed, is_unfinished = bool(outcome.failure), outcome.is_unfinished
+            self.partners.ended(peer, self._network.now, has_failed=has_failed, is_unfinished=is_unfinished)
+            self._wake()
             return
-        self._asked.add(peer)
-        heads = self._replica.heads().items()
-        rows = tuple(Row(Writer(writer), head.number, head.hash, head.is_forked) for writer, head in heads)
-        self._network.call(self._node, peer, "compare", encode(Heads(rows)), lambda reply: self._compared(peer, reply))
+        method = self.calls.compare if isinstance(question, Compare) else self.calls.settle
+        self._network.call(
+            self._node,
+            peer,
+            method.name,
+            encode(question),
+            lambda reply: self._answered(peer, asking, reply),
+            PATIENCE_S,
+        )
 
-    def _compared(self, peer: PeerId, reply: bytes | None) -> None:
-        self._asked.discard(peer)
-        batches = Malformed("no answer") if reply is None else decode(reply, Batches, 2**24)
-        if isinstance(batches, Malformed):
-            return
-        admissions = [self._take(data, peer) for data in batches.batches]
-        if any(admission.kept for admission in admissions):
-            for other in sorted(self._neighbours - {peer}):
-                self._network.call(self._node, other, "stale", b"", lambda _: None)
+    def _answered(self, peer: PeerId, asking: Asking, reply: bytes | None) -> None:
+        if reply is None:
+            asking.fail("no answer")
+        elif reply == BUSY:
+            asking.leave()
+        else:
+            method = self.calls.compare if isinstance(asking.question, Compare) else self.calls.settle
+            answer: Compared | Settled | Malformed = decode(reply, method.reply_type, method.reply_bytes_max)
+            if isinstance(answer, Malformed):
+                asking.fail(answer.reason)
+            else:
+                self._take_all(peer, asking.answered(answer, self._network.now), asking)
+                asking.go_on(self._network.now)
+        self._ask(peer, asking)

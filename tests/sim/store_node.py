@@ -112,7 +112,7 @@ class StoreNode:
         for batches in machine.batches.values():
             for data in batches:
                 self.replica.admit(data, is_trusted=True)
-        self._exchanges = StoreExchanges(self.replica, self.network, self, self.take)
+        self._exchanges = StoreExchanges(self.replica, machine.writer, self.network, self, self.take)
 
     # What a user does.
 
@@ -120,6 +120,7 @@ class StoreNode:
         """On disk before anybody hears of it."""
         stretch = self.replica.write(self.machine.identity, operations)
         assert isinstance(stretch, Stretch), stretch
+        self._exchanges.update([stretch.writer])
         self.machine.batches.setdefault(stretch.writer, []).append(stretch.data)
         self.publish(stretch.data)
         return stretch
@@ -130,7 +131,9 @@ class StoreNode:
 
     def learn(self, record: bytes) -> None:
         self.machine.records.hashes.add(record)
-        self._keep(self.replica.records_came())
+        admission = self.replica.records_came()
+        self._exchanges.update(stretch.writer for stretch in admission.kept)
+        self._keep(admission)
 
     # What the network does.
 
@@ -162,7 +165,9 @@ class StoreNode:
         if isinstance(arrival, Malformed):
             return self._refuse(arrival)
         if arrival is not None:
-            admission = self.take(arrival.envelope.data, peer)
+            admission = self.take(arrival.envelope.data)
+            if admission.missing is not None:
+                self._exchanges.missing(peer)
             if admission.is_news:
                 self._queue(self.mesh.accept(peer, arrival))
         return DONE
@@ -187,9 +192,9 @@ class StoreNode:
 
     # Batches.
 
-    def take(self, data: bytes, peer: PeerId) -> Admission:
-        """A batch has come from `peer`."""
-        admission = self.replica.admit(data)
+    def take(self, data: bytes) -> Admission:
+        """A batch has come."""
+        admission = self._exchanges.cores.take(data)
         if admission.refusal is not None:
             self.refused.append(admission.refusal.reason)
         self._keep(admission)
