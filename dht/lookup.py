@@ -185,6 +185,11 @@ class Lookup:
         return self._is_over
 
     @property
+    def is_stalled(self) -> bool:
+        """Whether nobody but silent peers has yet to answer."""
+        return not any(question.state is _State.ASKED for question in self._questions.values())
+
+    @property
     def silent(self) -> tuple[PeerId, ...]:
         """Asked, and given up without an answer: doubtful peers, for `RoutingTable.failed`."""
         return tuple(peer for peer, question in self._questions.items() if question.state is _State.GIVEN_UP)

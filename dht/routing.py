@@ -119,7 +119,8 @@ class RoutingTable:
         """A peer answered a question of ours.
 
         Args:
-            contact: with the addresses it can be dialed at; none if they are not known.
+            contact: with the addresses it was dialed at or says of itself (`peer_records`), never those that only
+                others say; none to keep what is known.
             met_at: the address of the connection to it, which it cannot make up.
         """
         peer = contact.peer

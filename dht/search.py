@@ -1,8 +1,9 @@
 """What a lookup is after: the closest peers, the newest record under a key, or who provides there.
 
 A `Search` is a `Lookup` with its question: it hands out the messages to send, reads the answers, and knows when it has
-enough. A search for a record ends when `quorum` holders showed one (the newest of these counts) or when the lookup is
-over; those that showed an older one, and the closest peer that had none, are then due a copy (`corrections`).
+enough. A search for a record ends when a quorum of holders showed one (the newest of these counts), when some did and
+the rest keeps silent, or when the lookup is over; those that showed an older one, and the closest peer that had none,
+are then due a copy (`corrections`).
 
 What a malicious peer may answer: a record that is not valid (the same as none), an old one (outvoted by any newer one
 in the quorum), providers that are none (claims; whoever dials them proves who they are).
@@ -92,11 +93,7 @@ class Search:
         for provider in message.providers if self._goal.kind is MessageKind.GET_PROVIDERS else ():
             if len(self._providers) < PROVIDERS_FOUND_MAX:
                 self._providers.setdefault(provider.peer, provider)
-        asks = self._asks(self._lookup.answered(peer, message.closer, now))
-        if self._goal.enough and max(len(self._shown), len(self._providers)) >= self._goal.enough:
-            self._lookup.stop()
-            return []
-        return asks
+        return self._asks(self._lookup.answered(peer, message.closer, now))
 
     def failed(self, peer: PeerId, now: float) -> list[Ask]:
         return self._asks(self._lookup.failed(peer, now))
@@ -150,6 +147,10 @@ class Search:
         return put([*outdated, *without[:1]], newest, self._question.sender_record)
 
     def _asks(self, contacts: list[Contact]) -> list[Ask]:
+        found_count = max(len(self._shown), len(self._providers))
+        if found_count and (self._lookup.is_stalled or 0 < self._goal.enough <= found_count):
+            self._lookup.stop()
+            return []
         self._contacts.update((contact.peer, contact) for contact in contacts)
         return [Ask(contact, self._question) for contact in contacts]
 

@@ -72,6 +72,17 @@ def test_with_fewer_holders_than_a_quorum_the_newest_of_those_is_taken_at_the_en
     assert current.record == note(1)
 
 
+def test_with_a_record_found_nobody_waits_for_the_silent_and_without_one_they_are_waited_for() -> None:
+    for place_of_record, is_over in ((6, True), (None, False)):
+        current = search(MessageKind.GET_VALUE, enough=3)
+        current.begin(0.0)
+        for place in range(7):
+            answer(current, place, value(note(1)) if place == place_of_record else NOTHING)
+        assert not current.is_over
+        assert current.woken(current.deadline) == []
+        assert current.is_over == is_over
+
+
 def test_records_that_are_not_valid_count_for_nothing_however_many_show_them() -> None:
     current = search(MessageKind.GET_VALUE, enough=2)
     current.begin(0.0)

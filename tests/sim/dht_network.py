@@ -264,7 +264,7 @@ class Network:
 
         def receive(answer: KadMessage) -> None:
             assert asked is not None
-            asker.table.answered(ask.contact, asked.address, self.now)
+            asker.table.answered(asker.table.known(ask.contact), asked.address, self.now)
             on_answer(answer)
 
         latency_s = 0.001 + 0.049 * random.Random(f"{min(peer, asker.identity.peer_id)}{peer}").random()

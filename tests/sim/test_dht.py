@@ -21,11 +21,12 @@ from shoal.dht.messages import MessageKind
 from shoal.dht.records import Record
 from shoal.dht.routing import TableSettings
 from shoal.dht.search import Goal, Search
+from tests.fuzz.garbage import IS_SOAK
 from tests.sim.dht_network import ASK_S_MAX, EPOCH_S, Fate, Network, Node
 
 K = 8
-NODES = 80
-GETS = 40
+NODES = 240 if IS_SOAK else 80
+GETS = 120 if IS_SOAK else 40
 
 
 def network(count: int = NODES, seed: int = 1) -> Network:
