@@ -11,7 +11,7 @@ import msgspec
 from shoal.transport.wire import Malformed, Message, decode, encode
 
 from .dots import Cell, Dot, Writer
-from .operation import Operation, Path, Taken
+from .operation import TAKEN_MAX, Operation, Path, taken_by
 
 TOTAL_MAX = 2**53
 
@@ -31,25 +31,25 @@ def change(cell: Cell, namespace: str, path: Path, writer: Writer, by: int) -> O
     totals = Totals(own.up + max(by, 0), own.down + max(-by, 0))
     if max(totals.up, totals.down) > TOTAL_MAX:
         raise ValueError(f"a counter's total is at most {TOTAL_MAX}")
-    taken = tuple(
-        Taken(b"", dot.number, entry.tag) for dot, entry in sorted(cell.entries.items()) if dot.writer == writer
-    )
-    return Operation(namespace, path, encode(totals), taken)
+    own_entries = sorted(each for each in cell.entries.items() if each[0].writer == writer)
+    return Operation(namespace, path, encode(totals), taken_by(writer, own_entries[:TAKEN_MAX]))
 
 
 def count(cell: Cell) -> int:
     """The sum over all writers."""
-    totals = [own_totals(cell, writer) for writer in {dot.writer for dot in cell.entries}]
+    newest: dict[Writer, Dot] = {}
+    for dot in cell.entries:
+        newest[dot.writer] = max(dot, newest.get(dot.writer, dot))
+    totals = [_read(cell, dot) for dot in newest.values()]
     return sum(each.up - each.down for each in totals)
 
 
 def own_totals(cell: Cell, writer: Writer) -> Totals:
     """A writer's newest; of one that left older ones beside it, which is of no use to it, the newest counts."""
     newest = max((dot for dot in cell.entries if dot.writer == writer), default=None)
-    totals = None if newest is None else _read(cell, newest)
-    return totals or Totals(0)
+    return Totals(0) if newest is None else _read(cell, newest)
 
 
-def _read(cell: Cell, dot: Dot) -> Totals | None:
+def _read(cell: Cell, dot: Dot) -> Totals:
     totals = decode(cell.entries[dot].value, Totals, 64)
-    return None if isinstance(totals, Malformed) else totals
+    return Totals(0) if isinstance(totals, Malformed) else totals  # the rules let no other value in

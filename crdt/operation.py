@@ -8,7 +8,7 @@ A peer may send any bytes. It cannot make another's operation out of them, move 
 (the first hash of a chain is that of its swarm and writer), nor write one operation in two ways (all is canonical).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Protocol
 
@@ -64,6 +64,11 @@ class Operation(Message, frozen=True):
     def seen(self, writer: Writer) -> list[Seen]:
         """What it takes away, written by `writer`."""
         return [Seen(Dot(Writer(each.writer or writer), each.number), each.tag) for each in self.taken]
+
+
+def taken_by(writer: Writer, held: Iterable[tuple[Dot, Entry]]) -> tuple[Taken, ...]:
+    """Entries as an operation of `writer` names those that it takes away: TAKEN_MAX at most."""
+    return tuple(Taken(b"" if dot.writer == writer else dot.writer, dot.number, entry.tag) for dot, entry in held)
 
 
 class Batch(Message, frozen=True):
