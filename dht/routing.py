@@ -35,8 +35,8 @@ CHECKS_MAX: Final = 8  # under way at once
 CHECK_S_MAX: Final = 30.0  # then its owner has forgotten to say how it went
 CANDIDATES_MAX: Final = 64  # peers that asked and wait to be checked
 RECHECK_S: Final = 20.0  # after a failure
-REFRESHED_MAX: Final = 11  # buckets; deeper ones hold neighbours, found by looking up this node itself
-_TRIES_MAX: Final = 16_384  # hashes to find a key in a bucket: 15 ms in the worst case, 4 ms on average in the deepest
+REFRESHED_MAX: Final = 9  # the deepest bucket; deeper ones hold neighbours, found by looking up this node itself
+_TRIES_MAX: Final = 4096  # hashes to find a key in a bucket: 2 ms on average in the deepest, 8 ms at worst
 _SELF: Final = -1  # stands for this node's own position among the buckets to refresh
 
 

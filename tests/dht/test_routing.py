@@ -12,6 +12,7 @@ from shoal.dht.routing import (
     CHECK_S_MAX,
     CHECKS_MAX,
     RECHECK_S,
+    REFRESHED_MAX,
     SAVED_BYTES_MAX,
     Check,
     Refresh,
@@ -212,6 +213,17 @@ def test_the_own_surroundings_and_every_used_bucket_are_refreshed_once_an_hour_w
     again = [effect for effect in known.due(TableSettings().refresh_s) if isinstance(effect, Refresh)]
     assert len(again) == len(keys) - 1
     assert {effect.key for effect in again[1:]}.isdisjoint(keys)
+
+
+def test_the_deepest_buckets_are_left_to_the_lookup_of_the_node_itself() -> None:
+    known = table(TableSettings())
+    position = position_of_peer(ME)
+    contacts = [contact(number) for number in range(1, 6000)]
+    deep = max(contacts, key=lambda each: shared_bits(position, position_of_peer(each.peer)))
+    assert shared_bits(position, position_of_peer(deep.peer)) > REFRESHED_MAX
+    answer(known, [deep])
+    keys = [effect.key for effect in known.due(0.0) if isinstance(effect, Refresh)]
+    assert [shared_bits(position, position_of(key)) for key in keys[1:]] == list(range(REFRESHED_MAX + 1))
 
 
 def test_a_table_survives_a_restart_as_peers_to_ask_first() -> None:
