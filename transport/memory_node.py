@@ -338,4 +338,4 @@ class MemoryTransport:
 
 
 def address_of(peer: PeerId) -> Address:
-    return Address(f"/memory/{peer}/p2p/{peer}")
+    return Address(f"/dns/{peer}/tcp/1/p2p/{peer}")  # with a true id it can travel in messages, as bytes

@@ -1,0 +1,392 @@
+"""A node of the DHT at work: asks, answers, publishes and keeps its table, as the cores say.
+
+A node that others can reach is a server: it answers, and holds what lies near it. One that they cannot reach is a
+client: it asks and publishes, and in nobody's table takes the place of a node that could answer.
+"""
+
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from shoal.transport.envelope import Signer
+from shoal.transport.multiaddrs import peer_bytes
+from shoal.transport.port import (
+    Address,
+    ByteStream,
+    PeerDisconnected,
+    PeerId,
+    Refusal,
+    Transport,
+)
+from shoal.transport.wire import Malformed
+
+from .answering import Answering
+from .asking_service import ASK_S_MAX, Asking, Messages
+from .contacts import Contact
+from .hearsay import worth_dialing
+from .held import HeldRecords
+from .keys import RecordKey, blob_providers_key, position_of, position_of_peer
+from .lookup import LookupSettings
+from .messages import PROTOCOL, KadMessage, MessageKind
+from .patience import Patience
+from .peer_records import addresses_in, seal_addresses
+from .providers import Providers
+from .records import Record, sign_record
+from .renewal import Own, OwnProvision, OwnRecord, Renewal, key_of
+from .routing import Check, Refresh, RoutingTable, TableSettings
+from .saved_service import load_contacts, save_table
+from .search import QUORUM, Ask, Goal, Search, announce, is_taken, put
+
+STREAMS_SERVED_MAX: Final = 8  # of one peer; one that opens more is turned away
+SILENT_S_MAX: Final = 600.0  # a stream on which nothing was asked for so long is closed
+TELL_S_MAX: Final = 1.0  # that a publication waits for slow holders; they may still take it after that
+SAVE_S: Final = 60.0
+KEEP_S_MIN: Final = 0.1  # between two looks at what there is to do: each goes through the whole table
+
+
+@dataclass(frozen=True, slots=True)
+class DhtSettings:
+    lookups: LookupSettings = field(default_factory=LookupSettings)
+    table: TableSettings = field(default_factory=TableSettings)
+    quorum: int = QUORUM
+    is_server: bool = True
+    saved_at: Path | None = None  # where the table survives a restart
+
+
+@dataclass(slots=True, eq=False)
+class _Publication:
+    """Somebody waits for it."""
+
+    own: Own
+    done: trio.Event = field(default_factory=trio.Event)
+    reached_count: int = 0
+
+
+class DhtService:
+    """Obtained from `open_dht`."""
+
+    def __init__(self, transport: Transport, signer: Signer, settings: DhtSettings, seed: int) -> None:
+        self._transport, self._signer, self._settings = transport, signer, settings
+        self._self_id = transport.peer_id
+        self._table = RoutingTable(self._self_id, settings.table, seed)
+        self._held = HeldRecords(position_of_peer(self._self_id), seed)
+        self._announced = Providers(seed)
+        self._answering = Answering(self._self_id, self._table, self._held, self._announced)
+        self._renewal, self._patience = Renewal(seed), Patience()
+        self._asking = Asking(transport, self._met_at)
+        self._met: dict[PeerId, Address] = {}
+        self._served: dict[PeerId, int] = {}
+        self._awaited: dict[bytes, _Publication] = {}
+        self._sequence = 0
+        self._wake = trio.Event()
+        self._sealed: tuple[tuple[Address, ...], bytes] = ((), b"")
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled; the table is saved then, and every SAVE_S."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            if self._settings.is_server:
+                self._transport.serve_protocol(PROTOCOL, self._serve)
+            nursery.start_soon(self._follow)
+            nursery.start_soon(self._keep)
+            task_status.started()
+            if self._settings.saved_at is not None:
+                await self._survive(self._settings.saved_at)
+            await trio.sleep_forever()
+
+    # What others use.
+
+    async def join(self, addresses: Iterable[Address]) -> bool:
+        """Enter through any of these nodes. Whether one answered."""
+        contacts = [Contact(PeerId(address.rpartition("/p2p/")[2]), (address,)) for address in addresses]
+        return await self._meet(contacts)
+
+    async def get(self, key: RecordKey) -> Record | None:
+        """The newest record under a key that enough holders, or all there are, show."""
+        now, unix_s = trio.current_time(), time.time()
+        search = await self._search(Goal(MessageKind.GET_VALUE, key.data, self._settings.quorum))
+        self._start(search.corrections())
+        found = [record for record in (search.record, self._held.get(key.data, now, unix_s)) if record is not None]
+        return max(found, key=lambda record: record.rank, default=None)
+
+    async def put(self, key: RecordKey, body: bytes) -> int:
+        """Keep `body` under one of this node's keys from now on. How many peers hold it."""
+        return await self._publish(OwnRecord(key, body))
+
+    async def provide(self, key: bytes) -> int:
+        """Say from now on that this node provides there. How many peers know."""
+        return await self._publish(OwnProvision(key))
+
+    def withdraw(self, key: bytes) -> None:
+        """Renew no longer what stands under a key of a record or of providers."""
+        self._renewal.withdraw(key)
+
+    async def providers(self, key: bytes, enough: int = 0) -> tuple[Contact, ...]:
+        """Who says of itself that it provides there, with its addresses. 0: all that can be found."""
+        search = await self._search(Goal(MessageKind.GET_PROVIDERS, key, enough))
+        own = self._announced.get(key, trio.current_time())
+        return tuple({contact.peer: contact for contact in (*own, *search.providers)}.values())
+
+    async def blob_holders(self, digest: bytes, enough: int = 8) -> tuple[PeerId, ...]:
+        """Connected peers that say they hold the blob; those that are not connected yet are dialed."""
+        found = [
+            each for each in await self.providers(blob_providers_key(digest), enough) if each.peer != self._self_id
+        ]
+        async with trio.open_nursery() as nursery:
+            for contact in found:
+                nursery.start_soon(self._ask, Ask(contact, self._question(MessageKind.PING)))
+        return tuple(contact.peer for contact in found if self._met_at(contact.peer) is not None)
+
+    def contacts(self) -> tuple[Contact, ...]:
+        """Whom the table holds, closest first."""
+        return self._table.contacts()
+
+    async def _survive(self, saved_at: Path) -> None:
+        """Come back to whom an earlier run knew, and write down for the next one who is known."""
+        try:
+            await self._meet(await trio.to_thread.run_sync(load_contacts, saved_at))
+            while True:
+                await trio.sleep(SAVE_S)
+                await trio.to_thread.run_sync(save_table, saved_at, self._table.to_save())
+        finally:
+            save_table(saved_at, self._table.to_save())
+
+    # Answering.
+
+    async def _serve(self, sender: PeerId, stream: ByteStream) -> None:
+        if self._served.get(sender, 0) >= STREAMS_SERVED_MAX:
+            return
+        self._served[sender] = self._served.get(sender, 0) + 1
+        try:
+            messages = Messages(stream)
+            while True:
+                question = None
+                with trio.move_on_after(SILENT_S_MAX):
+                    question = await messages.receive()
+                if question is None or isinstance(question, Malformed):
+                    return
+                now = trio.current_time()
+                answer = self._answering.answer(sender, self._met_at(sender), question, now, time.time())
+                self._kick()
+                if isinstance(answer, Malformed):
+                    return
+                with trio.move_on_after(ASK_S_MAX) as scope:
+                    await messages.send(answer)
+                if scope.cancelled_caught:  # it asks and does not read
+                    return
+        finally:
+            self._served[sender] -= 1
+            if not self._served[sender]:
+                del self._served[sender]
+
+    # Asking.
+
+    async def _meet(self, contacts: list[Contact]) -> bool:
+        """Ask these for their attention, then look oneself up, which makes one known to one's neighbours."""
+        if await self._tell([Ask(contact, self._question(MessageKind.PING)) for contact in contacts]):
+            await self._search(Goal(MessageKind.FIND_NODE, peer_bytes(self._self_id)))
+            self._kick()
+            return True
+        return False
+
+    async def _search(self, goal: Goal) -> Search:
+        """Carry out a search to its end."""
+        position, settings = position_of(goal.key), self._settings
+        start = self._table.closest(position, settings.table.bucket_size)
+        search = Search(goal, self._self_id, start, settings.lookups, self._patience, self._sender_record())
+        changed = trio.Event()
+
+        def begin(asks: Iterable[Ask]) -> None:
+            for each in asks:
+                self._spawn(partial(pursue, each))
+
+        async def pursue(ask: Ask) -> None:
+            nonlocal changed
+            answer = await self._ask(ask)
+            now = trio.current_time()
+            if isinstance(answer, Refusal):
+                begin(search.failed(ask.contact.peer, now))
+            else:
+                begin(search.answered(ask.contact.peer, answer, now, time.time()))
+            changed.set()
+
+        begin(search.begin(trio.current_time()))
+        while not search.is_over:
+            changed = trio.Event()
+            with trio.move_on_at(search.deadline) as scope:
+                await changed.wait()
+            if scope.cancelled_caught:
+                begin(search.woken(trio.current_time()))
+        for peer in search.silent:
+            self._table.failed(peer, trio.current_time())
+        self._table.looked_up(position, trio.current_time())
+        return search
+
+    async def _ask(self, ask: Ask) -> KadMessage | Refusal:
+        """Ask one peer, and let the table know how it went."""
+        answer = await self._asking.ask(ask.contact, ask.message)
+        now, peer = trio.current_time(), ask.contact.peer
+        if isinstance(answer, Refusal):
+            self._table.failed(peer, now)
+            return answer
+        met_at = self._met_at(peer)
+        addresses = addresses_in(answer.sender_record, peer) or ask.contact.addresses
+        self._table.answered(Contact(peer, addresses), met_at, now)
+        return worth_dialing(answer, met_at)
+
+    async def _tell(self, asks: list[Ask]) -> int:
+        """How many take what they are told. The slow ones, after the first, get TELL_S_MAX and are told besides."""
+        taken, left = 0, len(asks)
+        progress = trio.Event()
+
+        async def tell(ask: Ask) -> None:
+            nonlocal taken, left
+            answer = await self._ask(ask)
+            taken += not isinstance(answer, Refusal) and is_taken(ask, answer)
+            left -= 1
+            progress.set()
+
+        for ask in asks:
+            self._spawn(partial(tell, ask))
+        until = math.inf
+        while left and trio.current_time() < until:
+            progress = trio.Event()
+            with trio.move_on_at(until):
+                await progress.wait()
+            if taken:
+                until = min(until, trio.current_time() + TELL_S_MAX)
+        return taken
+
+    def _start(self, asks: Iterable[Ask]) -> None:
+        for ask in asks:
+            self._spawn(partial(self._ask, ask))
+
+    # Publishing.
+
+    async def _publish(self, own: Own) -> int:
+        waiting = self._awaited[key_of(own)] = _Publication(own)
+        self._renewal.withdraw(key_of(own))  # so that it is due now, though it may be the same as before
+        if not self._renewal.publish(own, trio.current_time()):
+            return 0
+        self._renew_due()
+        await waiting.done.wait()
+        return waiting.reached_count
+
+    def _renew_due(self) -> None:
+        for own in self._renewal.due(trio.current_time()):
+            self._spawn(partial(self._renew, own))
+
+    async def _renew(self, own: Own) -> None:
+        reached = 0
+        search = await self._search(Goal(MessageKind.FIND_NODE, key_of(own)))
+        if isinstance(own, OwnRecord):
+            self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
+            record = sign_record(self._signer, own.key, self._sequence, int(time.time()), own.body)
+            reached = await self._put(record, search.closest)
+        else:
+            provider = Contact(self._self_id, self._transport.addresses())
+            reached = await self._tell(announce(search.closest, own.key, provider, self._sender_record()))
+            if self._table.is_near(position_of(own.key)):
+                self._announced.add(own.key, provider, None, trio.current_time())
+        self._renewal.published(own, trio.current_time(), reached)
+        waiting = self._awaited.get(key_of(own))
+        if waiting is not None and waiting.own is own:
+            del self._awaited[key_of(own)]
+            waiting.reached_count = reached
+            waiting.done.set()
+        self._renew_due()
+
+    async def _republish(self, record: Record) -> None:
+        """One of others."""
+        search = await self._search(Goal(MessageKind.FIND_NODE, record.key))
+        await self._put(record, search.closest)
+
+    async def _put(self, record: Record, closest: tuple[Contact, ...]) -> int:
+        is_near = self._table.is_near(position_of(record.key))
+        if is_near and self._settings.is_server:
+            self._held.put(record, None, is_near, trio.current_time(), time.time())
+        return await self._tell(put(closest, record, self._sender_record()))
+
+    # Keeping.
+
+    async def _keep(self) -> None:
+        while True:
+            self._wake = trio.Event()
+            now = trio.current_time()
+            for effect in self._table.due(now):
+                match effect:
+                    case Check(contact):
+                        self._start([Ask(contact, self._question(MessageKind.PING))])
+                    case Refresh(key):
+                        self._spawn(partial(self._search, Goal(MessageKind.FIND_NODE, key)))
+            self._renew_due()
+            if self._held.deadline <= now:
+                for record in self._held.due(now, time.time()):
+                    self._spawn(partial(self._republish, record))
+            if self._announced.deadline <= now:
+                self._announced.expire(now)
+            owners = (self._table, self._renewal, self._held, self._announced)
+            with trio.move_on_at(min(owner.deadline for owner in owners)):
+                await self._wake.wait()
+            await trio.sleep(KEEP_S_MIN)
+
+    async def _follow(self) -> None:
+        while True:  # the channel ends for who is too far behind
+            async with self._transport.events() as events:
+                async for event in events:
+                    if isinstance(event, PeerDisconnected):
+                        self._met.pop(event.peer, None)
+                        self._asking.gone(event.peer)
+                        self._answering.gone(event.peer)
+
+    def _met_at(self, peer: PeerId) -> Address | None:
+        """The address of the connection with a peer, if there is one."""
+        if peer not in self._met:
+            self._met = {each.peer: each.address for each in self._transport.connections()}
+        return self._met.get(peer)
+
+    def _question(self, kind: MessageKind) -> KadMessage:
+        return KadMessage(kind, sender_record=self._sender_record())
+
+    def _sender_record(self) -> bytes:
+        """Where this node listens; nothing if nobody should ask it. Signed anew when its addresses have changed."""
+        addresses = self._transport.addresses() if self._settings.is_server else ()
+        if addresses != self._sealed[0]:
+            self._sealed = (addresses, seal_addresses(self._signer, addresses, time.time_ns()))
+        return self._sealed[1]
+
+    def _kick(self) -> None:
+        self._wake.set()
+
+    def _spawn(self, task: Callable[[], Awaitable[object]]) -> None:
+        assert self._nursery is not None
+
+        async def run() -> None:
+            await task()
+
+        self._nursery.start_soon(run)
+
+
+@asynccontextmanager
+async def open_dht(
+    transport: Transport, signer: Signer, settings: DhtSettings | None = None, *, seed: int = 0
+) -> AsyncGenerator[DhtService]:
+    """The DHT on a running node, for as long as the context lasts.
+
+    Args:
+        signer: the node's identity.
+        seed: of moments and orders that should differ from node to node.
+    """
+    service = DhtService(transport, signer, settings or DhtSettings(), seed)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(service.run)
+        yield service
+        nursery.cancel_scope.cancel()

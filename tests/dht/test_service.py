@@ -1,0 +1,242 @@
+"""Nodes of the DHT over the simulated network: found, lost, hostile and restarted."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import trio
+from trio.testing import MockClock
+
+from shoal.dht.asking_service import ASK_S_MAX, DIALS_BURST, DIALS_PER_S, STREAMS_PER_PEER_MAX, Asking
+from shoal.dht.contacts import Contact
+from shoal.dht.keys import RecordKey, blob_providers_key, note_key, position_of, position_of_peer
+from shoal.dht.lookup import LookupSettings
+from shoal.dht.messages import MESSAGE_BYTES_MAX, PROTOCOL, KadMessage, MessageKind
+from shoal.dht.routing import TableSettings
+from shoal.dht.service import STREAMS_SERVED_MAX, DhtService, DhtSettings, open_dht
+from shoal.transport.memory import MemoryTransport, Network
+from shoal.transport.port import Address, ByteStream, Code, PeerId, Refusal, StreamBroken
+from shoal.transport.protobuf import varint
+from shoal.transport.wire import Malformed
+from tests.dht.peers import identity
+
+SETTINGS = DhtSettings(LookupSettings(wanted=8), TableSettings(bucket_size=8))
+DIGEST = bytes(range(32))
+
+
+def note(number: int, name: str = "note") -> RecordKey:
+    key = note_key(name, identity(number).peer_id)
+    assert not isinstance(key, Malformed)
+    return key
+
+
+class Nodes:
+    """Nodes of a DHT, each of which joins through the first."""
+
+    def __init__(self, network: Network, stack: AsyncExitStack) -> None:
+        self.network, self._stack = network, stack
+        self.services: dict[int, DhtService] = {}
+        self.transports: dict[int, MemoryTransport] = {}
+
+    async def add(self, number: int, settings: DhtSettings = SETTINGS, *, joins: bool = True) -> DhtService:
+        transport = await self.network.open(identity(number).peer_id)
+        dht = await self._stack.enter_async_context(open_dht(transport, identity(number), settings, seed=number))
+        if self.services and joins:
+            assert await dht.join(next(iter(self.transports.values())).addresses())
+        self.services[number], self.transports[number] = dht, transport
+        return dht
+
+    def closest(self, key: bytes) -> list[int]:
+        return sorted(self.services, key=lambda each: position_of_peer(identity(each).peer_id) ^ position_of(key))
+
+
+@asynccontextmanager
+async def nodes(count: int) -> AsyncGenerator[Nodes]:
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        network = Network(1)
+        await nursery.start(network.run)
+        made = Nodes(network, stack)
+        for number in range(count):
+            await made.add(number)
+        yield made
+        await stack.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_one_puts_another_gets_and_the_newest_wins(autojump_clock: MockClock) -> None:
+    async with nodes(15) as made:
+        assert await made.services[3].put(note(3), b"first") == 8
+        record = await made.services[11].get(note(3))
+        assert record is not None
+        assert record.body == b"first"
+        await made.services[3].put(note(3), b"second")
+        record = await made.services[7].get(note(3))
+        assert record is not None
+        assert record.body == b"second"
+        assert await made.services[7].get(note(3, "another")) is None
+
+
+async def test_who_provides_a_blob_is_found_and_connected(autojump_clock: MockClock) -> None:
+    async with nodes(15) as made:
+        assert await made.services[4].provide(blob_providers_key(DIGEST)) >= 7
+        assert await made.services[9].blob_holders(DIGEST) == (identity(4).peer_id,)
+        assert identity(4).peer_id in {each.peer for each in made.transports[9].connections()}
+        assert await made.services[9].blob_holders(bytes(32)) == ()
+
+
+async def test_a_record_outlives_its_closest_holders(autojump_clock: MockClock) -> None:
+    async with nodes(20) as made:
+        await made.services[0].put(note(0), b"kept")
+        gone = [each for each in made.closest(note(0).data) if each][:6]
+        for place, number in enumerate(gone):
+            made.network.close(identity(number).peer_id, silently=place % 2 == 0)
+        getter = next(each for each in reversed(made.closest(note(0).data)) if each and each not in gone)
+        record = await made.services[getter].get(note(0))
+        assert record is not None
+        assert record.body == b"kept"
+
+
+async def test_a_client_asks_and_publishes_and_stands_in_no_table(autojump_clock: MockClock) -> None:
+    async with nodes(10) as made:
+        client = await made.add(30, DhtSettings(SETTINGS.lookups, SETTINGS.table, is_server=False))
+        assert await client.put(note(30), b"from a client") == 8
+        record = await made.services[5].get(note(30))
+        assert record is not None
+        await trio.sleep(60)
+        assert all(identity(30).peer_id not in {each.peer for each in dht.contacts()} for dht in made.services.values())
+
+
+async def test_a_node_comes_back_without_any_address_while_a_peer_it_knew_is_alive(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    settings = DhtSettings(SETTINGS.lookups, SETTINGS.table, saved_at=tmp_path / "peers")
+    async with nodes(10) as made:
+        transport = await made.network.open(identity(30).peer_id)
+        async with open_dht(transport, identity(30), settings) as dht:
+            assert await dht.join(made.transports[0].addresses())
+            known = len(dht.contacts())
+        made.network.close(transport.peer_id)
+        for number in range(5):
+            made.network.close(identity(number).peer_id)
+        again = await made.add(30, settings, joins=False)
+        with trio.fail_after(30):
+            while len(again.contacts()) < 5:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        assert known >= 8
+        assert await again.put(note(30), b"back") == 5
+
+
+async def test_a_file_of_peers_that_is_damaged_or_missing_is_no_obstacle(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    path = tmp_path / "peers"
+    for data in (b"", b"garbage", bytes(5 * 2**20)):
+        path.write_bytes(data)
+        async with nodes(2) as made:
+            dht = await made.add(30, DhtSettings(saved_at=path))
+            assert len(dht.contacts()) == 2
+
+
+async def test_nobody_to_ask_is_an_answer(autojump_clock: MockClock) -> None:
+    async with nodes(1) as made:
+        alone = made.services[0]
+        assert await alone.get(note(1)) is None
+        assert await alone.providers(b"key") == ()
+        stranger = identity(9).peer_id
+        assert not await alone.join([Address(f"/dns/{stranger}/tcp/1/p2p/{stranger}")])
+        assert await alone.put(note(0), b"kept for later") == 0
+        late = await made.add(1)
+        await trio.sleep(60)  # it is tried again until somebody is there
+        assert await late.get(note(0)) is not None
+
+
+async def test_a_peer_is_served_on_so_many_streams_only_and_garbage_ends_its_stream(autojump_clock: MockClock) -> None:
+    async with nodes(1) as made:
+        attacker = await made.network.open(identity(50).peer_id)
+        made.network.connect(attacker.peer_id, identity(0).peer_id)
+        streams = [await attacker.open_protocol(identity(0).peer_id, PROTOCOL, timeout_s=9) for _ in range(12)]
+        closed = 0
+        for stream in streams:
+            assert not isinstance(stream, Refusal)
+            with trio.move_on_after(1):
+                closed += await is_over(stream)
+        assert closed == len(streams) - STREAMS_SERVED_MAX
+        for garbage in (b"\xff" * 4, varint(MESSAGE_BYTES_MAX + 1), varint(2) + b"\xff\xff", varint(2) + b"\x08\x63"):
+            stream = streams.pop(0)
+            assert not isinstance(stream, Refusal)
+            await stream.send_all(garbage)
+            assert await is_over(stream)
+
+
+async def is_over(stream: ByteStream) -> bool:
+    try:
+        return not await stream.receive_some()
+    except StreamBroken:
+        return True
+
+
+@asynccontextmanager
+async def asked(answer: bytes | None) -> AsyncGenerator[tuple[Asking, Contact, list[PeerId]]]:
+    """Somebody who asks a peer that answers each question with these bytes, or not at all."""
+    async with trio.open_nursery() as nursery:
+        network = Network(1)
+        await nursery.start(network.run)
+        here, there = await network.open(identity(0).peer_id), await network.open(identity(1).peer_id)
+        opened: list[PeerId] = []
+
+        async def serve(peer: PeerId, stream: ByteStream) -> None:
+            opened.append(peer)
+            while await stream.receive_some():
+                if answer is None:
+                    await trio.sleep_forever()
+                await stream.send_all(answer or b"")
+
+        there.serve_protocol(PROTOCOL, serve)
+
+        def met_at(peer: PeerId) -> Address | None:
+            return next((each.address for each in here.connections() if each.peer == peer), None)
+
+        yield Asking(here, met_at), Contact(there.peer_id, there.addresses()), opened
+        nursery.cancel_scope.cancel()
+
+
+async def test_questions_one_after_another_share_a_stream(autojump_clock: MockClock) -> None:
+    async with asked(b"\x02\x08\x05") as (asking, contact, opened):
+        for _ in range(20):
+            assert await asking.ask(contact, KadMessage(MessageKind.PING)) == KadMessage(MessageKind.PING)
+        assert len(opened) == 1
+
+
+async def test_questions_at_once_take_a_few_streams_and_wait_for_one_another(autojump_clock: MockClock) -> None:
+    async with asked(b"\x02\x08\x05") as (asking, contact, opened), trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(asking.ask, contact, KadMessage(MessageKind.PING))
+    assert len(opened) == STREAMS_PER_PEER_MAX
+
+
+async def test_who_does_not_answer_costs_a_bounded_time_and_who_answers_garbage_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    for answer, code in ((None, Code.DEADLINE_EXCEEDED), (b"\x02\xff\xff", Code.MALFORMED)):
+        async with asked(answer) as (asking, contact, _):
+            began = trio.current_time()
+            refusal = await asking.ask(contact, KadMessage(MessageKind.PING))
+            assert isinstance(refusal, Refusal)
+            assert refusal.code is code
+            assert trio.current_time() - began <= ASK_S_MAX
+
+
+async def test_there_are_only_so_many_dials_whatever_peers_name(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        network = Network(1)
+        await nursery.start(network.run)
+        here = await network.open(identity(0).peer_id)
+        asking = Asking(here, lambda _: None)
+        others = [await network.open(identity(number).peer_id) for number in range(1, 2 * DIALS_BURST)]
+        with trio.fail_after(60):
+            async with trio.open_nursery() as asks:
+                for other in others:
+                    contact = Contact(other.peer_id, other.addresses())
+                    asks.start_soon(asking.ask, contact, KadMessage(MessageKind.PING))
+        assert DIALS_BURST <= len(here.connections()) < DIALS_BURST + ASK_S_MAX * DIALS_PER_S
+        nursery.cancel_scope.cancel()
