@@ -79,16 +79,16 @@ class Piece:
     """Batches that go into one message."""
 
     batches: list[bytes] = field(default_factory=list[bytes])
-    bytes: int = 0
+    size: int = 0
 
     def fill(self, chain: Chain, after: int) -> int | None:
         """Put in what the chain has after a number. Returns the one after which there was no room; None: all is in."""
         last: bytes | None = None
         for data in chain.batches_after(after):
-            if len(self.batches) == BATCHES_MAX or self.bytes + len(data) > PIECE_BYTES:
+            if len(self.batches) == BATCHES_MAX or self.size + len(data) > PIECE_BYTES:
                 return after if last is None else min(_end(last), chain.number)
             self.batches.append(data)
-            self.bytes += len(data)
+            self.size += len(data)
             last = data
         return None
 

@@ -14,6 +14,8 @@ from typing import Final
 from shoal.transport.conditions import Draws
 from shoal.transport.port import PeerId
 
+from .exchange import Outcome
+
 PERIOD_S: Final = 10.0  # longer: what gossip lost stays missing for longer; shorter: 1 KB more often
 SOON_S: Final = 0.5  # at most so long after a reason; smaller: neighbours of one newcomer hand it the same
 AGAIN_S: Final = 1.0  # between exchanges with one peer, unless it has more to settle
@@ -47,7 +49,8 @@ class Partners:
         self._draws = Draws(seed, "partners")
         self._partners: dict[PeerId, _Partner] = {}
         self._doubts: OrderedDict[PeerId, _Doubt] = OrderedDict()
-        self._period_at = now + self._draws.next() * PERIOD_S
+        self._began_at = now  # the last exchange for no other reason
+        self._period_at = now + PERIOD_S * (0.75 + 0.5 * self._draws.next())
 
     def connected(self, peer: PeerId, now: float) -> None:
         self._partners[peer] = _Partner(due_at=now + self._draws.next() * SOON_S)
@@ -56,10 +59,13 @@ class Partners:
         self._partners.pop(peer, None)
 
     def is_missing(self, peer: PeerId, now: float) -> None:
-        """Something that `peer` has is missing here: ask it."""
+        """Something that `peer` has is missing here: ask it, or whoever is connected."""
         partner = self._partners.get(peer)
+        soon = now + self._draws.next() * SOON_S
         if partner is not None:
-            partner.due_at = min(partner.due_at, now + self._draws.next() * SOON_S)
+            partner.due_at = min(partner.due_at, soon)
+        else:
+            self._period_at = min(self._period_at, max(soon, self._began_at + AGAIN_S))
 
     def has_news(self, source: PeerId, now: float) -> None:
         """An exchange with `source` brought news, which nobody gossips: tell the others."""
@@ -78,6 +84,7 @@ class Partners:
                 return None
             # The one that was not compared for longest, though nothing says that it has to be.
             willing = [(self._partners[peer].ended_at, peer) for _, peer in free if self._doubted_until(peer) <= now]
+            self._began_at = now
             self._period_at = now + PERIOD_S * (0.75 + 0.5 * self._draws.next())
             if not willing:
                 return None
@@ -86,19 +93,20 @@ class Partners:
         partner.is_busy, partner.due_at = True, math.inf
         return peer
 
-    def ended(self, peer: PeerId, now: float, *, has_failed: bool, is_unfinished: bool = False) -> None:
+    def ended(self, peer: PeerId, outcome: Outcome, now: float) -> None:
         """An exchange is over."""
-        if has_failed:
+        if outcome.failure:
             self.doubt(peer, now)
-        else:
+        elif not outcome.is_left:
             self._doubts.pop(peer, None)
         partner = self._partners.get(peer)
-        if partner is not None:
-            partner.is_busy, partner.ended_at = False, now
-            if is_unfinished or has_failed:
-                partner.due_at = min(partner.due_at, now)
-            if is_unfinished and not has_failed:
-                partner.ended_at = now - AGAIN_S
+        if partner is None:
+            return
+        partner.is_busy, partner.ended_at = False, now
+        if outcome.failure or outcome.is_left:
+            partner.due_at = now
+        elif outcome.is_unfinished:
+            partner.due_at, partner.ended_at = now, now - AGAIN_S
 
     def doubt(self, peer: PeerId, now: float) -> None:
         """It failed, or handed over what is refused."""

@@ -1,0 +1,332 @@
+"""A swarm's replicated store on a node: keeps it equal with its peers' and on disk. A shell: it decides nothing.
+
+Everything that comes, by gossip or exchange, is taken in at once and on disk soon; the node's own operations are on
+disk before they are applied, so before anybody hears of them.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from shoal.transport.bulk import RunBlocking, run_in_thread
+from shoal.transport.identity import peer_id_of
+from shoal.transport.port import GOSSIP_BYTES_MAX, Code, PeerConnected, PeerId, Refusal, Transport
+from shoal.transport.wire import Malformed
+
+from .cells import Key
+from .changes_service import Changes
+from .disk_service import Disk
+from .dots import Writer
+from .exchange import Asking, Busy, Exchanges, NeedsSnapshot, Outcome, Question
+from .exchange_messages import EXCHANGE_VERSION, Calls, Compare, Compared, Settle, Settled, topic
+from .guard import Guard, Standing
+from .heads import SALT_BYTES
+from .operation import BatchSigner, Operation, Stretch
+from .partners import Partners
+from .replica import Admission, Replica
+from .rules import NoRecords, Records, Rules
+from .store import Store
+from .writing import prepare
+
+ANSWER_S: Final = 20.0  # for a piece of 256 KB over a slow line
+EXCHANGE_S: Final = 300.0
+SLICE_S: Final = 0.004  # of taking in what came, before others have their turn
+WRITES_MAX: Final = 256  # own writes that wait; more are refused
+SUBSCRIPTIONS_MAX: Final = 64
+NEEDS_MAX: Final = 64  # snapshots that peers have and are needed here
+
+_GONE: Final = (Code.BUSY, Code.UNREACHABLE, Code.CANCELLED)  # nobody's fault
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """The last exchange, for people."""
+
+    peer: PeerId
+    at: float  # of trio's clock
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """For people."""
+
+    writers: int
+    operations: int  # that count
+    forked: tuple[PeerId, ...]
+    standing: Standing
+    last_exchange: Exchanged | None
+    needs: tuple[NeedsSnapshot, ...]
+    problems: tuple[str, ...]
+
+
+class StoreService:
+    """See the module's text.
+
+    Args:
+        store: closed when `run` ends.
+        signer: whose operations `write` writes.
+        blocking: how calls that wait for the disk are run.
+    """
+
+    def __init__(
+        self,
+        swarm: bytes,
+        rules: Rules,
+        transport: Transport,
+        store: Store,
+        signer: BatchSigner,
+        records: Records | None = None,
+        *,
+        blocking: RunBlocking = run_in_thread,
+    ) -> None:
+        self.replica = Replica(swarm, rules, records)  # for reading
+        self._records = records or NoRecords()
+        self._transport = transport
+        self._signer = signer
+        self._own = Writer(signer.public_key)
+        self._disk = Disk(store, self.replica, blocking)
+        self._calls = Calls(swarm)
+        self._topic = topic(swarm)
+        self._exchanges = Exchanges(self.replica, self._own)
+        self._partners = Partners(secrets.randbits(64), 0.0)
+        self._guard = Guard(is_alone=False)
+        self._wake = trio.Event()
+        self._may_write = trio.Event()
+        self._turn = trio.Lock()  # own writes come one after the other: each sees those before it
+        self._turns_count = 0
+        self._readers: list[Changes] = []
+        self._last: Exchanged | None = None
+        self._needs: dict[Writer, NeedsSnapshot] = {}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load, then keep equal until cancelled. Raises StoreError if what is on disk cannot be read."""
+        is_damaged = await self._disk.load()
+        self._exchanges.update(self.replica.heads())
+        is_alone = not self.replica.heads().keys() - {self._own}
+        self._guard = Guard(is_alone=is_alone, is_damaged=is_damaged)
+        self._partners = Partners(secrets.randbits(64), trio.current_time())
+        self._transport.serve(self._calls.compare, self._on_compare)
+        self._transport.serve(self._calls.settle, self._on_settle)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._disk.run)
+                nursery.start_soon(self._exchange_often, nursery)
+                await nursery.start(self._listen)
+                task_status.started()
+                await self._watch()
+        finally:
+            for method in (self._calls.compare.name, self._calls.settle.name):
+                self._transport.stop_serving(method)
+            await self._disk.close()
+
+    async def write(self, make: Callable[[Replica], Sequence[Operation]]) -> Stretch | Malformed | Refusal:
+        """The node's own operations, made from the state as it is then, in one batch. On disk when this returns.
+
+        Waits while peers have not said how far this node's chain goes. Refusal: the node may not write, or not now.
+        """
+        if self._turns_count >= WRITES_MAX:
+            return Refusal(Code.BUSY, f"{WRITES_MAX} writes wait already: {self._guard.standing.value}")
+        self._turns_count += 1
+        try:
+            await self._may_write.wait()
+            async with self._turn:
+                return await self._write(make)
+        finally:
+            self._turns_count -= 1
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncGenerator[Changes, None]:
+        """Which keys change from now on."""
+        if len(self._readers) >= SUBSCRIPTIONS_MAX:
+            raise RuntimeError(f"more than {SUBSCRIPTIONS_MAX} readers of one store's changes")
+        reader = Changes()
+        self._readers.append(reader)
+        try:
+            yield reader
+        finally:
+            self._readers.remove(reader)
+
+    def records_came(self) -> None:
+        """The swarm's records have become more: what waited for them may count."""
+        self._keep(self.replica.records_came())
+
+    def status(self) -> Status:
+        heads = self.replica.heads()
+        forked = tuple(sorted(peer_id_of(writer) for writer, head in heads.items() if head.is_forked))
+        problems = [self._disk.problem] if self._disk.problem else []
+        if self._guard.standing is Standing.REFUSES:
+            problems.append(self._refused().message)
+        needs = tuple(self._needs.values())
+        count = sum(self.replica.context().values())
+        return Status(len(heads), count, forked, self._guard.standing, self._last, needs, tuple(problems))
+
+    # Own operations.
+
+    async def _write(self, make: Callable[[Replica], Sequence[Operation]]) -> Stretch | Malformed | Refusal:
+        if self._guard.standing is Standing.REFUSES:
+            return self._refused()
+        stretch = prepare(self.replica, self._records, self._signer, make(self.replica))
+        if isinstance(stretch, Malformed):
+            return stretch
+        problem = await self._disk.append(stretch)
+        if problem:
+            return Refusal(Code.REFUSED, problem)
+        admission = self.replica.admit(stretch.data, is_trusted=True)
+        self._exchanges.update([stretch.writer])
+        self._tell(admission.touched)
+        if len(stretch.data) <= GOSSIP_BYTES_MAX:
+            await self._transport.publish(self._topic, stretch.data)
+        return stretch
+
+    def _refused(self) -> Refusal:
+        return Refusal(
+            Code.REFUSED,
+            f"{peer_id_of(self._own)} has written operations that this disk does not have: its data directory was "
+            "copied, or restored from a backup. Writing on would fork its history, and nothing it writes would count. "
+            "Stop the other copy, if there is one, and give this node a new key.",
+        )
+
+    # What comes.
+
+    async def _listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with self._transport.subscribe(self._topic, self._is_news) as messages:
+            task_status.started()
+            async for _ in messages:
+                pass  # all was done before it was passed on
+
+    def _is_news(self, source: PeerId, data: bytes) -> bool:
+        admission = self._exchanges.take(data)
+        self._keep(admission)
+        if admission.missing is not None:
+            self._partners.is_missing(source, trio.current_time())
+            self._wake.set()
+        return admission.is_news
+
+    def _keep(self, admission: Admission) -> None:
+        self._disk.put(admission)
+        self._exchanges.update(stretch.writer for stretch in admission.kept)
+        self._tell(admission.touched)
+        if any(stretch.writer == self._own for stretch in admission.kept):
+            self._guard.came_back()
+            self._look()
+
+    def _tell(self, keys: set[Key]) -> None:
+        for reader in self._readers:
+            reader.tell(keys)
+
+    # Exchanges.
+
+    def _on_compare(self, peer: PeerId, request: Compare) -> Compared | Refusal:
+        if request.version > EXCHANGE_VERSION:
+            return Refusal(Code.NEEDS_NEWER, f"version {request.version} of the store's exchange needs a newer Shoal")
+        now = trio.current_time()
+        reply = Busy() if self._partners.is_doubted(peer, now) else self._exchanges.compared(peer, request, now)
+        return Refusal(Code.BUSY, "too many comparisons") if isinstance(reply, Busy) else reply
+
+    async def _on_settle(self, peer: PeerId, request: Settle) -> Settled | Refusal:
+        now = trio.current_time()
+        reply = Busy() if self._partners.is_doubted(peer, now) else self._exchanges.settled(peer, request, now)
+        if isinstance(reply, Busy):
+            return Refusal(Code.BUSY, "too many pieces")
+        kept = 0
+        async for admission in self._take(request.batches):
+            kept += len(admission.kept)
+            if admission.refusal is not None:
+                self._partners.doubt(peer, trio.current_time())
+                return Refusal(Code.REFUSED, admission.refusal.reason)
+            if admission.missing is not None:
+                self._partners.is_missing(peer, trio.current_time())
+        self._spread(peer, kept)
+        return reply
+
+    async def _take(self, batches: Iterable[bytes]) -> AsyncGenerator[Admission, None]:
+        """In slices, so that nothing else waits for long; up to the first that is refused."""
+        ends_at = time.perf_counter() + SLICE_S
+        for data in batches:
+            admission = self._exchanges.take(data)
+            self._keep(admission)
+            yield admission
+            if admission.refusal is not None:
+                return
+            if time.perf_counter() > ends_at:
+                await trio.lowlevel.checkpoint()
+                ends_at = time.perf_counter() + SLICE_S
+
+    async def _watch(self) -> None:
+        while True:
+            async with self._transport.events() as events:
+                async for event in events:
+                    if isinstance(event, PeerConnected):
+                        self._partners.connected(event.peer, trio.current_time())
+                    else:
+                        self._partners.disconnected(event.peer)
+                    self._wake.set()
+
+    async def _exchange_often(self, nursery: trio.Nursery) -> None:
+        while True:
+            self._wake = trio.Event()
+            now = trio.current_time()
+            while (peer := self._partners.begin(now)) is not None:
+                nursery.start_soon(self._exchange, peer)
+            self._guard.look(now)
+            self._look()
+            if self._guard.is_damaged and self._guard.standing is Standing.WRITES:
+                self._guard.is_damaged = False
+                await self._disk.recovered()
+            with trio.move_on_at(min(self._partners.deadline, self._guard.deadline)):
+                await self._wake.wait()
+
+    async def _exchange(self, peer: PeerId) -> None:
+        asking = self._exchanges.ask(peer, secrets.token_bytes(SALT_BYTES))
+        with trio.move_on_after(EXCHANGE_S) as scope:
+            while (question := asking.question) is not None:
+                await self._ask(peer, asking, question)
+        if scope.cancelled_caught:
+            asking.fail("it is too slow")
+        now, outcome = trio.current_time(), asking.outcome
+        if outcome.failure:
+            log.info("an exchange with %s failed: %s", peer, outcome.failure)
+        self._last = Exchanged(peer, now, outcome)
+        for need in outcome.needs:
+            if len(self._needs) < NEEDS_MAX:
+                self._needs[need.writer] = need
+        if outcome.agrees:
+            self._guard.agrees(peer, now)
+        self._partners.ended(peer, outcome, now)
+        self._spread(peer, outcome.kept_count)
+
+    async def _ask(self, peer: PeerId, asking: Asking, question: Question) -> None:
+        request = self._transport.request
+        reply: Compared | Settled | Refusal
+        if isinstance(question, Compare):
+            reply = await request(peer, self._calls.compare, question, timeout_s=ANSWER_S)
+        else:
+            reply = await request(peer, self._calls.settle, question, timeout_s=ANSWER_S)
+        if isinstance(reply, Refusal):
+            if reply.code in _GONE:
+                asking.leave()
+            else:
+                asking.fail(reply.message)
+            return
+        async for admission in self._take(asking.answered(reply, trio.current_time())):
+            asking.took(admission)
+        asking.go_on(trio.current_time())
+
+    def _spread(self, source: PeerId, kept: int) -> None:
+        if kept:
+            self._partners.has_news(source, trio.current_time())
+        self._wake.set()
+
+    def _look(self) -> None:
+        """Let own writes go on, or end their waiting."""
+        if self._guard.standing is not Standing.ASKING:
+            self._may_write.set()
