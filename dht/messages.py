@@ -11,6 +11,7 @@ addresses; peers and addresses that we could not dial (other keys, other transpo
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from shoal.transport.multiaddrs import address_bytes, address_of_bytes, peer_bytes, peer_of_bytes
@@ -27,6 +28,8 @@ LENGTH_BYTES_MAX: Final = 3  # that a length up to it may take
 CONTACTS_MAX: Final = 20  # k of libp2p's networks
 PROVIDERS_MAX: Final = 32
 SENDER_RECORD_BYTES_MAX: Final = 4096
+CONTACT_BYTES_MAX: Final = 4096  # py-libp2p's, with a signed record, have about 1 KB
+CONTACTS_REMEMBERED: Final = 1024  # as bytes and as values: the same few stand in most messages
 _FIELDS_MAX: Final = 256
 _PEER_FIELDS_MAX: Final = 64
 _TYPE, _KEY, _RECORD, _CLOSER, _PROVIDERS, _SENDER = 1, 2, 3, 8, 9, 11
@@ -131,6 +134,7 @@ def _record_value(data: int | bytes | None, key: bytes) -> bytes | Malformed | N
     return value
 
 
+@lru_cache(maxsize=CONTACTS_REMEMBERED)
 def _contact_bytes(contact: Contact) -> bytes:
     addresses = [address_bytes(address) for address in contact.addresses[:CONTACT_ADDRESSES_MAX]]
     data = bytes_field(_PEER_ID, peer_bytes(contact.peer))
@@ -142,12 +146,13 @@ def _contacts(items: list[int | bytes], count_max: int) -> tuple[Contact, ...]:
     """The peers that can be read, each once."""
     contacts: dict[PeerId, Contact] = {}
     for data in items[:count_max]:
-        contact = _contact(data) if isinstance(data, bytes) else None
+        contact = _contact(data) if isinstance(data, bytes) and len(data) <= CONTACT_BYTES_MAX else None
         if contact is not None:
             contacts.setdefault(contact.peer, contact)
     return tuple(contacts.values())
 
 
+@lru_cache(maxsize=CONTACTS_REMEMBERED)
 def _contact(data: bytes) -> Contact | None:
     fields = read_fields(data, _PEER_FIELDS_MAX)
     if fields is None:

@@ -19,7 +19,7 @@ from shoal.transport.protobuf import bytes_field, number_field, read_fields, var
 
 from .contacts import CONTACT_ADDRESSES_MAX
 
-RECORDS_REMEMBERED: Final = 1024  # a peer sends the same one with each message; memory: up to 6 KB each
+RECORDS_REMEMBERED: Final = 512  # a peer sends the same one with each message; memory: up to 6 KB each
 _DOMAIN: Final = b"libp2p-peer-record"
 _PAYLOAD_TYPE: Final = b"\x03\x01"
 _KEY_PREFIX: Final = bytes.fromhex("08011220")  # of the protobuf of an Ed25519 key

@@ -24,6 +24,7 @@ _HOST_KINDS: Final = {code: kind for kind, code in _HOSTS.items()}
 _IP_BYTES: Final = {"ip4": 4, "ip6": 16}
 
 
+@lru_cache(maxsize=PARSED_MAX)
 def peer_bytes(peer: PeerId) -> bytes:
     """The 38 bytes of an Ed25519 peer id."""
     key = public_key_of(peer)
@@ -31,12 +32,14 @@ def peer_bytes(peer: PeerId) -> bytes:
     return _ID_PREFIX + key
 
 
-@lru_cache(maxsize=PARSED_MAX)
 def peer_of_bytes(data: bytes) -> PeerId | None:
     """The peer whose id these bytes are; None if it is not the id of an Ed25519 key."""
     if len(data) != len(_ID_PREFIX) + 32 or not data.startswith(_ID_PREFIX):
         return None
-    return peer_id_of(data[len(_ID_PREFIX) :])
+    return _peer_of_key(data[len(_ID_PREFIX) :])
+
+
+_peer_of_key = lru_cache(maxsize=PARSED_MAX)(peer_id_of)
 
 
 @lru_cache(maxsize=PARSED_MAX)
@@ -57,11 +60,13 @@ def address_bytes(address: Address) -> bytes | None:
     return data
 
 
-@lru_cache(maxsize=PARSED_MAX)
 def address_of_bytes(data: bytes, peer: PeerId) -> Address | None:
     """The address of `peer` that these bytes are; None if they are none that can be dialed, or lead to another peer."""
-    if len(data) > ADDRESS_CHARS_MAX:
-        return None
+    return _address_of(data, peer) if len(data) <= ADDRESS_CHARS_MAX else None  # longer ones are not remembered either
+
+
+@lru_cache(maxsize=PARSED_MAX)
+def _address_of(data: bytes, peer: PeerId) -> Address | None:
     text = _text(data)
     if text is None:
         return None

@@ -9,6 +9,7 @@ from multiaddr.multiaddr import Multiaddr
 
 from shoal.dht.contacts import CONTACT_ADDRESSES_MAX, Contact
 from shoal.dht.messages import (
+    CONTACT_BYTES_MAX,
     CONTACTS_MAX,
     LENGTH_BYTES_MAX,
     MESSAGE_BYTES_MAX,
@@ -107,6 +108,16 @@ def test_of_one_answer_a_bounded_number_of_peers_and_of_their_addresses_is_read_
     crowded = decode_message(number_field(1, 4) + bytes_field(8, data))
     assert isinstance(crowded, KadMessage)
     assert len(crowded.closer[0].addresses) == CONTACT_ADDRESSES_MAX
+
+
+def test_a_peer_described_at_too_great_length_is_skipped_and_not_remembered() -> None:
+    fitting, long = (
+        bytes_field(1, peer_bytes(identity(1).peer_id)) + bytes_field(4, bytes(size))
+        for size in (CONTACT_BYTES_MAX - 50, CONTACT_BYTES_MAX)
+    )
+    read = decode_message(number_field(1, 4) + bytes_field(8, long) + bytes_field(9, fitting))
+    assert isinstance(read, KadMessage)
+    assert (read.closer, read.providers) == ((), (Contact(identity(1).peer_id),))
 
 
 def test_a_peer_whose_address_leads_to_somebody_else_is_named_without_it() -> None:
