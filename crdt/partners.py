@@ -27,7 +27,7 @@ DOUBTED_MAX: Final = 1024  # peers remembered, connected or not
 
 @dataclass(slots=True)
 class _Partner:
-    ended_at: float = -math.inf  # its last exchange
+    ended_at: float = -math.inf  # its last exchange, whoever asked
     due_at: float = math.inf  # for a reason
     is_busy: bool = False
 
@@ -67,6 +67,12 @@ class Partners:
         else:
             self._period_at = min(self._period_at, max(soon, self._began_at + AGAIN_S))
 
+    def heard(self, peer: PeerId, now: float) -> None:
+        """`peer` asks: its exchange does for both sides what one of this side would do once more."""
+        partner = self._partners.get(peer)
+        if partner is not None:
+            partner.ended_at = max(partner.ended_at, now)
+
     def has_news(self, source: PeerId, now: float) -> None:
         """An exchange with `source` brought news, which nobody gossips: tell the others."""
         for peer in self._partners:
@@ -83,7 +89,7 @@ class Partners:
             if self._period_at > now:
                 return None
             # The one that was not compared for longest, though nothing says that it has to be.
-            willing = [(self._partners[peer].ended_at, peer) for _, peer in free if self._doubted_until(peer) <= now]
+            willing = [(self._partners[peer].ended_at, peer) for _, peer in free if self._may_begin_at(peer) <= now]
             self._began_at = now
             self._period_at = now + PERIOD_S * (0.75 + 0.5 * self._draws.next())
             if not willing:
@@ -130,7 +136,10 @@ class Partners:
         return min(self._period_at, min(dues, default=math.inf))
 
     def _due_at(self, peer: PeerId, partner: _Partner) -> float:
-        return max(partner.due_at, partner.ended_at + AGAIN_S, self._doubted_until(peer))
+        return max(partner.due_at, self._may_begin_at(peer))
+
+    def _may_begin_at(self, peer: PeerId) -> float:
+        return max(self._partners[peer].ended_at + AGAIN_S, self._doubted_until(peer))
 
     def _doubted_until(self, peer: PeerId) -> float:
         doubt = self._doubts.get(peer)

@@ -64,6 +64,7 @@ class Status:
     forked: tuple[PeerId, ...]
     standing: Standing
     last_exchange: Exchanged | None
+    round_trips: int  # of all exchanges that this node asked for
     needs: tuple[NeedsSnapshot, ...]
     problems: tuple[str, ...]
 
@@ -105,6 +106,7 @@ class StoreService:
         self._turns_count = 0
         self._readers: list[Changes] = []
         self._last: Exchanged | None = None
+        self._round_trips = 0
         self._needs: dict[Writer, NeedsSnapshot] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -167,7 +169,9 @@ class StoreService:
             problems.append(self._refused().message)
         needs = tuple(self._needs.values())
         count = sum(self.replica.context().values())
-        return Status(len(heads), count, forked, self._guard.standing, self._last, needs, tuple(problems))
+        return Status(
+            len(heads), count, forked, self._guard.standing, self._last, self._round_trips, needs, tuple(problems)
+        )
 
     # Own operations.
 
@@ -229,11 +233,13 @@ class StoreService:
         if request.version > EXCHANGE_VERSION:
             return Refusal(Code.NEEDS_NEWER, f"version {request.version} of the store's exchange needs a newer Shoal")
         now = trio.current_time()
+        self._partners.heard(peer, now)
         reply = Busy() if self._partners.is_doubted(peer, now) else self._exchanges.compared(peer, request, now)
         return Refusal(Code.BUSY, "too many comparisons") if isinstance(reply, Busy) else reply
 
     async def _on_settle(self, peer: PeerId, request: Settle) -> Settled | Refusal:
         now = trio.current_time()
+        self._partners.heard(peer, now)
         reply = Busy() if self._partners.is_doubted(peer, now) else self._exchanges.settled(peer, request, now)
         if isinstance(reply, Busy):
             return Refusal(Code.BUSY, "too many pieces")
@@ -245,6 +251,7 @@ class StoreService:
                 return Refusal(Code.REFUSED, admission.refusal.reason)
             if admission.missing is not None:
                 self._partners.is_missing(peer, trio.current_time())
+        self._partners.heard(peer, trio.current_time())
         self._spread(peer, kept)
         return reply
 
@@ -296,6 +303,7 @@ class StoreService:
         if outcome.failure:
             log.info("an exchange with %s failed: %s", peer, outcome.failure)
         self._last = Exchanged(peer, now, outcome)
+        self._round_trips += outcome.round_trips
         for need in outcome.needs:
             if len(self._needs) < NEEDS_MAX:
                 self._needs[need.writer] = need

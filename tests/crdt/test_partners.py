@@ -100,3 +100,11 @@ def test_only_so_many_doubts_are_remembered() -> None:
         partners.doubt(PeerId(str(number)), 0.0)
     assert not partners.is_doubted(PeerId("0"), 1.0)
     assert partners.is_doubted(PeerId("1"), 1.0)
+
+
+def test_who_asks_is_not_asked_at_the_same_time() -> None:
+    partners = Partners(0, 0.0)
+    partners.connected(A, 0.0)
+    partners.heard(A, 0.0)
+    assert partners.begin(SOON_S) is None
+    assert partners.begin(AGAIN_S) == A
