@@ -148,8 +148,18 @@ class Chain:
             Proof(self.hash_at(number), self._held(number).data),
             Proof(stretch.hashes[number - stretch.first], stretch.data),
         )
-        left = number - 1 - self.base
-        del self._batches[self._at(number - 1) + 1 if left else 0 :]
+        self._cut(number - 1)
+
+    def give_up(self, number: int) -> list[bytes]:
+        """End the chain at `number`. Returns the batches that had brought what followed."""
+        batches = list(self.batches_after(number))
+        self.proofs = ()
+        self._cut(number)
+        return batches
+
+    def _cut(self, number: int) -> None:
+        left = number - self.base
+        del self._batches[self._at(number) + 1 if left else 0 :]
         del self._hashes[left * HASH_BYTES :]
         del self._spent[(left + 1) * len(Spent._fields) :]
 
@@ -185,10 +195,19 @@ class Chain:
         """Whether this operation counts here, or is the frontier's."""
         return self.base <= number <= self.number and self.hash_at(number) == hash
 
+    def is_within(self, base: int, base_spent: Spent, rules: Rules) -> bool:
+        """Whether what follows `base` keeps to the bounds also when they are counted from there."""
+        spent = base_spent
+        for number, operation in self.operations(range(base + 1, self.number + 1)):
+            spent = spent.after(operation, len(encode(operation)))
+            if spent.refusal(operation, number - base, base_spent, rules) is not None:
+                return False
+        return True
+
     def move(self, base: int, base_hash: bytes, base_spent: Spent) -> None:
         """Put the frontier where the chain goes through."""
+        self._batches = [held for held in self._batches if min(held.last, self.number) > base]
         del self._hashes[: (base - self.base) * HASH_BYTES]
-        self._batches = [held for held in self._batches if held.last > base]
         self.base, self.base_hash = base, base_hash
         spent = base_spent
         self._spent = array("q", spent)

@@ -192,6 +192,7 @@ class Replica:
             if base > (snapshot.frontier[writer].number if writer in snapshot.frontier else 0):
                 return Malformed("a snapshot that is older than the one here")
         adoption = Adoption()
+        again: list[bytes] = []
         spent = snapshot.spent()
         for writer, mark in sorted(snapshot.frontier.items()):
             chain = self._chains.get(writer)
@@ -199,15 +200,31 @@ class Replica:
                 if chain is not None:
                     self._give_up(chain, snapshot, adoption)
                 self._chains[writer] = Chain(writer, *mark, spent.get(writer))
+            elif not chain.is_within(mark.number, spent.get(writer, Spent()), self.rules):
+                again += self._end(chain, mark.number, adoption)
         for writer, mark in snapshot.frontier.items():
             self._chains[writer].move(*mark, spent.get(writer, Spent()))
         frontier = {writer: mark.number for writer, mark in snapshot.frontier.items()}
         adoption.touched |= self._cells.adopt(snapshot.cells, frontier, self._context)
         self._frontier = frontier
         self._context.update({writer: chain.number for writer, chain in self._chains.items()})
+        for stretch in map(read_batch, again):
+            if isinstance(stretch, Stretch):
+                self._take(stretch, adoption.admission, is_trusted=True)
         for writer in self._backlog.writers():
             self._take_waiting(writer, adoption.admission)
         return adoption
+
+    def _end(self, chain: Chain, number: int, adoption: Adoption) -> list[bytes]:
+        """Take back what follows `number`, to be judged anew: who begins at the frontier would not let all of it in.
+
+        Only of a writer that claimed to have taken away more of its own entries than there were (`Spent.refusal`).
+        """
+        lost = list(self._read(chain.dots(number, chain.number)))
+        self._context[chain.writer] = number
+        adoption.touched |= self._cells.take_back(lost, self._find)
+        adoption.admission.forked.add(chain.writer)
+        return chain.give_up(number)
 
     def _give_up(self, chain: Chain, snapshot: Snapshot, adoption: Adoption) -> None:
         """Take back a chain that does not go through the frontier, or is too short to tell."""
