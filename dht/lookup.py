@@ -19,6 +19,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Final
 
 from shoal.transport.port import Address, PeerId
@@ -196,16 +197,19 @@ class Lookup:
 
     @property
     def closest(self) -> tuple[Contact, ...]:
-        """The closest peers that answered, at most `wanted`: each path's best in turn, so that none fills it alone."""
+        """The closest peers that answered, at most `wanted`: each path's best in turn, so that none fills it alone.
+
+        Of one range of addresses there are no more than on one path: what is stored here shall not lie with one owner.
+        """
         columns = [
             [each.contact for each, state in self._wanted(path) if state is _State.ANSWERED] for path in self._paths
         ]
-        found: dict[PeerId, Contact] = {}
-        for row in range(max((len(column) for column in columns), default=0)):
-            for column in columns:
-                if row < len(column) and len(found) < self._settings.wanted:
-                    found.setdefault(column[row].peer, column[row])
-        return tuple(sorted(found.values(), key=lambda each: position_of_peer(each.peer) ^ self._target))
+        rows = zip_longest(*columns)
+        found = _Path(self._settings.narrow_per_path)
+        for contact in (each for row in rows for each in row if each is not None):
+            if len(found.candidates) < self._settings.wanted:
+                found.add([self._candidate(contact, 0)])
+        return tuple(each.contact for each in found.candidates.values())
 
     @property
     def asked_count(self) -> int:
@@ -214,13 +218,12 @@ class Lookup:
 
     def _deal(self, contacts: Iterable[Contact], paths: list[_Path], hop: int) -> None:
         """To each path the same number."""
-        candidates = [
-            _Candidate(each, position_of_peer(each.peer) ^ self._target, hop)
-            for each in contacts
-            if each.peer != self._self_id
-        ]
+        candidates = [self._candidate(each, hop) for each in contacts if each.peer != self._self_id]
         for place, path in enumerate(paths):
             path.add(candidates[place :: len(paths)])
+
+    def _candidate(self, contact: Contact, hop: int) -> _Candidate:
+        return _Candidate(contact, position_of_peer(contact.peer) ^ self._target, hop)
 
     def _next(self, now: float) -> list[Contact]:
         """Whom to ask, as far as the parallelism allows; over when nobody is left to ask or to wait for."""

@@ -173,6 +173,17 @@ def test_a_liar_who_names_sound_peers_at_wrong_addresses_does_not_take_them_from
     assert search.failed(wrong[1].peer, 0.4) == [PEERS[1]]
 
 
+def test_of_one_range_no_more_are_found_on_all_paths_than_on_one() -> None:
+    crowd = sorted((contact(number, f"8.8.4.{number % 250}") for number in range(600, 620)), key=distance)
+    search = lookup([*crowd[:3], *PEERS[:2], *crowd[3:5], PEERS[2]], wanted=8, parallelism=10, paths=2)
+    for each in search.begin(0.0):
+        search.answered(each.peer, [], 0.1)
+    found = search.closest
+    assert len(set(found) & set(crowd)) == LookupSettings().narrow_per_path
+    assert set(PEERS[:2]) <= set(found)
+    assert list(found) == sorted(found, key=distance)
+
+
 def test_a_liar_who_names_ever_closer_peers_is_asked_a_bounded_number_of_times() -> None:
     search = lookup(PEERS[-1:], wanted=4, parallelism=1)
     chain = list(reversed(PEERS[:-1]))  # ever closer, without end
