@@ -107,6 +107,7 @@ class StoreService:
         self._readers: list[Changes] = []
         self._last: Exchanged | None = None
         self._round_trips = 0
+        self._intakes: dict[PeerId, trio.Lock] = {}  # one message's batches of a peer at a time
         self._needs: dict[Writer, NeedsSnapshot] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -116,10 +117,11 @@ class StoreService:
         is_alone = not self.replica.heads().keys() - {self._own}
         self._guard = Guard(is_alone=is_alone, is_damaged=is_damaged)
         self._partners = Partners(secrets.randbits(64), trio.current_time())
-        self._transport.serve(self._calls.compare, self._on_compare)
-        self._transport.serve(self._calls.settle, self._on_settle)
         try:
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as self._nursery:
+                nursery = self._nursery
+                self._transport.serve(self._calls.compare, self._on_compare)
+                self._transport.serve(self._calls.settle, self._on_settle)
                 nursery.start_soon(self._disk.run)
                 nursery.start_soon(self._exchange_often, nursery)
                 await nursery.start(self._listen)
@@ -229,31 +231,43 @@ class StoreService:
 
     # Exchanges.
 
-    def _on_compare(self, peer: PeerId, request: Compare) -> Compared | Refusal:
+    async def _on_compare(self, peer: PeerId, request: Compare) -> Compared | Refusal:
         if request.version > EXCHANGE_VERSION:
             return Refusal(Code.NEEDS_NEWER, f"version {request.version} of the store's exchange needs a newer Shoal")
-        now = trio.current_time()
-        self._partners.heard(peer, now)
-        reply = Busy() if self._partners.is_doubted(peer, now) else self._exchanges.compared(peer, request, now)
+        async with self._intake(peer):
+            now = trio.current_time()
+            self._partners.heard(peer, now)
+            reply = Busy() if self._partners.is_doubted(peer, now) else self._exchanges.compared(peer, request, now)
         return Refusal(Code.BUSY, "too many comparisons") if isinstance(reply, Busy) else reply
 
     async def _on_settle(self, peer: PeerId, request: Settle) -> Settled | Refusal:
-        now = trio.current_time()
-        self._partners.heard(peer, now)
-        reply = Busy() if self._partners.is_doubted(peer, now) else self._exchanges.settled(peer, request, now)
+        async with self._intake(peer):  # what it handed over before comes first
+            now = trio.current_time()
+            self._partners.heard(peer, now)
+            reply = Busy() if self._partners.is_doubted(peer, now) else self._exchanges.settled(peer, request, now)
         if isinstance(reply, Busy):
             return Refusal(Code.BUSY, "too many pieces")
+        # While both sides take in what they got, neither waits for the other.
+        await self._nursery.start(self._take_given, peer, request.batches)
+        return reply
+
+    def _intake(self, peer: PeerId) -> trio.Lock:
+        return self._intakes.setdefault(peer, trio.Lock())
+
+    async def _take_given(
+        self, peer: PeerId, batches: Sequence[bytes], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         kept = 0
-        async for admission in self._take(request.batches):
-            kept += len(admission.kept)
-            if admission.refusal is not None:
-                self._partners.doubt(peer, trio.current_time())
-                return Refusal(Code.REFUSED, admission.refusal.reason)
-            if admission.missing is not None:
-                self._partners.is_missing(peer, trio.current_time())
+        async with self._intake(peer):
+            task_status.started()
+            async for admission in self._take(batches):
+                kept += len(admission.kept)
+                if admission.refusal is not None:
+                    self._partners.doubt(peer, trio.current_time())
+                elif admission.missing is not None:
+                    self._partners.is_missing(peer, trio.current_time())
         self._partners.heard(peer, trio.current_time())
         self._spread(peer, kept)
-        return reply
 
     async def _take(self, batches: Iterable[bytes]) -> AsyncGenerator[Admission, None]:
         """In slices, so that nothing else waits for long; up to the first that is refused."""
@@ -276,6 +290,7 @@ class StoreService:
                         self._partners.connected(event.peer, trio.current_time())
                     else:
                         self._partners.disconnected(event.peer)
+                        self._intakes.pop(event.peer, None)
                     self._wake.set()
 
     async def _exchange_often(self, nursery: trio.Nursery) -> None:
