@@ -11,6 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from shoal.crdt.dots import Writer
+from shoal.crdt.exchange_messages import Calls, Settle, Settled
 from shoal.crdt.guard import Standing
 from shoal.crdt.operation import Operation, Stretch
 from shoal.crdt.replica import Replica
@@ -179,3 +180,35 @@ async def test_on_a_full_disk_a_node_refuses_its_own_writes_and_follows_the_othe
         assert refusal.code is Code.REFUSED
         assert "full" in refusal.message
         assert full.status().problems
+
+
+async def test_who_hands_over_garbage_is_not_dealt_with_for_a_while(world: World, autojump_clock: MockClock) -> None:
+    async with world.node(KEYS[0]) as one:
+        await write(one, "a")
+        liar = await world.network.open(KEYS[3].peer_id)
+        calls = Calls(SWARM)
+        garbage = Settle((), (b"garbage",))
+        first = await liar.request(KEYS[0].peer_id, calls.settle, garbage, timeout_s=5)
+        assert isinstance(first, Settled)
+        again = await liar.request(KEYS[0].peer_id, calls.settle, garbage, timeout_s=5)
+        assert isinstance(again, Refusal)
+        assert again.code is Code.BUSY
+        assert one.replica.keys("set") == [("a",)]
+
+
+async def test_a_node_whose_disk_was_damaged_gets_its_own_operations_back_and_writes_on(
+    world: World, autojump_clock: MockClock
+) -> None:
+    async with world.node(KEYS[0]) as one, world.node(KEYS[1]) as two:
+        await write(one, "a")
+        await write(two, "b")
+        await equal(one, two)
+    world.path(KEYS[0]).write_bytes(b"damaged" * 1000)
+    async with world.node(KEYS[0]) as one, world.node(KEYS[1]) as two:
+        with trio.fail_after(60):
+            stretch = await write(one, "c")
+        assert stretch.first == 2
+        await equal(one, two)
+        assert two.status().forked == ()
+    async with world.node(KEYS[0]) as one:
+        assert one.replica.keys("set") == [("a",), ("b",), ("c",)]
