@@ -15,7 +15,7 @@ from shoal.transport.wire import Malformed, decode, encode
 
 from .store_network import Endpoint, StoreNetwork
 
-PATIENCE_S: Final = 10.0  # with one answer
+PATIENCE_S: Final = 3.0  # with one answer; what is lost here would over TCP come later
 BUSY: Final = b""
 SOON_S: Final = 0.001
 
@@ -96,9 +96,7 @@ class StoreExchanges:
     def _ask(self, peer: PeerId, asking: Asking) -> None:
         question = asking.question
         if question is None:
-            outcome = asking.outcome
-            has_failed, is_unfinished = bool(outcome.failure), outcome.is_unfinished
-            self.partners.ended(peer, self._network.now, has_failed=has_failed, is_unfinished=is_unfinished)
+            self.partners.ended(peer, asking.outcome, self._network.now)
             self._wake()
             return
         method = self.calls.compare if isinstance(question, Compare) else self.calls.settle

@@ -48,6 +48,7 @@ class Plan:
     partitions: int = 3
     restarts: float = 0.25  # of the nodes, each once
     all_restart: bool = False  # at once, just before healing
+    newcomers: int = 0  # of the nodes, that start only then
     is_shared: bool = True  # results of signature checks
 
 
@@ -147,9 +148,10 @@ class World:
     def _schedule(self) -> None:
         plan, network, draw = self.plan, self.network, self.network.draw
         for number in range(plan.count):
-            network.after((0.0, 1.0), self.start, number)
+            if number >= plan.newcomers:
+                network.after((0.0, 1.0), self.start, number)
             network.after((START_S, START_S + 2.0), self.write, number)
-        for number in draw.sample(range(plan.count), int(plan.count * plan.restarts)):
+        for number in draw.sample(range(plan.newcomers, plan.count), int(plan.count * plan.restarts)):
             leaves_at = draw.uniform(START_S, plan.heal_at - 2.0)
             network.at(leaves_at, self.stop, number)
             network.at(draw.uniform(leaves_at, plan.heal_at), self.start, number)
