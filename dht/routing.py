@@ -46,7 +46,7 @@ class TableSettings:
     spares: int = 8  # per bucket, to take the place of who falls silent
     narrow_per_bucket: int = 2  # peers of one IPv4 /24 or IPv6 /48; fewer: a cluster is found less well
     wide_per_bucket: int = 5  # of one IPv4 /16 or IPv6 /32
-    narrow_in_total: int = 8
+    narrow_in_total: int = 8  # below half of bucket_size: else a lookup may begin with peers of one range alone
     wide_in_total: int = 32
     failures_max: int = 3  # in a row, then a peer is dropped
     idle_s: float = 900.0  # heard of so long ago: worth a check before a newcomer is turned away

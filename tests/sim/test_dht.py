@@ -25,12 +25,13 @@ from tests.fuzz.garbage import IS_SOAK
 from tests.sim.dht_network import ASK_S_MAX, EPOCH_S, Fate, Network, Node
 
 K = 8
+TABLE = TableSettings(bucket_size=K, narrow_in_total=K // 2)
 NODES = 240 if IS_SOAK else 80
 GETS = 120 if IS_SOAK else 40
 
 
 def network(count: int = NODES, seed: int = 1) -> Network:
-    nodes = Network(seed, LookupSettings(wanted=K), TableSettings(bucket_size=K))
+    nodes = Network(seed, LookupSettings(wanted=K), TABLE)
     nodes.grow(count)
     return nodes
 
@@ -101,10 +102,9 @@ def test_liars_who_name_made_up_peers_close_to_everything_hide_no_record() -> No
 def test_one_range_of_addresses_cannot_fill_the_tables_of_others() -> None:
     nodes = network(50)
     nodes.grow(25, Fate.LIAR, lambda number: f"8.8.4.{number}")
-    settings = TableSettings(bucket_size=K)
     for node in nodes.sound():
         crowd = [each for each in node.table.contacts() if each.addresses[0].startswith("/ip4/8.8.4.")]
-        assert len(crowd) <= settings.narrow_in_total
+        assert len(crowd) <= TABLE.narrow_in_total
     gets(nodes, stored(nodes))
 
 
