@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from shoal.crdt.dots import Writer
+from shoal.crdt.exchange_messages import Compared, ShortHead
 from shoal.crdt.operation import Operation, Stretch, Taken, genesis, seal
 from shoal.transport import gossip
 from shoal.transport.gossip import OFFERS_MAX, message_id
@@ -34,6 +35,7 @@ class Liar:
         self.heard: list[bytes] = []  # envelopes
         self.is_silent = False  # answers nothing but gossip's first question
         self.is_mad = False  # answers with anything
+        self.is_boastful = False  # answers comparisons with heads that do not exist
         self.turn = 0
         self.prepared: list[Stretch] = []
         self._swarm = setting.swarm
@@ -62,6 +64,10 @@ class Liar:
             return None
         if self.is_mad:
             return self.noise(200)
+        if self.is_boastful and method.endswith("/compare"):
+            claims = (ShortHead(self.draw.randbytes(32), 2**40, self.draw.randbytes(16), False) for _ in range(20))
+            own = ShortHead(self.writer, 2**40, self.draw.randbytes(16), True)
+            return encode(Compared((), (own, *claims), is_whole=False))
         if method == OFFER.name:
             ids = decode(data, Ids, OFFER.request_bytes_max)
             return None if isinstance(ids, Malformed) else encode(Wants(ids.ids, []))
@@ -163,6 +169,11 @@ def withholds(liar: Liar) -> None:
         liar.call(peer, OFFER.name, encode(Ids(ids)))
 
 
+def claims(liar: Liar) -> None:
+    """To be far ahead, in its own chain and in those of writers that nobody knows."""
+    liar.is_boastful = True
+
+
 def breaks_rules(liar: Liar) -> None:
     """Operations that are properly signed, and refused."""
     other = liar.neighbours[0] if liar.neighbours else liar.peer_id
@@ -206,5 +217,5 @@ ACTS: Final[Sequence[Act]] = (
     breaks_rules,
     skips,
     grinds,
-    forks,
+    claims,
 )
