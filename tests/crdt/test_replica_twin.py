@@ -336,3 +336,15 @@ def test_batches_that_find_no_room_in_the_backlog_cost_time_and_nothing_else() -
     for stretch in [*large, *small]:
         twin.admit(stretch.data)
     assert target.digest() == twin.digest()
+
+
+def test_what_named_an_entry_wrongly_and_counts_no_more_brings_nothing_back() -> None:
+    honest, remover, liar = (Pen(index) for index in range(3))
+    added = honest.write([Operation("set", ("a",), b"")])
+    right, wrong = (Taken(honest.writer, 1, tag) for tag in (added.hashes[0][:8], bytes(8)))
+    removed = remover.write([Operation("set", ("a",), None, (right,))])
+    forked = [liar.branch(0).write([Operation("set", ("a",), None, (wrong,) * count)]) for count in (1, 2)]
+    target = Replica(SWARM, RULES, GrowingRecords())
+    deliver(target, [added, removed, *forked], random.Random(1))
+    assert target.heads()[liar.writer].is_forked
+    assert not target.cell("set", "a").entries
