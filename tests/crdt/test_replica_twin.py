@@ -348,3 +348,14 @@ def test_what_named_an_entry_wrongly_and_counts_no_more_brings_nothing_back() ->
     deliver(target, [added, removed, *forked], random.Random(1))
     assert target.heads()[liar.writer].is_forked
     assert not target.cell("set", "a").entries
+
+
+def test_a_fork_is_judged_by_what_was_spent_before_it_and_not_on_the_other_branch() -> None:
+    liar = Pen(1)
+    written = [liar.write([Operation("set", ("a",), b"")]) for _ in range(RULES.entries_max)]
+    twin = liar.branch(1).write([Operation("set", ("a",), b"twin")])
+    target = Replica(SWARM, RULES, GrowingRecords())
+    for stretch in [*written, twin]:
+        target.admit(stretch.data)
+    assert_is(target, truth_of([*written, twin], GrowingRecords()))
+    assert target.heads()[liar.writer].is_forked
