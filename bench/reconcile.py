@@ -61,6 +61,7 @@ async def node(seed: bytes, count: int) -> AsyncGenerator[tuple[Transport, Store
         write_alone(key, path, count)
         async with open_host(key, ["/ip4/127.0.0.1/tcp/0"]) as host, trio.open_nursery() as nursery:
             service = StoreService(SWARM, RULES, host, Store(path, SWARM), key)
+            await service.load()
             await nursery.start(service.run)
             yield host, service
             nursery.cancel_scope.cancel()

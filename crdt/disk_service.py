@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Final, TypeVar
 
 import trio
@@ -68,6 +69,10 @@ class Disk:
             return self.problem
         self.problem = ""
         return ""
+
+    async def copy_to(self, path: Path) -> None:
+        """Put what is on disk into a file of its own. Raises StoreError."""
+        await self._blocking(lambda: self._store.copy_to(path))
 
     async def recovered(self) -> None:
         """What the disk had lost is here again."""

@@ -34,6 +34,7 @@ round_s = 60.0          # time to train in before a round is closed
 grace_s = 30.0          # after it, for payloads on their way
 members_start = 1       # round 1 waits until so many are there
 rounds_max = 0          # 0: no end
+is_public = false       # true: listed where anybody finds it, `shoal swarm list --public`
 
 [settings]              # DiLoCo's own
 steps = 50              # inner steps a round

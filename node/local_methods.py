@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 import trio
 
+from shoal.crdt.store import StoreError
 from shoal.training.methods import describe_entry, with_settings
 from shoal.training.spec import Spec, spec_from
 from shoal.transport.wire import Malformed
@@ -89,6 +90,7 @@ class LocalMethods:
             "pause": Answer(OneSwarm, partial(self.set_paused, is_paused=True)),
             "resume": Answer(OneSwarm, partial(self.set_paused, is_paused=False)),
             "generate": Answer(Generate, self.generate),
+            "store.copy": Answer(OneSwarm, self.copy_store),
             "watch": Events(Watch, self.watch),
             "stop": Answer(NoParams, self.stop),
         }
@@ -162,6 +164,17 @@ class LocalMethods:
             raise Complaint(sample)
         text = sample.decode(errors="replace")
         return {"id": joined.id, "prompt": params.prompt, "text": text}
+
+    async def copy_store(self, params: OneSwarm) -> object:
+        joined = self._swarms.find(params.swarm)
+        if joined.service is None:
+            raise Complaint(f"swarm {joined.spec.name} does not run here: {joined.problem}")
+        path = joined.folder.rounds / f"store-{os.urandom(4).hex()}.copy"
+        try:
+            await joined.service.copy_store(path)
+        except StoreError as error:
+            raise Complaint(str(error), Exit.DISK) from error
+        return {"id": joined.id, "path": str(path)}
 
     def watch(self, params: Watch) -> Watcher:
         return self._node.events.watch(params.after)

@@ -7,7 +7,7 @@ swarms/<swarm id>/rounds/       the engine's
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -87,15 +87,37 @@ class SwarmFolder:
 
 
 def known_folders(root: Path) -> Iterator[SwarmFolder]:
-    """The folders of all swarms this node is in, sorted; leftovers of an interrupted create or leave are removed.
+    """The folders of all swarms this node is in, sorted."""
+    for path in sorted(root.iterdir()) if root.exists() else ():
+        if len(path.name) == 64 and set(path.name) <= set("0123456789abcdef") and (path / SPEC_NAME).exists():
+            yield SwarmFolder(root, bytes.fromhex(path.name))
 
-    A folder without a spec is one too: a worker that was abandoned when its swarm was left may have made it anew.
+
+def sweep(root: Path) -> None:
+    """Remove what an interrupted create or leave left behind.
+
+    A folder without a spec is that, too: a worker that was abandoned when its swarm was left may have made it anew.
     """
     for path in sorted(root.iterdir()) if root.exists() else ():
         if path.suffix in (".new", ".left") or not (path / SPEC_NAME).exists():
             shutil.rmtree(path, ignore_errors=True)
-        elif len(path.name) == 64 and set(path.name) <= set("0123456789abcdef"):
-            yield SwarmFolder(root, bytes.fromhex(path.name))
+
+
+def choose(name: str | None, known: Mapping[str, str]) -> str:
+    """The id in `known`, ids to names, that is `name`, begins so or has this name; without one, the only one there is.
+
+    Raises:
+        Complaint: there is none, or several fit.
+    """
+    fitting = [id for id in sorted(known) if name is None or id.startswith(name) or known[id] == name]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not known:
+        raise Complaint("this node is in no swarm: `shoal swarm create` makes one, `shoal swarm join` joins one")
+    some = ", ".join(f"{id[:12]} ({known[id]})" for id in (fitting or sorted(known))[:8])
+    if not fitting:
+        raise Complaint(f"this node is in no swarm '{name}', only in {some}")
+    raise Complaint(f"say which swarm: {some}", Exit.USAGE)
 
 
 def with_known(membership: Membership, peer: PeerId, addresses: tuple[Address, ...]) -> Membership:

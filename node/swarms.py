@@ -28,7 +28,7 @@ from shoal.transport.wire import Malformed
 from .complaint import Complaint, Exit
 from .invite import Invite
 from .logs import Log
-from .membership import Membership, SwarmFolder, known_folders, with_known
+from .membership import Membership, SwarmFolder, choose, known_folders, sweep, with_known
 
 DIAL_TIMEOUT_S = 10.0
 SPEC_TIMEOUT_S = 10.0
@@ -114,6 +114,7 @@ class Swarms:
         """Run the engines of all swarms, those joined earlier first, until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            sweep(self._root)
             for folder in known_folders(self._root):
                 try:
                     signed, spec, membership = folder.read()
@@ -141,22 +142,8 @@ class Swarms:
         return [self._joined[id] for id in sorted(self._joined)]
 
     def find(self, name: str | None) -> Joined:
-        """The swarm of this id, beginning of an id or name; without one, the only swarm there is.
-
-        Raises:
-            Complaint: there is none, or several fit.
-        """
-        fitting = [
-            joined for joined in self.all() if name is None or joined.id.startswith(name) or joined.spec.name == name
-        ]
-        if len(fitting) == 1:
-            return fitting[0]
-        if not self._joined:
-            raise Complaint("this node is in no swarm: `shoal swarm create` makes one, `shoal swarm join` joins one")
-        some = ", ".join(f"{joined.id[:12]} ({joined.spec.name})" for joined in (fitting or self.all())[:8])
-        if not fitting:
-            raise Complaint(f"this node is in no swarm '{name}', only in {some}")
-        raise Complaint(f"say which swarm: {some}", Exit.USAGE)
+        """The swarm of this id, beginning of an id or name. Raises Complaint as `membership.choose`."""
+        return self._joined[choose(name, {joined.id: joined.spec.name for joined in self.all()})]
 
     async def create(self, spec: Spec, membership: Membership, method: AnyMethod | None = None) -> Joined:
         """Found a swarm and run it, by `method` if one is given. Raises Complaint if its engine cannot run here."""

@@ -34,7 +34,6 @@ from .records import (
     TellContributions,
     TellHead,
     open_contribution,
-    open_presence,
     open_proposal,
 )
 from .roster import Roster
@@ -54,7 +53,7 @@ class Gossiped(enum.IntEnum):
 class Voice(Protocol):
     """The other direction: what answers need of it."""
 
-    def hello(self, guest: PeerId) -> Hello | Refusal: ...
+    def hello(self) -> Hello | Refusal: ...
 
     def welcome(self, peer: PeerId) -> None: ...
 
@@ -110,23 +109,13 @@ class Answers:
         now = trio.current_time()
         if hello.version > PROTOCOL_VERSION:
             return Refusal(Code.NEEDS_NEWER, f"version {hello.version} needs a newer Shoal")
-        present = self._opener.open(now, peer, hello.presence, open_presence)
-        if isinstance(present, Malformed):
-            return Refusal(Code.MALFORMED, present.reason)
-        if present.member != peer:
-            return Refusal(Code.MALFORMED, "a hello carries the presence of the peer that says it")
         is_new = not self._roster.is_connected(peer)
-        is_welcome = self._roster.greet(present, hello.head)
-        for envelope in hello.known:
-            if not self._roster.knows(envelope):
-                other = self._opener.open(now, peer, envelope, open_presence)
-                if isinstance(other, Present):
-                    self._roster.hear(other)
+        is_welcome = self._roster.greet(Present(peer, hello.presence), hello.head)
         self._voice.keep_members()
         if is_welcome and is_new:
             self._voice.welcome(peer)
         self._do(self._rounds.look(now))
-        has_left = present.presence.standing is Standing.LEFT
+        has_left = hello.presence.standing is Standing.LEFT
         return None if is_welcome or has_left else Refusal(Code.BUSY, "the swarm is full")
 
     def is_valid(self, source: PeerId, data: bytes) -> bool:
@@ -153,7 +142,7 @@ class Answers:
         return None if isinstance(opened, Malformed) else opened
 
     def _on_hello(self, peer: PeerId, hello: Hello) -> Hello | Refusal:
-        return self.greeted(peer, hello) or self._voice.hello(peer)
+        return self.greeted(peer, hello) or self._voice.hello()
 
     def _on_offer(self, peer: PeerId, request: Offer) -> Ack | Refusal:
         if not self._roster.is_connected(peer):

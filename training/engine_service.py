@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from shoal.crdt.service import StoreService
 from shoal.transport.blob_disk import disk_refusal
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal, Transport
@@ -45,6 +46,7 @@ from .records import (
     seal_proposal,
     turn_seed,
 )
+from .sharing_service import Sharing
 from .spec import SignedSpec, Spec
 from .state_service import StateKeeper
 from .storage_service import StorageKeeper
@@ -75,7 +77,9 @@ class Means:
 class Engine:
     """One run of one member. A storage member has a StorageKeeper and is never asked to train, check or apply."""
 
-    def __init__(self, means: Means, cores: Cores, keeper: StateKeeper[Any, Any] | StorageKeeper) -> None:
+    def __init__(
+        self, means: Means, cores: Cores, keeper: StateKeeper[Any, Any] | StorageKeeper, store: StoreService
+    ) -> None:
         self._means = means
         self._observe = means.observe
         self._rounds = cores.rounds
@@ -83,6 +87,7 @@ class Engine:
         self._log = cores.log
         self._keeper = keeper
         self.exchange = Exchange(means.signed_spec, means.transport, means.keeping, means.signer, cores, self.do)
+        self.sharing = Sharing(store, means.signer.peer_id, self.exchange.introduce, means.observe)
         self.finished = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._backlog: list[tuple[Callable[[Any], Any], object]] = []  # what is to be done once `run` runs
@@ -92,7 +97,6 @@ class Engine:
         self._turn_lock = trio.Lock()  # held while this member's turn is worked on, and while it is settled
         self._is_turn_void = False
         self._meter = RoundMeter(means.signer.peer_id, means.transport.traffic())
-        self._members_saved: tuple[bytes, ...] = ()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
@@ -193,6 +197,7 @@ class Engine:
             self._meter.contribute(now)
             self._observe(LocalDone(effect.round, work.samples, now - started_at, dict(work.metrics)))
             self.exchange.offer(offered)
+            self.sharing.say_contribution(offered)
             contributed = self._rounds.contributed(now, offered)
             self.do([] if isinstance(contributed, str) else contributed)
             return None
@@ -373,13 +378,6 @@ class Engine:
         for scope in self._fetches:
             scope.cancel()
         self._means.pins.keep_newest("round", told.head.round, RECORDS_KEPT)
-        members = self._roster.envelopes()
-        if members != self._members_saved:
-            try:
-                await self._means.workers.run(partial(self._means.store.save_members, members))
-            except OSError as error:
-                self._observe(Problem(f"the list of members is not saved: {error.strerror}"))
-            self._members_saved = members
 
     def _saved(self, checkpoint: BlobRef | str | None) -> BlobRef | None:
         if isinstance(checkpoint, str):

@@ -36,9 +36,7 @@ from .records import (
     Standing,
     TellHead,
     open_contribution,
-    open_presence,
     open_proposal,
-    seal_presence,
     topic,
 )
 from .spec import SignedSpec, swarm_id_of
@@ -72,7 +70,7 @@ class Exchange:
         self._calls = Calls(swarm)
         self._talkers: dict[PeerId, _Talker] = {}
         self._kept: dict[PeerId, tuple[Address, ...]] = {}
-        self._presence: Present | None = None
+        self._presence: Presence | None = None
         self._own_offer: Offered | None = None
         self._own_proposal: Proposed | None = None
         self._gossip_in, self._gossip_out = trio.open_memory_channel[bytes](GOSSIP_QUEUE_MAX)
@@ -94,21 +92,20 @@ class Exchange:
             self._answers.stop_serving(self._transport)
             self._keeping.release_all(self._swarm)
 
-    def stand(self, standing: Standing, sequence: int) -> None:
+    def stand(self, standing: Standing, sequence: int) -> Presence:
         """Say from now on that this member stands so, under this sequence of its presence."""
-        self._presence = seal_presence(self._signer, self._swarm, sequence, Presence(standing, self._addresses()))
+        self._presence = Presence(sequence, standing, self._addresses())
         self._want(Kind.HELLO, self._roster.connected())
+        return self._presence
 
     def has_moved(self) -> bool:
         """Whether the addresses last said are no longer this node's."""
-        return self._presence is not None and self._presence.presence.addresses != self._addresses()
+        return self._presence is not None and self._presence.addresses != self._addresses()
 
-    def introduce(self, presences: Iterable[bytes]) -> None:
-        """Members known from an earlier run: find them again."""
-        for envelope in presences:
-            present = open_presence(envelope, self._swarm)
-            if isinstance(present, Present):
-                self._roster.hear(present)
+    def introduce(self, members: Iterable[Present]) -> None:
+        """Members that the store tells of: find them."""
+        for present in members:
+            self._roster.hear(present)
         self.keep_members()
 
     def offer(self, offered: Offered) -> None:
@@ -133,12 +130,11 @@ class Exchange:
         for kind in (Kind.PROPOSAL, Kind.OFFER, Kind.HAVE):
             self._want(kind, (peer,))
 
-    def hello(self, guest: PeerId) -> Hello | Refusal:
-        """This member's hello to `guest`, also as an answer to theirs."""
+    def hello(self) -> Hello | Refusal:
+        """This member's hello, also as an answer to others'."""
         if self._presence is None:
             return Refusal(Code.BUSY, "this member is just starting")
-        introductions = self._roster.introductions(guest)
-        return Hello(PROTOCOL_VERSION, self._presence.envelope, self._rounds.head, introductions)
+        return Hello(PROTOCOL_VERSION, self._presence, self._rounds.head)
 
     def keep_members(self) -> None:
         """Stay connected to all members, up to a bound."""
@@ -152,15 +148,16 @@ class Exchange:
                 self._kept[peer] = wanted[peer]
                 self._keeping.keep(self._swarm, peer, wanted[peer])
 
-    async def farewell(self, sequence: int) -> None:
+    async def farewell(self, sequence: int) -> Presence:
         """Say goodbye to the connected members, each once."""
         peers = self._roster.connected()
-        self.stand(Standing.LEFT, sequence)
+        presence = self.stand(Standing.LEFT, sequence)
         async with trio.open_nursery() as nursery:
             for peer in peers:
-                hello = self.hello(peer)
+                hello = self.hello()
                 if isinstance(hello, Hello):
                     nursery.start_soon(self._say_goodbye, peer, hello)
+        return presence
 
     async def ask_record(self, round: int, holders: Iterable[PeerId]) -> Proposed | None:
         """The record of `round` from the first of `holders` that has it."""
@@ -262,7 +259,7 @@ class Exchange:
         return None
 
     async def _say_hello(self, peer: PeerId) -> Refusal | None:
-        hello = self.hello(peer)
+        hello = self.hello()
         if isinstance(hello, Refusal):
             return hello
         reply = await self._transport.request(peer, self._calls.hello, hello, timeout_s=ANSWER_S)

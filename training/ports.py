@@ -74,6 +74,11 @@ class Signer(Protocol):
     @property
     def peer_id(self) -> PeerId: ...
 
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes of Ed25519."""
+        ...
+
     def sign(self, message: bytes) -> bytes:
         """64 bytes of Ed25519."""
         ...

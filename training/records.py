@@ -1,10 +1,10 @@
 """What members of a swarm say to one another about rounds: the messages, byte by byte, and the signed things they
 carry.
 
-Three things are signed, each an envelope bound to its kind, swarm, round and sequence: a member's presence, its
-contribution to a round, its proposal of how a round ends. A peer can send any bytes here; what comes out is
-`Malformed` or a value whose author is proved, whose sizes are bounded and which cannot be another swarm's, round's or
-kind's. Whether it is welcome, the cores decide.
+Two things are signed, each an envelope bound to its kind, swarm and round: a member's contribution to a round, and its
+proposal of how a round ends. (Its presence needs no signature: it says it over its own connection, and in the store its
+chain does.) A peer can send any bytes here; what comes out is `Malformed` or a value whose author is proved, whose
+sizes are bounded and which cannot be another swarm's, round's or kind's. Whether it is welcome, the cores decide.
 """
 
 import enum
@@ -27,16 +27,14 @@ PROTOCOL_VERSION: Final = 1
 
 INLINE_BYTES_MAX: Final = 4096  # payloads up to this size travel inside their contribution
 MEMBERS_MAX: Final = 1024  # as in Spec.members_max
-HELLO_KNOWN_MAX: Final = 32  # presences of others in one hello; a newcomer's dozen neighbours each send another choice
 HELD_MAX: Final = MEMBERS_MAX  # contributions announced at once
 ASK_MAX: Final = 32  # contributions asked for at once
 
-_PRESENCE_DOMAIN: Final = "shoal/presence/1"
 _CONTRIBUTION_DOMAIN: Final = "shoal/contribution/1"
 _PROPOSAL_DOMAIN: Final = "shoal/proposal/1"
 _RECORD_DOMAIN: Final = b"shoal/record/1\0"
 
-PRESENCE_BYTES_MAX: Final = ADDRESSES_MAX * 260 + 64 + ENVELOPE_OVERHEAD_BYTES
+PRESENCE_BYTES_MAX: Final = ADDRESSES_MAX * 260 + 64
 CONTRIBUTION_BYTES_MAX: Final = INLINE_BYTES_MAX + 128 + ENVELOPE_OVERHEAD_BYTES
 PROPOSAL_BYTES_MAX: Final = MEMBERS_MAX * 104 + 128 + ENVELOPE_OVERHEAD_BYTES
 
@@ -44,7 +42,6 @@ StateDigest = Annotated[bytes, msgspec.Meta(max_length=32)]  # 32 bytes, or none
 RoundNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31)]
 Samples = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
 InlinePayload = Annotated[bytes, msgspec.Meta(max_length=INLINE_BYTES_MAX)]
-PresenceBytes = Annotated[bytes, msgspec.Meta(max_length=PRESENCE_BYTES_MAX)]
 ContributionBytes = Annotated[bytes, msgspec.Meta(max_length=CONTRIBUTION_BYTES_MAX)]
 ProposalBytes = Annotated[bytes, msgspec.Meta(max_length=PROPOSAL_BYTES_MAX)]
 
@@ -67,8 +64,9 @@ class Head(Message, frozen=True):
 
 
 class Presence(Message, frozen=True):
-    """A member's own word about itself, stored by others. The envelope's sequence orders them."""
+    """A member's own word about itself, kept in the store. The sequence orders them."""
 
+    sequence: U64
     standing: Standing
     addresses: Annotated[tuple[AddressText, ...], msgspec.Meta(max_length=ADDRESSES_MAX)]
 
@@ -102,9 +100,8 @@ class Hello(Message, frozen=True):
     """Sent to every peer that connects, and its answer."""
 
     version: U64
-    presence: PresenceBytes
+    presence: Presence
     head: Head
-    known: Annotated[tuple[PresenceBytes, ...], msgspec.Meta(max_length=HELLO_KNOWN_MAX)]
 
 
 class Offer(Message, frozen=True):
@@ -163,7 +160,7 @@ class Calls:
     def __init__(self, swarm: bytes) -> None:
         # 16 bytes name the swarm well enough for routing; what is signed is bound to all 32.
         prefix = f"/shoal/swarm/{PROTOCOL_VERSION}/{swarm[:16].hex()}"
-        hello_max = (HELLO_KNOWN_MAX + 1) * (PRESENCE_BYTES_MAX + 8) + 256
+        hello_max = PRESENCE_BYTES_MAX + 256
         self.hello: Unary[Hello, Hello] = Unary(f"{prefix}/hello", Hello, Hello, hello_max, hello_max)
         self.offer: Unary[Offer, Ack] = Unary(f"{prefix}/offer", Offer, Ack, CONTRIBUTION_BYTES_MAX + 16, 256)
         self.have: Unary[Have, Ack] = Unary(f"{prefix}/have", Have, Ack, HELD_MAX * 34 + 256, 256)
@@ -196,9 +193,11 @@ class Present:
     """A presence whose author is proved."""
 
     member: PeerId
-    sequence: int
     presence: Presence
-    envelope: bytes
+
+    @property
+    def sequence(self) -> int:
+        return self.presence.sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,21 +234,6 @@ class Proposed:
 
 def record_hash(record: Record) -> bytes:
     return blake3(_RECORD_DOMAIN + encode(record)).digest()
-
-
-def seal_presence(signer: Signer, swarm: bytes, sequence: int, presence: Presence) -> Present:
-    envelope = seal_stored(signer, _PRESENCE_DOMAIN, swarm, 0, sequence, encode(presence))
-    return Present(signer.peer_id, sequence, presence, envelope)
-
-
-def open_presence(data: bytes, swarm: bytes) -> Present | Malformed:
-    opened = open_stored(data, _PRESENCE_DOMAIN, swarm, PRESENCE_BYTES_MAX)
-    if isinstance(opened, Malformed):
-        return opened
-    presence = decode(opened.body, Presence, PRESENCE_BYTES_MAX)
-    if isinstance(presence, Malformed):
-        return presence
-    return Present(opened.signer, opened.sequence, presence, data)
 
 
 def seal_contribution(signer: Signer, swarm: bytes, round: int, contribution: Contribution) -> Offered:

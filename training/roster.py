@@ -1,7 +1,8 @@
 """Who is in the swarm as far as this member knows: presences, who is connected, and where everybody says they stand.
 
-A peer may send presences of anybody, its own as often as it likes, and any head. Presences are signed by those they
-speak of and ordered by sequence, so it cannot speak for others nor revive an old word of theirs. The table is bounded
+A peer may say its own presence as often as it likes, and any head. Of others one hears through the store, where each
+writes its own presence in a signed chain, ordered by sequence: so nobody speaks for others nor revives an old word of
+theirs. The table is bounded
 by the spec's members_max: when it is full, strangers who are merely heard of are refused, and whoever is connected
 makes room by displacing one who is not. It can claim a head that does not exist: whoever follows it finds nothing,
 and doubts the claimant for longer and longer.
@@ -10,11 +11,9 @@ and doubts the claimant for longer and longer.
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from blake3 import blake3
-
 from shoal.transport.port import Address, PeerId
 
-from .records import HELLO_KNOWN_MAX, Head, Offered, Present, Standing
+from .records import Head, Offered, Present, Standing
 
 DOUBT_S = 5.0  # a peer's head is ignored for so long after it led nowhere; doubles with each time
 DOUBT_S_MAX = 300.0
@@ -43,7 +42,6 @@ class Roster:
         self._entries_max = max(1, members_max - 1)
         self._entries: dict[PeerId, _Entry] = {}
         # Indexes over the entries, so that a message costs no walk over all members.
-        self._envelopes: set[bytes] = set()
         self._connected: set[PeerId] = set()
         self._trainers: set[PeerId] = set()  # connected ones
         self._at: dict[Head, set[PeerId]] = {}  # connected ones by head
@@ -176,21 +174,6 @@ class Roster:
             if entry.standing is not Standing.LEFT and entry.present.presence.addresses
         }
 
-    def envelopes(self) -> tuple[bytes, ...]:
-        """All presences, for the disk."""
-        return tuple(self._entries[peer].present.envelope for peer in sorted(self._entries))
-
-    def introductions(self, guest: PeerId) -> tuple[bytes, ...]:
-        """Presences to tell `guest`: of members, connected ones first, bounded; a different choice for each guest."""
-        members = [peer for peer in self._entries if peer != guest and self.is_member(peer)]
-        if len(members) > HELLO_KNOWN_MAX:
-            members.sort(key=lambda peer: (peer not in self._connected, blake3(f"{guest}{peer}".encode()).digest()))
-        return tuple(self._entries[peer].present.envelope for peer in sorted(members[:HELLO_KNOWN_MAX]))
-
-    def knows(self, envelope: bytes) -> bool:
-        """Whether these very bytes are kept: they need no second look at their signature."""
-        return envelope in self._envelopes
-
     def _stand(self, peer: PeerId, entry: _Entry, head: Head | None) -> None:
         """Keep `_at` in step with the entry's head."""
         if entry.head is not None:
@@ -214,12 +197,10 @@ class Roster:
         elif present.sequence <= entry.present.sequence:
             return False
         else:
-            self._envelopes.discard(entry.present.envelope)
             entry.present = present
             if entry.standing is Standing.LEFT:
                 self.lose(peer)
             (self._trainers.add if self._is_trainer(peer) else self._trainers.discard)(peer)
-        self._envelopes.add(present.envelope)
         return True
 
     def _is_trainer(self, peer: PeerId) -> bool:
@@ -232,6 +213,6 @@ class Roster:
         absent = (peer for peer in self._entries if may_displace and peer not in self._connected)
         for peer in (*left, *absent):
             self._doubted.discard(peer)
-            self._envelopes.discard(self._entries.pop(peer).present.envelope)
+            del self._entries[peer]
             return True
         return False

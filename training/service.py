@@ -2,6 +2,7 @@
 shell.
 """
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,9 @@ from typing import Any
 
 import trio
 
+from shoal.crdt.service import StoreService
+from shoal.crdt.store import Fault, Store, StoreError
+from shoal.transport.bulk import RunBlocking, run_in_thread
 from shoal.transport.port import PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
 
@@ -21,6 +25,7 @@ from .heads import contributors_of
 from .keeping import Keeping
 from .log import Log
 from .method import Method
+from .namespaces import STORE_NAME, rules_of
 from .pins import Pins
 from .ports import Blobs, Signer
 from .records import AskSpec, Calls, Standing, TellHead, open_contribution
@@ -82,6 +87,7 @@ class SwarmService:
         *,
         keeping: Keeping | None = None,  # where several swarms share the transport, they share this
         workers: Workers | None = None,
+        blocking: RunBlocking = run_in_thread,  # of what waits for the disk; simulations bring their own
     ) -> None:
         """Raises ValueError for a spec that `open_spec` refuses."""
         spec = open_spec(signed_spec)
@@ -89,6 +95,8 @@ class SwarmService:
             raise ValueError(spec.reason)
         self.swarm = swarm_id_of(signed_spec.spec)
         self._method = method
+        self._directory = directory
+        self._blocking = blocking
         self._is_paused = is_paused
         self._means = Means(
             signed_spec,
@@ -132,11 +140,11 @@ class SwarmService:
         for problem in restored.problems:
             means.observe(Problem(problem))
         self._cores = cores = self._make_cores(restored)
-        self._engine = engine = Engine(means, cores, self._keeper)
+        self._engine = engine = Engine(means, cores, self._keeper, await self._open_store())
         async with trio.open_nursery() as nursery:
             # Before anybody is heard: one's presence, the members known, and one's contribution if this round has it.
-            engine.exchange.stand(self._standing(), sequence)
-            engine.exchange.introduce(await means.workers.run(store.load_members))
+            await nursery.start(engine.sharing.run)
+            self._say(engine, self._standing(), sequence)
             connected = {connection.peer for connection in means.transport.connections()}
             known = {peer for peer, standing, *_ in cores.roster.table() if standing is not Standing.LEFT}
             cores.rounds.hear_out(trio.current_time(), connected | known)
@@ -163,7 +171,8 @@ class SwarmService:
         self._is_leaving = True
         sequence = await self._next_sequence()
         if self._engine is not None and sequence is not None:
-            await self._engine.exchange.farewell(sequence)
+            presence = await self._engine.exchange.farewell(sequence)
+            await self._engine.sharing.farewell(presence)
         self._over.set()
 
     def status(self) -> SwarmStatus:
@@ -182,9 +191,31 @@ class SwarmService:
             members=tuple(MemberStatus(*row) for row in roster.table()),
         )
 
+    async def copy_store(self, path: Path) -> None:
+        """Put what the members keep together, as this node has it on disk, into a file. Raises StoreError."""
+        if self._engine is not None:
+            await self._engine.sharing.store.copy_to(path)
+
     def state(self) -> Any:
         """The newest state, or None while there is none. It is never changed in place."""
         return None if self._keeper is None else self._keeper.state
+
+    async def _open_store(self) -> StoreService:
+        """What the members keep together. Raises OSError."""
+        path = self._directory / STORE_NAME
+        try:
+            disk = await self._blocking(partial(Store, path, self.swarm))
+            store = self._store_on(disk)
+            await store.load()
+        except StoreError as error:
+            raise OSError(errno.ENOSPC if error.fault is Fault.FULL else errno.EIO, str(error)) from error
+        return store
+
+    def _store_on(self, disk: Store) -> StoreService:
+        means = self._means
+        return StoreService(
+            self.swarm, rules_of(means.spec), means.transport, disk, means.signer, blocking=self._blocking
+        )
 
     def _standing(self) -> Standing:
         if self._method is None:
@@ -209,7 +240,11 @@ class SwarmService:
             self._engine.do(self._cores.rounds.stand(trio.current_time(), standing))
             sequence = await self._next_sequence()
             if sequence is not None:
-                self._engine.exchange.stand(standing, sequence)
+                self._say(self._engine, standing, sequence)
+
+    def _say(self, engine: Engine, standing: Standing, sequence: int) -> None:
+        presence = engine.exchange.stand(standing, sequence)
+        engine.sharing.say_presence(presence)
 
     async def _next_sequence(self) -> int | None:
         """For another word about oneself; None if it cannot be kept on disk, so that it must not be used."""
@@ -242,6 +277,7 @@ class SwarmService:
         contributed = self._cores.rounds.contributed(trio.current_time(), offered)
         if not isinstance(contributed, str):
             engine.exchange.offer(offered)
+            engine.sharing.say_contribution(offered)
             engine.do(contributed)
 
     async def _watch_finish(self, stays: bool) -> None:

@@ -57,6 +57,7 @@ class Spec(Message, frozen=True, kw_only=True):
     settings: Settings = msgspec.field(
         default_factory=dict[str, Setting]
     )  # the method's own, which bounds and explains them
+    is_public: bool = False  # members list it where anybody may find it (`shoal swarm list --public`)
 
 
 class SignedSpec(Message, frozen=True):

@@ -1,5 +1,4 @@
-"""What a member keeps on disk beside its blobs: where it stands, what it has offered, whom it knows. The shell for
-the disk.
+"""What a member keeps on disk beside its blobs: where it stands, what it has offered. The shell for the disk.
 
 Every file is written whole under another name, synced and renamed, so that after a kill -9 each holds the old or the
 new value, never a part. A file that cannot be read counts as missing; the engine says so and catches up from others.
@@ -15,10 +14,10 @@ import msgspec
 from shoal.transport.blobs import BlobRef
 from shoal.transport.wire import U64, Malformed, Message, decode, encode
 
-from .records import MEMBERS_MAX, PRESENCE_BYTES_MAX, ContributionBytes, Head, PresenceBytes, ProposalBytes, RoundNumber
+from .records import CONTRIBUTION_BYTES_MAX, PROPOSAL_BYTES_MAX, ContributionBytes, Head, ProposalBytes, RoundNumber
 
 FILE_VERSION = 1
-FILE_BYTES_MAX = MEMBERS_MAX * (PRESENCE_BYTES_MAX + 16) + 1024
+FILE_BYTES_MAX = PROPOSAL_BYTES_MAX + CONTRIBUTION_BYTES_MAX + 1024
 
 Version = Annotated[int, msgspec.Meta(ge=FILE_VERSION, le=FILE_VERSION)]
 StoredMessage = TypeVar("StoredMessage", bound=Message)
@@ -40,11 +39,6 @@ class StoredTurn(Message, frozen=True):
     version: Version
     round: RoundNumber
     contribution: ContributionBytes
-
-
-class StoredMembers(Message, frozen=True):
-    version: Version
-    presences: Annotated[tuple[PresenceBytes, ...], msgspec.Meta(max_length=MEMBERS_MAX)]
 
 
 class StoredSequence(Message, frozen=True):
@@ -73,13 +67,6 @@ class MemberStore:
 
     def save_turn(self, round: int, contribution: bytes) -> None:
         self._save("turn", StoredTurn(FILE_VERSION, round, contribution))
-
-    def load_members(self) -> tuple[bytes, ...]:
-        stored = self._load("members", StoredMembers)
-        return stored.presences if isinstance(stored, StoredMembers) else ()
-
-    def save_members(self, presences: tuple[bytes, ...]) -> None:
-        self._save("members", StoredMembers(FILE_VERSION, presences))
 
     def next_sequence(self) -> int:
         """A sequence never given before, on disk before it is used."""

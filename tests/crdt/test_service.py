@@ -44,6 +44,7 @@ class World:
         store = Store(self.path(key, name), SWARM, bytes_max)
         service = StoreService(SWARM, RULES, transport, store, key, blocking=run_inline)
         async with trio.open_nursery() as nursery:
+            await service.load()
             await nursery.start(service.run)
             yield service
             nursery.cancel_scope.cancel()

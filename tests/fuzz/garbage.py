@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+import shoal.crdt
+import shoal.dht
 import shoal.node
 import shoal.training
 import shoal.transport
@@ -42,7 +44,7 @@ def modules(*packages: ModuleType) -> Iterator[ModuleType]:
 def message_types() -> list[type[Message]]:
     """Every message of the project, sorted by name. A new one is among them without being named anywhere."""
     found: set[type[Message]] = set()
-    for module in modules(shoal.transport, shoal.training, shoal.node):
+    for module in modules(shoal.transport, shoal.dht, shoal.crdt, shoal.training, shoal.node):
         found.update(
             value
             for value in vars(module).values()
@@ -97,7 +99,7 @@ def _built(chance: random.Random, info: inspect.Type) -> Any:
 
 def _length(chance: random.Random, low: int | None, high: int | None) -> int:
     fitting = [length for length in (*LENGTHS, low or 0) if (low or 0) <= length <= (10**9 if high is None else high)]
-    return chance.choice(fitting) if chance.random() < 0.9 else min(high or 300, 300)
+    return chance.choice(fitting) if chance.random() < 0.9 else max(low or 0, min(high or 300, 300))
 
 
 def mutated(chance: random.Random, corpus: Sequence[bytes]) -> bytes:

@@ -32,10 +32,8 @@ from shoal.training.payload import check_values, open_payload, write_payload
 from shoal.training.ports import BytesReader
 from shoal.training.records import (
     Contribution,
-    Presence,
     Record,
     open_contribution,
-    open_presence,
     open_proposal,
 )
 from shoal.training.spec import Settings, SignedSpec, Spec, open_spec, sign_spec, spec_from, spec_from_toml
@@ -320,13 +318,11 @@ class Decoder:
 
 DECODERS: Final = {
     "stored envelope": Decoder(
-        lambda data: open_stored(data, "shoal/presence/1", SWARM, 2**16), sealed(Presence, "presence")
+        lambda data: open_stored(data, "shoal/contribution/1", SWARM, 2**16), sealed(Contribution, "contribution")
     ),
     "direct envelope": Decoder(read_direct, DIRECT),
-    "presence": Decoder(lambda data: open_presence(data, SWARM), sealed(Presence, "presence")),
     "contribution": Decoder(lambda data: open_contribution(data, SWARM), sealed(Contribution, "contribution")),
     "proposal": Decoder(lambda data: open_proposal(data, SWARM), sealed(Record, "proposal")),
-    "signed presence": Decoder(lambda data: open_presence(signed("presence", data), SWARM), SOUND),
     "signed contribution": Decoder(lambda data: open_contribution(signed("contribution", data), SWARM), SOUND),
     "signed proposal": Decoder(lambda data: open_proposal(signed("proposal", data), SWARM), SOUND),
     "signed spec": Decoder(read_signed_spec, [sign_spec(spec(), ME).spec, *SOUND]),
@@ -414,7 +410,6 @@ def test_any_file_is_read_or_refused_once(tmp_path: Path) -> None:
     store = MemberStore(tmp_path)
     heads = corpus_of(random.Random(5), [StoredHead])
     attack(read_file(tmp_path / "head", store.load_head), heads, "head", count)
-    attack(read_file(tmp_path / "members", store.load_members), SOUND, "members", count)
     attack(read_file(tmp_path / "sequence", store.next_sequence), SOUND, "sequence", count // 10)
     pins = [b'{"label":"x","blob":"%s"}\n' % cid_text(bytes(32)).encode(), b'{"label":"x"}\n', b"\x00" * 20]
     attack(read_file(tmp_path / "pins.jsonl", lambda: Pins(tmp_path / "pins.jsonl")), pins, "pins", count)

@@ -30,7 +30,6 @@ from shoal.training.records import (
     Presence,
     Record,
     Standing,
-    seal_presence,
 )
 from shoal.training.service import SwarmService
 from shoal.training.spec import swarm_id_of
@@ -128,8 +127,8 @@ async def full_node(directory: Path) -> AsyncGenerator[FullNode]:
 
 
 async def say_hello(full: FullNode, transport: MemoryTransport, identity: Identity) -> None:
-    presence = Presence(Standing.PAUSED, (address_of(identity.peer_id),))
-    hello = Hello(PROTOCOL_VERSION, seal_presence(identity, full.swarm, 1, presence).envelope, full.head, ())
+    presence = Presence(1, Standing.PAUSED, (address_of(identity.peer_id),))
+    hello = Hello(PROTOCOL_VERSION, presence, full.head)
     reply = await transport.request(full.peer_id, Calls(full.swarm).hello, hello, timeout_s=ANSWER_S)
     assert isinstance(reply, Hello), reply
 

@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from shoal.node.complaint import Complaint, Exit
-from shoal.node.membership import KNOWN_MEMBERS_MAX, Membership, SwarmFolder, known_folders, with_known, write_whole
+from shoal.node.membership import (
+    KNOWN_MEMBERS_MAX,
+    Membership,
+    SwarmFolder,
+    choose,
+    known_folders,
+    sweep,
+    with_known,
+    write_whole,
+)
 from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
 from shoal.transport.identity import Identity
 from shoal.transport.port import Address, PeerId
@@ -49,7 +58,20 @@ def test_leftovers_of_an_interrupted_create_or_leave_are_removed(tmp_path: Path)
         (leftover / "spec").write_bytes(b"half")
     (tmp_path / ("cd" * 32) / "rounds").mkdir(parents=True)  # a worker that wrote after its swarm was left
     assert [folder.swarm for folder in known_folders(tmp_path)] == [kept.swarm]
+    sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [kept.path.name]
+
+
+def test_a_swarm_is_chosen_by_id_beginning_or_name_and_else_said_which_there_are() -> None:
+    known = {"ab" * 32: "plays", "ac" * 32: "songs", "cd" * 32: "songs"}
+    assert choose("ab", known) == choose("plays", known) == choose(None, {"ab" * 32: "plays"}) == "ab" * 32
+    for name in ("a", "songs", None):
+        with pytest.raises(Complaint, match="say which swarm"):
+            choose(name, known)
+    with pytest.raises(Complaint, match="only in"):
+        choose("other", known)
+    with pytest.raises(Complaint, match="create"):
+        choose(None, {})
 
 
 def test_a_removed_swarm_is_gone(tmp_path: Path) -> None:

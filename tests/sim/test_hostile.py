@@ -29,7 +29,6 @@ from shoal.training.records import (
     Taken,
     TellHead,
     seal_contribution,
-    seal_presence,
     seal_proposal,
 )
 from shoal.training.spec import swarm_id_of
@@ -67,9 +66,8 @@ class Villain:
     record: bytes = bytes(32)
 
     async def hello(self, standing: Standing, head: Head | None = None, sequence: int = 1) -> None:
-        presence = Presence(standing, tuple(self.transport.addresses()))
-        envelope = seal_presence(self.identity, self.swarm_id, sequence, presence).envelope
-        said = Hello(1, envelope, head or Head(0, self.swarm_id, b""), ())
+        presence = Presence(sequence, standing, tuple(self.transport.addresses()))
+        said = Hello(1, presence, head or Head(0, self.swarm_id, b""))
         for node in self.swarm.nodes:
             await self.transport.request(node.peer_id, self.calls.hello, said, timeout_s=1.0)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shoal.training.records import (
     INLINE_BYTES_MAX,
+    PRESENCE_BYTES_MAX,
     AskContributions,
     Calls,
     Contribution,
@@ -22,11 +23,9 @@ from shoal.training.records import (
     Taken,
     TellHead,
     open_contribution,
-    open_presence,
     open_proposal,
     record_hash,
     seal_contribution,
-    seal_presence,
     seal_proposal,
     turn_seed,
 )
@@ -39,24 +38,20 @@ SWARM = bytes(range(32))
 ANN, BEN = sorted((Identity.from_seed(bytes([n]) * 32) for n in (1, 2)), key=lambda identity: identity.peer_id)
 CONTRIBUTION = Contribution(bytes(32), b"\x01" * 32, 7, b"payload")
 RECORD = Record(SWARM, 1, bytes(32), (Taken(ANN.peer_id, bytes(32)), Taken(BEN.peer_id, b"\x01" * 32)))
-PRESENCE = Presence(Standing.TRAINER, ("/ip4/192.0.2.1/tcp/4001",))
 
-OPENERS: list[Callable[[bytes, bytes], object]] = [open_contribution, open_presence, open_proposal]
+OPENERS: list[Callable[[bytes, bytes], object]] = [open_contribution, open_proposal]
 
 
 def test_what_was_sealed_opens_to_itself() -> None:
     offered = seal_contribution(ANN, SWARM, 3, CONTRIBUTION)
-    present = seal_presence(ANN, SWARM, 9, PRESENCE)
     proposed = seal_proposal(ANN, SWARM, RECORD)
     assert open_contribution(offered.envelope, SWARM) == offered
-    assert open_presence(present.envelope, SWARM) == present
     assert open_proposal(proposed.envelope, SWARM) == proposed
 
 
 def test_nothing_opens_in_another_swarm_nor_as_another_kind() -> None:
     sealed = [
         seal_contribution(ANN, SWARM, 1, CONTRIBUTION).envelope,
-        seal_presence(ANN, SWARM, 1, PRESENCE).envelope,
         seal_proposal(ANN, SWARM, RECORD).envelope,
     ]
     for kind, envelope in enumerate(sealed):
@@ -119,15 +114,14 @@ def test_the_largest_of_each_kind_fits_its_bound() -> None:
     head = Head(2**31, bytes(32), bytes(32))
     members = sorted(Identity.from_seed(n.to_bytes(32, "big")).peer_id for n in range(1024))
     record = Record(SWARM, 2**31, bytes(32), tuple(Taken(member, bytes(32)) for member in members))
-    presence = Presence(Standing.STORAGE, ("/" + "x" * 255,) * 16)
+    presence = Presence(2**63 - 1, Standing.STORAGE, ("/" + "x" * 255,) * 16)
     proposed = seal_proposal(ANN, SWARM, record)
     offered = seal_contribution(ANN, SWARM, 2**31, Contribution(bytes(32), bytes(32), 2**24, bytes(INLINE_BYTES_MAX)))
-    present = seal_presence(ANN, SWARM, 2**63 - 1, presence)
     assert open_proposal(proposed.envelope, SWARM) == proposed
     assert open_contribution(offered.envelope, SWARM) == offered
-    assert open_presence(present.envelope, SWARM) == present
     calls = Calls(SWARM)
-    hello = Hello(1, present.envelope, head, (present.envelope,) * 32)
+    assert len(encode(presence)) <= PRESENCE_BYTES_MAX
+    hello = Hello(1, presence, head)
     assert len(encode(hello)) <= calls.hello.request_bytes_max
     assert len(encode(Have(head, (bytes(32),) * 1024, True))) <= calls.have.request_bytes_max
     assert len(encode(AskContributions((bytes(32),) * 32))) <= calls.contributions.request_bytes_max
@@ -165,7 +159,7 @@ def test_an_independent_implementation_of_messagepack_reads_and_writes_the_same_
     for message, plain in [
         (CONTRIBUTION, [bytes(32), b"\x01" * 32, 7, b"payload"]),
         (RECORD, [SWARM, 1, bytes(32), [[row.member, row.contribution] for row in RECORD.taken]]),
-        (PRESENCE, [1, list(PRESENCE.addresses)]),
+        (Presence(9, Standing.TRAINER, ("/ip4/192.0.2.1/tcp/4001",)), [9, 1, ["/ip4/192.0.2.1/tcp/4001"]]),
         (Have(head, (bytes(32),), True), [[6, b"\x22" * 32, b""], [bytes(32)], True]),
         (TellHead(head, b"", BlobRef(bytes(32), 9)), [[6, b"\x22" * 32, b""], b"", [bytes(32), 9]]),
     ]:
@@ -179,10 +173,10 @@ def test_any_bytes_are_a_refusal(data: bytes, open_: Callable[[bytes, bytes], ob
     assert isinstance(open_(data, SWARM), Malformed)
 
 
-DOMAINS = ("shoal/presence/1", "shoal/contribution/1", "shoal/proposal/1")
+DOMAINS = ("shoal/contribution/1", "shoal/proposal/1")
 
 
-@given(st.sampled_from(list(zip(DOMAINS, (open_presence, open_contribution, open_proposal), strict=True))), st.data())
+@given(st.sampled_from(list(zip(DOMAINS, (open_contribution, open_proposal), strict=True))), st.data())
 def test_any_signed_body_gives_a_value_or_a_refusal(
     kind: tuple[str, Callable[[bytes, bytes], object]], data: st.DataObject
 ) -> None:

@@ -27,13 +27,13 @@ from shoal.training.records import (
     Head,
     Offered,
     Presence,
+    Present,
     Proposed,
     Record,
     Standing,
     Taken,
     record_hash,
     seal_contribution,
-    seal_presence,
     seal_proposal,
 )
 from shoal.training.roster import Roster
@@ -82,7 +82,7 @@ class Member:
 
     def meet(self, *others: Identity, head: Head = START, standing: Standing = Standing.TRAINER) -> None:
         for other in others:
-            assert self.roster.greet(seal_presence(other, SWARM, 1, Presence(standing, ())), head)
+            assert self.roster.greet(Present(other.peer_id, Presence(1, standing, ())), head)
 
 
 def contribution(
@@ -350,9 +350,9 @@ def test_a_swarm_with_a_fixed_start_takes_that_state_and_no_other() -> None:
     new_closing = lambda: LowestPeerCloses(ANN.peer_id, 1, 2.0)  # noqa: E731
     rounds = Rounds(SPEC, ANN.peer_id, roster, new_closing, Standing.TRAINER, START, (), right.digest)
     assert [type(event) for event in events(rounds.look(0.0))] == [Waiting]
-    roster.greet(seal_presence(BEN, SWARM, 1, Presence(Standing.TRAINER, ())), Head(0, SWARM, b"\x01" * 32))
+    roster.greet(Present(BEN.peer_id, Presence(1, Standing.TRAINER, ())), Head(0, SWARM, b"\x01" * 32))
     assert of_kind(rounds.look(1.0), Resync) == []
-    roster.greet(seal_presence(CAT, SWARM, 1, Presence(Standing.TRAINER, ())), right)
+    roster.greet(Present(CAT.peer_id, Presence(1, Standing.TRAINER, ())), right)
     assert of_kind(rounds.look(2.0), Resync) == [Resync(right, (CAT.peer_id,))]
     assert len(of_kind(rounds.adopted(3.0, right, ()), Train)) == 1
 
@@ -375,7 +375,7 @@ def test_memory_stays_bounded_whatever_strangers_send() -> None:
     ann.rounds.look(0.0)
     crowd = [Identity.from_seed(n.to_bytes(32, "big")) for n in range(100, 140)]
     for each in crowd:
-        if ann.roster.greet(seal_presence(each, SWARM, 1, Presence(Standing.TRAINER, ())), START):
+        if ann.roster.greet(Present(each.peer_id, Presence(1, Standing.TRAINER, ())), START):
             for round in (1, 2):
                 ann.rounds.heard(1.0, contribution(each, round))
                 ann.rounds.proposed(

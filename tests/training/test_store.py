@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shoal.training.pins import Pins
 from shoal.training.ports import BlobReader, Payload
 from shoal.training.records import Head
-from shoal.training.store import FILE_VERSION, MemberStore, StoredHead, StoredMembers, StoredTurn
+from shoal.training.store import FILE_VERSION, MemberStore, StoredHead, StoredTurn
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed, decode
@@ -21,14 +21,11 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     store = MemberStore(tmp_path / "deep" / "down")
     assert store.load_head() is None
     assert store.load_turn() is None
-    assert store.load_members() == ()
     store.save_head(HEAD)
     store.save_turn(4, b"contribution")
-    store.save_members((b"one", b"two"))
     again = MemberStore(tmp_path / "deep" / "down")
     assert again.load_head() == HEAD
     assert again.load_turn() == StoredTurn(FILE_VERSION, 4, b"contribution")
-    assert again.load_members() == (b"one", b"two")
 
 
 def test_sequences_never_repeat_across_starts(tmp_path: Path) -> None:
@@ -48,17 +45,13 @@ def test_damaged_or_newer_files_are_a_value_not_a_crash(tmp_path: Path) -> None:
     store = MemberStore(tmp_path)
     for garbage in (b"", b"\xc1", b"\x95\x02", bytes(1000)):
         (tmp_path / "head").write_bytes(garbage)
-        (tmp_path / "members").write_bytes(garbage)
         assert isinstance(store.load_head(), Malformed)
-        assert store.load_members() == ()
     (tmp_path / "turn").mkdir()
     assert isinstance(store.load_turn(), Malformed)
 
 
-@given(st.sampled_from([StoredHead, StoredTurn, StoredMembers]), st.binary(max_size=200))
-def test_any_bytes_in_a_file_decode_or_are_refused(
-    type_: type[StoredHead | StoredTurn | StoredMembers], data: bytes
-) -> None:
+@given(st.sampled_from([StoredHead, StoredTurn]), st.binary(max_size=200))
+def test_any_bytes_in_a_file_decode_or_are_refused(type_: type[StoredHead | StoredTurn], data: bytes) -> None:
     assert isinstance(decode(data, type_, 1000), type_ | Malformed)
 
 
