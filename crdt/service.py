@@ -34,6 +34,7 @@ from .rules import NoRecords, Records, Rules
 from .store import Store
 from .writing import prepare
 
+COMPARE_S: Final = 3.0  # for 65 KB; longer: peers that keep silent hold up those that do not
 ANSWER_S: Final = 20.0  # for a piece of 256 KB over a slow line
 EXCHANGE_S: Final = 300.0
 SLICE: Final = 32  # batches taken in, at 0.1 ms each, before others have their turn
@@ -337,7 +338,7 @@ class StoreService:
         request = self._transport.request
         reply: Compared | Settled | Refusal
         if isinstance(question, Compare):
-            reply = await request(peer, self._calls.compare, question, timeout_s=ANSWER_S)
+            reply = await request(peer, self._calls.compare, question, timeout_s=COMPARE_S)
         else:
             reply = await request(peer, self._calls.settle, question, timeout_s=ANSWER_S)
         if isinstance(reply, Refusal):
