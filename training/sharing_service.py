@@ -24,6 +24,7 @@ TRY_AGAIN_S = 10.0  # after the store refused for now
 
 class Sharing:
     """Args:
+    store: whose `load` has been called.
     introduce: is told of members, at the start and when one of them says something new.
     """
 
@@ -49,7 +50,7 @@ class Sharing:
         self._say("contribution", lambda replica: indexed_operation(replica, offered))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Share until cancelled; what the disk held is known when this has started. Raises StoreError before that."""
+        """Share until cancelled; the members that the disk tells of are known when this has started."""
         async with self.store.changes() as changes, trio.open_nursery() as nursery:
             await nursery.start(self.store.run)
             self._introduce(members(self.store.replica))
@@ -79,6 +80,8 @@ class Sharing:
                 self._wanted = wanted | self._wanted
                 await trio.sleep(TRY_AGAIN_S)
                 self._wake.set()
+            else:
+                self._said = ""
 
     def _complain(self, message: str) -> None:
         if message != self._said:
