@@ -5,7 +5,6 @@ whoever can connect finds a node that works.
 """
 
 import contextlib
-import errno
 import os
 import signal
 import threading
@@ -17,13 +16,14 @@ import trio
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.bulk import BlobService
 from shoal.transport.host import HostError, open_host
-from shoal.transport.identity import DirectoryLock, Identity, IdentityError, lock_directory, public_key_of
+from shoal.transport.identity import Identity, IdentityError, public_key_of
 from shoal.transport.limits import Limits
 from shoal.transport.port import Address, PeerId, Transport
 from shoal.transport.relay import RelayLimits
 
 from .complaint import Complaint, Exit
 from .config import GIGABYTE, KEY_NAME, Config
+from .directory import exit_of, take_directory
 from .listening import check_ports, listen_addresses, remember_port
 from .local_api import LocalApi
 from .local_methods import LocalMethods
@@ -110,30 +110,12 @@ async def run_after_start(
         await trio.to_thread.run_sync(first, abandon_on_cancel=True)
 
 
-def take_directory(data_dir: Path) -> DirectoryLock:
-    """The lock on the data directory. Raises Complaint."""
-    try:
-        return lock_directory(data_dir)
-    except IdentityError as error:
-        raise Complaint(str(error), exit_of(error.__cause__)) from error
-    except OSError as error:
-        raise Complaint(f"the data directory {data_dir} cannot be used: {error.strerror}", exit_of(error)) from error
-
-
 def load_identity(path: Path) -> Identity:
     """The node's key. Raises Complaint."""
     try:
         return Identity.load_or_create(path)
     except IdentityError as error:
         raise Complaint(str(error), exit_of(error.__cause__)) from error
-
-
-def exit_of(cause: BaseException | None) -> Exit:
-    """The code for what the system answered when the data directory was to be used."""
-    if isinstance(cause, BlockingIOError):
-        return Exit.IN_USE
-    is_full = isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT)
-    return Exit.DISK if is_full else Exit.CONFIG
 
 
 async def open_store(directory: Path, config: Config) -> BlobStore:

@@ -1,35 +1,14 @@
-"""`shoal store show|verify|digest`: what a swarm's members keep together, read from this node's disk.
-
-Nothing is believed, and nobody is asked: the spec and the bytes on disk tell all. A running node, whose file is its
-alone, makes a copy.
-"""
+"""`shoal store show|verify|digest`: what a swarm's members keep together, read from this node's disk."""
 
 import argparse
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from shoal.crdt.dots import Cell, Dot, Entry
-from shoal.crdt.rules import Rules
-from shoal.crdt.store import Store, StoreError
-from shoal.crdt.verify import Found, verify
-from shoal.training.namespaces import STORE_NAME, rules_of
-from shoal.transport.identity import peer_id_of
-from shoal.transport.wire import Malformed, decode
-
-from .app import take_directory
 from .cli_parts import add_command, counted, data_dir_of, print_json, seen, table
 from .complaint import Complaint, Exit
-from .local_client import LocalClient
-from .membership import SwarmFolder, choose, known_folders
 
 if TYPE_CHECKING:
     from .cli_parts import Commands
 
-SWARMS_NAME = "swarms"
 VALUE_CHARS = 100  # of one value, for people
 
 EPILOG = """\
@@ -68,49 +47,10 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
             command.add_argument("--namespace", metavar="NAME", help="only this one: members or contributions")
 
 
-def found_in(arguments: argparse.Namespace) -> tuple[SwarmFolder, Rules, Found]:
-    """The swarm's store, verified. Raises Complaint."""
-    data_dir = data_dir_of(arguments)
-    read = {folder: folder.read()[1] for folder in known_folders(data_dir / SWARMS_NAME)}
-    id = choose(arguments.swarm, {folder.swarm.hex(): spec.name for folder, spec in read.items()})
-    (folder,) = [folder for folder in read if folder.swarm.hex() == id]
-    rules = rules_of(read[folder])
-    try:
-        with stored(data_dir, folder) as path, Store(path, folder.swarm) as store:
-            loaded = store.load()
-            snapshot = None
-            if loaded.snapshot is not None:
-                snapshot = list(loaded.snapshot.pieces), loaded.snapshot.digest
-            return folder, rules, verify(folder.swarm, rules, snapshot, loaded.batches)
-    except StoreError as error:
-        raise Complaint(str(error), Exit.DISK) from error
-
-
-@contextmanager
-def stored(data_dir: Path, folder: SwarmFolder) -> Generator[Path]:
-    """The file to read: a copy that the running node makes of it, or, where none runs, itself. Raises Complaint."""
-    try:
-        client = LocalClient(data_dir)
-    except Complaint as complaint:
-        if complaint.code is not Exit.NO_NODE:
-            raise
-        path = folder.rounds / STORE_NAME
-        if not path.exists():
-            raise Complaint(f"there is no {path} yet: the node makes it when it first runs the swarm") from complaint
-        with take_directory(data_dir):
-            yield path
-        return
-    with client:
-        path = Path(client.call("store.copy", swarm=folder.swarm.hex())["path"])
-    try:
-        yield path
-    finally:
-        for name in (path.name, f"{path.name}-wal", f"{path.name}-journal"):
-            path.with_name(name).unlink(missing_ok=True)
-
-
 def run_show(arguments: argparse.Namespace) -> Exit:
-    folder, rules, found = found_in(arguments)
+    from .stored import entry_of, read_store  # here: it takes a while to load
+
+    folder, rules, found = read_store(data_dir_of(arguments), arguments.swarm)
     namespaces = sorted(rules.namespaces)
     if arguments.namespace is not None:
         if arguments.namespace not in namespaces:
@@ -120,7 +60,7 @@ def run_show(arguments: argparse.Namespace) -> Exit:
         entry_of(rules, namespace, path, dot, entry)
         for (namespace, path), cell in found.replica.cells()
         if namespace in namespaces
-        for dot, entry in sorted_entries(cell)
+        for dot, entry in sorted(cell.entries.items())
     ]
     if arguments.json:
         print_json({"id": folder.swarm.hex(), "entries": entries})
@@ -137,45 +77,21 @@ def run_show(arguments: argparse.Namespace) -> Exit:
     return Exit.OK
 
 
-def sorted_entries(cell: Cell) -> list[tuple[Dot, Entry]]:
-    return sorted(cell.entries.items())
-
-
-def entry_of(rules: Rules, namespace: str, path: tuple[str, ...], dot: Dot, entry: Entry) -> dict[str, Any]:
-    """One entry as JSON: a typed value by the names of its fields, other bytes in hex."""
-    schema = rules.namespaces[namespace].schema
-    value = entry.value if schema is None else decode(entry.value, schema, len(entry.value))
-    return {
-        "namespace": namespace,
-        "path": list(path),
-        "value": plain(entry.value if isinstance(value, Malformed) else value),
-        "writer": str(peer_id_of(dot.writer)),
-        "number": dot.number,
-    }
-
-
-def plain(value: Any) -> Any:
-    """A message as tables, lists and text."""
-    match value:
-        case bytes():
-            return value.hex()
-        case msgspec.Struct():
-            return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
-        case tuple():
-            return [plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
-        case _:
-            return value
-
-
 def run_digest(arguments: argparse.Namespace) -> Exit:
-    folder, _, found = found_in(arguments)
+    from .stored import read_store
+
+    folder, _, found = read_store(data_dir_of(arguments), arguments.swarm)
     digest = found.replica.digest().hex()
     print_json({"id": folder.swarm.hex(), "digest": digest}) if arguments.json else print(digest)
     return Exit.OK
 
 
 def run_verify(arguments: argparse.Namespace) -> Exit:
-    folder, _, found = found_in(arguments)
+    from shoal.transport.identity import peer_id_of
+
+    from .stored import read_store
+
+    folder, _, found = read_store(data_dir_of(arguments), arguments.swarm)
     replica = found.replica
     summary: dict[str, Any] = {
         "id": folder.swarm.hex(),
