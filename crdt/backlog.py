@@ -50,10 +50,3 @@ class Backlog:
         """Whether these very bytes wait: no hash covers a signature, so another's need not be good."""
         held = self._waiting.get(stretch.writer, {}).get(stretch.hashes[-1])
         return held is not None and held.data == stretch.data
-
-    def drop(self, stretch: Stretch) -> None:
-        """Let a batch wait no more."""
-        del self._waiting[stretch.writer][stretch.hashes[-1]]
-        if not self._waiting[stretch.writer]:
-            del self._waiting[stretch.writer]
-        self.bytes -= len(stretch.data)

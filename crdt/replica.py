@@ -24,7 +24,7 @@ from .cells import Applied, Cells, Key, cells_digest
 from .chain import Apart, Chain, Gap, Head, Known, News, news_of
 from .compact import Frontier, Mark, Snapshot
 from .dots import Cell, Dot, Entry, Seen, Writer
-from .operation import OPERATIONS_MAX, BatchSigner, Operation, Stretch, Verify, genesis, read_batch, seal, tag_of
+from .operation import BatchSigner, Operation, Stretch, Verify, genesis, read_batch, seal, tag_of
 from .rules import NoRecords, Records, Rules, Spent, Unknown, judge
 
 _DIGEST: Final = b"shoal/state/1"
@@ -132,10 +132,12 @@ class Replica:
             self._take_waiting(stretch.writer, admission)
         return admission
 
-    def write(self, signer: BatchSigner, operations: Sequence[Operation]) -> Stretch | Malformed:
-        """The node's own operations, as one batch: applied, and to be stored before anybody hears of it.
+    def draft(self, signer: BatchSigner, operations: Sequence[Operation]) -> Stretch | Malformed:
+        """The node's own operations as its next batch, judged but not applied: first they have to be on disk.
 
-        Malformed if the rules refuse them, or this key's chain has forked: nothing it writes counts any more.
+        Were they applied first, a peer that compares meanwhile would hear of what a power cut may still undo; and a
+        disk that is full would leave in memory what no disk has. Malformed if the rules refuse them, or this key's
+        chain has forked.
         """
         writer = Writer(signer.public_key)
         chain = self._chains.get(writer) or self._begin(writer)
@@ -144,16 +146,23 @@ class Replica:
                 f"{peer_id_of(writer)} has written two histories (was its data directory copied or restored?): "
                 "nothing it writes counts any more; the node needs a new key"
             )
-        if not 0 < len(operations) <= OPERATIONS_MAX:
-            return Malformed(f"a batch has 1 to {OPERATIONS_MAX} operations, not {len(operations)}")
-        stretch = seal(signer, self.swarm, chain.number + 1, chain.hash_at(chain.number), operations)
-        admission = Admission()
-        self._take(stretch, admission, is_trusted=True)
-        if admission.refusal is None and not admission.kept:
-            if admission.waits:
-                self._backlog.drop(stretch)  # or it would fork this chain once the record is known
+        if writer not in self._chains and len(self._chains) >= self.rules.writers_max:
+            return Malformed(f"more than {self.rules.writers_max} writers in this swarm")
+        try:
+            stretch = seal(signer, self.swarm, chain.number + 1, chain.hash_at(chain.number), operations)
+        except ValueError as error:
+            return Malformed(str(error))
+        judged = self._judge(chain, stretch, News(stretch.first, is_fork=False))
+        if isinstance(judged, Unknown):
             return Malformed("an operation names a record that is not known here")
-        return admission.refusal or stretch
+        return judged or stretch
+
+    def write(self, signer: BatchSigner, operations: Sequence[Operation]) -> Stretch | Malformed:
+        """`draft`, applied at once: for those who have no disk."""
+        stretch = self.draft(signer, operations)
+        if isinstance(stretch, Stretch):
+            self._take(stretch, Admission(), is_trusted=True)
+        return stretch
 
     def records_came(self) -> Admission:
         """More records are known: batches that waited for them may be judged."""

@@ -30,9 +30,8 @@ from .heads import SALT_BYTES
 from .operation import BatchSigner, Operation, Stretch
 from .partners import Partners
 from .replica import Admission, Replica
-from .rules import NoRecords, Records, Rules
+from .rules import Records, Rules
 from .store import Store
-from .writing import prepare
 
 COMPARE_S: Final = 3.0  # for 65 KB; longer: peers that keep silent hold up those that do not
 ANSWER_S: Final = 20.0  # for a piece of 256 KB over a slow line
@@ -91,7 +90,6 @@ class StoreService:
         blocking: RunBlocking = run_in_thread,
     ) -> None:
         self.replica = Replica(swarm, rules, records)  # for reading
-        self._records = records or NoRecords()
         self._transport = transport
         self._signer = signer
         self._own = Writer(signer.public_key)
@@ -189,7 +187,7 @@ class StoreService:
     async def _write(self, make: Callable[[Replica], Sequence[Operation]]) -> Stretch | Malformed | Refusal:
         if self._guard.standing is Standing.REFUSES:
             return self._refused()
-        stretch = prepare(self.replica, self._records, self._signer, make(self.replica))
+        stretch = self.replica.draft(self._signer, make(self.replica))
         if isinstance(stretch, Malformed):
             return stretch
         problem = await self._disk.append(stretch)
