@@ -14,10 +14,10 @@ from shoal.transport.token_bucket import TokenBucket
 from shoal.transport.wire import Malformed, encode
 
 from .contacts import Contact
+from .hearsay import own_addresses, worth_of
 from .held import HeldRecords
 from .keys import PROVIDER_KEY_BYTES_MAX, position_of
 from .messages import CONTACTS_MAX, KadMessage, MessageKind
-from .peer_records import addresses_in
 from .providers import Providers
 from .records import open_record
 from .routing import RoutingTable
@@ -49,7 +49,7 @@ class Answering:
             del self._budgets[next(iter(self._budgets))]
         if not budget.take(now):
             return Malformed(f"more than {ASKED_PER_S:.0f} questions a second")
-        self._table.asked(Contact(sender, addresses_in(question.sender_record, sender)), met_at, now)
+        self._table.asked(Contact(sender, own_addresses(question.sender_record, sender, met_at)), met_at, now)
         match question.kind:
             case MessageKind.PING:
                 return KadMessage(MessageKind.PING)
@@ -92,4 +92,5 @@ class Answering:
         own = next((provider for provider in question.providers if provider.peer == sender), None)
         if own is None or not own.addresses:
             return Malformed("an ADD_PROVIDER in which its sender does not name itself with an address")
+        own = Contact(sender, worth_of(own.addresses, met_at))  # without any it still is a provider for its connections
         return self._providers.add(question.key, own, met_at, now) or KadMessage(question.kind, question.key)

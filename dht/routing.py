@@ -4,7 +4,8 @@ One bucket per number of leading bits shared with this node's position, each wit
 in stays as long as it answers: long-lived peers live longer, and newcomers cannot push the old out. When a bucket is
 full the peer heard of longest ago is checked, and only its silence makes room for the newest of the bucket's spares.
 
-Only who has answered a question enters. A peer that merely asks, or is merely named by others, is checked first.
+Only who has answered a question enters, and where it can be reached. A peer that merely asks, or is merely named by
+others, is checked first.
 
 What a malicious peer may do: make ids at will, name peers at will. What it cannot do: enter without answering at an
 address; have more than a few of its ids in one bucket or in the table from one range of addresses (`contacts`); push
@@ -34,7 +35,8 @@ SAVED_BYTES_MAX: Final = 4 * 2**20
 CHECKS_MAX: Final = 8  # under way at once
 CHECK_S_MAX: Final = 30.0  # then its owner has forgotten to say how it went
 CANDIDATES_MAX: Final = 64  # peers that asked and wait to be checked
-RECHECK_S: Final = 20.0  # after a failure
+RECHECK_S: Final = 20.0  # after a failure, doubled with each up to RECHECK_S_MAX: a node cut off gets back by these
+RECHECK_S_MAX: Final = 300.0
 REFRESHED_MAX: Final = 9  # the deepest bucket; deeper ones hold neighbours, found by looking up this node itself
 _TRIES_MAX: Final = 4096  # hashes to find a key in a bucket: 2 ms on average in the deepest, 8 ms at worst
 _SELF: Final = -1  # stands for this node's own position among the buckets to refresh
@@ -132,7 +134,9 @@ class RoutingTable:
         bucket = self._buckets.setdefault(self._index(peer), _Bucket())
         entry = self._entry(contact, met_at, now)
         old = bucket.entries.get(peer) or bucket.spares.get(peer)
-        if old is not None and not contact.addresses:
+        if not contact.addresses:
+            if old is None:
+                return
             entry.contact = old.contact
         if self._remove(bucket, peer) or len(bucket.entries) < self._settings.bucket_size:
             if self._fits(bucket, entry):
@@ -144,7 +148,11 @@ class RoutingTable:
             del bucket.spares[next(iter(bucket.spares))]
 
     def asked(self, contact: Contact, met_at: Address | None, now: float) -> None:
-        """A peer asked us something: it may be worth a `Check`, which `due` will order."""
+        """A peer asked us something: it may be worth a `Check`, which `due` will order.
+
+        Args:
+            contact: with the addresses it says of itself; none: it is a client, which nobody should ask.
+        """
         peer = contact.peer
         if peer == self._self_id or peer in self._candidates or peer in self._checking:
             return
@@ -153,6 +161,8 @@ class RoutingTable:
         if known is not None:
             known.heard_at = now
             bucket.entries[peer] = bucket.entries.pop(peer)
+            return
+        if not contact.addresses:
             return
         candidate = self._entry(contact, met_at, now)
         waiting = [each for each in self._candidates.values() if each.ranges and each.ranges == candidate.ranges]
@@ -178,7 +188,7 @@ class RoutingTable:
         if not entry.failures:
             entry.failed_at = now
         entry.failures += 1
-        entry.recheck_at = now + RECHECK_S * 2.0 ** min(entry.failures - 1, 6)
+        entry.recheck_at = now + min(RECHECK_S_MAX, RECHECK_S * 2.0 ** min(entry.failures - 1, 6))
         # When nobody answers, it is this node that is cut off: it keeps whom it knows.
         if entry.failures >= self._settings.failures_max and self._answered_at >= entry.failed_at:
             self._remove(bucket, peer)

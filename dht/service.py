@@ -1,12 +1,13 @@
 """A node of the DHT at work: asks, answers, publishes and keeps its table, as the cores say.
 
-A node that others can reach is a server: it answers, and holds what lies near it. One that they cannot reach is a
-client: it asks and publishes, and in nobody's table takes the place of a node that could answer.
+A node that others can reach is a server: it says where it listens, and holds what lies near it. One that they cannot
+reach is a client: it asks, publishes and answers whoever is connected, and in nobody's table takes the place of a node
+that could be dialed. Who can be reached often learns so only after the start: `become_server`.
 """
 
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,35 +20,32 @@ from shoal.transport.envelope import Signer
 from shoal.transport.multiaddrs import peer_bytes
 from shoal.transport.port import (
     Address,
-    ByteStream,
+    Connection,
     PeerDisconnected,
     PeerId,
     Refusal,
     Transport,
 )
-from shoal.transport.wire import Malformed
 
 from .answering import Answering
-from .asking_service import ASK_S_MAX, Asking, Messages
+from .asking_service import Asking
 from .contacts import Contact
-from .hearsay import worth_dialing
+from .hearsay import own_addresses, worth_dialing
 from .held import HeldRecords
 from .keys import RecordKey, blob_providers_key, position_of, position_of_peer
 from .lookup import LookupSettings
 from .messages import PROTOCOL, KadMessage, MessageKind
 from .patience import Patience
-from .peer_records import addresses_in, seal_addresses
+from .peer_records import seal_addresses
 from .providers import Providers
 from .records import Record, sign_record
 from .renewal import Own, OwnProvision, OwnRecord, Renewal, key_of
 from .routing import Check, Refresh, RoutingTable, TableSettings
-from .saved_service import load_contacts, save_table
+from .saved_service import survive
 from .search import QUORUM, Ask, Goal, Search, announce, is_taken, put
+from .serving_service import Serving
 
-STREAMS_SERVED_MAX: Final = 8  # of one peer; one that opens more is turned away
-SILENT_S_MAX: Final = 600.0  # a stream on which nothing was asked for so long is closed
 TELL_S_MAX: Final = 1.0  # that a publication waits for slow holders; they may still take it after that
-SAVE_S: Final = 60.0
 KEEP_S_MIN: Final = 0.1  # between two looks at what there is to do: each goes through the whole table
 
 
@@ -56,7 +54,7 @@ class DhtSettings:
     lookups: LookupSettings = field(default_factory=LookupSettings)
     table: TableSettings = field(default_factory=TableSettings)
     quorum: int = QUORUM
-    is_server: bool = True
+    is_server: bool = True  # from the start on
     saved_at: Path | None = None  # where the table survives a restart
 
 
@@ -78,11 +76,12 @@ class DhtService:
         self._table = RoutingTable(self._self_id, settings.table, seed)
         self._held = HeldRecords(position_of_peer(self._self_id), seed)
         self._announced = Providers(seed)
+        self._is_server = settings.is_server
         self._answering = Answering(self._self_id, self._table, self._held, self._announced)
+        self._serving = Serving(self._answering, self._met_at, self._sender_record, self._kick)
         self._renewal, self._patience = Renewal(seed), Patience()
         self._asking = Asking(transport, self._met_at)
-        self._met: dict[PeerId, Address] = {}
-        self._served: dict[PeerId, int] = {}
+        self._met: dict[PeerId, Connection] = {}
         self._awaited: dict[bytes, _Publication] = {}
         self._sequence = 0
         self._wake = trio.Event()
@@ -90,16 +89,15 @@ class DhtService:
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled; the table is saved then, and every SAVE_S."""
+        """Until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            if self._settings.is_server:
-                self._transport.serve_protocol(PROTOCOL, self._serve)
+            self._transport.serve_protocol(PROTOCOL, self._serving.serve)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._keep)
             task_status.started()
             if self._settings.saved_at is not None:
-                await self._survive(self._settings.saved_at)
+                await survive(self._settings.saved_at, self._table, self._meet)
             await trio.sleep_forever()
 
     # What others use.
@@ -108,6 +106,12 @@ class DhtService:
         """Enter through any of these nodes. Whether one answered."""
         contacts = [Contact(PeerId(address.rpartition("/p2p/")[2]), (address,)) for address in addresses]
         return await self._meet(contacts)
+
+    def become_server(self) -> None:
+        """From now on say to others where this node listens, and hold records: it turned out to be reachable."""
+        if not self._is_server:
+            self._is_server = True
+            self._spawn(self._look_oneself_up)
 
     async def get(self, key: RecordKey) -> Record | None:
         """The newest record under a key that enough holders, or all there are, show."""
@@ -149,53 +153,18 @@ class DhtService:
         """Whom the table holds, closest first."""
         return self._table.contacts()
 
-    async def _survive(self, saved_at: Path) -> None:
-        """Come back to whom an earlier run knew, and write down for the next one who is known."""
-        try:
-            await self._meet(await trio.to_thread.run_sync(load_contacts, saved_at))
-            while True:
-                await trio.sleep(SAVE_S)
-                await trio.to_thread.run_sync(save_table, saved_at, self._table.to_save())
-        finally:
-            save_table(saved_at, self._table.to_save())
-
-    # Answering.
-
-    async def _serve(self, sender: PeerId, stream: ByteStream) -> None:
-        if self._served.get(sender, 0) >= STREAMS_SERVED_MAX:
-            return
-        self._served[sender] = self._served.get(sender, 0) + 1
-        try:
-            messages = Messages(stream)
-            while True:
-                question = None
-                with trio.move_on_after(SILENT_S_MAX):
-                    question = await messages.receive()
-                if question is None or isinstance(question, Malformed):
-                    return
-                now = trio.current_time()
-                answer = self._answering.answer(sender, self._met_at(sender), question, now, time.time())
-                self._kick()
-                if isinstance(answer, Malformed):
-                    return
-                with trio.move_on_after(ASK_S_MAX) as scope:
-                    await messages.send(answer)
-                if scope.cancelled_caught:  # it asks and does not read
-                    return
-        finally:
-            self._served[sender] -= 1
-            if not self._served[sender]:
-                del self._served[sender]
-
     # Asking.
 
-    async def _meet(self, contacts: list[Contact]) -> bool:
+    async def _meet(self, contacts: Sequence[Contact]) -> bool:
         """Ask these for their attention, then look oneself up, which makes one known to one's neighbours."""
         if await self._tell([Ask(contact, self._question(MessageKind.PING)) for contact in contacts]):
-            await self._search(Goal(MessageKind.FIND_NODE, peer_bytes(self._self_id)))
-            self._kick()
+            await self._look_oneself_up()
             return True
         return False
+
+    async def _look_oneself_up(self) -> None:
+        await self._search(Goal(MessageKind.FIND_NODE, peer_bytes(self._self_id)))
+        self._kick()
 
     async def _search(self, goal: Goal) -> Search:
         """Carry out a search to its end."""
@@ -232,13 +201,14 @@ class DhtService:
 
     async def _ask(self, ask: Ask) -> KadMessage | Refusal:
         """Ask one peer, and let the table know how it went."""
-        answer = await self._asking.ask(ask.contact, ask.message)
-        now, peer = trio.current_time(), ask.contact.peer
+        contact = self._table.known(ask.contact)
+        answer = await self._asking.ask(contact, ask.message)
+        now, peer = trio.current_time(), contact.peer
         if isinstance(answer, Refusal):
             self._table.failed(peer, now)
             return answer
         met_at = self._met_at(peer)
-        addresses = addresses_in(answer.sender_record, peer) or ask.contact.addresses
+        addresses = own_addresses(answer.sender_record, peer, met_at) or self._dialed_at(peer)
         self._table.answered(Contact(peer, addresses), met_at, now)
         return worth_dialing(answer, met_at)
 
@@ -311,7 +281,7 @@ class DhtService:
 
     async def _put(self, record: Record, closest: tuple[Contact, ...]) -> int:
         is_near = self._table.is_near(position_of(record.key))
-        if is_near and self._settings.is_server:
+        if is_near and self._is_server:
             self._held.put(record, None, is_near, trio.current_time(), time.time())
         return await self._tell(put(closest, record, self._sender_record()))
 
@@ -350,15 +320,21 @@ class DhtService:
     def _met_at(self, peer: PeerId) -> Address | None:
         """The address of the connection with a peer, if there is one."""
         if peer not in self._met:
-            self._met = {each.peer: each.address for each in self._transport.connections()}
-        return self._met.get(peer)
+            self._met = {each.peer: each for each in self._transport.connections()}
+        connection = self._met.get(peer)
+        return None if connection is None else connection.address
+
+    def _dialed_at(self, peer: PeerId) -> tuple[Address, ...]:
+        """Where this node has reached a peer itself. The address of who dialed us is none at which it listens."""
+        connection = self._met.get(peer)
+        return (connection.address,) if connection is not None and connection.is_outbound else ()
 
     def _question(self, kind: MessageKind) -> KadMessage:
         return KadMessage(kind, sender_record=self._sender_record())
 
     def _sender_record(self) -> bytes:
         """Where this node listens; nothing if nobody should ask it. Signed anew when its addresses have changed."""
-        addresses = self._transport.addresses() if self._settings.is_server else ()
+        addresses = self._transport.addresses() if self._is_server else ()
         if addresses != self._sealed[0]:
             self._sealed = (addresses, seal_addresses(self._signer, addresses, time.time_ns()))
         return self._sealed[1]

@@ -191,3 +191,19 @@ def test_the_longest_answer_fits_a_message() -> None:
 @pytest.mark.parametrize("kind", MessageKind)
 def test_an_empty_question_of_any_kind_gets_an_answer_or_a_refusal(kind: MessageKind) -> None:
     assert isinstance(Node().answer(KadMessage(kind)), KadMessage | Malformed)
+
+
+def test_who_is_met_in_public_and_listens_only_at_home_is_a_client() -> None:
+    node, at_home = Node(), contact(1, "192.168.1.2")
+    question = KadMessage(MessageKind.PING, sender_record=seal_addresses(identity(1), at_home.addresses, 1))
+    public = contact(1, "8.8.4.4").addresses[0]
+    assert node.answering.answer(ASKER.peer, public, question, 0.0, EPOCH_S) == KadMessage(MessageKind.PING)
+    assert not node.table.due(0.0)
+    assert node.answering.answer(ASKER.peer, at_home.addresses[0], question, 0.0, EPOCH_S)
+    assert node.table.due(0.0) == [Check(at_home)]
+
+
+def test_who_does_not_say_where_it_listens_is_a_client() -> None:
+    node = Node()
+    node.answer(KadMessage(MessageKind.PING))
+    assert not node.table.due(0.0)

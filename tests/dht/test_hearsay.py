@@ -1,8 +1,9 @@
 """Whose word about addresses is taken."""
 
 from shoal.dht.contacts import Contact
-from shoal.dht.hearsay import worth_dialing
+from shoal.dht.hearsay import own_addresses, worth_dialing
 from shoal.dht.messages import KadMessage, MessageKind
+from shoal.dht.peer_records import seal_addresses
 from shoal.transport.port import Address
 from tests.dht.peers import identity
 
@@ -28,3 +29,10 @@ def test_from_afar_only_public_addresses_are_taken() -> None:
         answer = worth_dialing(ANSWER, met_at)
         assert answer.closer == public
         assert answer.providers == public
+
+
+def test_a_peer_met_in_public_listens_nowhere_if_all_it_names_is_private() -> None:
+    at_home = seal_addresses(identity(1), (PRIVATE, LOOPBACK), 1)
+    assert own_addresses(at_home, PEER, PUBLIC) == ()
+    assert own_addresses(at_home, PEER, PRIVATE) == (PRIVATE, LOOPBACK)
+    assert own_addresses(seal_addresses(identity(1), (PRIVATE, PUBLIC), 1), PEER, PUBLIC) == (PUBLIC,)

@@ -77,7 +77,8 @@ class Ours:
     async def serve(self, sender: PeerId, stream: ByteStream) -> None:
         messages = Messages(stream)
         while (question := await messages.receive()) is not None:
-            answer = self.answering.answer(sender, None, question, 0.0, EPOCH_S)
+            met_at = next((each.address for each in self.host.connections() if each.peer == sender), None)
+            answer = self.answering.answer(sender, met_at, question, 0.0, EPOCH_S)
             if isinstance(answer, Malformed):
                 return
             await stream.send_all(encode_message(answer))
