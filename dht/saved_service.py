@@ -20,15 +20,23 @@ AGAIN_S_MAX: Final = 300.0
 log = logging.getLogger(__name__)
 
 
-async def survive(path: Path, table: RoutingTable, meet: Callable[[Sequence[Contact]], Awaitable[bool]]) -> None:
+async def survive(
+    path: Path,
+    table: RoutingTable,
+    meet: Callable[[Sequence[Contact]], Awaitable[bool]],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
     """Come back to whom an earlier run knew, and write down for the next one who is known, until cancelled.
 
     Args:
         meet: asks these; whether one answered.
     """
+    known = await trio.to_thread.run_sync(load_contacts, path)
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(come_back, await trio.to_thread.run_sync(load_contacts, path), table, meet)
+            nursery.start_soon(come_back, known, table, meet)
+            task_status.started()
             while True:
                 await trio.sleep(SAVE_S)
                 await trio.to_thread.run_sync(save_table, path, table.to_save())

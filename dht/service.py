@@ -95,10 +95,9 @@ class DhtService:
             self._transport.serve_protocol(PROTOCOL, self._serving.serve)
             nursery.start_soon(self._follow)
             nursery.start_soon(self._keep)
-            task_status.started()
             if self._settings.saved_at is not None:
-                await survive(self._settings.saved_at, self._table, self._meet)
-            await trio.sleep_forever()
+                await nursery.start(survive, self._settings.saved_at, self._table, self._meet)
+            task_status.started()
 
     # What others use.
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import trio
-import trio.testing
 from trio.testing import MockClock
 
 from shoal.dht.contacts import Contact
@@ -59,8 +58,7 @@ async def test_at_the_end_those_known_are_saved_and_who_is_alone_keeps_what_was_
 
     for known in (table(*CONTACTS[:3]), table()):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(survive, path, known, meet)
-            await trio.testing.wait_all_tasks_blocked()
+            await nursery.start(survive, path, known, meet)
             nursery.cancel_scope.cancel()
         assert {each.peer for each in load_contacts(path)} == {each.peer for each in CONTACTS[:3]}
 
