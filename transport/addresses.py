@@ -8,6 +8,7 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from .identity import public_key_of
@@ -19,6 +20,9 @@ _ENDPOINT: Final = re.compile(
 )
 _NAME: Final = re.compile(r"(?=.{1,253}$)[a-zA-Z0-9_-]{1,63}(\.[a-zA-Z0-9_-]{1,63})*\.?")
 _VERSIONS: Final = {"ip4": 4, "ip6": 6}
+RANGES_REMEMBERED: Final = 4096
+_NARROW_BITS: Final = {4: 24, 6: 48}
+_WIDE_BITS: Final = {4: 16, 6: 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,36 @@ def ip_endpoint(host: str, port: int, peer: PeerId | None = None) -> Endpoint:
     """The endpoint of an IP address as the system writes it, without an IPv6 zone. Raises ValueError if it is none."""
     ip = ipaddress.ip_address(host.partition("%")[0])
     return Endpoint(f"ip{ip.version}", str(ip), port, peer)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """What an address counts for: ids cost nothing, addresses do, so that no range may be everywhere."""
+
+    narrow: str  # what one customer rents: IPv4 /24, IPv6 /48
+    wide: str  # what one provider has: IPv4 /16, IPv6 /32
+
+
+@lru_cache(maxsize=RANGES_REMEMBERED)
+def ranges_of(address: Address | None) -> Ranges | None:
+    """The ranges of an address, of the relay's if it is relayed. A DNS name is a range of its own.
+
+    None if none is known, and for private and loopback addresses: there everybody is a neighbour.
+    """
+    endpoint = None if address is None else parse_endpoint(address)
+    if not isinstance(endpoint, Endpoint):
+        return None
+    if endpoint.kind not in _VERSIONS:
+        return Ranges(endpoint.host.lower(), endpoint.host.lower())
+    ip = ipaddress.ip_address(endpoint.host)
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        ip = ip.ipv4_mapped
+    if not ip.is_global:
+        return None
+    narrow, wide = (
+        str(ipaddress.ip_network((ip, bits[ip.version]), strict=False)) for bits in (_NARROW_BITS, _WIDE_BITS)
+    )
+    return Ranges(narrow, wide)
 
 
 def expanded(endpoint: Endpoint, interface_ips: Iterable[str]) -> list[Endpoint]:

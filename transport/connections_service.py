@@ -1,23 +1,26 @@
-"""The connections of a node: accepting, dialing, keeping, counting. Knows sockets and peer ids, but not libp2p."""
+"""The connections of a node: accepting, dialing, keeping, closing. Knows sockets and peer ids, but not libp2p."""
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Final, Protocol
 
 import trio
 
-from .addresses import Endpoint, is_relayed, parse_endpoint
+from .addresses import Endpoint, Ranges, is_relayed, parse_endpoint, ranges_of
 from .dialer import Dial, Dialer
 from .limits import Limits
 from .port import Address, Code, Connection, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal, Traffic
+from .pruning import Seat, Shares, make_room, shares_of, surplus
 from .tcp_service import Counter, Socket, dial
 from .wire import Malformed
 
 HANDSHAKE_S: Final = 10.0  # what a peer may take to prove who it is
 HANDSHAKES_MAX: Final = 64  # of others with us, under way at once; memory and CPU for strangers. Then the oldest goes
 DIAL_S: Final = 10.0  # connecting and handshake of one address of a kept peer
+REVIEW_S: Final = 5.0  # how often unused connections are looked for; more often: a scan of all for nothing
 EVENTS_MAX: Final = 4096  # not yet looked at by a listener
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,10 @@ class Established(Protocol):
     @property
     def rtt_s(self) -> float | None: ...
     @property
+    def carried_bytes(self) -> int: ...
+    @property
+    def is_at_rest(self) -> bool: ...
+    @property
     def ended(self) -> trio.Event: ...
 
 
@@ -43,10 +50,24 @@ Secure = Callable[[Socket, Endpoint, PeerId | None], Awaitable[Established | Non
 
 @dataclass(eq=False, slots=True)
 class _Entry:
+    number: int
     established: Established
     socket: Socket
     address: Address
+    relay: PeerId | None  # that carries it
+    ranges: Ranges | None
     is_outbound: bool
+    used_at: float
+    carried_bytes: int = 0  # when it was last looked at
+    is_closing: bool = False  # for want of room; as good as gone
+
+
+@dataclass(eq=False, slots=True)
+class _Handshake:
+    """Somebody wants in."""
+
+    remote: Endpoint
+    scope: trio.CancelScope
 
 
 class Connections:
@@ -54,29 +75,30 @@ class Connections:
 
     Args:
         pass_on: opens a stream to a peer through a relay.
+        is_busy: whether something is under way with a peer, for which its connections must stand.
         forget: called when the last connection with a peer is gone.
-        seed: of the jitter between dials.
     """
 
     def __init__(
         self,
-        self_id: PeerId,
+        dialer: Dialer,
         limits: Limits,
         secure: Secure,
         pass_on: Pass,
+        is_busy: Callable[[PeerId], bool],
         forget: Callable[[PeerId], None],
-        seed: int,
     ) -> None:
-        self._self_id = self_id
         self._limits = limits
         self._secure = secure
         self._pass_on = pass_on
+        self._is_busy = is_busy
         self._forget = forget
-        self._dialer = Dialer(self_id, seed)
+        self._dialer = dialer
+        self._numbers = count()
         self._wake = trio.Event()
         self._total = Counter()
         self._entries: dict[PeerId, list[_Entry]] = {}
-        self._handshakes: dict[Socket, trio.CancelScope] = {}
+        self._handshakes: dict[Socket, _Handshake] = {}
         self._listeners: set[trio.MemorySendChannel[PeerEvent]] = set()
         self._nursery: trio.Nursery | None = None
 
@@ -91,6 +113,7 @@ class Connections:
             self._nursery = nursery
             if listeners:
                 await nursery.start(trio.serve_listeners, self._accept, listeners)
+            nursery.start_soon(self._review)
             task_status.started()
             await self._dial_kept()
 
@@ -99,9 +122,11 @@ class Connections:
         """Who is connected."""
         return tuple(self._entries)
 
-    def admits(self, peer: PeerId) -> bool:
-        """Whether there is room for one more connection with `peer`."""
-        return len(self._entries.get(peer, ())) < self._limits.connections_per_peer_max
+    def admits(self, peer: PeerId, socket: Socket) -> bool:
+        """Whether there is room for one more connection, with `peer`, who has just proved its id on `socket`."""
+        handshake = self._handshakes.get(socket)
+        has_seat = handshake is None or self._room(self._newcomer(peer, handshake.remote)) is not None
+        return has_seat and len(self._entries.get(peer, ())) < self._limits.connections_per_peer_max
 
     def direct_address(self, peer: PeerId) -> Address | None:
         """Of a connection that no relay carries."""
@@ -130,12 +155,12 @@ class Connections:
         peer = endpoint.peer
         if peer is None:
             return Refusal(Code.UNREACHABLE, f"{address} does not say who must answer there (/p2p/...)")
-        if peer == self._self_id:
+        if peer == self._dialer.self_id:
             return Refusal(Code.UNREACHABLE, "that address is this node's own")
-        if peer in self._entries:
+        if self._standing(peer):
             return peer
-        if self._count() >= self._limits.connections_max:
-            return Refusal(Code.BUSY, f"{self._limits.connections_max} connections stand: that is the limit")
+        if self._room(self._newcomer(peer, None)) is None:
+            return self._no_seat
         with trio.move_on_after(timeout_s):
             return await self._dial(endpoint, peer)
         return Refusal(Code.UNREACHABLE, f"nobody answered at {address} within {timeout_s:g} s")
@@ -169,18 +194,24 @@ class Connections:
 
     async def admit(self, socket: Socket, remote: Endpoint) -> None:
         """One inbound connection, from its first byte to its last. The caller closes the socket."""
-        inbound_max = self._limits.connections_max * 3 // 4  # the rest is for whom we dial
-        if self._count() >= inbound_max:
+        anybody = Seat(-1, is_kept=True, is_outbound=False, is_busy=False, used_at=0.0, ranges=None)
+        if self._room(anybody) is None:
             return
         if len(self._handshakes) >= HANDSHAKES_MAX:
-            next(iter(self._handshakes.values())).cancel()  # honest ones are quick; so silence cannot lock others out
+            next(iter(self._handshakes.values())).scope.cancel()  # honest ones are quick; so silence locks nobody out
         established = None
-        with trio.move_on_after(HANDSHAKE_S) as self._handshakes[socket]:
+        handshake = self._handshakes[socket] = _Handshake(
+            remote, trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S)
+        )
+        with handshake.scope:
             established = await self._secure(socket, remote, None)
-        del self._handshakes[socket]
         # Asked again, for many may have shaken hands at once.
-        if established is not None and self.admits(established.peer) and self._count() < inbound_max:
-            await self._watch(self._enter(established, socket, remote, is_outbound=False))
+        is_admitted = established is not None and self.admits(established.peer, socket)
+        del self._handshakes[socket]
+        if established is not None and is_admitted:
+            entry = self._enter(established, socket, remote, is_outbound=False)
+            if entry is not None:
+                await self._watch(entry)
 
     async def _dial(self, endpoint: Endpoint, peer: PeerId) -> PeerId | Refusal:
         assert self._nursery is not None
@@ -195,7 +226,11 @@ class Connections:
                 socket.abort()
         if established is None:
             return Refusal(Code.UNREACHABLE, f"who answers at {endpoint.address} does not prove to be {peer}")
-        self._nursery.start_soon(self._watch, self._enter(established, socket, endpoint, is_outbound=True))
+        entry = self._enter(established, socket, endpoint, is_outbound=True)
+        if entry is None:
+            socket.abort()
+            return self._no_seat
+        self._nursery.start_soon(self._watch, entry)
         return peer
 
     async def _open(self, endpoint: Endpoint, peer: PeerId) -> Socket | Refusal:
@@ -207,14 +242,22 @@ class Connections:
         relay = await self.connect(endpoint.first_hop.address, timeout_s=DIAL_S)
         return relay if isinstance(relay, Refusal) else await self._pass_on(relay, peer)
 
-    def _enter(self, established: Established, socket: Socket, remote: Endpoint, *, is_outbound: bool) -> _Entry:
-        """A new connection into the books. No await may lie between this and `_watch`."""
+    def _enter(self, established: Established, socket: Socket, remote: Endpoint, *, is_outbound: bool) -> _Entry | None:
+        """A new connection into the books, if there is a seat. No await may lie between this and `_watch`."""
         peer = established.peer
-        entry = _Entry(established, socket, replace(remote, peer=peer).address, is_outbound)
+        in_the_way = self._room(self._newcomer(peer, None if is_outbound else remote))
+        if in_the_way is None:
+            return None
+        self._close(in_the_way)
+        address = replace(remote, peer=peer).address
+        now = trio.current_time()
+        entry = _Entry(
+            next(self._numbers), established, socket, address, remote.relay, ranges_of(address), is_outbound, now
+        )
         is_first = peer not in self._entries
         self._entries.setdefault(peer, []).append(entry)
         if is_first:
-            self._dialer.connected(peer, trio.current_time())
+            self._dialer.connected(peer, now)
             self._tell(PeerConnected(peer))
         return entry
 
@@ -250,8 +293,63 @@ class Connections:
         self._dialer.ended(order, trio.current_time(), answer == order.peer)
         self._wake.set()
 
-    def _count(self) -> int:
-        return sum(map(len, self._entries.values()))
+    # Seats.
+
+    async def _review(self) -> None:
+        while True:
+            await trio.sleep(REVIEW_S)
+            seats = self._seats()
+            unused_since = trio.current_time() - self._limits.connection_unused_s
+            self._close([seats[seat] for seat in surplus(list(seats), self._shares, unused_since)])
+
+    def _close(self, entries: list[_Entry]) -> None:
+        """Nothing is under way on them. `_watch` does the rest."""
+        for entry in entries:
+            log.debug("closing the connection with %s, which is not used, for others", entry.established.peer)
+            entry.is_closing = True
+            entry.socket.abort()
+
+    def _room(self, newcomer: Seat) -> list[_Entry] | None:
+        """What to close for a newcomer; None: there is no seat for it."""
+        seats = self._seats()
+        quiet_since = trio.current_time() - self._limits.connection_quiet_s
+        cleared = make_room(newcomer, seats, self._shares, quiet_since)
+        return None if cleared is None else [seats[seat] for seat in cleared]
+
+    @property
+    def _shares(self) -> Shares:
+        return shares_of(self._limits.connections_max, self._dialer.kept_count)
+
+    @property
+    def _no_seat(self) -> Refusal:
+        return Refusal(Code.BUSY, f"of {self._limits.connections_max} connections none can be closed for another")
+
+    def _newcomer(self, peer: PeerId, remote: Endpoint | None) -> Seat:
+        """Who would like a connection: from `remote`, or, None, one that we dial."""
+        ranges = None if remote is None else ranges_of(remote.address)
+        is_kept = self._dialer.is_kept(peer) and not self._standing(peer)
+        return Seat(-1, is_kept, is_outbound=remote is None, is_busy=False, used_at=0.0, ranges=ranges)
+
+    def _seats(self) -> dict[Seat, _Entry]:
+        """Each connection that stands, as of now. A kept peer's further connections are as any stranger's."""
+        now = trio.current_time()
+        relays = {entry.relay for entries in self._entries.values() for entry in entries}
+        seats: dict[Seat, _Entry] = {}
+        for peer in self._entries:
+            standing = self._standing(peer)
+            is_busy = peer in relays or self._is_busy(peer)
+            kept = _foremost(standing) if standing and self._dialer.is_kept(peer) else None
+            for entry in standing:
+                established = entry.established
+                if established.carried_bytes != entry.carried_bytes:
+                    entry.carried_bytes, entry.used_at = established.carried_bytes, now
+                is_under_way = is_busy or not established.is_at_rest
+                seat = Seat(entry.number, entry is kept, entry.is_outbound, is_under_way, entry.used_at, entry.ranges)
+                seats[seat] = entry
+        return seats
+
+    def _standing(self, peer: PeerId) -> list[_Entry]:
+        return [entry for entry in self._entries.get(peer, ()) if not entry.is_closing]
 
     def _tell(self, event: PeerEvent) -> None:
         for listener in list(self._listeners):
@@ -264,7 +362,7 @@ class Connections:
 
 def _summary(peer: PeerId, entries: list[_Entry]) -> Connection:
     """What a person wants to know of the connections with one peer: of the oldest direct one, but for the bytes."""
-    first = next((entry for entry in entries if not is_relayed(entry.address)), entries[0])
+    first = _foremost(entries)
     return Connection(
         peer=peer,
         address=first.address,
@@ -274,3 +372,8 @@ def _summary(peer: PeerId, entries: list[_Entry]) -> Connection:
         bytes_sent=sum(entry.socket.own.bytes_sent for entry in entries),
         bytes_received=sum(entry.socket.own.bytes_received for entry in entries),
     )
+
+
+def _foremost(entries: list[_Entry]) -> _Entry:
+    """The oldest that no relay carries; if they all do, the oldest."""
+    return next((entry for entry in entries if entry.relay is None), entries[0])

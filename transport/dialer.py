@@ -62,19 +62,26 @@ class Dialer:
     """
 
     def __init__(self, self_id: PeerId, seed: int) -> None:
-        self._self_id = self_id
+        self.self_id = self_id
         self._seed = seed
         self._kept: dict[PeerId, _Kept] = {}
         self._dials_under_way = 0
+
+    @property
+    def kept_count(self) -> int:
+        return len(self._kept)
+
+    def is_kept(self, peer: PeerId) -> bool:
+        return peer in self._kept
 
     def keep(self, peer: PeerId, addresses: Iterable[Address], now: float, is_connected: bool) -> bool:
         """Stay connected to `peer`; again, with other addresses, to replace them. False: too many peers are kept."""
         addresses = tuple(sorted(tuple(dict.fromkeys(addresses))[:ADDRESSES_KEPT], key=is_relayed))
         kept = self._kept.get(peer)
         if kept is None:
-            if peer == self._self_id or len(self._kept) >= PEERS_KEPT_MAX:
-                return peer == self._self_id
-            head_start = 0.0 if self._self_id < peer else HEAD_START_S
+            if peer == self.self_id or len(self._kept) >= PEERS_KEPT_MAX:
+                return peer == self.self_id
+            head_start = 0.0 if self.self_id < peer else HEAD_START_S
             kept = self._kept[peer] = _Kept(addresses, now + head_start)
             if is_connected:
                 self.connected(peer, now)
@@ -167,5 +174,5 @@ class Dialer:
 
     def _jitter(self, peer: PeerId, round: int) -> float:
         """A number in [0.5, 1) that seed, peers and round fix: nodes that lost a peer together come back apart."""
-        text = f"{self._seed}/{self._self_id}/{peer}/{round}".encode()
+        text = f"{self._seed}/{self.self_id}/{peer}/{round}".encode()
         return 0.5 + int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / 2**49

@@ -36,7 +36,8 @@ from multiaddr.multiaddr import Multiaddr
 from multiaddr.utils import get_network_addrs
 
 from .addresses import Endpoint, expanded, ordered, parse_endpoint
-from .connections_service import Connections, Established
+from .connections_service import HANDSHAKES_MAX, Connections, Established
+from .dialer import Dialer
 from .gossip_service import GossipService
 from .handling import handle_protocol
 from .identity import Identity, public_key_of
@@ -60,7 +61,7 @@ READ_BYTES_MAX: Final = 65_536  # that libp2p's own protocols may ask of a strea
 class _Upgrader:
     """Turns a TCP connection into a secured and multiplexed one: Noise and yamux, and nothing else is on offer."""
 
-    def __init__(self, key_pair: Any, streams_max: int, admits: Callable[[PeerId], bool]) -> None:
+    def __init__(self, key_pair: Any, streams_max: int, admits: Callable[[PeerId, Socket], bool]) -> None:
         noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
         self._libp2p = TransportUpgrader({NOISE: noise}, {})
         self._muxers = GenericMultistreamSelector[None]()
@@ -70,7 +71,7 @@ class _Upgrader:
 
     async def upgrade_security(self, raw_conn: Any, is_initiator: bool, peer_id: ID | None = None) -> Any:
         secured = await self._libp2p.upgrade_security(raw_conn, is_initiator, peer_id)
-        if not self._admits(PeerId(str(secured.get_remote_peer()))):
+        if not self._admits(PeerId(str(secured.get_remote_peer())), raw_conn.stream):
             await secured.close()
             raise ConnectionRefusedError(f"no further connection with {secured.get_remote_peer()}")
         raw_conn.stream.trust()
@@ -108,6 +109,14 @@ class _Muxer:
     @property
     def rtt_s(self) -> float | None:
         return self._connection.mux.rtt_s
+
+    @property
+    def carried_bytes(self) -> int:
+        return self._connection.mux.carried_bytes
+
+    @property
+    def is_at_rest(self) -> bool:
+        return self._connection.is_at_rest
 
     @property
     def is_established(self) -> bool:
@@ -195,10 +204,10 @@ class Host:
         peers = PeerStore()
         peers.add_key_pair(own_id, key_pair)
         config = ConnectionConfig(
-            max_connections=limits.connections_max,
+            max_connections=2 * limits.connections_max + HANDSHAKES_MAX,  # `Connections` decides who gets in
             min_connections=0,
             low_watermark=0,
-            high_watermark=limits.connections_max,  # above it libp2p closes connections of its choice
+            high_watermark=2 * limits.connections_max + HANDSHAKES_MAX,  # above it libp2p closes some of its choice
             max_connections_per_peer=limits.connections_per_peer_max,
         )
         upgrader = cast(Any, _Upgrader(key_pair, limits.streams_per_peer_max, self._admits))
@@ -220,7 +229,7 @@ class Host:
         self._calls = CallService(identity.peer_id, limits, partial(self._open_stream, protocol=RPC_PROTOCOL))
         self._relay = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
         self._connections = Connections(
-            identity.peer_id, limits, self._secure, self._relay.pass_on, self._calls.drop, seed
+            Dialer(identity.peer_id, seed), limits, self._secure, self._relay.pass_on, self._is_busy, self._calls.drop
         )
         self.serve_protocol(RPC_PROTOCOL, self._calls.handle_stream)
         if relay is not None:
@@ -294,9 +303,12 @@ class Host:
         connection = await contained("a handshake", lambda: self._swarm.upgrade_outbound_raw_conn(raw, target))
         return None if connection is None else cast(_Muxer, connection.muxed_conn)
 
-    def _admits(self, peer: PeerId) -> bool:
+    def _admits(self, peer: PeerId, socket: Socket) -> bool:
         # Ids of keys other than Ed25519 are no PeerId of ours.
-        return public_key_of(peer) is not None and self._connections.admits(peer)
+        return public_key_of(peer) is not None and self._connections.admits(peer, socket)
+
+    def _is_busy(self, peer: PeerId) -> bool:
+        return self._calls.is_busy(peer) or self._relay.is_busy(peer)
 
     async def _open_stream(self, peer: PeerId, protocol: str) -> YamuxStream | Refusal:
         if peer not in self._connections.peers:

@@ -8,6 +8,8 @@ class Limits:
     """Per node unless the name says per peer."""
 
     connections_max: int = 256  # memory: about 0.3 MB each
+    connection_quiet_s: float = 10.0  # after its last use one may be closed for another; longer: newcomers are refused
+    connection_unused_s: float = 60.0  # and, where there are many, for nothing; longer: seats held for nothing
     connections_per_peer_max: int = 3  # py-libp2p keeps up to three; a fourth is closed
     streams_per_peer_max: int = 32  # libp2p streams; yamux itself blocks at 256
     calls_per_peer_max: int = 256  # concurrent calls a peer may have open here; memory: their credits

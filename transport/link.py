@@ -46,6 +46,11 @@ class Link:
         self._wrote = trio.Event()
         self._is_idle = False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls are open, or what ended them is not written yet."""
+        return self.session.held_count > 0 or not self._is_idle
+
     async def run(self, on_read: Callable[["Link"], None]) -> None:
         """Serve the session until it is over. Then all its calls have failed and the stream is closed."""
         try:

@@ -23,7 +23,7 @@ import trio.testing
 from .conditions import Conditions, Draws, Gate
 from .limits import Limits
 from .memory_gossip import GossipMessage
-from .memory_node import GOSSIP_HEAD_BYTES, Action, Direction, MemoryTransport, SimulatedLink
+from .memory_node import CONNECTIONS_MAX, GOSSIP_HEAD_BYTES, Action, Direction, MemoryTransport, SimulatedLink
 from .memory_stream import MemoryStream
 from .port import PeerId
 
@@ -98,7 +98,8 @@ class Network:
             raise RuntimeError("Network.run is not running")
         if peer_id in self._nodes:
             raise ValueError(f"{peer_id} is open already")
-        node = MemoryTransport(self, peer_id, limits or Limits(), Gate(upload_bytes_per_s), Gate(download_bytes_per_s))
+        limits = limits or Limits(connections_max=CONNECTIONS_MAX)
+        node = MemoryTransport(self, peer_id, limits, Gate(upload_bytes_per_s), Gate(download_bytes_per_s))
         self._nodes[peer_id] = node
         await self._nursery.start(node.run)
         if self._is_full:
@@ -132,6 +133,19 @@ class Network:
             if other in node.links:  # it has not yet noticed that the other side was gone
                 node.lose(other, node.links[other], "the peer has connected again")
             node.gain(other, link)
+
+    def dial(self, a: PeerId, b: PeerId) -> bool:
+        """`connect` if both have room for it, for which they may disconnect others."""
+        if _sorted_key(a, b) in self._links:
+            return True
+        here, there = self._nodes[a].room(b, is_outbound=True), self._nodes[b].room(a, is_outbound=False)
+        if here is None or there is None:
+            return False
+        for node, cleared in ((a, here), (b, there)):
+            for peer in cleared:
+                self.disconnect(node, peer)
+        self.connect(a, b)
+        return True
 
     def disconnect(self, a: PeerId, b: PeerId) -> None:
         """Break the connection of two nodes at once."""

@@ -3,6 +3,7 @@
 import collections
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
@@ -36,8 +37,11 @@ from .port import (
     Unary,
     UnaryHandler,
 )
+from .pruning import Seat, Shares, make_room, shares_of, surplus
 from .service import CallService
 
+CONNECTIONS_MAX: Final = 10**6  # unless limits are given: large simulations connect everybody with all others
+REVIEW_S: Final = 5.0  # how often unused connections are looked for
 EVENTS_MAX: Final = 4096  # of connections, that a reader may be behind
 DIAL_S: Final = 10.0  # one address of a kept peer
 ROUND_TRIPS_TO_CONNECT: Final = 4  # TCP, choice of protocols, Noise, muxer
@@ -65,8 +69,21 @@ class SimulatedLink:
         self.directions = (there, back)  # `there`: from the side that dialled
         self.blocked_at: float | None = None  # by a partition, since then
 
+    @property
+    def carried_bytes(self) -> int:
+        return self.directions[0].bytes_sent + self.directions[1].bytes_sent
+
     def from_(self, peer: PeerId) -> Direction:
         return self.directions[0] if self.directions[0].source.peer_id == peer else self.directions[1]
+
+
+@dataclass(slots=True)
+class _Use:
+    """When a connection was last found to have carried anything."""
+
+    number: int
+    used_at: float
+    carried_bytes: int = 0
 
 
 class Ether(Protocol):
@@ -79,7 +96,8 @@ class Ether(Protocol):
     def conditions(self, source: PeerId, target: PeerId) -> Conditions: ...
     def can_reach(self, a: PeerId, b: PeerId) -> bool: ...
     def is_open(self, peer: PeerId) -> bool: ...
-    def connect(self, a: PeerId, b: PeerId) -> None: ...
+    def dial(self, a: PeerId, b: PeerId) -> bool: ...
+    def disconnect(self, a: PeerId, b: PeerId) -> None: ...
 
 
 class MemoryTransport:
@@ -91,6 +109,8 @@ class MemoryTransport:
         self._limits = limits
         self.upload, self.download = upload, download
         self.links: dict[PeerId, SimulatedLink] = {}
+        self._uses: dict[PeerId, _Use] = {}
+        self._link_count = 0
         self.bytes_sent = self.bytes_received = 0
         self.gossip = GossipNode(peer_id, self._forward)
         self._streams: dict[PeerId, list[MemoryStream]] = {}
@@ -112,6 +132,8 @@ class MemoryTransport:
                 try:
                     await nursery.start(self._calls.run)
                     task_status.started()
+                    if self._limits.connections_max < CONNECTIONS_MAX:
+                        nursery.start_soon(self._review)
                     await self._dial_kept(nursery)
                 finally:
                     self._nursery = None
@@ -196,6 +218,8 @@ class MemoryTransport:
         with trio.move_on_after(timeout_s):
             round_trip_s = 2 * self._ether.conditions(self._peer_id, peer).latency_s
             if peer not in self.links:
+                if self.room(peer, is_outbound=True) is None:
+                    return Refusal(Code.BUSY, f"{self._limits.connections_max} connections stand, and are in use")
                 await trio.sleep(round_trip_s)
                 while not self._ether.can_reach(self._peer_id, peer):
                     if not self._ether.is_open(peer):
@@ -203,8 +227,9 @@ class MemoryTransport:
                     await trio.sleep(round_trip_s + 1.0)  # TCP asks again
                 await trio.sleep((ROUND_TRIPS_TO_CONNECT - 1) * round_trip_s)
             if self._nursery is not None and self._ether.can_reach(self._peer_id, peer):
-                self._ether.connect(self._peer_id, peer)
-                return peer
+                if self._ether.dial(self._peer_id, peer):
+                    return peer
+                return Refusal(Code.UNREACHABLE, f"there is no room for a connection with {address}")
             return Refusal(Code.UNREACHABLE, f"{address} has gone")
         return Refusal(Code.DEADLINE_EXCEEDED, f"{address} does not answer")
 
@@ -228,11 +253,44 @@ class MemoryTransport:
         self._dialer.ended(order, trio.current_time(), answer == order.peer)
         self._wake.set()
 
+    # Seats.
+
+    def room(self, peer: PeerId, *, is_outbound: bool) -> list[PeerId] | None:
+        """Whom to disconnect so that `peer` may be connected; None: there is no room for it."""
+        newcomer = Seat(0, self._dialer.is_kept(peer), is_outbound, is_busy=False, used_at=0.0, ranges=None)
+        seats = self._seats()
+        cleared = make_room(newcomer, seats, self._shares, trio.current_time() - self._limits.connection_quiet_s)
+        return None if cleared is None else [seats[seat] for seat in cleared]
+
+    async def _review(self) -> None:
+        while True:
+            await trio.sleep(REVIEW_S)
+            seats = self._seats()
+            unused_since = trio.current_time() - self._limits.connection_unused_s
+            for seat in surplus(list(seats), self._shares, unused_since):
+                self._ether.disconnect(self._peer_id, seats[seat])
+
+    @property
+    def _shares(self) -> Shares:
+        return shares_of(self._limits.connections_max, self._dialer.kept_count)
+
+    def _seats(self) -> dict[Seat, PeerId]:
+        seats: dict[Seat, PeerId] = {}
+        for peer, link in self.links.items():
+            use, is_outbound = self._uses[peer], link.directions[0].source is self
+            if link.carried_bytes != use.carried_bytes:
+                use.carried_bytes, use.used_at = link.carried_bytes, trio.current_time()
+            is_kept, is_busy = self._dialer.is_kept(peer), self._calls.is_busy(peer)
+            seats[Seat(use.number, is_kept, is_outbound, is_busy, use.used_at, None)] = peer
+        return seats
+
     # What the network tells the node.
 
     def gain(self, peer: PeerId, link: SimulatedLink) -> None:
         """A connection stands."""
         self.links[peer] = link
+        self._link_count += 1
+        self._uses[peer] = _Use(self._link_count, trio.current_time())
         self._dialer.connected(peer, trio.current_time())
         self._wake.set()
         self._tell(PeerConnected(peer))
@@ -241,7 +299,7 @@ class MemoryTransport:
         """A connection is gone. Returns whether it was there."""
         if self.links.get(peer) is not link:
             return False
-        del self.links[peer]
+        del self.links[peer], self._uses[peer]
         for stream in self._streams.pop(peer, ()):
             stream.break_off(reason)
         self._calls.drop(peer)

@@ -97,6 +97,10 @@ class Relay:
             if not counts[peer]:
                 del counts[peer]
 
+    def is_busy(self, peer: PeerId, now: float) -> bool:
+        """Whether `peer` has reserved, or is at an end of a circuit."""
+        return self._reserved.get(peer, now) > now or peer in self._from or peer in self._to
+
     def disconnected(self, peer: PeerId) -> None:
         """Nobody can be passed on to a peer who is not there."""
         self._reserved.pop(peer, None)

@@ -96,6 +96,10 @@ class RelayService:
         us is not named."""
         return [relay.through(self_id) for peer, relay in self._relays.items() if peer not in self._refused]
 
+    def is_busy(self, peer: PeerId) -> bool:
+        """Whether this node relays for `peer`, or to it."""
+        return self._relay is not None and self._relay.is_busy(peer, trio.current_time())
+
     async def run(
         self, connections: Connections, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:

@@ -193,6 +193,11 @@ class CallService:
         """Make no more calls, from this moment on."""
         self._nursery = None
 
+    def is_busy(self, peer: PeerId) -> bool:
+        """Whether a call with `peer` is under way, whoever makes it."""
+        links = (self._outbound.get(peer), self._inbound.get(peer))
+        return peer in self._openings or any(link is not None and link.is_busy for link in links)
+
     def drop(self, peer: PeerId) -> None:
         """The peer disconnected: fail its calls and close its sessions."""
         opening = self._openings.pop(peer, None)

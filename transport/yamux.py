@@ -83,6 +83,7 @@ class Mux:
     def __init__(self, is_initiator: bool, streams_max: int, now: float) -> None:
         self.over: str | None = None  # why the connection is at its end
         self.rtt_s: float | None = None
+        self.carried_bytes = 0  # of streams, in both directions; signs of life are none
         self.streams: dict[int, MuxStream] = {}
         self._streams_max = streams_max
         self._parity = 1 if is_initiator else 0
@@ -197,6 +198,7 @@ class Mux:
         size = min(len(data), stream.send_window, DATA_BYTES_MAX)
         if size:
             stream.send_window -= size
+            self.carried_bytes += size
             self._push(b"".join((_HEAD.pack(0, _Kind.DATA, 0, stream.id, size), data[:size])))
         return size
 
@@ -278,6 +280,7 @@ class Mux:
     def _take_body(self, view: memoryview, changed: dict[int, MuxStream]) -> memoryview:
         piece = view[: self._body_left]
         self._body_left -= len(piece)
+        self.carried_bytes += len(piece)
         stream = self._body_of
         if stream is not None and not stream.is_reset:
             if stream.abandoned_at is None:

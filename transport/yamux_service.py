@@ -127,6 +127,7 @@ class YamuxConnection:
         self._accept = accept
         self._output = trio.Event()
         self._is_running = False
+        self._is_writer_waiting = False
         self._is_closing = False
         self._scope = trio.CancelScope()
 
@@ -153,6 +154,11 @@ class YamuxConnection:
         stream = YamuxStream(self, self.mux.open())
         self.kick()
         return stream
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing waits to be written."""
+        return self._is_writer_waiting and not self.mux.has_output
 
     async def aclose(self) -> None:
         """End it; what is already queued gets CLOSE_S to go out."""
@@ -205,7 +211,9 @@ class YamuxConnection:
                 self._end(_CLOSED_HERE)
             else:
                 self._output = trio.Event()
+                self._is_writer_waiting = True
                 await self._output.wait()
+                self._is_writer_waiting = False
             await trio.lowlevel.checkpoint_if_cancelled()
 
     async def _watch(self) -> None:

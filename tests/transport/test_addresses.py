@@ -4,8 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.transport.addresses import Endpoint, expanded, ip_endpoint, is_relayed, ordered, parse_endpoint
+from shoal.transport.addresses import (
+    Endpoint,
+    Ranges,
+    expanded,
+    ip_endpoint,
+    is_relayed,
+    ordered,
+    parse_endpoint,
+    ranges_of,
+)
 from shoal.transport.identity import Identity
+from shoal.transport.port import Address
 from shoal.transport.wire import Malformed
 
 PEER = Identity.from_seed(bytes(32)).peer_id
@@ -91,3 +101,23 @@ def test_relayed_addresses_come_before_private_ones_and_after_public_ones() -> N
     relayed = ip_endpoint("192.168.0.1", 1, RELAY).through(PEER)
     others = [ip_endpoint(ip, 1, PEER) for ip in ("8.8.8.8", "192.168.0.2", "127.0.0.1")]
     assert ordered([*reversed(others), relayed]) == [others[0], relayed, *others[1:]]
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("/ip4/8.8.4.4/tcp/1", Ranges("8.8.4.0/24", "8.8.0.0/16")),
+        ("/ip4/8.8.4.9/tcp/2", Ranges("8.8.4.0/24", "8.8.0.0/16")),
+        ("/ip6/2a00:1450:4001:81b::200e/tcp/1", Ranges("2a00:1450:4001::/48", "2a00:1450::/32")),
+        ("/ip6/::ffff:8.8.4.4/tcp/1", Ranges("8.8.4.0/24", "8.8.0.0/16")),
+        ("/dns/Example.ORG/tcp/1", Ranges("example.org", "example.org")),
+        (f"/ip4/8.8.4.4/tcp/1/p2p/{RELAY}/p2p-circuit", Ranges("8.8.4.0/24", "8.8.0.0/16")),
+        ("/ip4/192.168.1.1/tcp/1", None),
+        ("/ip4/127.0.0.1/tcp/1", None),
+        ("/ip6/fe80::1/tcp/1", None),
+        ("/unix/x", None),
+    ],
+)
+def test_an_address_counts_for_its_ranges_and_at_home_for_none(place: str, expected: Ranges | None) -> None:
+    assert ranges_of(Address(f"{place}/p2p/{PEER}")) == expected
+    assert ranges_of(None) is None

@@ -385,6 +385,24 @@ def test_a_pong_that_nobody_asked_for_says_nothing() -> None:
     assert mux.rtt_s is None
 
 
+def test_signs_of_life_and_windows_are_not_counted_as_carried() -> None:
+    one, other = pair()
+    stream, theirs = accepted(one, other)
+    for second in range(0, 60, 2):
+        one.tick(float(second))
+        other.tick(float(second))
+        flush(one, other, float(second))
+    assert one.rtt_s is not None
+    assert (one.carried_bytes, other.carried_bytes) == (0, 0)
+    send(one, stream, bytes(1000))
+    flush(one, other)
+    assert (one.carried_bytes, other.carried_bytes) == (1000, 1000)
+    other.read(theirs, 1000, 0.0)
+    send(other, theirs, b"yes")
+    flush(other, one)
+    assert (one.carried_bytes, other.carried_bytes) == (1003, 1003)
+
+
 def test_silence_is_taken_for_death_after_its_bound() -> None:
     mux = Mux(True, 4, 0.0)
     now = 0.0
