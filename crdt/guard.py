@@ -1,9 +1,13 @@
 """Whether this node may write: it must not begin a second history of its own chain. A machine without I/O.
 
-A data directory that was copied or restored from a backup is behind what its node had written. Whoever goes on writing
-there forks the chain, honestly, and nothing it writes counts any more. So before its first write a node hears from its
-peers how far its own chain goes. What proves that the disk is behind is an operation that this key signed and this disk
-has not: then the node does not write any more, and needs a new key.
+A data directory that was copied, restored from a backup or emptied is behind what its node had written. Whoever goes on
+writing there forks the chain, honestly, and nothing it writes counts any more. So before its first write after each
+start a node hears from its peers how far its own chain goes, whatever its disk says of it: an emptied disk looks like a
+newcomer's. What proves that the disk is behind is an operation that this key signed and this disk has not: then the
+node does not write any more, and needs a new key.
+
+While no peer answers, nothing is written. To write after some time alone would be safe for who was always alone, for
+whom there is nobody to read it; it would fork the chain of who was restored and started without its network.
 
 A peer may claim any head: ahead of the disk without the operations that prove it, it has said nothing; behind or none,
 it is one of ANSWERS_MAX who are asked. What it cannot: keep a node from writing, while another peer answers truly.
@@ -31,12 +35,12 @@ class Guard:
     """See the module's text.
 
     Args:
-        is_alone: the store has never seen another writer: there is nobody to ask.
-        is_damaged: the disk has lost what it had: operations that come back prove nothing.
+        is_damaged: the disk has lost what it had, and says so: operations that come back prove nothing.
+        is_forked: the disk has the proof that this node's chain ended.
     """
 
-    def __init__(self, *, is_alone: bool, is_damaged: bool = False) -> None:
-        self.standing = Standing.WRITES if is_alone and not is_damaged else Standing.ASKING
+    def __init__(self, *, is_damaged: bool = False, is_forked: bool = False) -> None:
+        self.standing = Standing.REFUSES if is_forked else Standing.ASKING
         self.is_damaged = is_damaged
         self._agree: set[PeerId] = set()
         self._decides_at = math.inf

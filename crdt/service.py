@@ -98,7 +98,7 @@ class StoreService:
         self._topic = topic(swarm)
         self._exchanges = Exchanges(self.replica, self._own)
         self._partners = Partners(0, 0.0)
-        self._guard = Guard(is_alone=False)
+        self._guard = Guard()
         self._wake = trio.Event()
         self._may_write = trio.Event()
         self._turn = trio.Lock()  # own writes come one after the other: each sees those before it
@@ -113,8 +113,8 @@ class StoreService:
         """Read what is on disk; once, before `run`. Raises StoreError if it cannot be read."""
         is_damaged = await self._disk.load()
         self._exchanges.update(self.replica.heads())
-        is_alone = not self.replica.heads().keys() - {self._own}
-        self._guard = Guard(is_alone=is_alone, is_damaged=is_damaged)
+        own = self.replica.chain(self._own)
+        self._guard = Guard(is_damaged=is_damaged, is_forked=own is not None and own.is_forked)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep equal until cancelled."""
@@ -204,8 +204,9 @@ class StoreService:
         return Refusal(
             Code.REFUSED,
             f"{peer_id_of(self._own)} has written operations that this disk does not have: its data directory was "
-            "copied, or restored from a backup. Writing on would fork its history, and nothing it writes would count. "
-            "Stop the other copy, if there is one, and give this node a new key.",
+            "copied, restored from a backup, or its store deleted. Writing on would fork its history, and nothing it "
+            "writes would count. Stop the other copy, if there is one, and give this node a new key: stop it, move "
+            "identity.key out of its data directory, and start it.",
         )
 
     # What comes.

@@ -8,13 +8,19 @@ def standing(guard: Guard) -> Standing:
     return guard.standing
 
 
-def test_who_has_never_seen_anybody_writes_at_once() -> None:
-    assert Guard(is_alone=True).standing is Standing.WRITES
-    assert Guard(is_alone=True, is_damaged=True).standing is Standing.ASKING
+def test_nobody_writes_before_a_peer_has_answered_and_who_forked_never() -> None:
+    guard = Guard()
+    guard.look(1e9)
+    assert standing(guard) is Standing.ASKING
+    assert standing(Guard(is_damaged=True)) is Standing.ASKING
+    forked = Guard(is_forked=True)
+    for number in range(ANSWERS_MAX):
+        forked.agrees(PeerId(str(number)), 0.0)
+    assert standing(forked) is Standing.REFUSES
 
 
 def test_one_answer_is_enough_after_a_while_and_several_at_once() -> None:
-    guard = Guard(is_alone=False)
+    guard = Guard()
     guard.look(1000.0)
     assert standing(guard) is Standing.ASKING
     guard.agrees(PeerId("a"), 1000.0)
@@ -23,22 +29,22 @@ def test_one_answer_is_enough_after_a_while_and_several_at_once() -> None:
     assert guard.deadline == 1000.0 + PATIENCE_S
     guard.look(guard.deadline)
     assert standing(guard) is Standing.WRITES
-    guard = Guard(is_alone=False)
+    guard = Guard()
     for number in range(ANSWERS_MAX):
         guard.agrees(PeerId(str(number)), 0.0)
     assert standing(guard) is Standing.WRITES
 
 
 def test_an_own_operation_that_the_disk_lacks_ends_writing_for_good() -> None:
-    for guard in (Guard(is_alone=False), Guard(is_alone=True)):
-        guard.came_back()
-        for number in range(ANSWERS_MAX):
-            guard.agrees(PeerId(str(number)), 0.0)
-        assert standing(guard) is Standing.REFUSES
+    guard = Guard()
+    guard.came_back()
+    for number in range(ANSWERS_MAX):
+        guard.agrees(PeerId(str(number)), 0.0)
+    assert standing(guard) is Standing.REFUSES
 
 
 def test_after_a_damaged_disk_own_operations_may_come_back_until_peers_agree_anew() -> None:
-    guard = Guard(is_alone=False, is_damaged=True)
+    guard = Guard(is_damaged=True)
     guard.agrees(PeerId("a"), 0.0)
     guard.came_back()
     guard.look(100.0)
