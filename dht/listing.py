@@ -16,12 +16,13 @@ from shoal.transport.wire import Digest, Malformed, Message, decode, encode
 from .records import BODY_BYTES_MAX
 
 LISTED_MAX: Final = 8
+NAME_CHARS_MAX: Final = 64
 _VERSION: Final = 1
 
 
 class ListedSwarm(Message, frozen=True):
     swarm: Digest
-    name: Annotated[str, msgspec.Meta(max_length=64)]
+    name: Annotated[str, msgspec.Meta(max_length=NAME_CHARS_MAX)]
     invite: Annotated[str, msgspec.Meta(max_length=1024)]  # how to join
 
 

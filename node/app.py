@@ -6,13 +6,16 @@ whoever can connect finds a node that works.
 
 import contextlib
 import os
+import secrets
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import trio
 
+from shoal.dht.service import open_dht
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.bulk import BlobService
 from shoal.transport.host import HostError, open_host
@@ -24,6 +27,7 @@ from shoal.transport.relay import RelayLimits
 from .complaint import Complaint, Exit
 from .config import GIGABYTE, KEY_NAME, Config
 from .directory import exit_of, take_directory
+from .discovery import Discovery, dht_settings, members_of
 from .listening import check_ports, listen_addresses, remember_port
 from .local_api import LocalApi
 from .local_methods import LocalMethods
@@ -71,14 +75,20 @@ async def run_on(
     def publish(swarm: str, event: Mapping[str, object]) -> None:
         events.publish(event, swarm)
 
-    async with trio.open_nursery() as nursery:
-        blobs = BlobService(transport, store)
+    settings = dht_settings(setup.config, setup.data_dir, transport)
+    async with (
+        open_dht(transport, identity, settings, seed=secrets.randbits(64)) as dht,
+        trio.open_nursery() as nursery,
+    ):
+        blobs = BlobService(transport, store, find_holders=dht.blob_holders)
         await nursery.start(blobs.run)
         hardware = Hardware(setup.config.device, threads_of(setup.config.threads))
-        swarms = Swarms(setup.data_dir / SWARMS_NAME, transport, blobs, identity, hardware, publish)
-        node = Node(setup, identity, transport, swarms, events)
+        find = partial(members_of, dht)
+        swarms = Swarms(setup.data_dir / SWARMS_NAME, transport, blobs, identity, hardware, publish, find)
+        node = Node(setup, identity, transport, swarms, blobs, dht, events)
         keep_connected(node)
         await nursery.start(swarms.run)
+        await nursery.start(Discovery(setup.config, transport, dht, swarms, store).run)
         where = await nursery.start(LocalApi(setup.data_dir, LocalMethods(node).table()).run)
         say_ready(node, where)
         task_status.started(node)

@@ -6,18 +6,22 @@ create and join use the node that runs on the data directory; where none runs th
 import argparse
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from .cli_dht import add_via, ask_dht
 from .cli_node import add_node_options, run_foreground
-from .cli_parts import add_command, data_dir_of, print_json, seen, size, span, table
+from .cli_parts import add_command, counted, data_dir_of, print_json, seen, size, span, table
 from .cli_view import describe_swarm, role_of
 from .complaint import Complaint, Exit
 from .invite import parse_invite
 from .local_client import LocalClient
 
 if TYPE_CHECKING:
+    from shoal.dht.service import DhtService
+    from shoal.transport.port import Transport
+
     from .cli_parts import Commands
 
 SPEC_NAME = "spec.toml"
@@ -108,9 +112,20 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         command.add_argument(
             "swarm", nargs="?", metavar="SWARM", help="id, its beginning, or name; needed if there are several"
         )
-    add_command(
-        verbs, "list", run_list, parent=parent, help="list the swarms this node is in", epilog="  shoal swarm list"
+    listing = add_command(
+        verbs,
+        "list",
+        run_list,
+        parent=parent,
+        help="list the swarms this node is in, or those that anybody may join",
+        epilog="""\
+  shoal swarm list                             those this node is in
+  shoal swarm list --public                    those that chose to be listed, as far as this node's peers know
+  shoal swarm list --public --via /ip4/...     the same, by a node of whom you know the address; none need run here
+""",
     )
+    listing.add_argument("--public", action="store_true", help="swarms that chose to be listed, on other nodes")
+    add_via(listing)
 
 
 def with_node(arguments: argparse.Namespace, command: Callable[[LocalClient, bool], Exit]) -> Exit:
@@ -257,6 +272,10 @@ def run_invite(arguments: argparse.Namespace) -> Exit:
 
 
 def run_list(arguments: argparse.Namespace) -> Exit:
+    if arguments.public:
+        return run_list_public(arguments)
+    if arguments.via is not None:
+        raise Complaint("--via is for --public", Exit.USAGE)
     with LocalClient(data_dir_of(arguments)) as node:
         swarms = node.call("swarm.list")
     if arguments.json:
@@ -266,6 +285,26 @@ def run_list(arguments: argparse.Namespace) -> Exit:
         print("this node is in no swarm: `shoal swarm create` makes one, `shoal swarm join` joins one")
         return Exit.OK
     print(table([["id", "name", "model", "data", "role", "round", "problem"], *map(list_row, seen(swarms))]))
+    return Exit.OK
+
+
+def run_list_public(arguments: argparse.Namespace) -> Exit:
+    def as_guest(transport: "Transport", dht: "DhtService") -> Awaitable[object]:
+        from .finding import find_public_swarms
+
+        return find_public_swarms(transport, dht)
+
+    swarms = ask_dht(arguments, "swarm.directory", as_guest)
+    if arguments.json:
+        print_json(swarms)
+        return Exit.OK
+    if not swarms:
+        print("no swarm is listed there: a member lists one whose spec says is_public = true")
+        return Exit.OK
+    for swarm in seen(swarms):
+        print(f"{swarm['name']} ({swarm['id'][:12]}), listed by {counted(swarm['listed_by'], 'member')}")
+        print(f"  trains  {swarm['model']} on {swarm['data']} by {swarm['method']}")
+        print(f"  join    shoal swarm join {swarm['invite']}")
     return Exit.OK
 
 

@@ -72,7 +72,8 @@ def run_status(arguments: argparse.Namespace) -> Exit:
     print(f"node      {status['peer_id']}, up for {span(status['uptime_s'])}")
     print(f"listens   {', '.join(status['addresses'])}")
     traffic = f"{size(status['bytes_sent'])} sent, {size(status['bytes_received'])} received"
-    print(f"network   {counted(status['connections'], 'connection')}, {traffic}")
+    known = f"{counted(status['dht_peers'], 'node')} known in the DHT"
+    print(f"network   {counted(status['connections'], 'connection')}, {known}, {traffic}")
     print(f"health    {status['rss_mb']} MB of memory, longest stall {span(status['stall_longest_s'])}")
     if not status["swarms"]:
         print("swarms    none: `shoal swarm create` makes one, `shoal swarm join` joins one")

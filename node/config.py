@@ -81,6 +81,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relay_circuit_minutes_max: Annotated[
         int, msgspec.Meta(ge=1, le=100_000, description="Minutes that one relayed connection may last.")
     ] = 60
+    mdns: Annotated[
+        bool, msgspec.Meta(description="Find nodes on the local network, and be found there, without any address.")
+    ] = True
+    dht_per_range: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            le=20,
+            description="Peers of one IPv4 /24 or IPv6 /48 per bucket of the DHT's table; more lets one owner of "
+            "addresses surround this node. Private addresses are not counted.",
+        ),
+    ] = 2
     connections_max: Annotated[
         int, msgspec.Meta(ge=2, le=100_000, description="Peers connected at once. Memory: about 0.3 MB each.")
     ] = 256

@@ -27,9 +27,10 @@ from .complaint import Complaint, Exit
 from .config import config_of
 from .invite import parse_invite
 from .local_methods import invite_to
+from .looking import Offer
 from .membership import Membership
 from .node_thread import NodeThread
-from .swarms import AnyMethod, Joined, Offer
+from .swarms import AnyMethod, Joined
 
 if TYPE_CHECKING:
     from torch import nn

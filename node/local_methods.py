@@ -15,6 +15,7 @@ from shoal.training.spec import Spec, spec_from
 from shoal.transport.wire import Malformed
 
 from .complaint import Complaint, Exit
+from .finding import enter, find_providers, find_public_swarms, find_record, put_note
 from .invite import Invite, format_invite, make_invite, parse_invite
 from .local_api import Answer, Events, Methods, NoParams
 from .membership import Membership, Role
@@ -51,6 +52,26 @@ class JoinSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: str | None = None
     entry: str | None = None
     role: Role | None = None  # None: train
+
+
+class Directory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    via: str | None = None  # the address of a node to enter the DHT through; None: those known
+
+
+class GetRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    key: str
+    via: str | None = None
+
+
+class PutNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    text: str
+    via: str | None = None
+
+
+class FindProviders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    what: str  # a blob's CID or a swarm's id
+    via: str | None = None
 
 
 class Generate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,6 +111,10 @@ class LocalMethods:
             "pause": Answer(OneSwarm, partial(self.set_paused, is_paused=True)),
             "resume": Answer(OneSwarm, partial(self.set_paused, is_paused=False)),
             "generate": Answer(Generate, self.generate),
+            "swarm.directory": Answer(Directory, self.directory),
+            "dht.get": Answer(GetRecord, self.get_record),
+            "dht.put": Answer(PutNote, self.put_note),
+            "dht.providers": Answer(FindProviders, self.find_providers),
             "store.copy": Answer(OneSwarm, self.copy_store),
             "watch": Events(Watch, self.watch),
             "stop": Answer(NoParams, self.stop),
@@ -175,6 +200,22 @@ class LocalMethods:
         except StoreError as error:
             raise Complaint(str(error), Exit.DISK) from error
         return {"id": joined.id, "path": str(path)}
+
+    async def directory(self, params: Directory) -> object:
+        await enter(self._node.dht, params.via)
+        return await find_public_swarms(self._node.transport, self._node.dht)
+
+    async def get_record(self, params: GetRecord) -> object:
+        await enter(self._node.dht, params.via)
+        return await find_record(self._node.dht, params.key)
+
+    async def put_note(self, params: PutNote) -> object:
+        await enter(self._node.dht, params.via)
+        return await put_note(self._node.dht, self._node.identity.peer_id, params.name, params.text)
+
+    async def find_providers(self, params: FindProviders) -> object:
+        await enter(self._node.dht, params.via)
+        return await find_providers(self._node.dht, params.what)
 
     def watch(self, params: Watch) -> Watcher:
         return self._node.events.watch(params.after)

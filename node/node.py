@@ -10,7 +10,9 @@ from typing import Any
 import trio
 
 import shoal
+from shoal.dht.service import DhtService
 from shoal.training.service import SwarmStatus
+from shoal.transport.bulk import BlobService
 from shoal.transport.identity import Identity
 from shoal.transport.port import Transport
 
@@ -38,6 +40,8 @@ class Node:
     identity: Identity
     transport: Transport
     swarms: Swarms
+    blobs: BlobService
+    dht: DhtService
     events: EventRing
     started_at: float = field(default_factory=time.monotonic)
 
@@ -51,6 +55,7 @@ class Node:
             "addresses": list(self.transport.addresses()),
             "uptime_s": round(time.monotonic() - self.started_at, 1),
             "connections": len(self.transport.connections()),
+            "dht_peers": len(self.dht.contacts()),
             "bytes_sent": traffic.bytes_sent,
             "bytes_received": traffic.bytes_received,
             "rss_mb": rss_mb(),

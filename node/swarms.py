@@ -19,20 +19,17 @@ from shoal.training.keeping import Keeping
 from shoal.training.method import Method
 from shoal.training.methods import MemberOptions, build, device_problem
 from shoal.training.ports import Blobs, Signer
-from shoal.training.service import SwarmService, fetch_spec
-from shoal.training.spec import SignedSpec, Spec, open_spec, sign_spec, swarm_id
+from shoal.training.service import SwarmService
+from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
 from shoal.transport.blob_disk import disk_refusal
-from shoal.transport.port import Address, Code, PeerId, Refusal, Transport
-from shoal.transport.wire import Malformed
+from shoal.transport.port import Address, PeerId, Transport
 
 from .complaint import Complaint, Exit
 from .invite import Invite
 from .logs import Log
+from .looking import FindMembers, Offer, look
 from .membership import Membership, SwarmFolder, choose, known_folders, sweep, with_known
 
-DIAL_TIMEOUT_S = 10.0
-SPEC_TIMEOUT_S = 10.0
-LOOK_S = 120.0  # for all members of an invite: one that somebody made up may name a hundred dead addresses
 START_AGAIN_S = 5.0  # after an engine found no room on the disk
 REMEMBER_S = 30.0  # how often the addresses of connected members are written down
 
@@ -73,22 +70,13 @@ class Hardware:
     threads: int
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A swarm as a newcomer sees it before joining."""
-
-    invite: Invite
-    signed: SignedSpec
-    spec: Spec
-    answered: PeerId
-
-
 class Swarms:
     """See the module's text.
 
     Args:
         root: the folder that holds one folder for each swarm.
         publish: is told what happens in a swarm: its id and the event.
+        find: who else may be in a swarm of which nobody that was named answers.
     """
 
     def __init__(
@@ -99,6 +87,7 @@ class Swarms:
         signer: Signer,
         hardware: Hardware,
         publish: Callable[[str, Mapping[str, object]], None],
+        find: FindMembers,
     ) -> None:
         self._root = root
         self._transport = transport
@@ -107,6 +96,7 @@ class Swarms:
         self._signer = signer
         self._hardware = hardware
         self._publish = publish
+        self._find = find
         self._joined: dict[str, Joined] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -150,43 +140,8 @@ class Swarms:
         return await self._join(sign_spec(spec, self._signer), spec, membership, method)
 
     async def look(self, invite: Invite) -> Offer:
-        """Ask the invite's members for the spec.
-
-        Raises:
-            Complaint: nobody answers, or those who do are not in the swarm any more.
-        """
-        reasons: list[str] = []
-        with trio.move_on_after(LOOK_S):
-            offer = await self._ask_members(invite, reasons)
-            if offer is not None:
-                return offer
-        raise Complaint(
-            f"nobody this invite names can let you in ({'; '.join(reasons) or f'no answer in {LOOK_S:g} s'}): "
-            "ask a member for a fresh one (`shoal swarm invite`)",
-            Exit.INVITE,
-        )
-
-    async def _ask_members(self, invite: Invite, reasons: list[str]) -> Offer | None:
-        """The spec, from the first who gives it; `reasons` gets why the others do not."""
-        for peer, addresses in invite.addresses():
-            if peer == self._signer.peer_id:
-                reasons.append("one of its members is this very node")
-                continue
-            reached = await self._reach(peer, addresses)
-            if isinstance(reached, Refusal):
-                reasons.append(reached.message)
-                continue
-            answer = await fetch_spec(self._transport, peer, invite.swarm, timeout_s=SPEC_TIMEOUT_S)
-            if isinstance(answer, Refusal):
-                gone = answer.code is Code.UNKNOWN_METHOD
-                reasons.append(f"{peer} is not in this swarm any more" if gone else f"{peer}: {answer.message}")
-                continue
-            spec = answer if isinstance(answer, Malformed) else open_spec(answer, invite.swarm)
-            if isinstance(answer, Malformed) or isinstance(spec, Malformed):
-                reasons.append(f"{peer}: {spec.reason if isinstance(spec, Malformed) else answer}")
-                continue
-            return Offer(invite, answer, spec, peer)
-        return None
+        """A swarm before it is joined. Raises Complaint as `looking.look`."""
+        return await look(self._transport, invite, self._find)
 
     async def join(self, offer: Offer, membership: Membership, method: AnyMethod | None = None) -> Joined:
         """Become a member. Raises Complaint if the engine cannot run here."""
@@ -309,18 +264,6 @@ class Swarms:
             joined.problem = event.message if isinstance(event, Problem) else ""
         self._publish(joined.id, fields)
         log.info(str(fields.get("event", type(event).__name__)), swarm=joined.id[:12], **without_event(fields))
-
-    async def _reach(self, peer: PeerId, addresses: tuple[Address, ...]) -> Refusal | None:
-        """Be connected to `peer`, dialing its addresses in turn."""
-        if any(connection.peer == peer for connection in self._transport.connections()):
-            return None
-        refused = Refusal(Code.UNREACHABLE, f"{peer} has no address")
-        for address in addresses:
-            answer = await self._transport.connect(address, timeout_s=DIAL_TIMEOUT_S)
-            if not isinstance(answer, Refusal):
-                return None
-            refused = Refusal(answer.code, f"{address}: {answer.message}")
-        return refused
 
     async def _remember_members(self) -> None:
         """Write down where the members that are connected now were dialed, to find the swarm again after a restart."""

@@ -1,5 +1,7 @@
 """Under which labels a swarm's blobs are kept, and which it lets go: the newest rounds' payloads and states stay."""
 
+from collections.abc import Collection, Mapping
+
 from .ports import Blobs
 
 KINDS = ("state", "local", "round")
@@ -31,3 +33,8 @@ class Pins:
             if not round - count < other <= round + 1:
                 kept.discard(other)
                 self._blobs.unpin(f"{self._prefix}/{kind}/{other}")
+
+
+def states_in(labels: Mapping[str, Collection[bytes]]) -> set[bytes]:
+    """The digests of all swarms' states among what labels hold."""
+    return {digest for label, held in labels.items() if label.split("/")[1:2] == ["state"] for digest in held}

@@ -10,7 +10,7 @@ disk.
 
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,10 +39,13 @@ _log = logging.getLogger(__name__)
 
 ASK_S: Final = 10.0  # a peer that can't say what it holds in this time is of no use
 HOLDERS_S: Final = 0.5  # how often it is asked anew who holds the blob
+SEARCH_AFTER_S: Final = 2.0  # without a delivery from those: then others are searched for
+SEARCH_PAUSE_S: Final = 30.0
 FETCHES_AT_ONCE: Final = 8  # of different blobs; more wait. Memory: up to a chunk per holder each
 READS_AT_ONCE: Final = 4  # worker threads that read for others
 
 T = TypeVar("T")
+FindHolders = Callable[[bytes], Awaitable[Iterable[PeerId]]]
 
 
 class RunBlocking(Protocol):
@@ -105,6 +108,8 @@ class BlobService:
         report: called with every lie.
         run_blocking: `run_inline` on a virtual clock.
         open_source: where chunks come from, if not from RPC streams.
+        find_holders: searches for connected peers that say they hold the blob with this digest, when nobody whom the
+            fetch's owner named delivers it.
     """
 
     def __init__(
@@ -115,12 +120,14 @@ class BlobService:
         report: Callable[[Lie], None] = lambda lie: None,
         run_blocking: RunBlocking = run_in_thread,
         open_source: OpenSource | None = None,
+        find_holders: FindHolders | None = None,
     ) -> None:
         self._transport = transport
         self._store = store
         self._report = report
         self._blocking = run_blocking
         self._open_source = open_source or rpc_sources(transport)
+        self._find_holders = find_holders
         self._fetches: dict[bytes, _Fetch] = {}
         self._fetch_slots = trio.Semaphore(FETCHES_AT_ONCE)
         self._verify_slots = trio.Semaphore(VERIFIED_AT_ONCE)
@@ -213,6 +220,8 @@ class BlobService:
         try:
             with fetch.scope:
                 async with self._fetch_slots, trio.open_nursery() as nursery:
+                    if self._find_holders is not None:
+                        nursery.start_soon(self._search, fetch, self._find_holders)
                     fetch.result = await self._drive(fetch, nursery)
                     nursery.cancel_scope.cancel()
         finally:
@@ -249,6 +258,15 @@ class BlobService:
         if plan.failure is not None:
             return fetch.disk_refusal or Refusal(Code.MALFORMED, plan.failure)
         return fetch.disk_refusal or Refusal(Code.NOT_FOUND, f"{plan.ref.cid} is not to be had: {plan.explain()}")
+
+    async def _search(self, fetch: _Fetch, find_holders: FindHolders) -> None:
+        """While nobody delivers, ask those as well who say elsewhere that they hold it."""
+        while True:
+            await trio.sleep(SEARCH_AFTER_S)
+            if not fetch.links:
+                fetch.plan.offer(await find_holders(fetch.plan.ref.digest))
+                fetch.changed.set()
+                await trio.sleep(SEARCH_PAUSE_S)
 
     def _carry_out(self, fetch: _Fetch, nursery: trio.Nursery, effect: Effect) -> None:
         match effect:

@@ -1,0 +1,168 @@
+"""How a node finds others and is found: it enters the DHT through whomever it dials, says there in which swarms it is
+and which states it holds, and looks there for members of a swarm when it is connected to none.
+
+What a malicious peer may say there: that it is in any swarm. What it achieves: to be dialed in a search, with
+MET_MAX - 1 others at most; whether it is a member its hello tells.
+"""
+
+import math
+import random
+from collections.abc import Collection
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from shoal.dht.contacts import Contact, ranges_of
+from shoal.dht.keys import listing_key, own_directory_key, swarm_providers_key
+from shoal.dht.listing import LISTED_MAX, NAME_CHARS_MAX, ListedSwarm, listing_body
+from shoal.dht.lookup import LookupSettings
+from shoal.dht.routing import TableSettings
+from shoal.dht.service import DhtService, DhtSettings
+from shoal.training.pins import states_in
+from shoal.transport.blob_store import BlobStore
+from shoal.transport.port import PeerConnected, Transport
+
+from .announcing import Announcing, Seeking
+from .config import Config
+from .invite import format_invite, is_loopback, make_invite
+from .logs import Log
+from .looking import reach
+from .swarms import Joined, Swarms
+
+PEERS_NAME: Final = "peers"  # in the data directory: whom to come back to
+LOOK_S: Final = 2.0  # between two looks at what there is to announce, and for whom to search
+ALONE_S: Final = 0.5  # the same while nobody is known: who comes first shall be told at once
+MET_MAX: Final = 8  # dialed of those whom a search names
+GREET_PAUSE_S: Final = 10.0  # between two peers to enter through, once enough are known
+
+log = Log("discovery")
+
+
+def dht_settings(config: Config, data_dir: Path, transport: Transport) -> DhtSettings:
+    """What a node of this configuration does in the DHT."""
+    table, lookups = TableSettings(), LookupSettings()
+    share = config.dht_per_range / table.narrow_per_bucket
+    table = TableSettings(
+        narrow_per_bucket=config.dht_per_range,
+        wide_per_bucket=math.ceil(table.wide_per_bucket * share),
+        narrow_in_total=math.ceil(table.narrow_in_total * share),
+        wide_in_total=math.ceil(table.wide_in_total * share),
+    )
+    lookups = LookupSettings(narrow_per_path=math.ceil(lookups.narrow_per_path * share))
+    is_public = bool(config.announce) or any(ranges_of(address) is not None for address in transport.addresses())
+    return DhtSettings(lookups, table, is_server=is_public, saved_at=data_dir / PEERS_NAME)
+
+
+class Discovery:
+    """See the module's text."""
+
+    def __init__(self, config: Config, transport: Transport, dht: DhtService, swarms: Swarms, blobs: BlobStore) -> None:
+        self._config = config
+        self._transport = transport
+        self._dht = dht
+        self._swarms = swarms
+        self._blobs = blobs
+        self._announcing, self._seeking = Announcing(), Seeking()
+        self._listed = b""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Find and be found, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._greet)
+            if self._config.mdns and not all(map(is_loopback, self._transport.addresses())):
+                from shoal.dht.mdns_service import find_neighbours  # here: it takes memory
+
+                await nursery.start(find_neighbours, self._transport, self._dht.join)
+            task_status.started()
+            is_alone = True
+            while True:
+                if is_alone and self._dht.contacts():
+                    is_alone = False
+                    self._announcing.forget()
+                    self._listed = b""
+                await self._announce(nursery)
+                self._list_swarms(nursery)
+                self._seek(nursery)
+                await trio.sleep(ALONE_S if is_alone else LOOK_S)
+
+    async def _greet(self) -> None:
+        """Enter the DHT through whomever this node dialed; who dialed it, does so itself and proves it reachable."""
+        while True:  # the channel ends for who is too far behind
+            async with self._transport.events() as events:
+                async for event in events:
+                    if isinstance(event, PeerConnected):
+                        await self._meet(event)
+
+    async def _meet(self, event: PeerConnected) -> None:
+        connection = next((each for each in self._transport.connections() if each.peer == event.peer), None)
+        if connection is None:
+            return
+        if not connection.is_outbound:
+            if not connection.is_relayed:
+                self._dht.become_server()
+            return
+        known = self._dht.contacts()
+        if all(contact.peer != event.peer for contact in known):
+            await self._dht.join([connection.address])
+            if len(known) >= TableSettings().bucket_size:
+                await trio.sleep(GREET_PAUSE_S)
+
+    async def _announce(self, nursery: trio.Nursery) -> None:
+        """Say in which swarms this node is, and which states it holds for good."""
+        states = states_in(await trio.to_thread.run_sync(self._blobs.labels))
+        swarms = [joined.folder.swarm for joined in self._swarms.all() if joined.service is not None]
+        change = self._announcing.look(swarms, sorted(states), trio.current_time())
+        for key in change.ended:
+            self._dht.withdraw(key)
+        for key in change.begun:
+            nursery.start_soon(self._dht.provide, key)
+
+    def _list_swarms(self, nursery: trio.Nursery) -> None:
+        """List the public swarms this node is in where anybody finds them."""
+        me = self._transport.peer_id
+        listed = [self._listing(joined) for joined in self._swarms.all() if joined.spec.is_public and joined.service]
+        body = listing_body(tuple(listed[:LISTED_MAX])) if listed else b""
+        if body == self._listed:
+            return
+        self._listed = body
+        if body:
+            nursery.start_soon(self._dht.put, listing_key(me), body)
+            nursery.start_soon(self._dht.provide, own_directory_key(me))
+        else:
+            self._dht.withdraw(listing_key(me).data)
+            self._dht.withdraw(own_directory_key(me))
+
+    def _listing(self, joined: Joined) -> ListedSwarm:
+        """By this node's own addresses alone: other members list theirs."""
+        swarm, me = joined.folder.swarm, self._transport.peer_id
+        invite = make_invite(swarm, me, self._config.announce, self._transport.addresses(), ())
+        return ListedSwarm(swarm, joined.spec.name[:NAME_CHARS_MAX], format_invite(invite))
+
+    def _seek(self, nursery: trio.Nursery) -> None:
+        """Search for members of the swarms whose members are all out of reach."""
+        connected = {each.peer for each in self._transport.connections()}
+        lonely = {joined.id: joined for joined in self._swarms.all() if is_lonely(joined, connected)}
+        for id in self._seeking.due(lonely, trio.current_time()):
+            nursery.start_soon(self._find, lonely[id])
+
+    async def _find(self, joined: Joined) -> None:
+        me = self._transport.peer_id
+        contacts = [each for each in await members_of(self._dht, joined.folder.swarm) if each.peer != me]
+        random.shuffle(contacts)  # so that nobody can be among the first for everybody
+        async with trio.open_nursery() as nursery:
+            for contact in contacts[:MET_MAX]:
+                nursery.start_soon(reach, self._transport, contact.peer, contact.addresses)
+        log.debug("searched for members", swarm=joined.id[:12], found=len(contacts))
+
+
+async def members_of(dht: DhtService, swarm: bytes) -> tuple[Contact, ...]:
+    """Who says that it is in a swarm."""
+    return await dht.providers(swarm_providers_key(swarm))
+
+
+def is_lonely(joined: Joined, connected: Collection[str]) -> bool:
+    """Whether none of a swarm's members that this node knows of is connected."""
+    if joined.service is None:
+        return False
+    return not any(member.peer in connected for member in joined.service.status().members)
