@@ -1,55 +1,60 @@
-"""Finds peers on the LAN, so that nobody has to name an address there: libp2p's mDNS, by the zeroconf library.
+"""Finds peers on the LAN, so that nobody has to name an address there.
 
-Who does not want it does not start it. What anybody on the LAN may do: announce any number of services, at any rate.
-What it achieves: HEARD_MAX wait to be met, PEERS_REMEMBERED_MAX are remembered, each is met once in AGAIN_S at most.
+Who does not want it does not start it. A laptop changes its network, sleeps and wakes up, so every LOOK_S its addresses
+are compared with those announced. A node that listens on loopback alone has no LAN, and nothing is started for it.
+
+What anybody on the LAN may do: announce any number of services, at any rate. What it achieves: HEARD_MAX wait to be
+met, PEERS_REMEMBERED_MAX are remembered, each is met once in AGAIN_S at most, at addresses of this LAN (`lan`).
 """
 
+import ipaddress
 import logging
-import secrets
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from functools import partial
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from dataclasses import dataclass
 from typing import Final
 
+import ifaddr
 import trio
-from zeroconf import Error as ZeroconfError
-from zeroconf import InterfaceChoice, ServiceInfo, ServiceListener, Zeroconf
 
+from shoal.transport.addresses import Endpoint
 from shoal.transport.port import Address, Transport
 
 from .contacts import Contact
-from .lan import SERVICE, lan_text, read_lan_text
+from .lan import IpNetwork, lan_endpoints, read_lan_text
+from .zeroconf_service import announced
 
 HEARD_MAX: Final = 64
 PEERS_REMEMBERED_MAX: Final = 1024
 AGAIN_S: Final = 60.0
-RESOLVE_MS: Final = 1000  # for the text of a service whose name was heard
+LOOK_S: Final = 15.0
 
 log = logging.getLogger(__name__)
 
+Meet = Callable[[tuple[Address, ...]], Awaitable[bool]]
 
-class _Listener(ServiceListener):
-    """Called in zeroconf's own thread."""
 
-    def __init__(self, heard: Callable[[bytes], None]) -> None:
-        self._heard = heard
+@dataclass(frozen=True, slots=True)
+class _Lan:
+    """Where this machine is, and where this node listens there."""
 
-    def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        info = zc.get_service_info(type_, name, RESOLVE_MS)
-        if info is not None and info.text:
-            self._heard(info.text)
+    endpoints: tuple[Endpoint, ...]
+    networks: tuple[IpNetwork, ...]
 
-    def update_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        self.add_service(zc, type_, name)
 
-    def remove_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        pass
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A neighbour's announcement."""
+
+    text: bytes
+    networks: tuple[IpNetwork, ...]  # on one of which it was heard
 
 
 async def find_neighbours(
     transport: Transport,
-    meet: Callable[[tuple[Address, ...]], Awaitable[bool]],
-    interfaces: Sequence[str] | None = None,
+    meet: Meet,
+    look_s: float = LOOK_S,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -57,68 +62,77 @@ async def find_neighbours(
 
     Args:
         meet: what to do with a neighbour's addresses: `DhtService.join`.
-        interfaces: IP addresses of this machine's network cards; all of them if none are named.
+        look_s: between two looks at the addresses of this machine.
     """
-    send, receive = trio.open_memory_channel[bytes](HEARD_MAX)
-    token = trio.lowlevel.current_trio_token()
+    send, receive = trio.open_memory_channel[Heard](HEARD_MAX)
+    task_status.started()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(meet_all, transport, meet, receive)
+        while True:
+            lan = _lan_of(transport)
+            try:
+                async with AsyncExitStack() as stack:
+                    if lan is not None:
+                        await stack.enter_async_context(_announced(lan, send))
+                    await _until_changed(transport, lan, look_s)
+            except OSError as error:
+                log.warning("no peers will be found on the LAN: %s", error)
+                await _until_changed(transport, lan, look_s)
 
-    def take(text: bytes) -> None:
-        try:
-            send.send_nowait(text)
-        except (trio.WouldBlock, trio.BrokenResourceError):
-            log.debug("a neighbour more than can be met at once")
+
+def _announced(lan: _Lan, send: trio.MemorySendChannel[Heard]) -> AbstractAsyncContextManager[None]:
+    token = trio.lowlevel.current_trio_token()
 
     def heard(text: bytes) -> None:
         with suppress(trio.RunFinishedError):
-            token.run_sync_soon(take, text)
+            token.run_sync_soon(hear, send, Heard(text, lan.networks))
 
-    chosen = InterfaceChoice.All if interfaces is None else list(interfaces)
+    return announced(lan.endpoints, heard)
+
+
+def hear(send: trio.MemorySendChannel[Heard], heard: Heard) -> None:
+    """In line with those that wait to be met, unless the line is full: it will announce itself again."""
     try:
-        zeroconf = await trio.to_thread.run_sync(partial(Zeroconf, interfaces=chosen))
-    except OSError as error:
-        log.warning("no peers will be found on the LAN: %s", error)
-        task_status.started()
-        return
-    try:
-        await trio.to_thread.run_sync(_announce, zeroconf, transport.addresses(), _Listener(heard))
-        task_status.started()
-        with receive:
-            await _meet_all(transport, meet, receive)
-    finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(zeroconf.close)
+        send.send_nowait(heard)
+    except (trio.WouldBlock, trio.BrokenResourceError):
+        log.debug("a neighbour more than can be met at once")
 
 
-def _announce(zeroconf: Zeroconf, addresses: tuple[Address, ...], listener: ServiceListener) -> None:
-    name = secrets.token_hex(16)  # as the specification wants it: it says nothing about who this is
-    port = next((int(address.split("/")[4]) for address in addresses if address.count("/") > 4), 4001)
-    hosts = [address.split("/")[2] for address in addresses if address.startswith("/ip4/")]
-    try:
-        if addresses:
-            info = ServiceInfo(
-                SERVICE,
-                f"{name}.{SERVICE}",
-                port,
-                properties=lan_text(addresses),
-                server=f"{name}.local.",
-                parsed_addresses=hosts or ["127.0.0.1"],  # without one zeroconf takes it for incomplete
-            )
-            zeroconf.register_service(info)
-    except (OSError, ZeroconfError) as error:
-        log.warning("this node is not announced on the LAN: %s", error)
-    zeroconf.add_service_listener(SERVICE, listener)
+async def _until_changed(transport: Transport, lan: _Lan | None, look_s: float) -> None:
+    """Until this machine is elsewhere, or was asleep: then it has missed what others said."""
+    awake_s = _asleep_s()
+    while True:
+        await trio.sleep(look_s)
+        if _lan_of(transport) != lan or _asleep_s() - awake_s > look_s:
+            return
 
 
-async def _meet_all(
-    transport: Transport,
-    meet: Callable[[tuple[Address, ...]], Awaitable[bool]],
-    texts: trio.MemoryReceiveChannel[bytes],
-) -> None:
-    met: dict[Contact, float] = {}
-    async for text in texts:
-        contact, now = read_lan_text(text), trio.current_time()
+def _lan_of(transport: Transport) -> _Lan | None:
+    """None: nobody on a LAN can reach this node."""
+    addresses = transport.addresses()
+    if all(address.startswith(("/ip4/127.", "/ip6/::1/")) for address in addresses):
+        return None
+    ips = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    named = [(ip.ip if isinstance(ip.ip, str) else ip.ip[0], ip.network_prefix) for ip in ips]
+    networks = (ipaddress.ip_network(f"{host}/{bits}", strict=False) for host, bits in named)
+    usable = tuple(sorted({each for each in networks if not (each.is_loopback or each.is_link_local)}, key=str))
+    endpoints = lan_endpoints(addresses, usable)
+    return _Lan(endpoints, usable) if endpoints else None
+
+
+def _asleep_s() -> float:
+    """Grows by what this machine sleeps: the clock on the wall goes on, that of the loop stands still."""
+    return time.time() - trio.current_time()
+
+
+async def meet_all(transport: Transport, meet: Meet, neighbours: trio.MemoryReceiveChannel[Heard]) -> None:
+    """Each once in AGAIN_S at most."""
+    met: dict[Contact, float] = {}  # longest ago first
+    async for heard in neighbours:
+        contact, now = read_lan_text(heard.text, heard.networks), trio.current_time()
         if contact is None or contact.peer == transport.peer_id or now < met.get(contact, -AGAIN_S) + AGAIN_S:
             continue
+        met.pop(contact, None)
         met[contact] = now
         if len(met) > PEERS_REMEMBERED_MAX:
             del met[next(iter(met))]
