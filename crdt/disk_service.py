@@ -10,7 +10,7 @@ import trio
 from shoal.transport.bulk import RunBlocking
 from shoal.transport.wire import Malformed
 
-from .compact import digest_of, read_snapshot
+from .compact import Snapshot, digest_of, read_snapshot
 from .dots import Writer
 from .operation import Stretch
 from .replica import Admission, Replica
@@ -33,6 +33,8 @@ class Disk:
         self._thread = trio.CapacityLimiter(1)
         self._waiting: list[Stretch] = []
         self._behind: set[Writer] = set()  # whose batches on disk are to be replaced as a whole
+        self._snapshot: Snapshot | None = None  # that is to take the place of what is below it
+        self._writing = trio.Lock()
         self._wake = trio.Event()
         self.problem = ""  # that keeps it from writing
 
@@ -55,12 +57,19 @@ class Disk:
         self._waiting += [each for each in admission.kept if each.writer not in admission.forked]
         if len(self._waiting) > WAITING_MAX:
             self._forget()
-        if self._waiting or self._behind:
+        if self._is_behind():
             self._wake.set()
+
+    async def compact(self, snapshot: Snapshot, admission: Admission) -> str:
+        """Put an adopted snapshot in the place of what it stands for. Returns what keeps it from there, for now."""
+        self._snapshot = snapshot
+        self.put(admission)
+        await self._write()
+        return self.problem
 
     async def append(self, stretch: Stretch) -> str:
         """A batch of the node's own is on disk when this returns nothing; else what keeps it from there."""
-        if self.problem and (self._waiting or self._behind):
+        if self.problem and self._is_behind():
             return self.problem  # there is no room for what came before either
         try:
             await self._blocking(lambda: self._store.append([stretch]))
@@ -87,18 +96,25 @@ class Disk:
             await self._write()
             await self._blocking(self._store.close)
 
+    def _is_behind(self) -> bool:
+        return bool(self._waiting or self._behind or self._snapshot)
+
     async def _write(self) -> bool:
-        if not (self._waiting or self._behind):
-            return True
+        async with self._writing:
+            return not self._is_behind() or await self._write_all()
+
+    async def _write_all(self) -> bool:
         behind, self._behind = self._behind, set()
         waiting = [stretch for stretch in self._waiting if stretch.writer not in behind]
+        snapshot, self._snapshot = self._snapshot, None
         self._waiting = []
         replaced = [(writer, self._replica.batches(writer)) for writer in sorted(behind)]
         try:
-            await self._blocking(lambda: self._put(waiting, replaced))
+            await self._blocking(lambda: self._put(snapshot, waiting, replaced))
         except StoreError as error:
             self._say(error)
             self._behind |= behind
+            self._snapshot = self._snapshot or snapshot
             self._waiting = waiting + self._waiting
             self._forget()
             return False
@@ -107,9 +123,15 @@ class Disk:
         self.problem = ""
         return True
 
-    def _put(self, waiting: list[Stretch], replaced: Iterable[tuple[Writer, list[bytes]]]) -> None:
+    def _put(
+        self, snapshot: Snapshot | None, waiting: list[Stretch], replaced: Iterable[tuple[Writer, list[bytes]]]
+    ) -> None:
         if waiting:
             self._store.append(waiting)
+        if snapshot is not None:
+            pieces = list(snapshot.pieces())
+            frontier = {writer: mark.number for writer, mark in snapshot.frontier.items()}
+            self._store.compact(pieces, digest_of(pieces), frontier)
         for writer, batches in replaced:
             self._store.replace(writer, batches)
 

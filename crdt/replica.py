@@ -46,7 +46,8 @@ class Admission:
     """What became of a batch."""
 
     kept: list[Stretch] = field(default_factory=list[Stretch])  # to be stored and passed on, in this order
-    forked: set[Writer] = field(default_factory=set[Writer])  # whose stored batches `Replica.batches` now replaces
+    # Whose stored batches `Replica.batches` now replaces: they forked, or were given up for an agreed chain.
+    forked: set[Writer] = field(default_factory=set[Writer])
     touched: set[Key] = field(default_factory=set[Key])  # keys whose cells may have changed
     missing: Missing | None = None
     waits: bool = False  # from now on, for what is missing
@@ -207,6 +208,7 @@ class Replica:
             chain = self._chains.get(writer)
             if chain is None or not chain.goes_through(*mark):
                 if chain is not None:
+                    adoption.admission.forked.add(writer)
                     self._give_up(chain, snapshot, adoption)
                 self._chains[writer] = Chain(writer, *mark, spent.get(writer))
             elif not chain.is_within(mark.number, spent.get(writer, Spent()), self.rules):

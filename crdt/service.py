@@ -21,6 +21,7 @@ from shoal.transport.wire import Malformed
 
 from .cells import Key
 from .changes_service import Changes
+from .compact import digest_of, read_snapshot
 from .disk_service import Disk
 from .dots import Writer
 from .exchange import Asking, Busy, Exchanges, NeedsSnapshot, Outcome, Question
@@ -29,7 +30,7 @@ from .guard import Guard, Standing
 from .heads import SALT_BYTES
 from .operation import BatchSigner, Operation, Stretch
 from .partners import Partners
-from .replica import Admission, Replica
+from .replica import Admission, Adoption, Replica
 from .rules import Records, Rules
 from .store import Store
 
@@ -170,6 +171,33 @@ class StoreService:
         """The swarm's records have become more: what waited for them may count."""
         self._keep(self.replica.records_came())
 
+    async def adopt(self, pieces: Sequence[bytes], digest: bytes) -> Adoption | Malformed | Refusal:
+        """Put an agreed snapshot in the place of all operations up to its frontier, here and on disk.
+
+        Args:
+            digest: of the snapshot that was agreed on. The pieces may come from anybody.
+
+        Refusal: it is in force, but not on disk yet; own writes wait until it is.
+        """
+        if digest_of(pieces) != digest:
+            return Malformed("a snapshot that is not the one agreed on")
+        snapshot = read_snapshot(pieces, self.replica.swarm)
+        if isinstance(snapshot, Malformed):
+            return snapshot
+        async with self._turn:  # or an own write could follow what only memory knows
+            own = self.replica.chain(self._own)
+            adoption = self.replica.adopt(snapshot)
+            if isinstance(adoption, Malformed):
+                return adoption
+            if self._own in snapshot.frontier and self.replica.chain(self._own) is not own:
+                self._came_back()
+            self._exchanges.update({*snapshot.frontier, *adoption.admission.forked})
+            self._exchanges.update(stretch.writer for stretch in adoption.admission.kept)
+            self._needs = {writer: need for writer, need in self._needs.items() if writer not in snapshot.frontier}
+            self._tell(adoption.touched | adoption.admission.touched)
+            problem = await self._disk.compact(snapshot, adoption.admission)
+        return Refusal(Code.REFUSED, problem) if problem else adoption
+
     def status(self) -> Status:
         heads = self.replica.heads()
         forked = tuple(sorted(peer_id_of(writer) for writer, head in heads.items() if head.is_forked))
@@ -230,8 +258,11 @@ class StoreService:
         self._exchanges.update(stretch.writer for stretch in admission.kept)
         self._tell(admission.touched)
         if any(stretch.writer == self._own for stretch in admission.kept):
-            self._guard.came_back()
-            self._look()
+            self._came_back()
+
+    def _came_back(self) -> None:
+        self._guard.came_back()
+        self._look()
 
     def _tell(self, keys: set[Key]) -> None:
         for reader in self._readers:

@@ -239,12 +239,12 @@ def test_any_order_gives_one_digest(history: list[Stretch], order: random.Random
     assert one.heads() == other.heads()
     assert one.digest() == other.digest()
     newcomer = replica()
-    admit(newcomer, [read for writer in one.heads() for read in map(_read, one.batches(writer))])
+    admit(newcomer, [read(data) for writer in one.heads() for data in one.batches(writer)])
     assert newcomer.heads() == one.heads()
     assert newcomer.digest() == one.digest()
 
 
-def _read(data: bytes) -> Stretch:
+def read(data: bytes) -> Stretch:
     stretch = read_batch(data)
     assert isinstance(stretch, Stretch)
     return stretch
