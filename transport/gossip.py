@@ -40,8 +40,8 @@ ENTRY_BYTES: Final = 1024  # what a remembered message costs besides its bytes
 WANTED_MAX: Final = 1024  # asked of somebody and not yet here
 WANT_S: Final = 2.0  # then it may be asked of somebody else
 AGAIN_S: Final = WANT_S + 0.5  # after which it is offered again to who has asked somebody else
-AGAIN_MAX: Final = 4096  # offers to be repeated, to all neighbours together
-TRIES_MAX: Final = 8  # offers of one message to one neighbour: so many liars around it are outlasted
+AGAIN_MAX: Final = 4096  # sends to be repeated, to all neighbours together
+TRIES_MAX: Final = 8  # sends of one message to one neighbour: so many liars around it are outlasted
 MESSAGES_PER_S: Final = 100.0  # taken from one neighbour; CPU: a verification costs 0.06 ms
 MESSAGES_BURST: Final = 400
 ENVELOPE_BYTES_MAX: Final = GOSSIP_BYTES_MAX + 512
@@ -178,16 +178,19 @@ class Mesh:
             self._wanted.popitem(last=False)
         return answer
 
-    def answered(self, offers: Iterable[Send], answer: Answer, now: float) -> list[bytes]:
-        """What a neighbour made of these offers to it. Returns what to hand over."""
+    def answered(self, offers: Iterable[Send], answer: Answer, now: float) -> list[Send]:
+        """What a neighbour made of these offers to it. Returns those of what it wants."""
         wanted, waiting = set(answer.wanted), set(answer.waiting)
         for send in offers:
             if send.id in waiting:
-                if send.tries + 1 < TRIES_MAX and len(self._again) < AGAIN_MAX:
-                    self._again.append((now + AGAIN_S, replace(send, tries=send.tries + 1)))
+                self._try_again(send, now)
             elif send.id not in wanted and send.id in self._cache:
                 self._cache[send.id].holders.add(send.peer)
-        return [send.id for send in offers if send.id in wanted]
+        return [send for send in offers if send.id in wanted]
+
+    def undelivered(self, send: Send, now: float) -> None:
+        """It could not be handed over. Not to be offered again: the neighbour asks nobody twice."""
+        self._try_again(replace(send, is_offer=False), now)
 
     @property
     def deadline(self) -> float:
@@ -195,7 +198,7 @@ class Mesh:
         return self._again[0][0] if self._again else math.inf
 
     def due(self, now: float) -> list[Send]:
-        """Offers to repeat now."""
+        """What to try again now."""
         sends: list[Send] = []
         while self._again and self._again[0][0] <= now:
             sends.append(self._again.popleft()[1])
@@ -253,6 +256,10 @@ class Mesh:
         """Whether the neighbour has shown in the meantime that it has the message."""
         cached = self._cache.get(send.id)
         return cached is None or send.peer in cached.holders
+
+    def _try_again(self, send: Send, now: float) -> None:
+        if send.tries + 1 < TRIES_MAX and len(self._again) < AGAIN_MAX:
+            self._again.append((now + AGAIN_S, replace(send, tries=send.tries + 1)))
 
     def _asks(self, peer: PeerId, id: bytes, now: float) -> bool:
         """Whether to ask `peer` for a message that is not here."""

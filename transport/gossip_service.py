@@ -1,6 +1,7 @@
 """Carries gossip between neighbours by calls: one task per neighbour, so that a slow one delays nobody else."""
 
 import logging
+import math
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -31,8 +32,10 @@ from .wire import Malformed, Message
 
 QUEUE_MAX: Final = 256  # messages that a subscriber has not yet looked at; more are dropped and counted
 OUTBOX_MAX: Final = 1024  # sends that wait for a slow neighbour; more are dropped and counted
+PUSHES_MAX: Final = 64  # to one neighbour under way at once; memory: 64 KiB each. One that is lost delays no others
 CALL_S: Final = 10.0
-RETRY_S: Final = 5.0  # a peer that speaks no gossip is asked so rarely
+RETRY_S: Final = 5.0  # a peer that speaks no gossip is asked so rarely, and each time more so:
+RETRY_S_MAX: Final = 600.0  # what asks it more often makes a connection look used that is not
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,9 @@ class _Outbox:
     wake: trio.Event = field(default_factory=trio.Event)
     sends: deque[Send] = field(default_factory=deque[Send])
     told_version: int = 0  # of the own subscriptions; 0: nothing yet
+    tell_at: float = -math.inf
+    retry_s: float = RETRY_S  # until then, if it fails
+    places: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(PUSHES_MAX))
 
 
 class GossipService:
@@ -100,7 +106,7 @@ class GossipService:
         self._mesh = Mesh(identity.peer_id)
         self._sequence = secrets.randbits(62)  # a restarted node must not repeat itself
         self._version = 1
-        self._repeat = trio.Event()  # there may be offers to repeat
+        self._repeat = trio.Event()  # there may be sends to repeat
         self._subscriptions: dict[str, list[_Subscription]] = {}
         self._outboxes: dict[PeerId, _Outbox] = {}
         self.dropped_count = 0  # because a subscriber or a neighbour was slow
@@ -211,14 +217,19 @@ class GossipService:
 
     async def _talk(self, peer: PeerId, outbox: _Outbox) -> None:
         with outbox.scope:
-            while True:
-                outbox.wake = trio.Event()
-                if outbox.told_version != self._version:
-                    await self._tell_topics(peer, outbox)
-                elif outbox.sends:
-                    await self._deliver(peer, outbox)
-                else:
-                    await outbox.wake.wait()
+            async with trio.open_nursery() as pushes:
+                while True:
+                    outbox.wake = trio.Event()
+                    tell_at = math.inf if outbox.told_version == self._version else outbox.tell_at
+                    if tell_at <= trio.current_time():
+                        await self._tell_topics(peer, outbox)
+                    elif outbox.sends:
+                        for send in await self._offer(peer, outbox):
+                            await outbox.places.acquire()
+                            pushes.start_soon(self._push, send, outbox)
+                    else:
+                        with trio.move_on_at(tell_at):
+                            await outbox.wake.wait()
 
     async def _offer_again(self) -> None:
         while True:
@@ -232,27 +243,33 @@ class GossipService:
         answer = await self._calls.request(peer, SUBSCRIBE, Topics(sorted(self._mesh.topics)), timeout_s=CALL_S)
         if isinstance(answer, Refusal):
             log.debug("%s was not told of subscriptions: %s", peer, answer.message)
-            await trio.sleep(RETRY_S)
+            outbox.tell_at = trio.current_time() + outbox.retry_s
+            outbox.retry_s = min(RETRY_S_MAX, 2 * outbox.retry_s)
         else:
-            outbox.told_version = version
+            outbox.told_version, outbox.retry_s = version, RETRY_S
 
-    async def _deliver(self, peer: PeerId, outbox: _Outbox) -> None:
-        """Up to OFFERS_MAX of what waits: offers in one call, what is wanted of them and the rest side by side."""
+    async def _offer(self, peer: PeerId, outbox: _Outbox) -> list[Send]:
+        """Up to OFFERS_MAX of what waits: offers in one call. Gives what to hand over: what is wanted, and the rest."""
         batch = [outbox.sends.popleft() for _ in range(min(OFFERS_MAX, len(outbox.sends)))]
         batch = [send for send in batch if not self._mesh.is_needless(send)]
-        wanted = [send.id for send in batch if not send.is_offer]
+        pushes = [send for send in batch if not send.is_offer]
         offers = [send for send in batch if send.is_offer]
         if offers:
             ids = [send.id for send in offers]
             reply = await self._calls.request(peer, OFFER, Ids(ids), timeout_s=CALL_S)
             answer = Answer([], ids) if isinstance(reply, Refusal) else Answer(reply.wanted, reply.waiting)
-            wanted += self._mesh.answered(offers, answer, trio.current_time())
+            pushes += self._mesh.answered(offers, answer, trio.current_time())
             self._repeat.set()
-        async with trio.open_nursery() as nursery:
-            for id in wanted:
-                data = self._mesh.cached(id)
-                if data is not None:
-                    nursery.start_soon(self._push, peer, data)
+        return pushes
 
-    async def _push(self, peer: PeerId, data: bytes) -> None:
-        await self._calls.request(peer, PUSH, Handover(data), timeout_s=CALL_S)
+    async def _push(self, send: Send, outbox: _Outbox) -> None:
+        data = self._mesh.cached(send.id)
+        try:
+            if data is not None:
+                answer = await self._calls.request(send.peer, PUSH, Handover(data), timeout_s=CALL_S)
+                # Not after a deadline: who is slow or frozen would get its bytes over and over.
+                if isinstance(answer, Refusal) and answer.code in (Code.UNREACHABLE, Code.BUSY):
+                    self._mesh.undelivered(send, trio.current_time())
+                    self._repeat.set()
+        finally:
+            outbox.places.release()

@@ -7,8 +7,20 @@ from itertools import pairwise
 import pytest
 import trio
 
-from shoal.transport.gossip import TOPIC_CHARS_MAX, message_id, seal
-from shoal.transport.gossip_service import OFFER, PUSH, QUEUE_MAX, SUBSCRIBE, Handover, Ids, Topics, Wants
+from shoal.transport.gossip import AGAIN_S, TOPIC_CHARS_MAX, message_id, seal
+from shoal.transport.gossip_service import (
+    CALL_S,
+    OFFER,
+    PUSH,
+    PUSHES_MAX,
+    QUEUE_MAX,
+    SUBSCRIBE,
+    Handover,
+    Ids,
+    Nothing,
+    Topics,
+    Wants,
+)
 from shoal.transport.host import open_host
 from shoal.transport.identity import Identity
 from shoal.transport.port import GOSSIP_BYTES_MAX, Code, Gossip, PeerId, Refusal, Transport
@@ -124,6 +136,75 @@ async def test_a_neighbour_that_lies_gets_refusals_and_the_gossip_goes_on() -> N
         await two.publish("topic", b"the truth")
         with trio.fail_after(10):
             assert await channel.receive() == Gossip(two.peer_id, b"the truth")
+
+
+class Neighbour:
+    """What a peer of the test's own does with gossip: it subscribes, wants all that it is offered, and keeps what
+    comes. It answers the first pushes as it is told: never (None), or with a refusal."""
+
+    def __init__(self, transport: Transport, first: list[Refusal | None]) -> None:
+        self.transport = transport
+        self.came: list[bytes] = []
+        self.is_subscribed = trio.Event()
+        self._first = first
+        transport.serve(SUBSCRIBE, self._subscribe)
+        transport.serve(OFFER, lambda _, request: Wants(request.ids, []))
+        transport.serve(PUSH, self._push)
+
+    def _subscribe(self, peer: PeerId, request: Topics) -> Nothing:
+        if request.topics:
+            self.is_subscribed.set()
+        return Nothing()
+
+    async def _push(self, peer: PeerId, request: Handover) -> Nothing | Refusal:
+        answer = self._first.pop(0) if self._first else Nothing()
+        if answer is None:
+            await trio.sleep_forever()
+        self.came += [request.envelope] if isinstance(answer, Nothing) else []
+        return answer or Nothing()
+
+
+@asynccontextmanager
+async def neighbour(of: Transport, first: list[Refusal | None]) -> AsyncGenerator[Neighbour]:
+    async with open_host(identity(8), [], seed=8) as transport:
+        there = Neighbour(transport, first)
+        assert await transport.connect(of.addresses()[-1], timeout_s=10) == of.peer_id
+        with trio.fail_after(10):
+            await there.is_subscribed.wait()
+        assert await transport.request(of.peer_id, SUBSCRIBE, Topics(["topic"]), timeout_s=10) == Nothing()
+        yield there
+
+
+async def test_a_push_that_is_never_answered_delays_no_other_to_anybody() -> None:
+    async with (
+        line(2) as (one, two),
+        subscribed([one, two]) as (_, channel),
+        neighbour(one, [None] * (PUSHES_MAX - 1)) as there,
+    ):
+        with trio.fail_after(CALL_S / 2):
+            for number in range(2 * PUSHES_MAX):
+                await one.publish("topic", b"%d" % number)
+                assert await channel.receive() == Gossip(one.peer_id, b"%d" % number)
+            while len(there.came) < PUSHES_MAX + 1:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
+async def test_a_push_that_a_busy_neighbour_refused_is_made_again() -> None:
+    async with (
+        line(1) as (one,),
+        subscribed([one]),
+        neighbour(one, [Refusal(Code.BUSY, "later"), Refusal(Code.REFUSED, "never")]) as there,
+    ):
+        await one.publish("topic", b"refused for now")
+        await one.publish("topic", b"refused for ever")
+        with trio.fail_after(AGAIN_S + 5):
+            while not there.came:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        await one.publish("topic", b"the end")
+        with trio.fail_after(5):
+            while len(there.came) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        assert [data in envelope for envelope, data in zip(there.came, (b"refused for now", b"the end"), strict=True)]
 
 
 async def test_a_neighbour_that_offers_first_and_never_delivers_keeps_nothing_back() -> None:

@@ -108,7 +108,7 @@ def test_who_offers_first_and_never_delivers_keeps_a_message_from_nobody() -> No
     relay.connected(NODES[6].peer_id)
     arrival = relay.receive(NODES[6].peer_id, data, 0.0)
     assert isinstance(arrival, Arrival)
-    offers, now, handed = relay.accept(NODES[6].peer_id, arrival), 0.0, list[bytes]()
+    offers, now, handed = relay.accept(NODES[6].peer_id, arrival), 0.0, list[Send]()
     for _ in range(2):
         answer = victim.offered(CAROL.peer_id, [id], now)
         handed = relay.answered(offers, answer, now)
@@ -118,7 +118,7 @@ def test_who_offers_first_and_never_delivers_keeps_a_message_from_nobody() -> No
         now = relay.deadline
         assert victim.offered(BOB.peer_id, [id], now).wanted == []  # it had its chance
         offers = relay.due(now)
-    assert handed == [id]
+    assert [send.id for send in handed] == [id]
     assert isinstance(victim.receive(CAROL.peer_id, data, now), Arrival)
 
 
@@ -133,6 +133,21 @@ def test_an_offer_is_repeated_to_who_waits_for_somebody_else_and_not_for_ever() 
     assert count == TRIES_MAX
     many = [Send(BOB.peer_id, number.to_bytes(16), is_offer=True) for number in range(2 * AGAIN_MAX)]
     mesh.answered(many, Answer([], [send.id for send in many]), 0.0)
+    assert len(mesh._again) == AGAIN_MAX  # pyright: ignore[reportPrivateUsage]
+
+
+def test_what_could_not_be_handed_over_is_handed_over_again_and_not_for_ever() -> None:
+    mesh = mesh_of(ALICE, BOB)
+    sends, now, count = mesh.publish("t", seal(ALICE, "t", 1, b"news")), 0.0, 0
+    while sends:
+        (send,) = sends
+        assert not send.is_offer
+        mesh.undelivered(send, now)
+        count, now = count + 1, mesh.deadline
+        sends = mesh.due(now)
+    assert count == TRIES_MAX
+    for number in range(2 * AGAIN_MAX):
+        mesh.undelivered(Send(BOB.peer_id, number.to_bytes(16), is_offer=True), 0.0)
     assert len(mesh._again) == AGAIN_MAX  # pyright: ignore[reportPrivateUsage]
 
 
