@@ -108,6 +108,8 @@ async def test_a_node_that_adopts_gives_up_what_parts_from_it_and_has_the_same_a
         await write(one, "own")  # nothing of its own was in question
         await equal(one, two)
         before = one.replica.digest(), one.replica.heads()
+    with Store(world.path(KEYS[0]), SWARM) as store:
+        assert list(store.load().batches) == one.replica.batches(Writer(KEYS[0].public_key))
     async with world.node(KEYS[0]) as one:
         assert (one.replica.digest(), one.replica.heads()) == before
         assert one.replica.batches(liar.writer) == []
