@@ -28,7 +28,7 @@ from shoal.transport.port import (
 )
 
 from .answering import Answering
-from .asking_service import Asking
+from .asking_service import ASK_S_MAX, Asking
 from .contacts import Contact
 from .hearsay import own_addresses, worth_dialing
 from .held import HeldRecords
@@ -145,8 +145,14 @@ class DhtService:
         ]
         async with trio.open_nursery() as nursery:
             for contact in found:
-                nursery.start_soon(self._ask, Ask(contact, self._question(MessageKind.PING)))
+                nursery.start_soon(self.reach, contact)
         return tuple(contact.peer for contact in found if self._met_at(contact.peer) is not None)
+
+    async def reach(self, contact: Contact) -> bool:
+        """Whether a peer that others named is connected now; dials it, bounded as all that they name is."""
+        with trio.move_on_after(ASK_S_MAX):
+            return await self._asking.reach(contact)
+        return False
 
     def contacts(self) -> tuple[Contact, ...]:
         """Whom the table holds, closest first."""
@@ -280,7 +286,7 @@ class DhtService:
 
     async def _put(self, record: Record, closest: tuple[Contact, ...]) -> int:
         is_near = self._table.is_near(position_of(record.key))
-        if is_near and self._is_server:
+        if is_near:  # also a client its own: somebody may ask it directly
             self._held.put(record, None, is_near, trio.current_time(), time.time())
         return await self._tell(put(closest, record, self._sender_record()))
 

@@ -88,6 +88,19 @@ async def test_a_public_swarm_is_found_through_a_node_that_is_not_in_it_and_a_pr
     assert [member.peer for member in parse_invite(found[0]["invite"]).members] == [one.identity.peer_id]
 
 
+async def test_whoever_asks_first_sees_the_swarm_of_a_node_that_is_alone(tmp_path: Path) -> None:
+    identity = Identity.from_seed(bytes(32))
+    async with (
+        running(tmp_path / "one") as one,
+        open_host(identity, []) as host,
+        open_dht(host, identity, DhtSettings(is_server=False)) as guest,
+    ):
+        await one.swarms.create(spec_of(one, is_public=True), STORAGE)
+        await trio.sleep(1.0)  # it looks twice a second at what there is to list
+        await enter(guest, one.transport.addresses()[0])
+        assert [swarm["name"] for swarm in await find_public_swarms(host, guest)] == ["found"]
+
+
 async def test_an_invite_whose_addresses_are_dead_still_lets_one_in(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(running(tmp_path / "hub"))
