@@ -2,6 +2,10 @@
 
 Only batches with a good signature get here. When there is no room the newcomer is dropped: whoever sent it still has
 it, and hands it over again when it is asked for what is missing. So the bounds cost time, never agreement.
+
+A malicious writer may send what never gets anything to follow. It fills its own share, which is a small part of the
+whole: to take the room of others it needs ever more keys. Nobody's batches give way to others', or who sends two in
+turn would have each carried to all every time.
 """
 
 from typing import Final
@@ -10,6 +14,7 @@ from .dots import Writer
 from .operation import Stretch
 
 WRITER_MAX: Final = 64  # batches of one writer
+WRITER_BYTES_MAX: Final = 256 * 1024  # likewise: as much as one message of an exchange brings
 BYTES_MAX: Final = 8 * 1024 * 1024  # of all
 
 
@@ -25,7 +30,9 @@ class Backlog:
         waiting = self._waiting.setdefault(stretch.writer, {})
         if stretch.hashes[-1] in waiting:
             return True
-        if len(waiting) >= WRITER_MAX or self.bytes + len(stretch.data) > BYTES_MAX:
+        own = sum(len(each.data) for each in waiting.values()) + len(stretch.data)
+        is_beyond_share = len(waiting) >= WRITER_MAX or own > WRITER_BYTES_MAX
+        if is_beyond_share or self.bytes + len(stretch.data) > BYTES_MAX:
             if not waiting:
                 del self._waiting[stretch.writer]
             return False

@@ -253,8 +253,14 @@ class Replica:
         return Chain(writer, 0, genesis(self.swarm, writer))
 
     def _take_waiting(self, writer: Writer, admission: Admission) -> None:
+        """Judge what waits. That it waits on is no news, and that it is refused no fault of who brought the others."""
+        again = Admission()
         for stretch in self._backlog.take(writer):
-            self._take(stretch, admission, is_trusted=True)
+            self._take(stretch, again, is_trusted=True)
+        admission.kept += again.kept
+        admission.forked |= again.forked
+        admission.touched |= again.touched
+        admission.missing = again.missing or admission.missing
 
     def _take(self, stretch: Stretch, admission: Admission, is_trusted: bool) -> None:
         chain = self._chains.get(stretch.writer) or self._begin(stretch.writer)

@@ -7,13 +7,12 @@ root to where it ends or parts. A cell holds what was written by what counts, bu
 import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.crdt.backlog import WRITER_MAX
 from shoal.crdt.cells import Key, cells_digest
 from shoal.crdt.chain import Head
 from shoal.crdt.compact import Snapshot
@@ -321,21 +320,6 @@ def test_who_was_within_its_bounds_by_a_lie_is_beyond_them_from_the_next_frontie
         assert (("set", ("b",)) in adoption.touched) == (target is late)
         deliver(target, [below, more, above, after], order)
         assert_is(target, truth_of([above, after], GrowingRecords(), truth_of([below, more], GrowingRecords())))
-
-
-def test_batches_that_find_no_room_in_the_backlog_cost_time_and_nothing_else() -> None:
-    pens = [Pen(index) for index in range(2)]
-    rules = replace(RULES, operations_max=1000, entries_max=1000, bytes_max=2**24)
-    small = [pens[0].write([Operation("set", ("a",), b"")]) for _ in range(WRITER_MAX + 9)]
-    large = [pens[1].write([Operation("set", ("b",), bytes(8000))] * 7) for _ in range(WRITER_MAX)]
-    target, twin = Replica(SWARM, rules), Replica(SWARM, rules)
-    waits = [target.admit(stretch.data).waits for stretch in reversed(small)]
-    assert waits[:-1].count(True) == WRITER_MAX
-    assert target.heads()[pens[0].writer].number == 1
-    deliver(target, [*small, *large], random.Random(1))
-    for stretch in [*large, *small]:
-        twin.admit(stretch.data)
-    assert target.digest() == twin.digest()
 
 
 def test_what_named_an_entry_wrongly_and_counts_no_more_brings_nothing_back() -> None:
