@@ -5,6 +5,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TESTS  ?=
+# A worker per core; no more than 8, for the tests of whole nodes start processes of their own. A file's tests stay in
+# one worker, and share what it started. In the order of the files: those that take longest are not the last.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 15
 
 .PHONY: help testnet test soak check format prerequisites clean
 
@@ -20,10 +23,10 @@ testnet: $(STAMP)
 	$(BIN)/shoal testnet --report report
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(TESTS)
+	$(PYTEST) $(TESTS)
 
 soak: $(STAMP)
-	SHOAL_SOAK=1 $(BIN)/python -m pytest $(TESTS)
+	SHOAL_SOAK=1 $(PYTEST) $(TESTS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
