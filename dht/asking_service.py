@@ -5,7 +5,8 @@ open while their connections stand. A stream whose answer did not come is closed
 for that of the next question.
 
 What a malicious peer may do: answer anything, late or never, and name addresses where nobody is. What it achieves: one
-question of ours fails after ASK_S_MAX; all that is told makes at most DIALS_PER_S dials a second.
+question of ours fails after ASK_S_MAX; all that is told makes at most DIALS_PER_S dials a second, and for a DNS name
+only to where it is public (`names_service`).
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from shoal.transport.wire import Malformed
 
 from .contacts import Contact
 from .messages import PROTOCOL, KadMessage, decode_length, decode_message, encode_message
+from .names_service import Names
 
 ASK_S_MAX: Final = 5.0  # for one question, dialing included
 DIAL_S_MAX: Final = 2.0  # one address
@@ -77,12 +79,17 @@ class Asking:
         self._peers: dict[PeerId, _Peer] = {}
         self._dialing: dict[PeerId, trio.Event] = {}
         self._budget = TokenBucket(DIALS_PER_S, DIALS_BURST)
+        self._names = Names()
         self._dials = trio.CapacityLimiter(DIALS_AT_ONCE_MAX)
 
-    async def ask(self, contact: Contact, question: KadMessage) -> KadMessage | Refusal:
-        """The answer, or why there is none."""
+    async def ask(self, contact: Contact, question: KadMessage, *, is_given: bool = False) -> KadMessage | Refusal:
+        """The answer, or why there is none.
+
+        Args:
+            is_given: by the owner of this node, who may name what strangers may not.
+        """
         with trio.move_on_after(ASK_S_MAX):
-            if self._met_at(contact.peer) is None and not await self._reach(contact):
+            if not await self.reach(contact, is_given=is_given):
                 return Refusal(Code.UNREACHABLE, f"{contact.peer} is at none of its {len(contact.addresses)} addresses")
             peer = self._peers.setdefault(contact.peer, _Peer())
             async with peer.places:
@@ -122,20 +129,33 @@ class Asking:
             else:
                 await messages.aclose()
 
-    async def _reach(self, contact: Contact) -> bool:
+    async def reach(self, contact: Contact, *, is_given: bool = False) -> bool:
         """Whether there is a connection now. Who is being dialed already is not dialed again."""
         if contact.peer in self._dialing:
             await self._dialing[contact.peer].wait()
-            return self._met_at(contact.peer) is not None
+        elif self._met_at(contact.peer) is None:
+            return await self._dial(contact, is_given)
+        return self._met_at(contact.peer) is not None
+
+    async def _dial(self, contact: Contact, is_given: bool) -> bool:
         done = self._dialing[contact.peer] = trio.Event()
         try:
             for address in contact.addresses:
                 async with self._dials:
-                    if not self._budget.take(trio.current_time()):
-                        return False
-                    if await self._transport.connect(address, timeout_s=DIAL_S_MAX) == contact.peer:
+                    if await self._dial_one(contact.peer, address, is_given):
                         return True
             return False
         finally:
             del self._dialing[contact.peer]
             done.set()
+
+    async def _dial_one(self, peer: PeerId, address: Address, is_given: bool) -> bool:
+        places: tuple[Address, ...] = (address,) if is_given else ()
+        with trio.move_on_after(DIAL_S_MAX):
+            places = places or await self._names.places(address)
+        for place in places:
+            if not self._budget.take(trio.current_time()):
+                return False
+            if await self._transport.connect(place, timeout_s=DIAL_S_MAX) == peer:
+                return True
+        return False

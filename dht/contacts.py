@@ -8,19 +8,15 @@ one talks to. Private and loopback addresses are exempt: there everybody is a ne
 What a malicious peer may do: claim any address. So count by the address of the connection where there is one.
 """
 
-import ipaddress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final
 
-from shoal.transport.addresses import parse_endpoint
+from shoal.transport.addresses import Ranges, ranges_of
 from shoal.transport.port import Address, PeerId
-from shoal.transport.wire import Malformed
+
+__all__ = ["CONTACT_ADDRESSES_MAX", "Contact", "Ranges", "ranges_of"]
 
 CONTACT_ADDRESSES_MAX: Final = 8  # kept of one peer; more: bigger answers, longer tries of dead ones
-RANGES_REMEMBERED: Final = 4096
-_NARROW_BITS: Final = {4: 24, 6: 48}
-_WIDE_BITS: Final = {4: 16, 6: 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +25,3 @@ class Contact:
 
     peer: PeerId
     addresses: tuple[Address, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ranges:
-    """What an address counts for."""
-
-    narrow: str
-    wide: str
-
-
-@lru_cache(maxsize=RANGES_REMEMBERED)
-def ranges_of(address: Address | None) -> Ranges | None:
-    """The ranges of an address; None if it is exempt or none is known. A DNS name is a range of its own."""
-    if address is None:
-        return None
-    endpoint = parse_endpoint(address)
-    if isinstance(endpoint, Malformed):
-        return None
-    if not endpoint.kind.startswith("ip"):
-        return Ranges(endpoint.host.lower(), endpoint.host.lower())
-    ip = ipaddress.ip_address(endpoint.host)
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    if not ip.is_global:
-        return None
-    narrow, wide = (
-        str(ipaddress.ip_network((ip, bits[ip.version]), strict=False)) for bits in (_NARROW_BITS, _WIDE_BITS)
-    )
-    return Ranges(narrow, wide)

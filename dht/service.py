@@ -103,8 +103,11 @@ class DhtService:
 
     async def join(self, addresses: Iterable[Address]) -> bool:
         """Enter through any of these nodes. Whether one answered."""
-        contacts = [Contact(PeerId(address.rpartition("/p2p/")[2]), (address,)) for address in addresses]
-        return await self._meet(contacts)
+        given: dict[PeerId, tuple[Address, ...]] = {}
+        for address in addresses:
+            peer = PeerId(address.rpartition("/p2p/")[2])
+            given[peer] = (*given.get(peer, ()), address)
+        return await self._meet([Contact(*each) for each in given.items()], is_given=True)
 
     def become_server(self) -> None:
         """From now on say to others where this node listens, and hold records: it turned out to be reachable."""
@@ -160,9 +163,10 @@ class DhtService:
 
     # Asking.
 
-    async def _meet(self, contacts: Sequence[Contact]) -> bool:
+    async def _meet(self, contacts: Sequence[Contact], *, is_given: bool = False) -> bool:
         """Ask these for their attention, then look oneself up, which makes one known to one's neighbours."""
-        if await self._tell([Ask(contact, self._question(MessageKind.PING)) for contact in contacts]):
+        asks = [Ask(contact, self._question(MessageKind.PING)) for contact in contacts]
+        if await self._tell(asks, is_given=is_given):
             await self._look_oneself_up()
             return True
         return False
@@ -204,10 +208,10 @@ class DhtService:
         self._table.looked_up(position, trio.current_time())
         return search
 
-    async def _ask(self, ask: Ask) -> KadMessage | Refusal:
+    async def _ask(self, ask: Ask, *, is_given: bool = False) -> KadMessage | Refusal:
         """Ask one peer, and let the table know how it went."""
-        contact = self._table.known(ask.contact)
-        answer = await self._asking.ask(contact, ask.message)
+        contact = ask.contact if is_given else self._table.known(ask.contact)
+        answer = await self._asking.ask(contact, ask.message, is_given=is_given)
         now, peer = trio.current_time(), contact.peer
         if isinstance(answer, Refusal):
             self._table.failed(peer, now)
@@ -217,14 +221,14 @@ class DhtService:
         self._table.answered(Contact(peer, addresses), met_at, now)
         return worth_dialing(answer, met_at)
 
-    async def _tell(self, asks: list[Ask]) -> int:
+    async def _tell(self, asks: list[Ask], *, is_given: bool = False) -> int:
         """How many take what they are told. The slow ones, after the first, get TELL_S_MAX and are told besides."""
         taken, left = 0, len(asks)
         progress = trio.Event()
 
         async def tell(ask: Ask) -> None:
             nonlocal taken, left
-            answer = await self._ask(ask)
+            answer = await self._ask(ask, is_given=is_given)
             taken += not isinstance(answer, Refusal) and is_taken(ask, answer)
             left -= 1
             progress.set()

@@ -164,6 +164,13 @@ async def test_a_file_of_peers_that_is_damaged_or_missing_is_no_obstacle(
             assert len(dht.contacts()) == 2
 
 
+async def test_one_dead_address_of_a_peer_does_not_hide_a_good_one(autojump_clock: MockClock) -> None:
+    async with nodes(1) as made:
+        late, peer = await made.add(1, joins=False), identity(0).peer_id
+        dead = Address(f"/dns/{identity(9).peer_id}/tcp/1/p2p/{peer}")
+        assert await late.join([dead, *made.transports[0].addresses()])
+
+
 async def test_nobody_to_ask_is_an_answer(autojump_clock: MockClock) -> None:
     async with nodes(1) as made:
         alone = made.services[0]
