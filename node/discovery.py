@@ -152,8 +152,12 @@ class Discovery:
         random.shuffle(contacts)  # so that nobody can be among the first for everybody
         async with trio.open_nursery() as nursery:
             for contact in contacts[:MET_MAX]:
-                nursery.start_soon(reach, self._transport, contact.peer, contact.addresses)
+                nursery.start_soon(self._greet_member, joined, contact)
         log.debug("searched for members", swarm=joined.id[:12], found=len(contacts))
+
+    async def _greet_member(self, joined: Joined, contact: Contact) -> None:
+        if await reach(self._transport, contact.peer, contact.addresses) is None and joined.service is not None:
+            joined.service.greet(contact.peer)
 
 
 async def members_of(dht: DhtService, swarm: bytes) -> tuple[Contact, ...]:

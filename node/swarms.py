@@ -148,7 +148,10 @@ class Swarms:
         for peer, addresses in offer.invite.addresses():
             if peer != self._signer.peer_id:
                 membership = with_known(membership, peer, addresses)
-        return await self._join(offer.signed, offer.spec, membership, method)
+        joined = await self._join(offer.signed, offer.spec, membership, method)
+        if joined.service is not None:
+            joined.service.greet(offer.answered)  # the invite may not have named it
+        return joined
 
     async def leave(self, joined: Joined) -> None:
         """Tell the others, end the engine and forget the swarm."""
@@ -227,6 +230,7 @@ class Swarms:
             lambda event: self._observe(joined, event),
             is_paused=joined.membership.is_paused,
             keeping=self.keeping,
+            expects=lambda peer: self.keeping.wants(joined.id, peer),
         )
         try:
             await self._nursery.start(self._run_engine, joined, joined.service)

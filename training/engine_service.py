@@ -72,6 +72,7 @@ class Means:
     store: MemberStore
     pins: Pins
     observe: Callable[[Event], None]
+    expects: Callable[[PeerId], bool]
 
 
 class Engine:
@@ -86,7 +87,8 @@ class Engine:
         self._roster = cores.roster
         self._log = cores.log
         self._keeper = keeper
-        self.exchange = Exchange(means.signed_spec, means.transport, means.keeping, means.signer, cores, self.do)
+        talks = means.transport, means.keeping, means.signer, cores, self.do, means.expects
+        self.exchange = Exchange(means.signed_spec, *talks)
         self.sharing = Sharing(store, means.signer.peer_id, self.exchange.introduce, means.observe)
         self.finished = trio.Event()
         self._nursery: trio.Nursery | None = None

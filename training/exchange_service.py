@@ -58,10 +58,12 @@ class Exchange:
         signer: Signer,
         cores: Cores,
         do: Callable[[list[Effect]], None],
+        expects: Callable[[PeerId], bool],
     ) -> None:
         self._swarm = swarm = swarm_id_of(signed_spec.spec)
         self._transport = transport
         self._keeping = keeping
+        self._expects = expects
         self._signer = signer
         self._rounds = cores.rounds
         self._roster = cores.roster
@@ -86,7 +88,8 @@ class Exchange:
                 async for event in events:
                     self._drop(event.peer)
                     if isinstance(event, PeerConnected):
-                        self._talkers[event.peer] = talker = _Talker(trio.current_time())
+                        knows = self._expects(event.peer) or self._roster.is_member(event.peer)
+                        talker = self._talkers[event.peer] = _Talker(trio.current_time(), is_acquainted=knows)
                         nursery.start_soon(self._talk, event.peer, talker)
         finally:
             self._answers.stop_serving(self._transport)
@@ -106,7 +109,13 @@ class Exchange:
         """Members that the store tells of: find them."""
         for present in members:
             self._roster.hear(present)
+            if not self._roster.is_connected(present.member):
+                self.greet(present.member)  # it may have been connected as a stranger
         self.keep_members()
+
+    def greet(self, peer: PeerId) -> None:
+        """Say hello to a peer that is said to be a member, if it is connected."""
+        self._want(Kind.HELLO, (peer,))
 
     def offer(self, offered: Offered) -> None:
         """Bring this member's contribution to the others."""
@@ -127,6 +136,8 @@ class Exchange:
 
     def welcome(self, peer: PeerId) -> None:
         """A member that was not connected before hears everything again."""
+        if peer in self._talkers:
+            self._talkers[peer].outbox.meet(trio.current_time())
         for kind in (Kind.PROPOSAL, Kind.OFFER, Kind.HAVE):
             self._want(kind, (peer,))
 
@@ -290,7 +301,7 @@ class Exchange:
 class _Talker:
     """One connection's talker task, seen from outside of it."""
 
-    def __init__(self, now: float) -> None:
-        self.outbox = Outbox(now)
+    def __init__(self, now: float, *, is_acquainted: bool) -> None:
+        self.outbox = Outbox(now, is_acquainted=is_acquainted)
         self.wake = trio.Event()
         self.scope = trio.CancelScope()

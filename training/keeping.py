@@ -19,6 +19,10 @@ class Keeping:
         owners[owner] = addresses
         self._dial(peer)
 
+    def wants(self, owner: Hashable, peer: PeerId) -> bool:
+        """Whether this owner keeps `peer`."""
+        return owner in self._wanted.get(peer, {})
+
     def release(self, owner: Hashable, peer: PeerId) -> None:
         """This owner does not need `peer` any more."""
         owners = self._wanted.get(peer, {})

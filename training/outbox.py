@@ -2,10 +2,12 @@
 
 Every message is made from the present state when it is sent, so nothing piles up for a peer that is slow or frozen, a
 message that was lost is simply still due, and what has been overtaken is never sent. A peer that never answers costs
-one request per pause, which doubles up to RETRY_S_MAX.
+one request per pause, which doubles up to RETRY_S_MAX. To a stranger nothing is said before it spoke first: that this
+node is in a swarm, and the swarm's id, are nobody's business who does not know it.
 """
 
 import enum
+import math
 
 RETRY_S = 0.25  # after a first failure; doubles
 RETRY_S_MAX = 8.0
@@ -24,11 +26,15 @@ class Kind(enum.IntEnum):
 class Outbox:
     """One peer's."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, *, is_acquainted: bool = True) -> None:
         self._due: set[Kind] = set()
         self._failures = 0
         self._not_before = now
-        self._hello_at = now
+        self._hello_at = now if is_acquainted else math.inf
+
+    def meet(self, now: float) -> None:
+        """The peer said hello: it is no stranger any more."""
+        self._hello_at = min(self._hello_at, now + HELLO_EVERY_S)
 
     def want(self, kind: Kind) -> None:
         """Say this, again if it was said before."""

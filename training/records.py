@@ -184,8 +184,8 @@ class Calls:
 
 
 def topic(swarm: bytes) -> str:
-    """Where contributions and proposals are gossiped."""
-    return f"shoal/swarm/{PROTOCOL_VERSION}/{swarm.hex()}"
+    """Where contributions and proposals are gossiped: a hash, for whoever is connected hears of topics."""
+    return f"/shoal/swarm/{PROTOCOL_VERSION}/{blake3(b'shoal/swarm/topic/1' + swarm).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,15 @@ class SwarmService:
         keeping: Keeping | None = None,  # where several swarms share the transport, they share this
         workers: Workers | None = None,
         blocking: RunBlocking = run_in_thread,  # of what waits for the disk; simulations bring their own
+        expects: Callable[[PeerId], bool] = lambda peer: True,
     ) -> None:
-        """Raises ValueError for a spec that `open_spec` refuses."""
+        """Args:
+            expects: whether a peer that connects is said to be a member. To others nothing is said before they speak,
+                for the swarm's id lets anybody in who knows it.
+
+        Raises:
+            ValueError: `open_spec` refuses the spec.
+        """
         spec = open_spec(signed_spec)
         if isinstance(spec, Malformed):
             raise ValueError(spec.reason)
@@ -110,6 +117,7 @@ class SwarmService:
             MemberStore(directory),
             Pins(self.swarm, blobs),
             observe,
+            expects,
         )
         self._cores: Cores | None = None
         self._engine: Engine | None = None
@@ -195,6 +203,11 @@ class SwarmService:
         """Put what the members keep together, as this node has it on disk, into a file. Raises StoreError."""
         if self._engine is not None:
             await self._engine.sharing.store.copy_to(path)
+
+    def greet(self, peer: PeerId) -> None:
+        """Say hello to a connected peer that is said to be a member."""
+        if self._engine is not None:
+            self._engine.exchange.greet(peer)
 
     def state(self) -> Any:
         """The newest state, or None while there is none. It is never changed in place."""
