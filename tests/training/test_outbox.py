@@ -1,5 +1,7 @@
 """What is still to be said to a peer, and when."""
 
+import math
+
 from shoal.training.outbox import HELLO_EVERY_S, RETRY_S, RETRY_S_MAX, Kind, Outbox
 
 
@@ -66,3 +68,15 @@ def test_a_peer_outside_of_the_swarm_gets_nothing_but_a_hello_now_and_then() -> 
     outbox.drop()
     assert outbox.take(1.0) is None
     assert outbox.wakes_at() == HELLO_EVERY_S
+
+
+def test_a_stranger_hears_nothing_before_it_spoke_or_somebody_named_it() -> None:
+    stranger, named = Outbox(0.0, is_acquainted=False), Outbox(0.0, is_acquainted=False)
+    assert stranger.take(1000.0) is None
+    assert stranger.wakes_at() == math.inf
+    stranger.meet(1000.0)
+    assert stranger.take(1000.0) is None
+    assert stranger.take(1000.0 + HELLO_EVERY_S) is Kind.HELLO
+    named.want(Kind.HELLO)
+    assert named.take(0.0) is Kind.HELLO
+    assert named.take(HELLO_EVERY_S) is Kind.HELLO
