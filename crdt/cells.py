@@ -11,7 +11,8 @@ from blake3 import blake3
 
 from shoal.transport.wire import encode
 
-from .dots import Cell, Dot, Entry, Seen, Vector, join
+from .counter import own_totals
+from .dots import Cell, Dot, Entry, Seen, Vector, Writer, join
 from .operation import Operation, Path, tag_of
 
 Key = tuple[str, Path]  # namespace and path
@@ -100,6 +101,11 @@ class Cells:
         """What a key holds; not to be changed."""
         tracked = self._cells.get(key)
         return _EMPTY if tracked is None else tracked.now
+
+    def total(self, key: Key, writer: Writer) -> int:
+        """What a writer had added to a counter at the frontier."""
+        tracked = self._cells.get(key)
+        return 0 if tracked is None else own_totals(tracked.base, writer).up
 
     def keys(self, namespace: str) -> list[Key]:
         """The keys of a namespace that hold something, sorted."""

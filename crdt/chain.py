@@ -9,17 +9,20 @@ they the two with the smallest hashes, a liar could grind proofs, and each would
 """
 
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from shoal.transport.wire import Malformed, decode, encode
 
+from .cells import Key
 from .dots import Dot, Writer
 from .operation import BATCH_BYTES_MAX, Batch, Operation, Stretch
-from .rules import Rules, Spent
+from .rules import Rules, Spent, grown_to
 
 HASH_BYTES = 32
+
+Total = Callable[[Key], int]  # that the writer had counted up to on a key, at the frontier
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class Chain:
         self.proofs: tuple[Proof, ...] = ()  # two, of the number after the newest that counts
         self._hashes = bytearray()
         self._batches: list[_Held] = []
+        self._grown: dict[Key, list[tuple[int, int]]] = {}  # numbers, and totals of counters that only count up
 
     @property
     def number(self) -> int:
@@ -123,21 +127,37 @@ class Chain:
             return Known()
         return News(self.number + 1, is_fork=False)
 
-    def refusal(self, stretch: Stretch, start: int, rules: Rules) -> Malformed | None:
-        """Why the writer may not add the operations from `start` on, beyond its bounds."""
+    def refusal(self, stretch: Stretch, start: int, rules: Rules, total: Total) -> Malformed | None:
+        """Why the writer may not add the operations from `start` on: beyond its bounds, or counting down."""
         spent, at_frontier = self.spent_at(start - 1), self.spent_at(self.base)
+        grown: dict[Key, int] = {}
         for number, operation, _ in news_of(stretch, start):
+            up = grown_to(operation, rules)
+            if up is not None:
+                key = operation.namespace, operation.path
+                before = grown[key] if key in grown else self._grown_at(key, start - 1, total)
+                if up < before:
+                    return Malformed(f"a total of {up} in {operation.namespace}, which counts up only, after {before}")
+                grown[key] = up
             spent = spent.after(operation, len(encode(operation)))
             refusal = spent.refusal(operation, number - self.base, at_frontier, rules)
             if refusal is not None:
                 return refusal
         return None
 
-    def extend(self, stretch: Stretch, start: int) -> None:
+    def _grown_at(self, key: Key, number: int, total: Total) -> int:
+        own = self._grown.get(key, [])
+        at = bisect_right(own, number, key=lambda held: held[0])
+        return own[at - 1][1] if at else total(key)
+
+    def extend(self, stretch: Stretch, start: int, rules: Rules) -> None:
         """Add the operations from `start` on, which follow the head."""
         spent = self.spent_at(start - 1)
         self._batches.append(_Held(stretch.first, stretch.last, stretch.data))
-        for _, operation, hash in news_of(stretch, start):
+        for number, operation, hash in news_of(stretch, start):
+            up = grown_to(operation, rules)
+            if up is not None:
+                self._grown.setdefault((operation.namespace, operation.path), []).append((number, up))
             spent = spent.after(operation, len(encode(operation)))
             self._hashes += hash
             self._spent.extend(spent)
@@ -159,9 +179,14 @@ class Chain:
 
     def _cut(self, number: int) -> None:
         left = number - self.base
+        self._keep_grown(lambda each: each <= number)
         del self._batches[self._at(number) + 1 if left else 0 :]
         del self._hashes[left * HASH_BYTES :]
         del self._spent[(left + 1) * len(Spent._fields) :]
+
+    def _keep_grown(self, is_kept: Callable[[int], bool]) -> None:
+        kept = ((key, [each for each in totals if is_kept(each[0])]) for key, totals in self._grown.items())
+        self._grown = {key: totals for key, totals in kept if totals}
 
     def spent_at(self, number: int) -> Spent:
         """What the writer had used after this operation."""
@@ -209,6 +234,7 @@ class Chain:
         self._batches = [held for held in self._batches if min(held.last, self.number) > base]
         del self._hashes[: (base - self.base) * HASH_BYTES]
         self.base, self.base_hash = base, base_hash
+        self._keep_grown(lambda each: each > base)
         spent = base_spent
         self._spent = array("q", spent)
         for _, operation in self.operations(range(base + 1, self.number + 1)):

@@ -1,7 +1,8 @@
 """Counters: each writer keeps its own totals in one entry, and the count is their sum.
 
 A total replaces the one before it, so that applying an operation twice, or an old state on a new one, counts nothing
-twice (Shapiro et al. 2011, G-Counter and PN-Counter). A liar may claim any total, under its own name.
+twice (Shapiro et al. 2011, G-Counter and PN-Counter). A liar may claim any total, under its own name; where a counter
+only counts up, one no smaller than before (`Chain.refusal`): what has been counted goes by a fork alone.
 """
 
 from typing import Annotated

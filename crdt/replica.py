@@ -295,7 +295,8 @@ class Replica:
                 return verdict
             unknown = unknown or verdict
         if unknown is None and isinstance(place, News):
-            return chain.refusal(stretch, start, self.rules)
+            writer = stretch.writer
+            return chain.refusal(stretch, start, self.rules, lambda key: self._cells.total(key, writer))
         return unknown
 
     def _apply(self, chain: Chain, stretch: Stretch, news: News, admission: Admission) -> None:
@@ -312,7 +313,7 @@ class Replica:
                 self._cells.apply(Dot(writer, number), operation, hash)
                 self._context[writer] = number
                 admission.touched.add((operation.namespace, operation.path))
-            chain.extend(stretch, news.number)
+            chain.extend(stretch, news.number, self.rules)
         admission.kept.append(stretch)
 
     def _read(self, dots: Iterable[Dot]) -> Iterator[Applied]:

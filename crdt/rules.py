@@ -112,6 +112,8 @@ def _shape(operation: Operation, writer: Writer, rule: Rule) -> Malformed | None
         return Malformed(f"a record of {len(operation.record)} bytes is named in {operation.namespace}")
     if operation.stamp and rule.kind is not Kind.REGISTER:
         return Malformed(f"{operation.namespace} is no register: its entries have no stamp")
+    if rule.kind is Kind.GROW_COUNTER and operation.value is None:
+        return Malformed(f"{operation.namespace} counts up only: a total is replaced by a larger one")
     if rule.kind in _KEEPS_ALL and (operation.taken or operation.value is None):
         return Malformed(f"nothing is taken away from {operation.namespace}")
     if rule.kind in _TOTALS and any(each.writer for each in operation.taken):
@@ -138,6 +140,18 @@ def _value(operation: Operation, rule: Rule) -> Malformed | None:
     if rule.kind is Kind.GROW_COUNTER and read.down:
         return Malformed(f"{operation.namespace} counts up only")
     return None
+
+
+def grown_to(operation: Operation, rules: Rules) -> int | None:
+    """What it sets its writer's total to, of a counter that only counts up; None: it is about something else.
+
+    The writer's next one on the same key is no smaller, on the same chain: `Chain.refusal`. A fork takes back what
+    followed it, here as everywhere.
+    """
+    if operation.value is None or rules.namespaces[operation.namespace].kind is not Kind.GROW_COUNTER:
+        return None
+    totals = decode(operation.value, Totals, VALUE_BYTES_MAX)
+    return None if isinstance(totals, Malformed) else totals.up
 
 
 def _author(
