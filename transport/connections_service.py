@@ -300,7 +300,7 @@ class Connections:
             await trio.sleep(REVIEW_S)
             seats = self._seats()
             unused_since = trio.current_time() - self._limits.connection_unused_s
-            self._close([seats[seat] for seat in surplus(list(seats), self._shares, unused_since)])
+            self._close([seats[seat] for seat in surplus(seats, self._shares, unused_since)])
 
     def _close(self, entries: list[_Entry]) -> None:
         """Nothing is under way on them. `_watch` does the rest."""

@@ -267,7 +267,7 @@ class MemoryTransport:
             await trio.sleep(REVIEW_S)
             seats = self._seats()
             unused_since = trio.current_time() - self._limits.connection_unused_s
-            for seat in surplus(list(seats), self._shares, unused_since):
+            for seat in surplus(seats, self._shares, unused_since):
                 self._ether.disconnect(self._peer_id, seats[seat])
 
     @property

@@ -18,7 +18,7 @@ a kept peer's seat, that of a peer who was dialed, or of one with whom something
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,47 +59,50 @@ def shares_of(connections_max: int, kept_count: int) -> Shares:
     return Shares(connections_max, strangers, inbound, strangers // 2, eighth, max(1, connections_max // 4))
 
 
-def make_room(newcomer: Seat, seats: Iterable[Seat], shares: Shares, quiet_since: float) -> list[Seat] | None:
+def make_room(newcomer: Seat, seats: Collection[Seat], shares: Shares, quiet_since: float) -> list[Seat] | None:
     """Whose seats to clear for `newcomer`, the narrowest of its shares first. None: there is no seat for it.
 
     Args:
         quiet_since: who carried anything later stays.
     """
-    counted = {seat: _counted(seat, shares) for seat in seats}
     cleared: list[Seat] = []
-    for share, most in _counted(newcomer, shares).items():
-        while len(within := [seat for seat in counted if share in counted[seat]]) >= most:
-            idle = [seat for seat in within if _is_idle(seat, quiet_since)]
-            seat = _least(idle, _sides(newcomer, counted, shares), counted)
+    for share, most in _shares_with(newcomer, seats, shares):
+        left = [seat for seat in share if seat not in cleared]
+        while len(left) >= most:
+            idle = [seat for seat in left if _is_idle(seat, quiet_since)]
+            seat = _least(idle, _sides(newcomer, seats, shares), seats)
             if seat is None:
                 return None
-            del counted[seat]
+            left.remove(seat)
             cleared.append(seat)
     return cleared
 
 
-def surplus(seats: Sequence[Seat], shares: Shares, unused_since: float) -> list[Seat]:
+def surplus(seats: Iterable[Seat], shares: Shares, unused_since: float) -> list[Seat]:
     """Whose connections to close although there is room: the longest unused of those who carried nothing later."""
+    strangers = [seat for seat in seats if not seat.is_kept]
     closed: list[Seat] = []
     for is_outbound, share in ((False, shares.inbound), (True, shares.outbound)):
-        strangers = [seat for seat in seats if not seat.is_kept and seat.is_outbound == is_outbound]
-        unused = sorted((seat for seat in strangers if _is_idle(seat, unused_since)), key=_age_first)
-        closed += unused[: max(0, len(strangers) - int(share * LOW_WATER))]
+        side = [seat for seat in strangers if seat.is_outbound == is_outbound]
+        unused = sorted((seat for seat in side if _is_idle(seat, unused_since)), key=_age_first)
+        closed += unused[: max(0, len(side) - int(share * LOW_WATER))]
     return closed
 
 
-def _counted(seat: Seat, shares: Shares) -> dict[str, int]:
-    """The shares that a seat is counted in, and how large they are."""
-    counted: dict[str, int] = {}
-    if not seat.is_kept:
-        if not seat.is_outbound:
-            if seat.ranges is not None:
-                counted[f"narrow {seat.ranges.narrow}"] = shares.narrow
-                counted[f"wide {seat.ranges.wide}"] = shares.wide
-            counted["inbound"] = shares.inbound
-        counted["strangers"] = shares.strangers
-    counted["everybody"] = shares.everybody
-    return counted
+def _shares_with(newcomer: Seat, seats: Collection[Seat], shares: Shares) -> list[tuple[list[Seat], int]]:
+    """Each share that the newcomer would be counted in: who has it now, and how many may. Each holds the one before."""
+    nested = [(list(seats), shares.everybody)]
+    if not newcomer.is_kept:
+        strangers = [seat for seat in seats if not seat.is_kept]
+        nested.append((strangers, shares.strangers))
+        if not newcomer.is_outbound:
+            inbound = [seat for seat in strangers if not seat.is_outbound]
+            nested.append((inbound, shares.inbound))
+            if newcomer.ranges is not None:
+                wide = [seat for seat in inbound if seat.ranges and seat.ranges.wide == newcomer.ranges.wide]
+                narrow = [seat for seat in wide if seat.ranges and seat.ranges.narrow == newcomer.ranges.narrow]
+                nested += [(wide, shares.wide), (narrow, shares.narrow)]
+    return nested[::-1]
 
 
 def _sides(newcomer: Seat, seats: Iterable[Seat], shares: Shares) -> tuple[bool, ...]:

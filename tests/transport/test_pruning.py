@@ -242,7 +242,7 @@ class Crowd(RuleBasedStateMachine):
 
     @rule()
     def the_unused_are_looked_for(self) -> None:
-        for seat in surplus(list(self.seats.values()), self.shares, self.now - UNUSED_S):
+        for seat in surplus(self.seats.values(), self.shares, self.now - UNUSED_S):
             del self.seats[seat.number]
 
     @invariant()
