@@ -112,7 +112,7 @@ class RoutingTable:
         self._narrow: Counter[str] = Counter()
         self._wide: Counter[str] = Counter()
         self._candidates: dict[PeerId, _Entry] = {}
-        self._checking: dict[PeerId, float] = {}  # until when
+        self._checking: dict[PeerId, tuple[float, Contact]] = {}  # until when, and where they say they listen
         self._touched_at: dict[int, float] = {}  # by bucket
         self._answered_at = -math.inf
         self._refresh_count = 0
@@ -129,15 +129,15 @@ class RoutingTable:
         if peer == self._self_id:
             return
         self._answered_at = now
-        self._checking.pop(peer, None)
+        _, checked = self._checking.pop(peer, (0.0, contact))
         self._candidates.pop(peer, None)
         bucket = self._buckets.setdefault(self._index(peer), _Bucket())
         entry = self._entry(contact, met_at, now)
         old = bucket.entries.get(peer) or bucket.spares.get(peer)
         if not contact.addresses:
-            if old is None:
-                return
-            entry.contact = old.contact
+            entry.contact = checked if old is None else old.contact
+        if not entry.contact.addresses:
+            return
         if self._remove(bucket, peer) or len(bucket.entries) < self._settings.bucket_size:
             if self._fits(bucket, entry):
                 self._insert(bucket, entry)
@@ -224,21 +224,21 @@ class RoutingTable:
         """When `due` should be asked again, at the latest."""
         wakings = [self._touched_at.get(number, -math.inf) + self._settings.refresh_s for number in self._refreshed()]
         if len(self._checking) >= CHECKS_MAX:
-            return min([*wakings, *self._checking.values()])
+            return min([*wakings, *(until for until, _ in self._checking.values())])
         wakings += [candidate.heard_at for candidate in self._candidates.values()]
         wakings += [at for at, _ in self._rechecks()]
         return min(wakings, default=math.inf)
 
     def due(self, now: float) -> list[Check | Refresh]:
         """What keeps the table fresh: a few checks and refreshes at a time."""
-        for peer in [peer for peer, until in self._checking.items() if until <= now]:
+        for peer in [peer for peer, (until, _) in self._checking.items() if until <= now]:
             self.failed(peer, now)
         wanted = list(self._candidates.values())
         wanted += [entry for at, entry in sorted(self._rechecks(), key=lambda each: each[0]) if at <= now]
         effects: list[Check | Refresh] = []
         for entry in wanted[: max(0, CHECKS_MAX - len(self._checking))]:
             self._candidates.pop(entry.contact.peer, None)
-            self._checking[entry.contact.peer] = now + CHECK_S_MAX
+            self._checking[entry.contact.peer] = (now + CHECK_S_MAX, entry.contact)
             effects.append(Check(entry.contact))
         for number in self._refreshed():
             if self._touched_at.get(number, -math.inf) + self._settings.refresh_s <= now:

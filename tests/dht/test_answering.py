@@ -2,11 +2,12 @@
 
 import pytest
 
-from shoal.dht.answering import ASKED_BURST, BUDGETS_MAX, Answering
+from shoal.dht.answering import ASKED_BURST, ASKED_PER_S, BUDGETS_MAX, Answering
 from shoal.dht.contacts import Contact
 from shoal.dht.held import HeldRecords
 from shoal.dht.keys import (
     DIRECTORY_KEYS,
+    PROVIDER_KEY_BYTES_MAX,
     blob_providers_key,
     note_key,
     own_directory_key,
@@ -120,7 +121,7 @@ def test_a_provider_announces_itself_with_an_address_and_nobody_else() -> None:
         KadMessage(MessageKind.ADD_PROVIDER, key, providers=(contact(5),)),
         KadMessage(MessageKind.ADD_PROVIDER, key, providers=(Contact(ASKER.peer),)),
         KadMessage(MessageKind.ADD_PROVIDER, b"", providers=(ASKER,)),
-        KadMessage(MessageKind.ADD_PROVIDER, bytes(81), providers=(ASKER,)),
+        KadMessage(MessageKind.ADD_PROVIDER, bytes(PROVIDER_KEY_BYTES_MAX + 1), providers=(ASKER,)),
     ]
     for question in refused:
         assert isinstance(node.answer(question), Malformed)
@@ -153,7 +154,8 @@ def test_a_peer_that_asks_too_often_is_refused_until_it_slows_down_and_others_ar
     answers = [node.answer(ping) for _ in range(ASKED_BURST + 1)]
     assert [isinstance(answer, Malformed) for answer in answers] == [False] * ASKED_BURST + [True]
     assert node.answering.answer(contact(3).peer, None, ping, 0.0, EPOCH_S) == ping
-    assert node.answer(ping, 1.0) == ping
+    later = [node.answer(ping, 1.0) for _ in range(round(ASKED_PER_S) + 1)]
+    assert [isinstance(answer, Malformed) for answer in later] == [False] * round(ASKED_PER_S) + [True]
 
 
 def test_budgets_are_kept_of_so_many_peers_and_forgotten_with_them() -> None:

@@ -14,6 +14,7 @@ from shoal.dht.messages import (
     LENGTH_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     PROVIDERS_MAX,
+    SENDER_RECORD_BYTES_MAX,
     KadMessage,
     MessageKind,
     decode_length,
@@ -118,6 +119,13 @@ def test_a_peer_described_at_too_great_length_is_skipped_and_not_remembered() ->
     read = decode_message(number_field(1, 4) + bytes_field(8, long) + bytes_field(9, fitting))
     assert isinstance(read, KadMessage)
     assert (read.closer, read.providers) == ((), (Contact(identity(1).peer_id),))
+
+
+def test_a_sender_that_describes_itself_at_too_great_length_says_nothing() -> None:
+    for length, read in ((SENDER_RECORD_BYTES_MAX, SENDER_RECORD_BYTES_MAX), (SENDER_RECORD_BYTES_MAX + 1, 0)):
+        message = decode_message(body(KadMessage(MessageKind.PING, sender_record=bytes(length))))
+        assert isinstance(message, KadMessage)
+        assert len(message.sender_record) == read
 
 
 def test_a_peer_whose_address_leads_to_somebody_else_is_named_without_it() -> None:

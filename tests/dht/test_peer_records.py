@@ -3,7 +3,7 @@
 from libp2p.peer.envelope import consume_envelope
 
 from shoal.dht.contacts import CONTACT_ADDRESSES_MAX
-from shoal.dht.peer_records import addresses_in, seal_addresses
+from shoal.dht.peer_records import RECORDS_REMEMBERED, addresses_in, seal_addresses
 from shoal.transport.port import Address
 from tests.dht.peers import contact, identity
 
@@ -27,3 +27,9 @@ def test_a_record_of_somebody_else_says_nothing_about_its_sender() -> None:
     assert addresses_in(seal_addresses(ME, ADDRESSES, 1), identity(2).peer_id) == ()
     assert addresses_in(b"", ME.peer_id) == ()
     assert addresses_in(b"\xff\xff", ME.peer_id) == ()
+
+
+def test_only_so_many_records_are_remembered() -> None:
+    for number in range(RECORDS_REMEMBERED + 50):
+        addresses_in(number.to_bytes(2, "big"), ME.peer_id)
+    assert addresses_in.cache_info().currsize == RECORDS_REMEMBERED

@@ -12,8 +12,10 @@ from shoal.dht.routing import (
     CHECK_S_MAX,
     CHECKS_MAX,
     RECHECK_S,
+    RECHECK_S_MAX,
     REFRESHED_MAX,
     SAVED_BYTES_MAX,
+    SAVED_MAX,
     Check,
     Refresh,
     RoutingTable,
@@ -238,6 +240,30 @@ def test_a_table_survives_a_restart_as_peers_to_ask_first() -> None:
     back = restored(saved)
     assert set(back) == set(known.contacts())
     assert (back[0], back[-1]) == (contacts[0], contacts[1])
+
+
+def test_of_a_huge_table_the_best_are_saved_in_a_bounded_file() -> None:
+    known = table(TableSettings(bucket_size=SAVED_MAX))
+    answer(known, [contact(number) for number in range(1, SAVED_MAX + 100)])
+    assert len(known) > SAVED_MAX
+    saved = known.to_save()
+    assert len(saved.contacts) == SAVED_MAX
+    assert len(encode(saved)) < SAVED_BYTES_MAX
+
+
+def test_a_node_that_is_cut_off_asks_those_it_knows_every_few_minutes() -> None:
+    known, now = table(), 1.0
+    [one] = far(1)
+    answer(known, [one])
+    known.due(now)
+    pauses: list[float] = []
+    for _ in range(9):
+        known.failed(one.peer, now)
+        pauses.append(known.deadline - now)
+        now = known.deadline
+        assert checks(known, now) == [one.peer]
+    assert pauses[:3] == [RECHECK_S, 2 * RECHECK_S, 4 * RECHECK_S]
+    assert pauses[-2:] == [RECHECK_S_MAX, RECHECK_S_MAX]
 
 
 def test_a_spoiled_file_restores_nothing_that_cannot_be_dialed() -> None:

@@ -7,14 +7,24 @@ from pathlib import Path
 import trio
 from trio.testing import MockClock
 
-from shoal.dht.asking_service import ASK_S_MAX, DIALS_BURST, DIALS_PER_S, STREAMS_PER_PEER_MAX, Asking
+from shoal.dht.asking_service import (
+    ASK_S_MAX,
+    DIAL_S_MAX,
+    DIALS_AT_ONCE_MAX,
+    DIALS_BURST,
+    DIALS_PER_S,
+    STREAMS_PER_PEER_MAX,
+    Asking,
+    Messages,
+)
 from shoal.dht.contacts import Contact
 from shoal.dht.keys import RecordKey, blob_providers_key, note_key, position_of, position_of_peer
 from shoal.dht.lookup import LookupSettings
 from shoal.dht.messages import MESSAGE_BYTES_MAX, PROTOCOL, KadMessage, MessageKind
+from shoal.dht.peer_records import seal_addresses
 from shoal.dht.routing import TableSettings
-from shoal.dht.service import DhtService, DhtSettings, open_dht
-from shoal.dht.serving_service import STREAMS_SERVED_MAX
+from shoal.dht.service import TELL_S_MAX, DhtService, DhtSettings, open_dht
+from shoal.dht.serving_service import SILENT_S_MAX, STREAMS_SERVED_MAX
 from shoal.transport.memory import MemoryTransport, Network
 from shoal.transport.port import Address, ByteStream, Code, PeerId, Refusal, StreamBroken
 from shoal.transport.protobuf import varint
@@ -202,6 +212,44 @@ async def test_a_peer_is_served_on_so_many_streams_only_and_garbage_ends_its_str
             assert await is_over(stream)
 
 
+async def test_a_stream_on_which_nobody_asks_is_closed_after_a_while(autojump_clock: MockClock) -> None:
+    async with nodes(1) as made:
+        idle = await made.network.open(identity(50).peer_id)
+        made.network.connect(idle.peer_id, identity(0).peer_id)
+        stream = await idle.open_protocol(identity(0).peer_id, PROTOCOL, timeout_s=9)
+        assert not isinstance(stream, Refusal)
+        began = trio.current_time()
+        assert await is_over(stream)
+        assert abs(trio.current_time() - began - SILENT_S_MAX) < 1
+
+
+async def test_a_holder_that_keeps_silent_holds_up_a_publication_for_a_moment_only(autojump_clock: MockClock) -> None:
+    async with nodes(4) as made:
+        mute = await made.network.open(identity(50).peer_id)
+
+        async def serve(peer: PeerId, stream: ByteStream) -> None:
+            messages = Messages(stream)
+            while isinstance(question := await messages.receive(), KadMessage):
+                if question.kind is MessageKind.PUT_VALUE:
+                    await trio.sleep_forever()
+                await messages.send(KadMessage(question.kind, question.key))
+
+        mute.serve_protocol(PROTOCOL, serve)
+        sealed = seal_addresses(identity(50), mute.addresses(), 1)
+        ask = Asking(mute, lambda _: None).ask
+        for number, transport in made.transports.items():
+            await ask(
+                Contact(transport.peer_id, transport.addresses()),
+                KadMessage(MessageKind.PING, b"", None, (), (), sealed),
+            )
+            with trio.fail_after(9):
+                while mute.peer_id not in _peers(made.services[number]):  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+        began = trio.current_time()
+        assert await made.services[1].put(note(1), b"held by the others") == 3
+        assert TELL_S_MAX <= trio.current_time() - began < TELL_S_MAX + 1
+
+
 async def is_over(stream: ByteStream) -> bool:
     try:
         return not await stream.receive_some()
@@ -273,4 +321,28 @@ async def test_there_are_only_so_many_dials_whatever_peers_name(autojump_clock: 
                     contact = Contact(other.peer_id, other.addresses())
                     asks.start_soon(asking.ask, contact, KadMessage(MessageKind.PING))
         assert DIALS_BURST <= len(here.connections()) < DIALS_BURST + ASK_S_MAX * DIALS_PER_S
+        nursery.cancel_scope.cancel()
+
+
+async def test_addresses_where_nobody_is_are_tried_a_few_at_a_time_and_not_for_long(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        network = Network(1)
+        await nursery.start(network.run)
+        here = await network.open(identity(0).peer_id)
+        gone = [await network.open(identity(number).peer_id) for number in range(1, 1 + 2 * DIALS_AT_ONCE_MAX)]
+        network.partition([here.peer_id], [each.peer_id for each in gone])
+        asking = Asking(here, lambda _: None)
+        ended_at: list[float] = []
+        began = trio.current_time()
+
+        async def ask(contact: Contact) -> None:
+            assert isinstance(await asking.ask(contact, KadMessage(MessageKind.PING)), Refusal)
+            ended_at.append(trio.current_time() - began)
+
+        async with trio.open_nursery() as asks:
+            for each in gone:
+                asks.start_soon(ask, Contact(each.peer_id, each.addresses()))
+        first, last = ended_at[:DIALS_AT_ONCE_MAX], ended_at[DIALS_AT_ONCE_MAX:]
+        assert all(abs(after_s - DIAL_S_MAX) < 0.1 for after_s in first)
+        assert all(abs(after_s - 2 * DIAL_S_MAX) < 0.1 for after_s in last)
         nursery.cancel_scope.cancel()
