@@ -145,6 +145,7 @@ class Neighbour:
     def __init__(self, transport: Transport, first: list[Refusal | None]) -> None:
         self.transport = transport
         self.came: list[bytes] = []
+        self.pushed_count = 0
         self.is_subscribed = trio.Event()
         self._first = first
         transport.serve(SUBSCRIBE, self._subscribe)
@@ -157,6 +158,7 @@ class Neighbour:
         return Nothing()
 
     async def _push(self, peer: PeerId, request: Handover) -> Nothing | Refusal:
+        self.pushed_count += 1
         answer = self._first.pop(0) if self._first else Nothing()
         if answer is None:
             await trio.sleep_forever()
@@ -187,6 +189,22 @@ async def test_a_push_that_is_never_answered_delays_no_other_to_anybody() -> Non
                 assert await channel.receive() == Gossip(one.peer_id, b"%d" % number)
             while len(there.came) < PUSHES_MAX + 1:  # noqa: ASYNC110
                 await trio.sleep(0.01)
+
+
+async def test_a_neighbour_that_answers_no_push_gets_so_many_at_once_and_no_more() -> None:
+    async with (
+        line(2) as (one, two),
+        subscribed([one, two]) as (_, channel),
+        neighbour(one, [None] * (2 * PUSHES_MAX)) as there,
+    ):
+        with trio.fail_after(CALL_S / 2):
+            for number in range(2 * PUSHES_MAX):
+                await one.publish("topic", b"%d" % number)
+                assert await channel.receive() == Gossip(one.peer_id, b"%d" % number)
+            while there.pushed_count < PUSHES_MAX:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+            await trio.sleep(0.1)
+        assert there.pushed_count == PUSHES_MAX
 
 
 async def test_a_push_that_a_busy_neighbour_refused_is_made_again() -> None:
