@@ -282,7 +282,10 @@ def run_list(arguments: argparse.Namespace) -> Exit:
         print_json(swarms)
         return Exit.OK
     if not swarms:
-        print("this node is in no swarm: `shoal swarm create` makes one, `shoal swarm join` joins one")
+        print(
+            "this node is in no swarm: `shoal swarm create` makes one, `shoal swarm join` joins one, "
+            "`shoal swarm list --public` finds some"
+        )
         return Exit.OK
     print(table([["id", "name", "model", "data", "role", "round", "problem"], *map(list_row, seen(swarms))]))
     return Exit.OK
