@@ -69,15 +69,16 @@ class Disk:
 
     async def append(self, stretch: Stretch) -> str:
         """A batch of the node's own is on disk when this returns nothing; else what keeps it from there."""
-        if self.problem and self._is_behind():
-            return self.problem  # there is no room for what came before either
-        try:
-            await self._blocking(lambda: self._store.append([stretch]))
-        except StoreError as error:
-            self._say(error)
-            return self.problem
-        self.problem = ""
-        return ""
+        async with self._writing:  # else what is being tried again right now would not be seen to be behind
+            if self.problem and self._is_behind():
+                return self.problem  # there is no room for what came before either
+            try:
+                await self._blocking(lambda: self._store.append([stretch]))
+            except StoreError as error:
+                self._say(error)
+                return self.problem
+            self.problem = ""
+            return ""
 
     async def copy_to(self, path: Path) -> None:
         """Put what is on disk into a file of its own. Raises StoreError."""

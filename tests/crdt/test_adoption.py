@@ -1,6 +1,5 @@
 """An agreed snapshot takes the place of what it stands for, in memory and on disk alike."""
 
-import os
 import random
 import tempfile
 from functools import partial
@@ -24,8 +23,6 @@ from shoal.transport.wire import Malformed
 
 from . import nodes, test_replica
 from .nodes import KEYS, SWARM, World, equal, large, write
-
-SOAK = bool(os.environ.get("SHOAL_SOAK"))
 
 
 def agreed(target: Replica) -> tuple[list[bytes], bytes]:
@@ -60,7 +57,7 @@ async def restarted(path: Path) -> Replica:
     return target
 
 
-@settings(max_examples=300 if SOAK else 15)
+@settings(max_examples=300 if test_replica.SOAK else 15)
 @given(test_replica.histories(), st.integers(0, 14), st.randoms(use_true_random=False))
 def test_after_a_restart_all_is_as_it_was_before(history: list[Stretch], half: int, order: random.Random) -> None:
     early = test_replica.replica()

@@ -12,7 +12,7 @@ from shoal.crdt.operation import Operation, Stretch, Taken
 from shoal.crdt.replica import Adoption, Replica
 from shoal.transport.wire import Malformed
 
-from .test_replica import KEYS, RULES, SWARM, Author, admit, histories, replica
+from .test_replica import KEYS, RULES, SOAK, SWARM, Author, admit, histories, replica
 
 
 def snapshot_of(target: Replica) -> Snapshot:
@@ -27,7 +27,7 @@ def adopt(target: Replica, snapshot: Snapshot) -> Adoption:
     return adoption
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=2000 if SOAK else 40)
 @given(histories(), st.integers(0, 14), st.randoms(use_true_random=False))
 def test_who_compacts_early_late_or_begins_with_the_snapshot_ends_at_the_same_state(
     history: list[Stretch], half: int, order: random.Random
@@ -58,7 +58,7 @@ def adopted(snapshot: Snapshot) -> Replica:
     return target
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=500 if SOAK else 20)
 @given(histories())
 def test_a_snapshot_is_read_as_it_was_written(history: list[Stretch]) -> None:
     target = replica()

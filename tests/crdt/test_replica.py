@@ -1,5 +1,6 @@
 """What counts follows from what was admitted, in whatever order."""
 
+import os
 import random
 from collections.abc import Sequence
 
@@ -14,6 +15,7 @@ from shoal.crdt.replica import Replica
 from shoal.crdt.rules import Kind, Rule, Rules
 from shoal.transport.identity import Identity
 
+SOAK = bool(os.environ.get("SHOAL_SOAK"))
 SWARM = b"s" * 32
 KEYS = [Identity.from_seed(bytes([number]) * 32) for number in range(1, 5)]
 RULES = Rules(
@@ -226,7 +228,7 @@ def histories(draw: st.DrawFn) -> list[Stretch]:
     return written
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=2000 if SOAK else 50)
 @given(histories(), st.randoms(use_true_random=False))
 def test_any_order_gives_one_digest(history: list[Stretch], order: random.Random) -> None:
     one, other = replica(), replica()

@@ -24,7 +24,7 @@ from shoal.transport.wire import Malformed, encode
 
 from .test_replica import KEYS, SWARM
 
-EXAMPLES = 5_000 if os.environ.get("SHOAL_SOAK") else 70
+EXAMPLES = 5_000 if os.environ.get("SHOAL_SOAK") else 30
 EARLY, LATE, NEVER, STRANGER = (bytes([number]) * 32 for number in range(4))
 RULES = Rules(
     {

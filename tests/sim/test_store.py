@@ -13,10 +13,10 @@ from tests.sim.store_world import Plan, World
 
 IS_SOAK = bool(os.environ.get("SHOAL_SOAK"))
 COUNT = 200 if IS_SOAK else 40
-SEEDS = range(20 if IS_SOAK else 3)
+SEEDS = range(20 if IS_SOAK else 1)
 HEAL_AT = 20.0 if IS_SOAK else 10.0
 EQUAL_S = 10.0  # after healing
-PRINTS = "from tests.sim.store_world import *; print(World(Plan(seed={seed}, count=6, heal_at=6.0)).run().transcript)"
+PRINTS = "from tests.sim.store_world import *; print(World(Plan(seed={seed}, count=4, heal_at=5.0)).run().transcript)"
 
 
 def check(world: World, equal_s: float = EQUAL_S) -> None:
@@ -53,11 +53,11 @@ def test_honest_replicas_are_equal_soon_after_healing_and_lose_nothing(seed: int
     ],
 )
 def test_so_they_are_when_worse_happens(plan: Plan) -> None:
-    check(World(replace(plan, count=COUNT // 3, heal_at=HEAL_AT)), 2 * EQUAL_S)
+    check(World(replace(plan, count=COUNT // (3 if IS_SOAK else 5), heal_at=HEAL_AT)), 2 * EQUAL_S)
 
 
 def test_a_few_replicas_that_share_no_signature_checks_are_equal_likewise() -> None:
-    check(World(Plan(count=10, heal_at=8.0, is_shared=False)))
+    check(World(Plan(count=10 if IS_SOAK else 6, heal_at=8.0, is_shared=False)))
 
 
 def transcript(seed: int, hash_seed: str) -> str:
