@@ -184,6 +184,6 @@ async def test_who_is_reached_through_this_node_stays_connected() -> None:
                 await trio.sleep(QUIET_S)
         for other in others[1:]:
             await trio.sleep(QUIET_S / 2)
-            assert await dial(relay, other) == other.peer_id
+            assert await dial(other, relay) == relay.peer_id  # and takes somebody's seat
         assert {hidden.peer_id, others[0].peer_id} <= connected(relay)
         assert await ask(hidden, others[0]) == Word("?")
