@@ -224,7 +224,12 @@ def test_a_bad_spec_is_one_line(node: Path, tmp_path: Path, content: str, expect
     result = shoal("swarm", "create", path, "--data-dir", node, code=Exit.SPEC)
     assert expected in result.stderr
     assert result.stderr.count("\n") == 1
-    assert "cannot read" in shoal("swarm", "create", tmp_path / "absent", "--data-dir", node, code=Exit.SPEC).stderr
+
+
+def test_a_spec_that_is_not_there_is_one_line(node: Path, tmp_path: Path) -> None:
+    result = shoal("swarm", "create", tmp_path / "absent", "--data-dir", node, code=Exit.SPEC)
+    assert "cannot read" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_a_node_in_no_swarm_says_so(node: Path) -> None:
@@ -257,8 +262,10 @@ def test_the_first_five_minutes(node: Path, spec: Path, tmp_path: Path) -> None:
     with Foreground("swarm", "join", invite, "--data-dir", other, "--yes", *LOCAL) as joined:
         joined.until("this terminal is the node now")
         assert "joined swarm tiny" in joined.seen
-        while not shoal_json("swarm", "show", "--data-dir", other)["round"]:
-            time.sleep(0.2)
+        with LocalClient(other) as client:
+            while not client.call("swarm.show")["round"]:
+                time.sleep(0.1)
+        assert shoal_json("swarm", "show", "--data-dir", other)["round"] >= 1
         assert "swarm     tiny" in shoal("status", "--data-dir", other).stdout
         assert "direct" in shoal("peers", "--data-dir", other).stdout
         assert "tiny" in shoal("swarm", "list", "--data-dir", other).stdout

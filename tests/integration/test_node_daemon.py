@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ def running(data_dir: Path, *flags: str, **popen: Any) -> Generator["subprocess.
             yield process
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, int]]:
+    """The data directory and the process id of a node that runs, for tests that only look at it."""
+    data_dir = tmp_path_factory.mktemp("daemon")
+    with running(data_dir) as process:
+        yield data_dir, process.pid
 
 
 def wait_until_ready(process: "subprocess.Popen[str]") -> dict[str, Any]:
@@ -79,15 +87,14 @@ def test_the_local_api_can_look_at_the_node_and_stop_it(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
-def test_every_method_of_the_local_api_stands_in_the_manual(tmp_path: Path) -> None:
+def test_every_method_of_the_local_api_stands_in_the_manual(node: tuple[Path, int]) -> None:
     page = (ROOT / "docs" / "operating.md").read_text()
-    with running(tmp_path), LocalClient(tmp_path) as node:
-        with pytest.raises(Complaint) as caught:
-            node.call("zzzzzzzz")
-        names = str(caught.value).partition("valid are: ")[2].split(", ")
-        assert len(names) >= 14
-        for name in names:
-            assert f"`{name}`" in page
+    with LocalClient(node[0]) as client, pytest.raises(Complaint) as caught:
+        client.call("zzzzzzzz")
+    names = str(caught.value).partition("valid are: ")[2].split(", ")
+    assert len(names) >= 14
+    for name in names:
+        assert f"`{name}`" in page
 
 
 def test_a_killed_node_starts_again_as_itself_on_its_port(tmp_path: Path) -> None:
@@ -107,12 +114,12 @@ def test_a_node_told_to_ends_with_its_standard_input(tmp_path: Path) -> None:
         assert process.wait(10) == 0
 
 
-def test_a_data_directory_in_use_is_one_line(tmp_path: Path) -> None:
-    with running(tmp_path) as process:
-        code, line = failed_start(tmp_path)
-        assert code == Exit.IN_USE
-        assert f"is in use by process {process.pid}" in line
-        assert "--data-dir" in line
+def test_a_data_directory_in_use_is_one_line(node: tuple[Path, int]) -> None:
+    data_dir, pid = node
+    code, line = failed_start(data_dir)
+    assert code == Exit.IN_USE
+    assert f"is in use by process {pid}" in line
+    assert "--data-dir" in line
 
 
 def test_a_taken_port_is_one_line(tmp_path: Path) -> None:

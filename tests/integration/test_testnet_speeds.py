@@ -82,7 +82,7 @@ async def told(folder: Path) -> list[dict[str, object]]:
 
 async def test_members_at_speeds_1_1_2_and_4_all_contribute_in_every_round(tmp_path: Path) -> None:
     folders = [tmp_path / str(index) for index in range(len(SPEEDS))]
-    with ExitStack() as stack, trio.fail_after(90):
+    with ExitStack() as stack, trio.fail_after(170):
         invite = stack.enter_context(member(folders[0], SPEEDS[0], "found"))
         for folder, speed in zip(folders[1:], SPEEDS[1:], strict=True):
             assert stack.enter_context(member(folder, speed, invite)).startswith("shoal:")

@@ -48,13 +48,13 @@ async def test_leaving_one_of_two_swarms_keeps_the_members_of_the_other(autojump
             for spec in specs:
                 blobs, directory = DiskBlobs(transport, Disk()), node.directory / spec.signature.hex()
                 method, means = node.method, (transport, blobs, node.identity, directory, node.observe)
-                service = SwarmService(spec, method, *means, keeping=keeping, workers=VirtualWorkers(1.0))
+                service = SwarmService(spec, method, *means, keeping=keeping, workers=VirtualWorkers(5.0))
                 await nursery.start(service.run)
                 services.append(service)
         assert ann.transport is not None
         assert ben.transport is not None
         await ann.transport.connect(address_of(ben.peer_id), timeout_s=5.0)
-        await trio.sleep(10.0)
+        await trio.sleep(40.0)
         assert services[1].status().round > 2
         await services[0].leave()
         await services[2].leave()
