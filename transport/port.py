@@ -227,7 +227,10 @@ class Transport(Protocol):
         ...
 
     async def connect(self, address: Address, *, timeout_s: float) -> PeerId | Refusal:
-        """Dial one address, once."""
+        """Dial one address, once. BUSY: there is no seat for it here, as all are kept, in use or taken just now.
+
+        A connection that carries nothing and is not kept may be closed, by either side, when seats grow scarce.
+        """
         ...
 
     def keep(self, peer: PeerId, addresses: tuple[Address, ...]) -> None:
