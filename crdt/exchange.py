@@ -126,7 +126,7 @@ class Exchanges:
     def take(self, data: bytes) -> Admission:
         """Admit a batch, wherever it comes from."""
         admission = self.replica.admit(data)
-        self.update(stretch.writer for stretch in admission.kept)
+        self.update(admission.writers)
         return admission
 
     def update(self, writers: Iterable[Writer]) -> None:
@@ -283,11 +283,10 @@ class Asking:
         self._knows_own = own in whole or answer.is_whole
         self._own = theirs.get(exchanges.own) if own in whole else exchanges.short_head(exchanges.own)
         kept: dict[Writer, _Unsettled] = {}
-        is_full = len(exchanges.replica.context()) >= exchanges.replica.rules.writers_max
         for writer in sorted({*theirs, *(writer for bucket in whole for writer in exchanges.heads.bucket(bucket))}):
             pair = exchanges.short_head(writer), theirs.get(writer)
-            if pair[0] is None and is_full:
-                continue  # it would be refused
+            if not exchanges.replica.has_room(writer):
+                continue
             before = self._side.unsettled.get(writer)
             if before is not None and (before.mine, before.theirs) == pair:
                 kept[writer] = before

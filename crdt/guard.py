@@ -36,11 +36,11 @@ class Guard:
 
     Args:
         is_damaged: the disk has lost what it had, and says so: operations that come back prove nothing.
-        is_forked: the disk has the proof that this node's chain ended.
+        has_ended: nothing more can count on this node's chain, whatever the peers say.
     """
 
-    def __init__(self, *, is_damaged: bool = False, is_forked: bool = False) -> None:
-        self.standing = Standing.REFUSES if is_forked else Standing.ASKING
+    def __init__(self, *, is_damaged: bool = False, has_ended: bool = False) -> None:
+        self.standing = Standing.REFUSES if has_ended else Standing.ASKING
         self.is_damaged = is_damaged
         self._agree: set[PeerId] = set()
         self._decides_at = math.inf

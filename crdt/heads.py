@@ -46,8 +46,7 @@ class Heads:
         """These writers' chains may have changed."""
         for writer in writers:
             chain = self._replica.chain(writer)
-            if chain is not None:
-                self._set(writer, chain.head)
+            self._set(writer, None if chain is None else chain.head)
 
     @property
     def digest(self) -> bytes:
@@ -71,11 +70,14 @@ class Heads:
         """The heads in it; not to be changed."""
         return self._buckets[number]
 
-    def _set(self, writer: Writer, head: Head) -> None:
+    def _set(self, writer: Writer, head: Head | None) -> None:
         number = bucket_of(writer)
         bucket = self._buckets[number]
         if bucket.get(writer) != head:
-            bucket[writer] = head
+            if head is None:
+                del bucket[writer]
+            else:
+                bucket[writer] = head
             self._digests[number] = self._digest = None
 
     def _bucket_digest(self, number: int) -> bytes:

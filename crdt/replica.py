@@ -26,6 +26,7 @@ from .compact import Frontier, Mark, Snapshot
 from .dots import Cell, Dot, Entry, Seen, Writer
 from .operation import BatchSigner, Operation, Stretch, Verify, genesis, read_batch, seal, tag_of
 from .rules import NoRecords, Records, Rules, Spent, Unknown, judge
+from .seats import Seats
 
 _DIGEST: Final = b"shoal/state/1"
 
@@ -46,12 +47,18 @@ class Admission:
     """What became of a batch."""
 
     kept: list[Stretch] = field(default_factory=list[Stretch])  # to be stored and passed on, in this order
-    # Whose stored batches `Replica.batches` now replaces: they forked, or were given up for an agreed chain.
+    # Whose stored batches `Replica.batches` now replaces: they forked, were given up for an agreed chain, or have no
+    # room any more.
     forked: set[Writer] = field(default_factory=set[Writer])
     touched: set[Key] = field(default_factory=set[Key])  # keys whose cells may have changed
     missing: Missing | None = None
     waits: bool = False  # from now on, for what is missing
     refusal: Malformed | None = None
+
+    @property
+    def writers(self) -> set[Writer]:
+        """Whose chains have changed."""
+        return {stretch.writer for stretch in self.kept} | self.forked
 
     @property
     def is_news(self) -> bool:
@@ -84,6 +91,7 @@ class Replica:
         self._frontier: dict[Writer, int] = {}
         self._cells = Cells()
         self._backlog = Backlog()
+        self._seats = Seats(swarm, rules.writers_max)
 
     # What is known.
 
@@ -109,6 +117,10 @@ class Replica:
     def context(self) -> Mapping[Writer, int]:
         """The number of each writer's newest operation that counts; not to be changed."""
         return self._context
+
+    def has_room(self, writer: Writer) -> bool:
+        """Whether this writer has a chain here, or would get one: `Seats`."""
+        return self._seats.has_room(writer)
 
     def batches(self, writer: Writer) -> list[bytes]:
         """All that is held of a writer above the frontier."""
@@ -147,8 +159,8 @@ class Replica:
                 f"{peer_id_of(writer)} has written two histories (was its data directory copied or restored?): "
                 "nothing it writes counts any more; the node needs a new key"
             )
-        if writer not in self._chains and len(self._chains) >= self.rules.writers_max:
-            return Malformed(f"more than {self.rules.writers_max} writers in this swarm")
+        if not self.has_room(writer):
+            return Malformed(f"more than {self.rules.writers_max} writers in this swarm, who all come before this one")
         try:
             stretch = seal(signer, self.swarm, chain.number + 1, chain.hash_at(chain.number), operations)
         except ValueError as error:
@@ -218,6 +230,7 @@ class Replica:
         frontier = {writer: mark.number for writer, mark in snapshot.frontier.items()}
         adoption.touched |= self._cells.adopt(snapshot.cells, frontier, self._context)
         self._frontier = frontier
+        self._seats.agree(frontier)
         self._context.update({writer: chain.number for writer, chain in self._chains.items()})
         for stretch in map(read_batch, again):
             if isinstance(stretch, Stretch):
@@ -267,9 +280,8 @@ class Replica:
         place = chain.place(stretch)
         if isinstance(place, Known):
             return
-        if stretch.writer not in self._chains and len(self._chains) >= self.rules.writers_max:
-            admission.refusal = Malformed(f"more than {self.rules.writers_max} writers in this swarm")
-            return
+        if not self.has_room(stretch.writer):
+            return  # nobody's fault: who sent it may not have heard of the others
         judged = self._judge(chain, stretch, place)
         if isinstance(judged, Malformed):
             admission.refusal = judged
@@ -301,7 +313,7 @@ class Replica:
 
     def _apply(self, chain: Chain, stretch: Stretch, news: News, admission: Admission) -> None:
         writer = stretch.writer
-        self._chains[writer] = chain
+        self._seat(writer, chain, admission)
         if news.is_fork:
             lost = self._read(chain.dots(news.number - 1, chain.number))
             self._context[writer] = news.number - 1
@@ -315,6 +327,16 @@ class Replica:
                 admission.touched.add((operation.namespace, operation.path))
             chain.extend(stretch, news.number, self.rules)
         admission.kept.append(stretch)
+
+    def _seat(self, writer: Writer, chain: Chain, admission: Admission) -> None:
+        self._chains[writer] = chain
+        outdone = self._seats.take(writer)
+        if outdone is not None:
+            lost = list(self._read(self._chains[outdone].dots(0, self._context[outdone])))
+            del self._context[outdone]
+            admission.touched |= self._cells.take_back(lost, self._find)
+            admission.forked.add(outdone)
+            del self._chains[outdone]
 
     def _read(self, dots: Iterable[Dot]) -> Iterator[Applied]:
         for writer, own in groupby(sorted(dots), key=lambda dot: dot.writer):

@@ -64,7 +64,7 @@ class Rules:
 
     namespaces: Mapping[str, Rule]
     creator: Writer
-    writers_max: int = 1024  # chains; while anybody may write, this is what keeps strangers from filling the disk
+    writers_max: int = 1024  # beside those of the agreed frontier (`seats`): strangers must not fill the disk
     operations_max: int = 65_536  # of one writer above the frontier; as many of its own entries it may take away
     bytes_max: int = 16 * 1024 * 1024  # likewise
     entries_max: int = 4096  # of one writer that live, and of others that it took away since the frontier

@@ -115,7 +115,8 @@ class StoreService:
         is_damaged = await self._disk.load()
         self._exchanges.update(self.replica.heads())
         own = self.replica.chain(self._own)
-        self._guard = Guard(is_damaged=is_damaged, is_forked=own is not None and own.is_forked)
+        has_ended = own.is_forked if own is not None else not self.replica.has_room(self._own)
+        self._guard = Guard(is_damaged=is_damaged, has_ended=has_ended)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep equal until cancelled."""
@@ -191,8 +192,7 @@ class StoreService:
                 return adoption
             if self._own in snapshot.frontier and self.replica.chain(self._own) is not own:
                 self._came_back()
-            self._exchanges.update({*snapshot.frontier, *adoption.admission.forked})
-            self._exchanges.update(stretch.writer for stretch in adoption.admission.kept)
+            self._exchanges.update({*snapshot.frontier, *adoption.admission.writers})
             self._needs = {writer: need for writer, need in self._needs.items() if writer not in snapshot.frontier}
             self._tell(adoption.touched | adoption.admission.touched)
             problem = await self._disk.compact(snapshot, adoption.admission)
@@ -229,6 +229,9 @@ class StoreService:
         return stretch
 
     def _refused(self) -> Refusal:
+        if not self.replica.has_room(self._own):
+            most = self.replica.rules.writers_max
+            return Refusal(Code.REFUSED, f"more than {most} write in this swarm, who all come before this node")
         return Refusal(
             Code.REFUSED,
             f"{peer_id_of(self._own)} has written operations that this disk does not have: its data directory was "
@@ -254,11 +257,13 @@ class StoreService:
         return admission.is_news
 
     def _keep(self, admission: Admission) -> None:
-        self._disk.put(admission)
-        self._exchanges.update(stretch.writer for stretch in admission.kept)
-        self._tell(admission.touched)
-        if any(stretch.writer == self._own for stretch in admission.kept):
+        if self._own in admission.writers:
             self._came_back()
+            if not self.replica.has_room(self._own):
+                admission.forked.remove(self._own)  # it stays on this disk: there must not be another beginning
+        self._disk.put(admission)
+        self._exchanges.update({self._own, *admission.writers})
+        self._tell(admission.touched)
 
     def _came_back(self) -> None:
         self._guard.came_back()

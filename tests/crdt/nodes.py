@@ -31,6 +31,7 @@ class World:
     network: Network
     nursery: trio.Nursery
     folder: Path
+    rules: Rules = RULES
 
     @asynccontextmanager
     async def node(
@@ -44,7 +45,7 @@ class World:
         peer_id = (host or key).peer_id
         transport = await self.network.open(peer_id)
         store = Store(self.path(key, name), SWARM, bytes_max)
-        service = StoreService(SWARM, RULES, transport, store, key, blocking=run_inline)
+        service = StoreService(SWARM, self.rules, transport, store, key, blocking=run_inline)
         async with trio.open_nursery() as nursery:
             await service.load()
             await nursery.start(service.run)

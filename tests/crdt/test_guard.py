@@ -13,7 +13,7 @@ def test_nobody_writes_before_a_peer_has_answered_and_who_forked_never() -> None
     guard.look(1e9)
     assert standing(guard) is Standing.ASKING
     assert standing(Guard(is_damaged=True)) is Standing.ASKING
-    forked = Guard(is_forked=True)
+    forked = Guard(has_ended=True)
     for number in range(ANSWERS_MAX):
         forked.agrees(PeerId(str(number)), 0.0)
     assert standing(forked) is Standing.REFUSES
