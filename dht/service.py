@@ -265,7 +265,7 @@ class DhtService:
 
     async def _renew(self, own: Own) -> None:
         reached = 0
-        search = await self._search(Goal(MessageKind.FIND_NODE, key_of(own)))
+        search = await self._search(_surroundings(own))
         if isinstance(own, OwnRecord):
             self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
             record = sign_record(self._signer, own.key, self._sequence, int(time.time()), own.body)
@@ -285,7 +285,7 @@ class DhtService:
 
     async def _republish(self, record: Record) -> None:
         """One of others."""
-        search = await self._search(Goal(MessageKind.FIND_NODE, record.key))
+        search = await self._search(Goal(MessageKind.GET_VALUE, record.key))
         await self._put(record, search.closest)
 
     async def _put(self, record: Record, closest: tuple[Contact, ...]) -> int:
@@ -358,6 +358,11 @@ class DhtService:
             await task()
 
         self._nursery.start_soon(run)
+
+
+def _surroundings(own: Own) -> Goal:
+    """Finds who lies closest to it. A record by GET_VALUE: py-libp2p takes no key of over 50 bytes in FIND_NODE."""
+    return Goal(MessageKind.GET_VALUE if isinstance(own, OwnRecord) else MessageKind.FIND_NODE, key_of(own))
 
 
 @asynccontextmanager

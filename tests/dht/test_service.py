@@ -149,13 +149,17 @@ async def test_a_node_comes_back_without_any_address_while_a_peer_it_knew_is_ali
     settings = DhtSettings(SETTINGS.lookups, SETTINGS.table, saved_at=tmp_path / "peers")
     async with nodes(10) as made:
         transport = await made.network.open(identity(30).peer_id)
+        autojump_clock.autojump_threshold = 0.2  # the clock does not wait for the thread that reads the file
         async with open_dht(transport, identity(30), settings) as dht:
+            autojump_clock.autojump_threshold = 0
             assert await dht.join(made.transports[0].addresses())
             known = len(dht.contacts())
         made.network.close(transport.peer_id)
         for number in range(5):
             made.network.close(identity(number).peer_id)
+        autojump_clock.autojump_threshold = 0.2
         again = await made.add(30, settings, joins=False)
+        autojump_clock.autojump_threshold = 0
         with trio.fail_after(30):
             while len(again.contacts()) < 5:  # noqa: ASYNC110
                 await trio.sleep(0.1)

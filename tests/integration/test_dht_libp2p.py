@@ -1,5 +1,6 @@
-"""Our cores and py-libp2p's KadDHT on one wire: each asks the other everything, over real sockets."""
+"""We and py-libp2p's KadDHT on one wire: each asks the other everything, over real sockets."""
 
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -22,6 +23,7 @@ from shoal.dht.providers import Providers
 from shoal.dht.records import Record, open_record, sign_record
 from shoal.dht.routing import Check, RoutingTable, TableSettings
 from shoal.dht.search import announce, is_taken, put
+from shoal.dht.service import DhtService, open_dht
 from shoal.transport.host import open_host
 from shoal.transport.identity import Identity
 from shoal.transport.multiaddrs import peer_bytes
@@ -177,3 +179,46 @@ async def test_a_whole_put_and_get_of_libp2ps_own_goes_through_us() -> None:
         assert ours.held.get(item.key, 0.0, EPOCH_S) == item
         theirs.value_store.remove(item.key)
         assert await theirs.get_value(item.key.decode()) == encode(item)
+
+
+@asynccontextmanager
+async def services() -> AsyncGenerator[tuple[DhtService, Identity, KadDHT]]:
+    """As `both`, with our whole node, which has entered through theirs."""
+    async with open_host(identity(1), ["/ip4/127.0.0.1/tcp/0"]) as host, libp2p_host(2) as theirs_host:
+        theirs = KadDHT(theirs_host, DHTMode.SERVER)
+        with trio.fail_after(PATIENCE_S):
+            async with open_dht(host, identity(1)) as ours:
+                assert await ours.join(loopback(theirs_host, PeerId(str(theirs_host.get_id()))))
+                await theirs.add_peer(ID.from_base58(host.peer_id), skip_server_mode_check=True)
+                yield ours, identity(1), theirs
+
+
+async def test_what_our_node_puts_and_provides_libp2p_finds() -> None:
+    async with services() as (ours, me, theirs):
+        key = note_key("note", me.peer_id)
+        assert not isinstance(key, Malformed)
+        assert await ours.put(key, b"body") == 1
+        value = await theirs.get_value(key.data.decode())
+        assert value is not None
+        found = open_record(key.data, value, time.time())
+        assert isinstance(found, Record)
+        assert found.body == b"body"
+        assert await ours.provide(KEY) == 1
+        providers = await theirs.find_providers(KEY.hex())
+        assert me.peer_id in {str(provider.peer_id) for provider in providers}
+
+
+async def test_what_libp2p_puts_and_provides_our_node_finds() -> None:
+    async with services() as (ours, _, theirs):
+        writer, them = identity(3), PeerId(str(theirs.host.get_id()))
+        key = note_key("note", writer.peer_id)
+        assert not isinstance(key, Malformed)
+        item = sign_record(writer, key, 1, int(time.time()), b"body")
+        await theirs.put_value(key.data.decode(), encode(item))
+        assert await ours.get(key) == item
+        theirs.value_store.remove(key.data)
+        assert await ours.get(key) == item  # it is held here
+        assert await theirs.provide(KEY.hex())
+        assert [contact.peer for contact in await ours.providers(KEY)] == [them]
+        assert await ours.blob_holders(bytes(32)) == (them,)
+        assert [contact.peer for contact in ours.contacts()] == [them]
