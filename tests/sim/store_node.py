@@ -11,7 +11,18 @@ from shoal.crdt.replica import Admission, Replica
 from shoal.crdt.rules import Rules
 from shoal.transport import envelope, identity
 from shoal.transport.gossip import OFFERS_MAX, Answer, Mesh, Send, seal
-from shoal.transport.gossip_service import CALL_S, OFFER, OUTBOX_MAX, PUSH, SUBSCRIBE, Handover, Ids, Topics, Wants
+from shoal.transport.gossip_service import (
+    CALL_S,
+    OFFER,
+    OUTBOX_MAX,
+    PUSH,
+    PUSHES_MAX,
+    SUBSCRIBE,
+    Handover,
+    Ids,
+    Topics,
+    Wants,
+)
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, decode, encode
@@ -87,10 +98,12 @@ class Setting:
 
 @dataclass(eq=False, slots=True)
 class _Outbox:
-    """As `gossip_service` has it: one delivery at a time."""
+    """As `gossip_service` has it: one call with offers at a time, and so many pushes beside it."""
 
     sends: deque[Send] = field(default_factory=deque[Send])
     is_busy: bool = False
+    pushes: deque[bytes] = field(default_factory=deque[bytes])  # that wait for a place
+    pushes_count: int = 0  # under way
 
 
 class StoreNode:
@@ -246,7 +259,7 @@ class StoreNode:
         batch = [outbox.sends.popleft() for _ in range(min(OFFERS_MAX, len(outbox.sends)))]
         batch = [send for send in batch if not self.mesh.is_needless(send)]
         outbox.is_busy = bool(batch)
-        wanted = [send.id for send in batch if not send.is_offer]
+        wanted = [send for send in batch if not send.is_offer]
         offers = [send for send in batch if send.is_offer]
         if not offers:
             self._push(peer, outbox, wanted)
@@ -263,22 +276,24 @@ class StoreNode:
 
         self.network.call(self, peer, OFFER.name, encode(Ids(ids)), then, CALL_S)
 
-    def _push(self, peer: PeerId, outbox: _Outbox, ids: Sequence[bytes]) -> None:
-        envelopes = [data for data in map(self.mesh.cached, ids) if data is not None]
-        waiting = len(envelopes)
+    def _push(self, peer: PeerId, outbox: _Outbox, sends: Sequence[Send]) -> None:
+        outbox.pushes.extend(data for data in (self.mesh.cached(send.id) for send in sends) if data is not None)
+        self._go_on(peer, outbox)
 
+    def _go_on(self, peer: PeerId, outbox: _Outbox) -> None:
         def then(_: bytes | None) -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting == 0 and self._outboxes.get(peer) is outbox:
-                self._deliver(peer, outbox)
+            outbox.pushes_count -= 1
+            if outbox.pushes and self._outboxes.get(peer) is outbox:
+                self._go_on(peer, outbox)
 
-        for data in envelopes:
-            self.network.call(self, peer, PUSH.name, encode(Handover(data)), then, CALL_S)
-        if not envelopes and outbox.sends:
+        while outbox.pushes and outbox.pushes_count < PUSHES_MAX:
+            outbox.pushes_count += 1
+            self.network.call(self, peer, PUSH.name, encode(Handover(outbox.pushes.popleft())), then, CALL_S)
+        if outbox.pushes:
+            return
+        outbox.is_busy = bool(outbox.sends)
+        if outbox.sends:
             self._deliver(peer, outbox)
-        elif not envelopes:
-            outbox.is_busy = False
 
     def _wake_for_mesh(self) -> None:
         if self.mesh.deadline < self._wakes_at:
