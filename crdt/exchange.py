@@ -249,7 +249,8 @@ class Asking:
         if self.outcome.failure or self._question is None:
             return
         if isinstance(self._question, Settle):
-            self._idle_count = 0 if self._is_news or self._searched or not self._asked else self._idle_count + 1
+            is_idle = not (self._is_news or self._searched) and any(map(self._has_room, self._asked))
+            self._idle_count = self._idle_count + 1 if is_idle else 0
         self._asked = {}
         if self._idle_count >= IDLE_PIECES_MAX:
             self.fail("it hands over nothing that is news")
@@ -353,7 +354,8 @@ class Asking:
     def _end(self, now: float) -> None:
         self._question = None
         outcome, exchanges = self.outcome, self._exchanges
-        if self._wanted and not (self._is_delivered or any(map(self._has_moved, self._wanted))):
+        wanted = set(filter(self._has_room, self._wanted))
+        if wanted and not (self._is_delivered or any(map(self._has_moved, wanted))):
             outcome.failure = "it claims heads that it does not show"
             return
         if self._knows_own:
@@ -363,6 +365,10 @@ class Asking:
                 not own.is_forked and (own.number < chain.base or goes_through(chain, own.number, own.hash))
             )
         self._remember(now)
+
+    def _has_room(self, writer: Writer) -> bool:
+        """Still: else what comes of it is no news, and nobody's fault."""
+        return self._exchanges.replica.has_room(writer)
 
     def _has_moved(self, writer: Writer) -> bool:
         return self._exchanges.short_head(writer) != self._planned[writer][0]

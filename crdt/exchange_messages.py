@@ -8,6 +8,7 @@ it asks little: it remembers nothing between two calls.
 from typing import Annotated, Final
 
 import msgspec
+from blake3 import blake3
 
 from shoal.transport.port import Unary
 from shoal.transport.wire import U64, Digest, Message
@@ -112,5 +113,5 @@ class Calls:
 
 
 def topic(swarm: bytes) -> str:
-    """Where fresh operations are gossiped."""
-    return f"/shoal/store/{EXCHANGE_VERSION}/{swarm.hex()}"
+    """Where fresh operations are gossiped: a hash, for whoever is connected hears of topics."""
+    return f"/shoal/store/{EXCHANGE_VERSION}/{blake3(b'shoal/store/topic/1' + swarm).hexdigest()}"

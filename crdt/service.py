@@ -8,7 +8,6 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +23,7 @@ from .changes_service import Changes
 from .compact import digest_of, read_snapshot
 from .disk_service import Disk
 from .dots import Writer
-from .exchange import Asking, Busy, Exchanges, NeedsSnapshot, Outcome, Question
+from .exchange import Asking, Busy, Exchanges, NeedsSnapshot, Question
 from .exchange_messages import EXCHANGE_VERSION, Calls, Compare, Compared, Settle, Settled, topic
 from .guard import Guard, Standing
 from .heads import SALT_BYTES
@@ -32,6 +31,7 @@ from .operation import BatchSigner, Operation, Stretch
 from .partners import Partners
 from .replica import Admission, Adoption, Replica
 from .rules import Records, Rules
+from .status import Exchanged, Status
 from .store import Store
 
 COMPARE_S: Final = 3.0  # for 65 KB; longer: peers that keep silent hold up those that do not
@@ -47,29 +47,6 @@ _GONE: Final = (Code.BUSY, Code.UNREACHABLE, Code.CANCELLED)  # nobody's fault
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchanged:
-    """The last exchange, for people."""
-
-    peer: PeerId
-    at: float  # of trio's clock
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """For people."""
-
-    writers: int
-    operations: int  # that count
-    forked: tuple[PeerId, ...]
-    standing: Standing
-    last_exchange: Exchanged | None
-    round_trips: int  # of all exchanges that this node asked for
-    needs: tuple[NeedsSnapshot, ...]
-    problems: tuple[str, ...]
-
-
 class StoreService:
     """See the module's text.
 
@@ -77,6 +54,7 @@ class StoreService:
         store: closed when `run` ends.
         signer: whose operations `write` writes.
         blocking: how calls that wait for the disk are run.
+        meets_all: whoever is connected is a partner; else only those whom `meet` names.
     """
 
     def __init__(
@@ -89,6 +67,7 @@ class StoreService:
         records: Records | None = None,
         *,
         blocking: RunBlocking = run_in_thread,
+        meets_all: bool = True,
     ) -> None:
         self.replica = Replica(swarm, rules, records)  # for reading
         self._transport = transport
@@ -98,6 +77,7 @@ class StoreService:
         self._calls = Calls(swarm)
         self._topic = topic(swarm)
         self._exchanges = Exchanges(self.replica, self._own)
+        self._meets_all = meets_all
         self._partners = Partners(0, 0.0)
         self._guard = Guard()
         self._wake = trio.Event()
@@ -136,6 +116,11 @@ class StoreService:
             for method in (self._calls.compare.name, self._calls.settle.name):
                 self._transport.stop_serving(method)
             await self._disk.close()
+
+    def meet(self, peer: PeerId) -> None:
+        """A connected peer keeps this store as well."""
+        self._partners.connected(peer, trio.current_time())
+        self._wake.set()
 
     async def write(self, make: Callable[[Replica], Sequence[Operation]]) -> Stretch | Malformed | Refusal:
         """The node's own operations, made from the state as it is then, in one batch. On disk when this returns.
@@ -329,8 +314,9 @@ class StoreService:
             async with self._transport.events() as events:
                 async for event in events:
                     if isinstance(event, PeerConnected):
-                        self._partners.connected(event.peer, trio.current_time())
-                    else:
+                        if self._meets_all:
+                            self._partners.connected(event.peer, trio.current_time())
+                    elif all(connection.peer != event.peer for connection in self._transport.connections()):
                         self._partners.disconnected(event.peer)
                         self._intakes.pop(event.peer, None)
                     self._wake.set()

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
@@ -11,17 +12,19 @@ from trio.testing import MockClock
 from shoal.crdt.compact import Snapshot
 from shoal.crdt.dots import Writer
 from shoal.crdt.exchange import Exchanges
+from shoal.crdt.exchange_messages import Compared
 from shoal.crdt.guard import Standing
-from shoal.crdt.heads import Heads
+from shoal.crdt.heads import SALT_BYTES, Heads
 from shoal.crdt.operation import Operation, Stretch
 from shoal.crdt.replica import Replica
 from shoal.crdt.seats import Seats
 from shoal.transport.identity import Identity
-from shoal.transport.port import Refusal
+from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed
 
 from . import nodes
 from .nodes import World, adds, equal, write
+from .test_exchange import answer, are_equal, exchange, run
 from .test_replica import KEYS, RULES, SOAK, SWARM, Author, admit, histories
 
 FEW = replace(RULES, writers_max=2)
@@ -103,6 +106,49 @@ def test_who_is_in_the_agreed_frontier_keeps_its_seat_and_takes_none_of_the_othe
     admit(target, [stretch for author in authors for stretch in author.written])
     assert len(target.heads()) == 2 * FEW.writers_max
     assert agreed < set(target.heads())
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_replicas_that_know_more_writers_than_there_is_room_for_become_equal_and_blame_nobody(seed: int) -> None:
+    rules = replace(FEW, writers_max=3, bytes_max=2**24, entries_max=1000)
+    authors = [Author(key) for key in MANY]
+    for author in authors:
+        for _ in range(6):
+            author.write(*[Operation("set", ("a",), bytes(8000))] * 7)
+    draw = random.Random(seed)
+    sides = [Exchanges(Replica(SWARM, rules), authors[0].writer) for _ in range(2)]
+    for author in authors:
+        side = draw.choice(sides)
+        for stretch in author.written:
+            side.take(stretch.data)
+    for now in range(4):
+        for one, other in (sides, sides[::-1]):
+            assert exchange(one, other, 10.0 * now).failure == ""
+    assert are_equal(*sides)
+    keys = sorted(Writer(key.public_key) for key in in_order(MANY, 3))
+    assert sorted(sides[0].replica.heads()) == keys
+
+
+def test_a_peer_is_not_blamed_for_what_lost_its_room_while_it_was_handed_over() -> None:
+    rules = replace(FEW, bytes_max=2**24, entries_max=1000)
+    first = in_order(MANY, 2)
+    late, early = [Author(key) for key in MANY if key not in first][:2], [Author(key) for key in first]
+    one, other = (Exchanges(Replica(SWARM, rules), early[0].writer) for _ in range(2))
+    for author in late:
+        for _ in range(12):
+            other.take(author.write(*[Operation("set", ("a",), bytes(8000))] * 7).data)
+    asking = one.ask(PeerId("b"), bytes(SALT_BYTES))
+    question = asking.question
+    assert question is not None
+    compared = answer(other, question, 0.0)
+    assert isinstance(compared, Compared)
+    assert asking.answered(compared, 0.0) == ()
+    asking.go_on(0.0)
+    for author in early:  # by gossip
+        one.take(author.write(author.add("a", b"")).data)
+    assert run(asking, other, one).failure == ""
+    assert exchange(one, other, 10.0).failure == ""
+    assert are_equal(one, other)
 
 
 async def test_a_node_without_a_seat_writes_nothing_and_begins_no_second_history(
