@@ -46,6 +46,7 @@ from .search import QUORUM, Ask, Goal, Search, announce, is_taken, put
 from .serving_service import Serving
 
 TELL_S_MAX: Final = 1.0  # that a publication waits for slow holders; they may still take it after that
+ADDRESSES_S: Final = 5.0  # between two looks at this node's own addresses: 0.1 ms, of which every message has need
 KEEP_S_MIN: Final = 0.1  # between two looks at what there is to do: each goes through the whole table
 
 
@@ -85,6 +86,7 @@ class DhtService:
         self._awaited: dict[bytes, _Publication] = {}
         self._sequence = 0
         self._wake = trio.Event()
+        self._look_at = -math.inf
         self._sealed: tuple[tuple[Address, ...], bytes] = ((), b"")
         self._nursery: trio.Nursery | None = None
 
@@ -343,9 +345,12 @@ class DhtService:
 
     def _sender_record(self) -> bytes:
         """Where this node listens; nothing if nobody should ask it. Signed anew when its addresses have changed."""
-        addresses = self._transport.addresses() if self._is_server else ()
-        if addresses != self._sealed[0]:
-            self._sealed = (addresses, seal_addresses(self._signer, addresses, time.time_ns()))
+        now = trio.current_time()
+        if self._is_server and now >= self._look_at:
+            self._look_at = now + ADDRESSES_S
+            addresses = self._transport.addresses()
+            if addresses != self._sealed[0]:
+                self._sealed = (addresses, seal_addresses(self._signer, addresses, time.time_ns()))
         return self._sealed[1]
 
     def _kick(self) -> None:
