@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 from shoal.crdt.backlog import BYTES_MAX, WRITER_BYTES_MAX, WRITER_MAX, Backlog
-from shoal.crdt.operation import Operation
+from shoal.crdt.operation import Operation, Stretch
 from shoal.crdt.replica import Replica
 from shoal.transport.identity import Identity
 
@@ -39,6 +39,24 @@ def test_one_writer_takes_no_more_of_the_backlog_than_its_share() -> None:
         first, early = honest.write([Operation("set", ("a",), b"")]), honest.write([Operation("set", ("a",), b"")])
         assert target.admit(early.data).waits
         assert target.admit(first.data).kept == [first, early], number
+
+
+def test_a_share_is_full_to_the_byte() -> None:
+    backlog, pen = Backlog(), Pen(0)
+    while WRITER_BYTES_MAX - backlog.bytes > 50_000:
+        assert backlog.add(pen.write([Operation("set", ("b",), bytes(8000))] * 6))
+
+    def filling(size: int) -> Stretch:
+        sizes = [size // 7 - 100] * 7
+        for _ in range(2):  # the length is linear in the last value's
+            stretch = pen.branch(len(pen.operations)).write([Operation("set", ("b",), bytes(each)) for each in sizes])
+            sizes[-1] += size - len(stretch.data)
+        return stretch
+
+    left = WRITER_BYTES_MAX - backlog.bytes
+    assert not backlog.add(filling(left + 1))
+    assert backlog.add(filling(left))
+    assert backlog.bytes == WRITER_BYTES_MAX
 
 
 def test_all_that_waits_is_bounded() -> None:
