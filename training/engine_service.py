@@ -87,7 +87,7 @@ class Engine:
         self._roster = cores.roster
         self._log = cores.log
         self._keeper = keeper
-        talks = means.transport, means.keeping, means.signer, cores, self.do, means.expects
+        talks = means.transport, means.keeping, means.signer, cores, self.do, means.expects, store.meet
         self.exchange = Exchange(means.signed_spec, *talks)
         self.sharing = Sharing(store, means.signer.peer_id, self.exchange.introduce, means.observe)
         self.finished = trio.Event()

@@ -59,11 +59,13 @@ class Exchange:
         cores: Cores,
         do: Callable[[list[Effect]], None],
         expects: Callable[[PeerId], bool],
+        meet: Callable[[PeerId], None],
     ) -> None:
         self._swarm = swarm = swarm_id_of(signed_spec.spec)
         self._transport = transport
         self._keeping = keeping
         self._expects = expects
+        self._meet = meet
         self._signer = signer
         self._rounds = cores.rounds
         self._roster = cores.roster
@@ -138,6 +140,7 @@ class Exchange:
         """A member that was not connected before hears everything again."""
         if peer in self._talkers:
             self._talkers[peer].outbox.meet(trio.current_time())
+            self._meet(peer)
         for kind in (Kind.PROPOSAL, Kind.OFFER, Kind.HAVE):
             self._want(kind, (peer,))
 

@@ -227,7 +227,13 @@ class SwarmService:
     def _store_on(self, disk: Store) -> StoreService:
         means = self._means
         return StoreService(
-            self.swarm, rules_of(means.spec), means.transport, disk, means.signer, blocking=self._blocking
+            self.swarm,
+            rules_of(means.spec),
+            means.transport,
+            disk,
+            means.signer,
+            blocking=self._blocking,
+            meets_all=False,  # those who are welcome
         )
 
     def _standing(self) -> Standing:
