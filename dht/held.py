@@ -14,6 +14,7 @@ import math
 from bisect import bisect_left, insort
 from collections import Counter
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from blake3 import blake3
@@ -45,6 +46,10 @@ class _Held:
     until: float  # by the clock of `now`
     republish_at: float
 
+    @property
+    def wake_at(self) -> float:
+        return min(self.until, self.republish_at)
+
 
 class HeldRecords:
     """Args:
@@ -59,7 +64,7 @@ class HeldRecords:
         self._per_writer: Counter[bytes] = Counter()
         self._per_range: Counter[str] = Counter()
         self._by_distance: list[tuple[int, bytes]] = []
-        self._wake_at = math.inf
+        self._agenda: list[tuple[float, bytes]] = []  # a heap; what was replaced or removed stays for a while
 
     def put(
         self, record: Record, sent_from: Address | None, is_near: bool, now: float, unix_s: float
@@ -98,17 +103,22 @@ class HeldRecords:
     @property
     def deadline(self) -> float:
         """When `due` should be asked again, at the latest."""
-        return self._wake_at
+        return self._agenda[0][0] if self._agenda else math.inf
 
     def due(self, now: float, unix_s: float) -> list[Record]:
         """Records to put anew to the k closest peers of their keys, a few at a time; forgets what has expired."""
-        for key in [key for key, held in self._held.items() if held.until <= now or held.record.expires_at <= unix_s]:
-            self._remove(key)
-        overdue = sorted((held.republish_at, key) for key, held in self._held.items() if held.republish_at <= now)
-        records = [self._held[key].record for _, key in overdue[:REPUBLISHED_AT_ONCE_MAX]]
-        for record in records:
-            self._held[record.key].republish_at = self._republish_at(record.key, now)
-        self._wake_at = min((min(held.until, held.republish_at) for held in self._held.values()), default=math.inf)
+        records: list[Record] = []
+        while self._agenda and self._agenda[0][0] <= now and len(records) < REPUBLISHED_AT_ONCE_MAX:
+            at, key = heappop(self._agenda)
+            held = self._held.get(key)
+            if held is None or held.wake_at != at:
+                continue  # it was replaced, and has another entry
+            if held.until <= now or held.record.expires_at <= unix_s:
+                self._remove(key)
+                continue
+            records.append(held.record)
+            held.republish_at = self._republish_at(key, now)
+            heappush(self._agenda, (held.wake_at, key))
         return records
 
     def __len__(self) -> int:
@@ -140,7 +150,10 @@ class HeldRecords:
         self._per_writer[held.writer] += 1
         if held.range is not None:
             self._per_range[held.range] += 1
-        self._wake_at = min(self._wake_at, held.until, held.republish_at)
+        heappush(self._agenda, (held.wake_at, key))
+        if len(self._agenda) > 2 * len(self._held) + REPUBLISHED_AT_ONCE_MAX:
+            self._agenda = [(each.wake_at, key) for key, each in self._held.items()]
+            heapify(self._agenda)
 
     def _remove(self, key: bytes) -> None:
         held = self._held.pop(key)

@@ -165,3 +165,12 @@ def test_held_is_what_a_dumb_twin_holds(seed: int) -> None:
             held.due(now, EPOCH_S + now)
         for key, (known, until) in twin.items():
             assert held.get(key, now, EPOCH_S + now) == (known if until > now else None)
+
+
+def test_a_record_replaced_again_and_again_is_passed_on_once_in_its_newest_form() -> None:
+    held = HeldRecords(ME, 1)
+    items = [record("x", sequence=sequence) for sequence in range(1, 5 * REPUBLISHED_AT_ONCE_MAX)]
+    for now, item in enumerate(items):
+        assert put(held, item, now=float(now)) is None
+    assert held.due(3 * REPUBLISH_S, EPOCH_S + 3 * REPUBLISH_S) == [items[-1]]
+    assert held.due(3 * REPUBLISH_S, EPOCH_S + 3 * REPUBLISH_S) == []
