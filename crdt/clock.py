@@ -39,7 +39,9 @@ class Clock:
         But for those that this node gave while its own wall clock was far ahead: they are given up, since others would
         hold back all that it writes until their clocks have caught up.
         """
-        if self.latest > horizon(wall_ms):
+        if self.latest > horizon(wall_ms) + (
+            1 << COUNTER_BITS
+        ):  # after a stamp at the horizon it runs into the next ms
             self.latest = 0
         self.latest = max(self.latest + 1, stamp_of(wall_ms))
         return self.latest
