@@ -105,11 +105,11 @@ class Truth:
         return sum(dot.writer == writer for entries in self.cells().values() for dot in entries)
 
     def pending(self, writer: Writer) -> int:
-        """What has not come of what it took away, and nobody with a smaller key did."""
+        """What has not come of what it took away of others, and nobody with a smaller key did."""
         by: dict[tuple[Key, Seen], Writer] = {}
         for dot, op, _ in self.counted:
             for seen in op.seen(dot.writer):
-                if seen.dot.number > self.number(seen.dot.writer):
+                if seen.dot.writer != dot.writer and seen.dot.number > self.number(seen.dot.writer):
                     name = (op.namespace, op.path), seen
                     by[name] = min(dot.writer, by.get(name, dot.writer))
         return sum(each == writer for each in by.values())
