@@ -44,7 +44,7 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
             "swarm", nargs="?", metavar="SWARM", help="id, its beginning, or name; needed if there are several"
         )
         if name == "show":
-            command.add_argument("--namespace", metavar="NAME", help="only this one: members or contributions")
+            command.add_argument("--namespace", metavar="NAME", help="only this one, e.g. members")
 
 
 def run_show(arguments: argparse.Namespace) -> Exit:

@@ -369,14 +369,17 @@ class Engine:
         return None, self._means.signer.peer_id
 
     def _holders_of_head(self, told: TellHead, source: PeerId) -> tuple[PeerId, ...]:
-        """Who can give the checkpoint: whoever told of it, all who stand there, then the rest."""
+        """Who can give the checkpoint: whoever told of it, all who stand there or say that they hold it, the rest."""
         others = [peer for peer in self._roster.connected() if peer != source]
-        others.sort(key=lambda peer: (self._roster.head(peer) != told.head, peer))
+        known = set[PeerId]() if told.checkpoint is None else self.sharing.holders(told.checkpoint)
+        others.sort(key=lambda peer: (self._roster.head(peer) != told.head and peer not in known, peer))
         return (source, *others)
 
     async def _stood(self, told: TellHead) -> None:
         """A new head is saved: answer with it, let go of what is old."""
         self._log.told = told
+        if told.checkpoint is not None:
+            self.sharing.say_checkpoint(told.head.round, told.checkpoint)
         for scope in self._fetches:
             scope.cancel()
         self._means.pins.keep_newest("round", told.head.round, RECORDS_KEPT)

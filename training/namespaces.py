@@ -1,4 +1,5 @@
-"""What a swarm's members keep in their store: who they are, and where, and what each has contributed lately.
+"""What a swarm's members keep in their store: who they are, and where, what each has contributed lately, and which
+state it holds.
 
 Each namespace has typed values and one author per key, the member whose peer id the path begins with. The rules follow
 from the spec, so that all members refuse the same.
@@ -24,12 +25,14 @@ from .spec import Spec
 
 MEMBERS: Final = "members"
 CONTRIBUTIONS: Final = "contributions"
+CHECKPOINTS: Final = "checkpoints"
 STORE_NAME: Final = "store.db"  # beside the rounds
 
 ROUNDS_INDEXED: Final = 16  # of each member's contributions: what is older is in the log
 WRITERS_PER_MEMBER: Final = 4  # members come and go; below the spec's members_max times this, nobody is refused
 
 _INDEXED_BYTES_MAX: Final = 256
+_CHECKPOINT_BYTES_MAX: Final = 128
 
 V = TypeVar("V", bound=Message)
 
@@ -45,9 +48,17 @@ class Indexed(Message, frozen=True):
     payload: BlobRef | None  # None: it travels inside the contribution
 
 
+class Checkpoint(Message, frozen=True):
+    """That a member holds the state after a round."""
+
+    round: RoundNumber
+    state: BlobRef
+
+
 NAMESPACES: Final[Mapping[str, Rule]] = {
     MEMBERS: Rule(Kind.REGISTER, schema=Presence, value_bytes_max=PRESENCE_BYTES_MAX),
     CONTRIBUTIONS: Rule(Kind.REGISTER, path_parts=2, schema=Indexed, value_bytes_max=_INDEXED_BYTES_MAX),
+    CHECKPOINTS: Rule(Kind.REGISTER, schema=Checkpoint, value_bytes_max=_CHECKPOINT_BYTES_MAX),
 }
 
 
@@ -70,6 +81,10 @@ def indexed_operation(replica: Replica, offered: Offered) -> Operation:
     return write(replica.cell(CONTRIBUTIONS, *path), CONTRIBUTIONS, path, _writer(offered.member), encode(indexed))
 
 
+def checkpoint_operation(replica: Replica, member: PeerId, checkpoint: Checkpoint) -> Operation:
+    return write(replica.cell(CHECKPOINTS, member), CHECKPOINTS, (member,), _writer(member), encode(checkpoint))
+
+
 def members(replica: Replica) -> Iterator[Present]:
     """Who has ever said how it stands, sorted by peer id."""
     for path in replica.keys(MEMBERS):
@@ -84,6 +99,14 @@ def contributions(replica: Replica) -> Iterator[tuple[PeerId, Indexed]]:
         indexed = _value(replica, CONTRIBUTIONS, path, Indexed)
         if indexed is not None:
             yield PeerId(path[0]), indexed
+
+
+def holders(replica: Replica, state: BlobRef) -> Iterator[PeerId]:
+    """The members that said last that they hold this state, sorted by peer id."""
+    for path in replica.keys(CHECKPOINTS):
+        checkpoint = _value(replica, CHECKPOINTS, path, Checkpoint)
+        if checkpoint is not None and checkpoint.state == state:
+            yield PeerId(path[0])
 
 
 def _writer(member: PeerId) -> Writer:

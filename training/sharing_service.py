@@ -11,15 +11,25 @@ from shoal.crdt.changes_service import Changes
 from shoal.crdt.operation import Operation
 from shoal.crdt.replica import Replica
 from shoal.crdt.service import StoreService
+from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed
 
 from .events import Event, Problem
-from .namespaces import MEMBERS, indexed_operation, members, present_operation
+from .namespaces import (
+    MEMBERS,
+    Checkpoint,
+    checkpoint_operation,
+    holders,
+    indexed_operation,
+    members,
+    present_operation,
+)
 from .records import Offered, Presence, Present
 
 FAREWELL_S = 1.0
 TRY_AGAIN_S = 10.0  # after the store refused for now
+GATHER_S = 10.0  # that what nobody waits for is kept back: with the next word it costs no signature of its own
 
 
 class Sharing:
@@ -40,7 +50,7 @@ class Sharing:
         self._introduce = introduce
         self._observe = observe
         self._wanted: dict[str, Callable[[Replica], Operation]] = {}  # the newest word on each thing
-        self._wake = trio.Event()
+        self._wake, self._later = trio.Event(), trio.Event()
         self._said = ""
 
     def say_presence(self, presence: Presence) -> None:
@@ -48,6 +58,15 @@ class Sharing:
 
     def say_contribution(self, offered: Offered) -> None:
         self._say("contribution", lambda replica: indexed_operation(replica, offered))
+
+    def say_checkpoint(self, round: int, state: BlobRef) -> None:
+        checkpoint = Checkpoint(round, state)
+        self._wanted["checkpoint"] = lambda replica: checkpoint_operation(replica, self._me, checkpoint)
+        self._later.set()
+
+    def holders(self, state: BlobRef) -> set[PeerId]:
+        """The members that say they hold this state."""
+        return set(holders(self.store.replica, state))
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Share until cancelled; the members that the disk tells of are known when this has started."""
@@ -69,8 +88,11 @@ class Sharing:
 
     async def _write(self) -> None:
         while True:
-            await self._wake.wait()
-            self._wake = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._gather)
+                await self._wake.wait()
+                nursery.cancel_scope.cancel()
+            self._wake, self._later = trio.Event(), trio.Event()
             wanted, self._wanted = self._wanted, {}
             written = await self.store.write(lambda replica: [make(replica) for make in wanted.values()])  # noqa: B023
             if isinstance(written, Malformed):
@@ -82,6 +104,11 @@ class Sharing:
                 self._wake.set()
             else:
                 self._said = ""
+
+    async def _gather(self) -> None:
+        await self._later.wait()
+        await trio.sleep(GATHER_S)
+        self._wake.set()
 
     def _complain(self, message: str) -> None:
         if message != self._said:

@@ -15,7 +15,8 @@ from shoal.crdt.store import Store
 from shoal.training.events import Event, Problem
 from shoal.training.namespaces import NAMESPACES
 from shoal.training.records import Presence, Present, Standing
-from shoal.training.sharing_service import TRY_AGAIN_S, Sharing
+from shoal.training.sharing_service import GATHER_S, TRY_AGAIN_S, Sharing
+from shoal.transport.blobs import BlobRef
 from shoal.transport.bulk import run_inline
 from shoal.transport.identity import Identity
 from shoal.transport.memory import Network
@@ -71,6 +72,27 @@ async def test_members_hear_of_each_other_and_of_the_newest_word_only(
                 await trio.sleep(15)
                 assert one.knows(KEYS[1]) == presence(1)
             assert one.events == []
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_holds_a_state_is_said_soon_and_with_the_next_word(tmp_path: Path, autojump_clock: MockClock) -> None:
+    network, states = Network(0, is_full=True), [BlobRef(bytes([number]) * 32, 1) for number in range(2)]
+    async with trio.open_nursery() as nursery:
+        await nursery.start(network.run)
+        async with member(network, KEYS[0], tmp_path / "one") as one, member(network, KEYS[1], tmp_path / "two") as two:
+            await trio.sleep(30)
+            one.sharing.say_checkpoint(1, states[0])
+            await trio.sleep(GATHER_S - 1)
+            assert two.sharing.holders(states[0]) == set()
+            await trio.sleep(5)
+            assert two.sharing.holders(states[0]) == {KEYS[0].peer_id}
+            one.sharing.say_checkpoint(2, states[1])
+            one.sharing.say_presence(presence(1))
+            await trio.sleep(3)
+            assert two.sharing.holders(states[0]) == set()
+            assert two.sharing.holders(states[1]) == {KEYS[0].peer_id}
+            assert two.knows(KEYS[0]) == presence(1)
+            assert len(two.sharing.store.replica.batches(Writer(KEYS[0].public_key))) == 2
         nursery.cancel_scope.cancel()
 
 
