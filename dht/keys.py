@@ -40,13 +40,11 @@ _SUBJECT: Final = re.compile(rf"[a-z0-9._-]{{1,{SUBJECT_CHARS_MAX}}}")
 class KeyKind(enum.Enum):
     """What a record tells. The values are on the wire."""
 
-    PEER = "peer"  # a peer's own addresses
     LISTING = "listing"  # the swarms a peer lists in public
-    SWARM = "swarm"  # what a peer says about one swarm
     NOTE = "note"  # anything under a name of the writer's: for people who debug, and for measuring
 
 
-_HAS_SUBJECT: Final = {KeyKind.PEER: False, KeyKind.LISTING: False, KeyKind.SWARM: True, KeyKind.NOTE: True}
+_HAS_SUBJECT: Final = {KeyKind.LISTING: False, KeyKind.NOTE: True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +69,7 @@ def parse_key(data: bytes) -> RecordKey | Malformed:
     parts = data.decode("ascii").split("/")
     kinds = [kind for kind in KeyKind if len(parts) > 2 and parts[2] == kind.value]
     if parts[:2] != ["", "shoal"] or not kinds:
-        return Malformed(f"expected a key like /shoal/peer/12D3KooW..., got {data!r}")
+        return Malformed(f"expected a key like /shoal/listing/12D3KooW..., got {data!r}")
     has_subject = _HAS_SUBJECT[kinds[0]]
     if len(parts) != 4 + has_subject:
         return Malformed(f"{data!r} has {len(parts) - 1} parts; its kind has {3 + has_subject}")
@@ -82,19 +80,9 @@ def parse_key(data: bytes) -> RecordKey | Malformed:
     return RecordKey(kinds[0], parts[3] if has_subject else "", PeerId(parts[-1]))
 
 
-def peer_key(peer: PeerId) -> RecordKey:
-    """Where `peer` says how to reach it."""
-    return RecordKey(KeyKind.PEER, "", peer)
-
-
 def listing_key(peer: PeerId) -> RecordKey:
     """Where `peer` names the swarms that it lists in public."""
     return RecordKey(KeyKind.LISTING, "", peer)
-
-
-def swarm_key(swarm: bytes, peer: PeerId) -> RecordKey:
-    """Where `peer` says something about the swarm of these 32 bytes; half of them are enough to tell it apart."""
-    return RecordKey(KeyKind.SWARM, swarm[:16].hex(), peer)
 
 
 def note_key(name: str, peer: PeerId) -> RecordKey | Malformed:

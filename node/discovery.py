@@ -27,7 +27,6 @@ from .announcing import Announcing, Seeking
 from .config import Config
 from .invite import format_invite, is_loopback, make_invite
 from .logs import Log
-from .looking import reach
 from .swarms import Joined, Swarms
 
 PEERS_NAME: Final = "peers"  # in the data directory: whom to come back to
@@ -147,22 +146,27 @@ class Discovery:
             nursery.start_soon(self._find, lonely[id])
 
     async def _find(self, joined: Joined) -> None:
-        me = self._transport.peer_id
-        contacts = [each for each in await members_of(self._dht, joined.folder.swarm) if each.peer != me]
-        random.shuffle(contacts)  # so that nobody can be among the first for everybody
-        async with trio.open_nursery() as nursery:
-            for contact in contacts[:MET_MAX]:
-                nursery.start_soon(self._greet_member, joined, contact)
-        log.debug("searched for members", swarm=joined.id[:12], found=len(contacts))
-
-    async def _greet_member(self, joined: Joined, contact: Contact) -> None:
-        if await reach(self._transport, contact.peer, contact.addresses) is None and joined.service is not None:
-            joined.service.greet(contact.peer)
+        found = await members_of(self._dht, joined.folder.swarm)
+        log.debug("searched for members", swarm=joined.id[:12], found=len(found))
+        for contact in found:
+            if joined.service is not None:
+                joined.service.greet(contact.peer)
 
 
-async def members_of(dht: DhtService, swarm: bytes) -> tuple[Contact, ...]:
-    """Who says that it is in a swarm."""
-    return await dht.providers(swarm_providers_key(swarm))
+async def members_of(dht: DhtService, swarm: bytes) -> list[Contact]:
+    """Connected peers that say they are in a swarm; some of those who say so are dialed."""
+    contacts = list(await dht.providers(swarm_providers_key(swarm)))
+    chosen = random.sample(contacts, min(MET_MAX, len(contacts)))  # so that nobody can be among the first for everybody
+    reached: list[Contact] = []
+
+    async def reach(contact: Contact) -> None:
+        if await dht.reach(contact):
+            reached.append(contact)
+
+    async with trio.open_nursery() as nursery:
+        for contact in chosen:
+            nursery.start_soon(reach, contact)
+    return reached
 
 
 def is_lonely(joined: Joined, connected: Collection[str]) -> bool:

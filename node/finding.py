@@ -134,7 +134,8 @@ async def find_public_swarms(transport: Transport, dht: DhtService) -> list[dict
         async with places:
             members = listed[swarm]
             for member in members[:ASKED_PER_SWARM_MAX]:
-                answer = await ask_spec(transport, Contact(*Invite(swarm, (member,)).addresses()[0]), swarm)
+                contact = Contact(*Invite(swarm, (member,)).addresses()[0])
+                answer = await ask_spec(transport, contact, swarm) if await dht.reach(contact) else ""
                 if not isinstance(answer, str):
                     if answer[1].is_public:
                         found[swarm] = _described(swarm, answer[1], members)

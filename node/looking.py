@@ -22,9 +22,8 @@ from .invite import Invite
 DIAL_S: Final = 10.0
 SPEC_S: Final = 10.0
 LOOK_S: Final = 120.0  # for all members of an invite: one that somebody made up may name a hundred dead addresses
-FOUND_MAX: Final = 16  # asked of those whom a search names
 
-FindMembers = Callable[[bytes], Awaitable[Sequence[Contact]]]
+FindMembers = Callable[[bytes], Awaitable[Sequence[Contact]]]  # connected ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +47,7 @@ async def look(transport: Transport, invite: Invite, find: FindMembers) -> Offer
     with trio.move_on_after(LOOK_S):
         offer = await _ask_all(transport, invite, named, reasons)
         if offer is None:
-            others = [each for each in await find(invite.swarm) if each not in named]
-            offer = await _ask_all(transport, invite, others[:FOUND_MAX], reasons)
+            offer = await _ask_all(transport, invite, await find(invite.swarm), reasons)
         if offer is not None:
             return offer
     raise Complaint(

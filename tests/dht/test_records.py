@@ -5,7 +5,7 @@ import itertools
 import msgspec
 import pytest
 
-from shoal.dht.keys import note_key, peer_key
+from shoal.dht.keys import listing_key, note_key
 from shoal.dht.records import (
     BODY_BYTES_MAX,
     CLOCK_SKEW_S,
@@ -21,7 +21,7 @@ from shoal.transport.wire import Malformed, encode
 from tests.dht.peers import EPOCH_S, identity
 
 ME, OTHER = identity(1), identity(2)
-KEY = peer_key(ME.peer_id)
+KEY = listing_key(ME.peer_id)
 RECORD = sign_record(ME, KEY, 5, EPOCH_S, b"body")
 
 
@@ -44,11 +44,11 @@ def test_a_record_is_opened_under_its_key_until_it_expires() -> None:
 
 
 def test_under_a_key_nobody_writes_but_the_peer_at_its_end() -> None:
-    key = peer_key(OTHER.peer_id).data
+    key = listing_key(OTHER.peer_id).data
     stolen = signed(key=key)
     assert isinstance(open_record(key, encode(stolen), EPOCH_S), Malformed)
     with pytest.raises(AssertionError):
-        sign_record(ME, peer_key(OTHER.peer_id), 1, EPOCH_S, b"")
+        sign_record(ME, listing_key(OTHER.peer_id), 1, EPOCH_S, b"")
 
 
 def test_a_record_moved_to_another_key_or_changed_in_any_field_is_refused() -> None:

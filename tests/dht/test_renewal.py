@@ -1,6 +1,6 @@
 """What a node has published, and when again."""
 
-from shoal.dht.keys import blob_providers_key, peer_key
+from shoal.dht.keys import blob_providers_key, listing_key
 from shoal.dht.renewal import (
     DUE_AT_ONCE_MAX,
     PUBLISHED_MAX,
@@ -58,7 +58,7 @@ def test_what_reached_nobody_is_tried_again_ever_more_rarely() -> None:
 
 def test_a_new_body_replaces_the_old_and_is_due_at_once_even_while_the_old_one_is_under_way() -> None:
     renewal = Renewal(1)
-    old, new = OwnRecord(peer_key(ME), b"old"), OwnRecord(peer_key(ME), b"new")
+    old, new = OwnRecord(listing_key(ME), b"old"), OwnRecord(listing_key(ME), b"new")
     renewal.publish(old, 0.0)
     assert renewal.due(0.0) == [old]
     renewal.publish(new, 1.0)

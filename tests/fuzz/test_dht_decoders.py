@@ -8,7 +8,7 @@ import pytest
 from shoal.dht.answering import Answering
 from shoal.dht.contacts import ranges_of
 from shoal.dht.held import HeldRecords
-from shoal.dht.keys import note_key, parse_key, peer_key, position_of_peer
+from shoal.dht.keys import listing_key, note_key, parse_key, position_of_peer
 from shoal.dht.listing import ListedSwarm, Listing, listing_body, open_listing
 from shoal.dht.lookup import LookupSettings
 from shoal.dht.messages import (
@@ -32,7 +32,7 @@ from tests.fuzz.garbage import corpus_of
 from tests.fuzz.test_decoders import Decoder, attack
 
 ME: Final = identity(0)
-KEY: Final = peer_key(identity(1).peer_id)
+KEY: Final = listing_key(identity(1).peer_id)
 RECORD: Final = sign_record(identity(1), KEY, 1, EPOCH_S, b"body")
 SEALED: Final = seal_addresses(identity(1), contact(1).addresses, 1)
 CONTACTS: Final = tuple(contact(number) for number in range(1, 21))

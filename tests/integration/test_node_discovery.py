@@ -178,7 +178,7 @@ async def test_what_people_ask_of_the_dht(tmp_path: Path) -> None:
                 await trio.sleep(0.1)
         assert [each["peer_id"] for each in providers] == [one.identity.peer_id]
         for ask, reason in (
-            (find_record(one.dht, "/elsewhere/x"), "expected a key like /shoal/peer/"),
+            (find_record(one.dht, "/elsewhere/x"), "expected a key like /shoal/listing/"),
             (find_record(one.dht, put["key"].replace("hello", "nothing")), "nobody holds"),
             (put_note(one.dht, one.identity.peer_id, "No Spaces", "x"), "a subject is 1 to 48"),
             (put_note(one.dht, one.identity.peer_id, "long", "x" * 20_000), "20000 bytes are too many"),
