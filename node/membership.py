@@ -3,6 +3,7 @@
 swarms/<swarm id>/spec          the signed spec, as it came
 swarms/<swarm id>/member.json   this node's own part: role, own data, known members
 swarms/<swarm id>/rounds/       the engine's
+swarms/<swarm id>.kept/         the store of a swarm that was left: its own history there, to go on with after a return
 """
 
 import os
@@ -23,6 +24,7 @@ from .local_protocol import NOT_JSON
 SPEC_NAME = "spec"
 MEMBER_NAME = "member.json"
 ROUNDS_NAME = "rounds"
+STORE_FILES = "store.db*"  # in it: training.namespaces.STORE_NAME, with what SQLite has beside it
 MEMBER_BYTES_MAX = 4 * 1024 * 1024
 KNOWN_MEMBERS_MAX = 64  # remembered to come back by
 
@@ -55,10 +57,15 @@ class SwarmFolder:
         draft = self.path.with_suffix(".new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True, mode=0o700)
-        (draft / ROUNDS_NAME).mkdir()
+        kept = self.path.with_suffix(".kept")
+        if kept.exists():
+            shutil.copytree(kept, draft / ROUNDS_NAME)
+        else:
+            (draft / ROUNDS_NAME).mkdir()
         write_whole(draft / SPEC_NAME, encode(signed))
         write_whole(draft / MEMBER_NAME, msgspec.json.encode(membership))
         os.rename(draft, self.path)
+        shutil.rmtree(kept, ignore_errors=True)
 
     def read(self) -> tuple[SignedSpec, Spec, Membership]:
         """Raises Complaint if the folder is damaged."""
@@ -77,10 +84,12 @@ class SwarmFolder:
         write_whole(self.path / MEMBER_NAME, msgspec.json.encode(membership))
 
     def remove(self) -> None:
-        """Forget the swarm, its rounds and states included."""
+        """Forget the swarm, its rounds and states included, but for its store: who comes back with the same key and
+        without its own history there could not write any more. Raises OSError.
+        """
         doomed = self.path.with_suffix(".left")
         os.rename(self.path, doomed)  # at once; deleting takes its time
-        shutil.rmtree(doomed, ignore_errors=True)
+        forget(doomed)
 
     def _damaged(self, reason: str) -> Complaint:
         return Complaint(f"{self.path} is damaged ({reason}): delete it and join again by a fresh invite", Exit.CONFIG)
@@ -93,13 +102,24 @@ def known_folders(root: Path) -> Iterator[SwarmFolder]:
             yield SwarmFolder(root, bytes.fromhex(path.name))
 
 
+def forget(doomed: Path) -> None:
+    """Delete the folder of a swarm that was left, but for its store."""
+    kept = doomed.with_suffix(".kept")
+    for file in sorted((doomed / ROUNDS_NAME).glob(STORE_FILES), reverse=True):  # the store last: then all is there
+        kept.mkdir(exist_ok=True)
+        os.replace(file, kept / file.name)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
 def sweep(root: Path) -> None:
     """Remove what an interrupted create or leave left behind.
 
     A folder without a spec is that, too: a worker that was abandoned when its swarm was left may have made it anew.
     """
     for path in sorted(root.iterdir()) if root.exists() else ():
-        if path.suffix in (".new", ".left") or not (path / SPEC_NAME).exists():
+        if path.suffix == ".left":
+            forget(path)
+        elif path.suffix == ".new" or (path.suffix != ".kept" and not (path / SPEC_NAME).exists()):
             shutil.rmtree(path, ignore_errors=True)
 
 

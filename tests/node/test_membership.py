@@ -16,6 +16,7 @@ from shoal.node.membership import (
     with_known,
     write_whole,
 )
+from shoal.training.namespaces import STORE_NAME
 from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
 from shoal.transport.identity import Identity
 from shoal.transport.port import Address, PeerId
@@ -79,6 +80,23 @@ def test_a_removed_swarm_is_gone(tmp_path: Path) -> None:
     folder.remove()
     assert list(known_folders(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_who_comes_back_to_a_swarm_finds_its_own_history_there(tmp_path: Path, is_interrupted: bool) -> None:
+    folder = folder_of(tmp_path)
+    (folder.rounds / STORE_NAME).write_bytes(b"history")
+    (folder.rounds / "head").write_bytes(b"round")
+    if is_interrupted:
+        os.rename(folder.path, folder.path.with_suffix(".left"))
+        sweep(tmp_path)
+    else:
+        folder.remove()
+    sweep(tmp_path)
+    assert list(known_folders(tmp_path)) == []
+    folder = folder_of(tmp_path)
+    assert [(file.name, file.read_bytes()) for file in folder.rounds.iterdir()] == [(STORE_NAME, b"history")]
+    assert [path.name for path in tmp_path.iterdir()] == [folder.path.name]
 
 
 @pytest.mark.parametrize("name", ["spec", "member.json"])
