@@ -89,8 +89,9 @@ class Asking:
             is_given: by the owner of this node, who may name what strangers may not.
         """
         with trio.move_on_after(ASK_S_MAX):
-            if not await self.reach(contact, is_given=is_given):
-                return Refusal(Code.UNREACHABLE, f"{contact.peer} is at none of its {len(contact.addresses)} addresses")
+            refused = await self.reach(contact, is_given=is_given)
+            if refused is not None:
+                return refused
             peer = self._peers.setdefault(contact.peer, _Peer())
             async with peer.places:
                 return await self._exchange(peer, contact.peer, question)
@@ -129,33 +130,43 @@ class Asking:
             else:
                 await messages.aclose()
 
-    async def reach(self, contact: Contact, *, is_given: bool = False) -> bool:
-        """Whether there is a connection now. Who is being dialed already is not dialed again."""
+    async def reach(self, contact: Contact, *, is_given: bool = False) -> Refusal | None:
+        """Be connected. Who is being dialed already is not dialed again. BUSY: this node has no room, and cannot tell
+        whether the peer is there.
+        """
         if contact.peer in self._dialing:
             await self._dialing[contact.peer].wait()
         elif self._met_at(contact.peer) is None:
             return await self._dial(contact, is_given)
-        return self._met_at(contact.peer) is not None
+        return None if self._met_at(contact.peer) is not None else _nowhere(contact)
 
-    async def _dial(self, contact: Contact, is_given: bool) -> bool:
+    async def _dial(self, contact: Contact, is_given: bool) -> Refusal | None:
         done = self._dialing[contact.peer] = trio.Event()
         try:
             for address in contact.addresses:
                 async with self._dials:
-                    if await self._dial_one(contact.peer, address, is_given):
-                        return True
-            return False
+                    answer = await self._dial_one(contact, address, is_given)
+                if answer is None or answer.code is Code.BUSY:
+                    return answer
+            return _nowhere(contact)
         finally:
             del self._dialing[contact.peer]
             done.set()
 
-    async def _dial_one(self, peer: PeerId, address: Address, is_given: bool) -> bool:
+    async def _dial_one(self, contact: Contact, address: Address, is_given: bool) -> Refusal | None:
         places: tuple[Address, ...] = (address,) if is_given else ()
         with trio.move_on_after(DIAL_S_MAX):
             places = places or await self._names.places(address)
         for place in places:
             if not self._budget.take(trio.current_time()):
-                return False
-            if await self._transport.connect(place, timeout_s=DIAL_S_MAX) == peer:
-                return True
-        return False
+                return Refusal(Code.BUSY, "this node dials as many as it may")
+            answer = await self._transport.connect(place, timeout_s=DIAL_S_MAX)
+            if answer == contact.peer:
+                return None
+            if isinstance(answer, Refusal) and answer.code is Code.BUSY:
+                return answer
+        return _nowhere(contact)
+
+
+def _nowhere(contact: Contact) -> Refusal:
+    return Refusal(Code.UNREACHABLE, f"{contact.peer} is at none of its {len(contact.addresses)} addresses")

@@ -20,6 +20,7 @@ from shoal.transport.envelope import Signer
 from shoal.transport.multiaddrs import peer_bytes
 from shoal.transport.port import (
     Address,
+    Code,
     Connection,
     PeerDisconnected,
     PeerId,
@@ -156,7 +157,7 @@ class DhtService:
     async def reach(self, contact: Contact) -> bool:
         """Whether a peer that others named is connected now; dials it, bounded as all that they name is."""
         with trio.move_on_after(ASK_S_MAX):
-            return await self._asking.reach(contact)
+            return await self._asking.reach(contact) is None
         return False
 
     def contacts(self) -> tuple[Contact, ...]:
@@ -216,7 +217,8 @@ class DhtService:
         answer = await self._asking.ask(contact, ask.message, is_given=is_given)
         now, peer = trio.current_time(), contact.peer
         if isinstance(answer, Refusal):
-            self._table.failed(peer, now)
+            if answer.code is not Code.BUSY:  # else it is this node that has no room for a connection
+                self._table.failed(peer, now)
             return answer
         met_at = self._met_at(peer)
         addresses = own_addresses(answer.sender_record, peer, met_at) or self._dialed_at(peer)

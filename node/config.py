@@ -94,7 +94,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = 2
     connections_max: Annotated[
-        int, msgspec.Meta(ge=2, le=100_000, description="Peers connected at once. Memory: about 0.3 MB each.")
+        int,
+        msgspec.Meta(
+            ge=2,
+            le=100_000,
+            description="Peers connected at once. Memory: about 0.3 MB each. Beyond three quarters those that nobody "
+            "uses are closed.",
+        ),
     ] = 256
     disk_gb_max: Annotated[
         float, msgspec.Meta(gt=0, le=1_000_000, description="Room for blobs (payloads, states), in GB of 10^9 bytes.")
