@@ -1,6 +1,8 @@
 """Announces a node on its LANs and hears who else is there: libp2p's mDNS, by the zeroconf library.
 
-Its threads are zeroconf's own; what they hear goes to `heard`.
+Its threads are zeroconf's own; what they hear goes to `heard`. A text is taken where it comes, and nobody is asked for
+one that does not: libp2p's nodes send it with their names, and a neighbour could name services without end, each of
+which would be waited for, also at the end.
 """
 
 import logging
@@ -8,37 +10,34 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final
 
 import trio
 from zeroconf import Error as ZeroconfError
-from zeroconf import ServiceInfo, ServiceListener, Zeroconf
+from zeroconf import RecordUpdate, RecordUpdateListener, ServiceInfo, ServiceListener, Zeroconf
 
 from shoal.transport.addresses import Endpoint
 
 from .lan import SERVICE, lan_text
 
-RESOLVE_MS: Final = 1000  # for the text of a service whose name was heard
-
 log = logging.getLogger(__name__)
 
 
-class _Listener(ServiceListener):
-    """Called in zeroconf's own thread."""
+class _Listener(ServiceListener, RecordUpdateListener):
+    """Called in zeroconf's own threads: of the names it looks for, which alone say nothing, and of all records."""
 
     def __init__(self, heard: Callable[[bytes], None]) -> None:
+        super().__init__()
         self._heard = heard
 
-    def add_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        info = zc.get_service_info(type_, name, RESOLVE_MS)
-        if info is not None and info.text:
-            self._heard(info.text)
+    def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
+        for record in (update.new for update in records):
+            text = getattr(record, "text", None)
+            if isinstance(text, bytes) and record.key.endswith(f".{SERVICE}") and not record.is_expired(now):
+                self._heard(text)
 
-    def update_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        self.add_service(zc, type_, name)
-
-    def remove_service(self, zc: Zeroconf, type_: str, name: str) -> None:
-        pass
+    def add_service(self, zc: Zeroconf, type_: str, name: str) -> None: ...
+    def update_service(self, zc: Zeroconf, type_: str, name: str) -> None: ...
+    def remove_service(self, zc: Zeroconf, type_: str, name: str) -> None: ...
 
 
 @asynccontextmanager
@@ -61,7 +60,8 @@ async def announced(endpoints: Sequence[Endpoint], heard: Callable[[bytes], None
             await trio.to_thread.run_sync(zeroconf.close)  # 0.25 s: it says goodbye
 
 
-def _announce(zeroconf: Zeroconf, endpoints: Sequence[Endpoint], listener: ServiceListener) -> None:
+def _announce(zeroconf: Zeroconf, endpoints: Sequence[Endpoint], listener: _Listener) -> None:
+    zeroconf.add_listener(listener, None)
     zeroconf.add_service_listener(SERVICE, listener)
     name = secrets.token_hex(16)  # as the specification wants it: it says nothing about who this is
     info = ServiceInfo(
