@@ -78,6 +78,11 @@ class Renewal:
         if known is not None and known.is_under_way:
             self._under_way_count -= 1
 
+    def wants(self, own: Own) -> bool:
+        """Whether it is still what stands under its key."""
+        known = self._published.get(key_of(own))
+        return known is not None and known.own == own
+
     def published(self, own: Own, now: float, reached_count: int) -> None:
         """A publication that `due` ordered is done: so many peers took it."""
         key = key_of(own)

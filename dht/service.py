@@ -135,8 +135,9 @@ class DhtService:
         return await self._publish(OwnProvision(key))
 
     def withdraw(self, key: bytes) -> None:
-        """Renew no longer what stands under a key of a record or of providers."""
+        """Renew no longer what stands under a key of a record or of providers. Who waits for it waits no more."""
         self._renewal.withdraw(key)
+        self._published(key, 0)
 
     async def providers(self, key: bytes, enough: int = 0) -> tuple[Contact, ...]:
         """Who says of itself that it provides there, with its addresses. 0: all that can be found."""
@@ -255,13 +256,21 @@ class DhtService:
     # Publishing.
 
     async def _publish(self, own: Own) -> int:
-        waiting = self._awaited[key_of(own)] = _Publication(own)
-        self._renewal.withdraw(key_of(own))  # so that it is due now, though it may be the same as before
+        key = key_of(own)
+        self.withdraw(key)  # so that it is due now, though it may be the same as before
+        waiting = _Publication(own)
         if not self._renewal.publish(own, trio.current_time()):
             return 0
+        self._awaited[key] = waiting
         self._renew_due()
         await waiting.done.wait()
         return waiting.reached_count
+
+    def _published(self, key: bytes, reached: int) -> None:
+        waiting = self._awaited.pop(key, None)
+        if waiting is not None:
+            waiting.reached_count = reached
+            waiting.done.set()
 
     def _renew_due(self) -> None:
         for own in self._renewal.due(trio.current_time()):
@@ -270,6 +279,9 @@ class DhtService:
     async def _renew(self, own: Own) -> None:
         reached = 0
         search = await self._search(_surroundings(own))
+        if not self._renewal.wants(own):  # it would be numbered later than what has replaced it
+            self._renew_due()
+            return
         if isinstance(own, OwnRecord):
             self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
             record = sign_record(self._signer, own.key, self._sequence, int(time.time()), own.body)
@@ -282,9 +294,7 @@ class DhtService:
         self._renewal.published(own, trio.current_time(), reached)
         waiting = self._awaited.get(key_of(own))
         if waiting is not None and waiting.own is own:
-            del self._awaited[key_of(own)]
-            waiting.reached_count = reached
-            waiting.done.set()
+            self._published(key_of(own), reached)
         self._renew_due()
 
     async def _republish(self, record: Record) -> None:

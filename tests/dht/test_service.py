@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from shoal.dht.asking_service import (
@@ -22,6 +23,7 @@ from shoal.dht.keys import RecordKey, blob_providers_key, note_key, position_of,
 from shoal.dht.lookup import LookupSettings
 from shoal.dht.messages import MESSAGE_BYTES_MAX, PROTOCOL, KadMessage, MessageKind
 from shoal.dht.peer_records import seal_addresses
+from shoal.dht.renewal import DUE_AT_ONCE_MAX
 from shoal.dht.routing import TableSettings
 from shoal.dht.service import TELL_S_MAX, DhtService, DhtSettings, open_dht
 from shoal.dht.serving_service import SILENT_S_MAX, STREAMS_SERVED_MAX
@@ -85,6 +87,33 @@ async def test_what_one_puts_another_gets_and_the_newest_wins(autojump_clock: Mo
         assert record is not None
         assert record.body == b"second"
         assert await made.services[7].get(note(3, "another")) is None
+
+
+async def test_who_waits_for_what_is_replaced_or_withdrawn_does_not_wait_for_ever(autojump_clock: MockClock) -> None:
+    async with nodes(15) as made:
+        node, told = made.services[3], dict[str, int]()
+
+        async def put(body: str) -> None:
+            told[body] = await node.put(note(3), body.encode())
+
+        async def provide(number: int) -> None:
+            told[f"{number}"] = await node.provide(bytes([number]))
+
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                for body in ("first", "second", "third"):
+                    nursery.start_soon(put, body)
+                    await trio.testing.wait_all_tasks_blocked()
+                for number in range(2 * DUE_AT_ONCE_MAX):
+                    nursery.start_soon(provide, number)
+                await trio.testing.wait_all_tasks_blocked()
+                for number in range(2 * DUE_AT_ONCE_MAX):
+                    node.withdraw(bytes([number]))
+        assert (told["first"], told["second"], told["third"]) == (0, 0, 8)
+        assert len(told) == 3 + 2 * DUE_AT_ONCE_MAX
+        record = await made.services[11].get(note(3))
+        assert record is not None
+        assert record.body == b"third"
 
 
 async def test_who_provides_a_blob_is_found_and_connected(autojump_clock: MockClock) -> None:
