@@ -18,6 +18,7 @@ from shoal.transport.wire import Malformed
 from .events import Event, Problem
 from .namespaces import (
     MEMBERS,
+    ROUNDS_INDEXED,
     Checkpoint,
     checkpoint_operation,
     holders,
@@ -57,7 +58,7 @@ class Sharing:
         self._say("presence", lambda replica: present_operation(replica, self._me, presence))
 
     def say_contribution(self, offered: Offered) -> None:
-        self._say("contribution", lambda replica: indexed_operation(replica, offered))
+        self._say(f"contribution {offered.round % ROUNDS_INDEXED}", lambda replica: indexed_operation(replica, offered))
 
     def say_checkpoint(self, round: int, state: BlobRef) -> None:
         checkpoint = Checkpoint(round, state)
