@@ -161,7 +161,7 @@ async def members_of(dht: DhtService, swarm: bytes) -> list[Contact]:
 
     async def reach(contact: Contact) -> None:
         if await dht.reach(contact):
-            reached.append(contact)
+            reached.append(Contact(contact.peer))  # else who hangs up at once would be dialed with less care
 
     async with trio.open_nursery() as nursery:
         for contact in chosen:

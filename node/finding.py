@@ -2,6 +2,7 @@
 
 import random
 from collections import defaultdict
+from collections.abc import Collection
 from typing import Any, Final
 
 import trio
@@ -21,6 +22,7 @@ from shoal.dht.listing import ListedSwarm, open_listing
 from shoal.dht.records import BODY_BYTES_MAX
 from shoal.dht.service import DhtService
 from shoal.training.spec import Spec
+from shoal.transport.addresses import parse_endpoint
 from shoal.transport.blobs import parse_cid
 from shoal.transport.port import Address, PeerId, Transport
 from shoal.transport.wire import Malformed
@@ -40,8 +42,11 @@ async def enter(dht: DhtService, via: str | None) -> None:
     """Through the node at `via`, if one is named. Raises Complaint if it does not answer."""
     if via is None:
         return
-    if "/p2p/" not in via or not via.startswith("/"):
-        raise Complaint(f"--via: expected an address like /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW..., got {via}")
+    endpoint = parse_endpoint(via)
+    if isinstance(endpoint, Malformed) or endpoint.peer is None:
+        raise Complaint(
+            f"--via: expected an address like /ip4/192.0.2.1/tcp/4001/p2p/12D3KooW..., got {via}", Exit.USAGE
+        )
     with trio.move_on_after(ENTER_S):
         if await dht.join([Address(via)]):
             return
@@ -123,7 +128,8 @@ async def find_public_swarms(transport: Transport, dht: DhtService) -> list[dict
     What a listing says is not believed: a swarm is shown once its spec has come, which hashes to its id and says that
     it is public.
     """
-    listed = await _listed(dht)
+    listers = await _listers(dht)
+    listed = await _listed(dht, listers)
     if not listed:
         check_company(dht)
     most_first = sorted(listed, key=lambda swarm: (-len(listed[swarm]), swarm))[:SWARMS_MAX]
@@ -134,8 +140,9 @@ async def find_public_swarms(transport: Transport, dht: DhtService) -> list[dict
         async with places:
             members = listed[swarm]
             for member in members[:ASKED_PER_SWARM_MAX]:
-                contact = Contact(*Invite(swarm, (member,)).addresses()[0])
-                answer = await ask_spec(transport, contact, swarm) if await dht.reach(contact) else ""
+                # Not where its invite says: that may lead behind this node's router.
+                is_reached = await dht.reach(listers[member.peer])
+                answer = await ask_spec(transport, Contact(member.peer), swarm) if is_reached else ""
                 if not isinstance(answer, str):
                     if answer[1].is_public:
                         found[swarm] = _described(swarm, answer[1], members)
@@ -159,15 +166,25 @@ def _described(swarm: bytes, spec: Spec, members: list[InvitedBy]) -> dict[str, 
     }
 
 
-async def _listed(dht: DhtService) -> dict[bytes, list[InvitedBy]]:
-    """Who lists each swarm, as a member to join through."""
-    listers: dict[PeerId, None] = {}
-    bodies: dict[PeerId, bytes] = {}
+async def _listers(dht: DhtService) -> dict[PeerId, Contact]:
+    """Who says in the directory that it lists swarms."""
+    listers: dict[PeerId, Contact] = {}
     places = trio.Semaphore(AT_ONCE_MAX)
 
     async def read_shard(key: bytes) -> None:
         async with places:
-            listers.update((contact.peer, None) for contact in await dht.providers(key))
+            listers.update((contact.peer, contact) for contact in await dht.providers(key))
+
+    async with trio.open_nursery() as nursery:
+        for key in DIRECTORY_KEYS:
+            nursery.start_soon(read_shard, key)
+    return listers
+
+
+async def _listed(dht: DhtService, listers: Collection[PeerId]) -> dict[bytes, list[InvitedBy]]:
+    """Who lists each swarm, as a member to join through."""
+    bodies: dict[PeerId, bytes] = {}
+    places = trio.Semaphore(AT_ONCE_MAX)
 
     async def read_listing(peer: PeerId) -> None:
         async with places:
@@ -175,9 +192,6 @@ async def _listed(dht: DhtService) -> dict[bytes, list[InvitedBy]]:
             if record is not None:
                 bodies[peer] = record.body
 
-    async with trio.open_nursery() as nursery:
-        for key in DIRECTORY_KEYS:
-            nursery.start_soon(read_shard, key)
     async with trio.open_nursery() as nursery:
         for peer in random.sample(sorted(listers), min(LISTERS_MAX, len(listers))):  # ids cost nothing: no order
             nursery.start_soon(read_listing, peer)

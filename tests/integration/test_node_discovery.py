@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import trio
 
-from shoal.dht.keys import blob_providers_key
+from shoal.dht.keys import blob_providers_key, listing_key, own_directory_key
+from shoal.dht.listing import ListedSwarm, listing_body
 from shoal.dht.service import DhtSettings, open_dht
 from shoal.node.app import run_node
 from shoal.node.complaint import Complaint, Exit
@@ -101,6 +102,31 @@ async def test_whoever_asks_first_sees_the_swarm_of_a_node_that_is_alone(tmp_pat
         assert [swarm["name"] for swarm in await find_public_swarms(host, guest)] == ["found"]
 
 
+async def test_nobody_is_dialed_where_a_listing_says(tmp_path: Path) -> None:
+    dialed: list[trio.SocketStream] = []
+
+    async def behind_the_router(stream: trio.SocketStream) -> None:
+        dialed.append(stream)
+
+    async with AsyncExitStack() as stack:
+        hub = await stack.enter_async_context(running(tmp_path / "hub"))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, behind_the_router, [listener])
+        liar, swarm = Identity.from_seed(bytes(32)), bytes(32)
+        place = f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}"
+        invite = format_invite(Invite(swarm, (InvitedBy(liar.public_key, (place,)),)))
+        async with open_host(liar, [LOOPBACK]) as host, open_dht(host, liar) as dht:
+            await enter(dht, hub.transport.addresses()[0])
+            key = listing_key(liar.peer_id)
+            assert await dht.put(key, listing_body((ListedSwarm(swarm, "not there", invite),)))
+            assert await dht.provide(own_directory_key(liar.peer_id))
+        assert await hub.dht.get(key) is not None
+        assert await find_public_swarms(hub.transport, hub.dht) == []
+        nursery.cancel_scope.cancel()
+    assert not dialed
+
+
 async def test_an_invite_whose_addresses_are_dead_still_lets_one_in(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(running(tmp_path / "hub"))
@@ -163,8 +189,9 @@ async def test_what_people_ask_of_the_dht(tmp_path: Path) -> None:
     async with running(tmp_path / "hub") as hub, running(tmp_path / "one", hub) as one:
         with pytest.raises(Complaint, match="nobody answers at"):
             await enter(hub.dht, f"/ip4/127.0.0.1/tcp/1/p2p/{Identity.from_seed(bytes(32)).peer_id}")
-        with pytest.raises(Complaint, match="expected an address like"):
-            await enter(hub.dht, "127.0.0.1:4011")
+        for mistyped in ("127.0.0.1:4011", "/ip4/127.0.0.1/tcp/1/p2p/12D3KooW", "/ip4/127.0.0.1/tcp/1/p2p/"):
+            with pytest.raises(Complaint, match="expected an address like"):
+                await enter(hub.dht, mistyped)
         await until(lambda: knows(one, hub))
         put = await put_note(one.dht, one.identity.peer_id, "hello", "it works")
         assert put["holders"] == 1
