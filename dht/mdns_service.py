@@ -112,7 +112,10 @@ def _lan_of(transport: Transport) -> _Lan | None:
     addresses = transport.addresses()
     if all(address.startswith(("/ip4/127.", "/ip6/::1/")) for address in addresses):
         return None
-    ips = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    try:
+        ips = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    except OSError:  # where no file can be opened the system cannot be asked
+        return None
     named = [(ip.ip if isinstance(ip.ip, str) else ip.ip[0], ip.network_prefix) for ip in ips]
     networks = (ipaddress.ip_network(f"{host}/{bits}", strict=False) for host, bits in named)
     usable = tuple(sorted({each for each in networks if not (each.is_loopback or each.is_link_local)}, key=str))

@@ -9,7 +9,7 @@ import collections
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, cast
@@ -225,6 +225,7 @@ class Host:
         self._basic.set_stream_handler(PING_PROTOCOL, PingService(self._basic).handle_ping)
         self._limits = limits
         self._listening: list[Endpoint] = []
+        self._interface_ips: dict[str, list[str]] = {}
         self._streams: collections.Counter[PeerId] = collections.Counter()
         self._calls = CallService(identity.peer_id, limits, partial(self._open_stream, protocol=RPC_PROTOCOL))
         self._relay = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
@@ -256,10 +257,16 @@ class Host:
         """As `Transport.addresses`."""
         found: list[Endpoint] = []
         for endpoint in self._listening:
-            ips = [*get_network_addrs(6), "::1"] if endpoint.kind == "ip6" else [*get_network_addrs(4), "127.0.0.1"]
-            found += expanded(endpoint, ips)
+            found += expanded(endpoint, self._ips(endpoint.kind))
         found = [replace(endpoint, peer=self.peer_id) for endpoint in found]
         return tuple(endpoint.address for endpoint in ordered([*found, *self._relay.endpoints(self.peer_id)]))
+
+    def _ips(self, kind: str) -> list[str]:
+        """Of this machine's network cards."""
+        with suppress(OSError):  # where no file can be opened the system cannot be asked: then as before
+            ips = [*get_network_addrs(6), "::1"] if kind == "ip6" else [*get_network_addrs(4), "127.0.0.1"]
+            self._interface_ips[kind] = ips
+        return self._interface_ips.get(kind, [])
 
     def serve_protocol(self, protocol: str, handler: Callable[[PeerId, YamuxStream], Awaitable[None]]) -> None:
         """As `Transport.serve_protocol`."""

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -81,3 +82,18 @@ async def test_a_node_without_a_lan_looks_for_one_and_starts_nothing(autojump_cl
     async with listener() as (transport, nursery):
         await nursery.start(find_neighbours, transport, meet)
         await trio.sleep(10 * LOOK_S)
+
+
+async def test_a_machine_on_which_no_file_can_be_opened_has_no_lan_for_now(autojump_clock: MockClock) -> None:
+    async def meet(addresses: tuple[Address, ...]) -> bool:
+        raise AssertionError(addresses)
+
+    resource = pytest.importorskip("resource")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with listener() as (transport, nursery):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+        try:
+            await nursery.start(find_neighbours, transport, meet)
+            await trio.sleep(2 * LOOK_S)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)

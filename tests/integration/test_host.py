@@ -240,3 +240,15 @@ async def test_a_host_with_many_connections_shuts_down_within_a_second() -> None
         assert trio.current_time() - closing_at < 1.0
         stopping.set()
     assert trio.current_time() - closing_at < 2.0
+
+
+async def test_a_node_that_can_open_no_file_says_the_addresses_it_had() -> None:
+    resource = pytest.importorskip("resource")
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with open_host(Identity.from_seed(bytes(32)), ["/ip4/0.0.0.0/tcp/0"]) as host:
+        before = host.addresses()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+        try:
+            assert host.addresses() == before
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
