@@ -84,9 +84,8 @@ async def test_a_restart_of_all_nodes_at_once_loses_nothing_and_training_goes_on
                 async with connect(node.data_dir) as client:
                     await client.call("pause")
             after = await stores(testnet)
-            while len({store.digest for store in after}) > 1:
+            while len({store.digest for store in after}) > 1 or len(after[0].batches) <= len(written):
                 await trio.sleep(0.2)
                 after = await stores(testnet)
             for store in after:
                 assert written <= store.batches
-                assert len(store.batches) > len(written)
