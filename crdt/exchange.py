@@ -281,8 +281,9 @@ class Asking:
         outcome.is_unfinished = not answer.is_whole
         self._side.start = None if answer.is_whole or not whole else (answer.buckets[-1] + 1) % BUCKETS
         own = bucket_of(exchanges.own)
-        self._knows_own = own in whole or answer.is_whole
-        self._own = theirs.get(exchanges.own) if own in whole else exchanges.short_head(exchanges.own)
+        is_told = own in whole or exchanges.own in theirs  # of a crowded bucket an answer has some heads only
+        self._knows_own = is_told or answer.is_whole
+        self._own = theirs.get(exchanges.own) if is_told else exchanges.short_head(exchanges.own)
         kept: dict[Writer, _Unsettled] = {}
         for writer in sorted({*theirs, *(writer for bucket in whole for writer in exchanges.heads.bucket(bucket))}):
             pair = exchanges.short_head(writer), theirs.get(writer)

@@ -374,3 +374,18 @@ def test_a_peer_is_answered_so_often_and_no_answer_is_larger_than_a_piece() -> N
 def test_any_bytes_are_one_message_or_malformed(data: bytes, kind: type[Compare]) -> None:
     read = decode(data, kind, 10_000)
     assert isinstance(read, Malformed) or encode(read)
+
+
+def test_a_head_of_ones_own_counts_also_among_some_of_a_crowded_bucket() -> None:
+    asker = exchanges()
+    written = asker.replica.write(KEYS[0], [Operation("set", ("k",), b"v")])
+    assert isinstance(written, Stretch)
+    asker.update([asker.own])
+    head = asker.short_head(asker.own)
+    assert head is not None
+    for heads, agrees in (((head,), True), ((), False)):
+        asking = asker.ask(B, bytes(SALT_BYTES))
+        asking.answered(Compared((), heads, is_whole=False), 0.0)
+        asking.go_on(0.0)
+        assert asking.question is None
+        assert asking.outcome.agrees is agrees
