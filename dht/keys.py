@@ -91,8 +91,8 @@ def note_key(name: str, peer: PeerId) -> RecordKey | Malformed:
 
 
 def blob_providers_key(digest: bytes) -> bytes:
-    """Where the holders of the blob with this digest announce themselves."""
-    return BLAKE3_MULTIHASH + digest
+    """Where the holders of the blob with this digest announce themselves: who holds the key cannot fetch the blob."""
+    return BLAKE3_MULTIHASH + blake3(b"shoal/dht/blob/1" + digest).digest()
 
 
 def swarm_providers_key(swarm: bytes) -> bytes:

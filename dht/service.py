@@ -33,7 +33,7 @@ from .asking_service import ASK_S_MAX, Asking
 from .contacts import Contact
 from .hearsay import own_addresses, worth_dialing
 from .held import HeldRecords
-from .keys import RecordKey, blob_providers_key, position_of, position_of_peer
+from .keys import RecordKey, position_of, position_of_peer
 from .lookup import LookupSettings
 from .messages import PROTOCOL, KadMessage, MessageKind
 from .patience import Patience
@@ -144,16 +144,6 @@ class DhtService:
         search = await self._search(Goal(MessageKind.GET_PROVIDERS, key, enough))
         own = self._announced.get(key, trio.current_time())
         return tuple({contact.peer: contact for contact in (*own, *search.providers)}.values())
-
-    async def blob_holders(self, digest: bytes, enough: int = 8) -> tuple[PeerId, ...]:
-        """Connected peers that say they hold the blob; those that are not connected yet are dialed."""
-        found = [
-            each for each in await self.providers(blob_providers_key(digest), enough) if each.peer != self._self_id
-        ]
-        async with trio.open_nursery() as nursery:
-            for contact in found:
-                nursery.start_soon(self.reach, contact)
-        return tuple(contact.peer for contact in found if self._met_at(contact.peer) is not None)
 
     async def reach(self, contact: Contact) -> bool:
         """Whether a peer that others named is connected now; dials it, bounded as all that they name is."""

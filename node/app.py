@@ -27,12 +27,13 @@ from shoal.transport.relay import RelayLimits
 from .complaint import Complaint, Exit
 from .config import GIGABYTE, KEY_NAME, Config
 from .directory import exit_of, take_directory
-from .discovery import Discovery, dht_settings, members_of
+from .discovery import Discovery, dht_settings
 from .listening import check_ports, listen_addresses, remember_port
 from .local_api import LocalApi
 from .local_methods import LocalMethods
 from .logs import Log
 from .node import Node, Setup
+from .proving import holders_of, members_of
 from .swarms import Hardware, Swarms, threads_of
 from .watch import EventRing
 
@@ -80,10 +81,10 @@ async def run_on(
         open_dht(transport, identity, settings, seed=secrets.randbits(64)) as dht,
         trio.open_nursery() as nursery,
     ):
-        blobs = BlobService(transport, store, find_holders=dht.blob_holders)
+        blobs = BlobService(transport, store, find_holders=partial(holders_of, transport, dht))
         await nursery.start(blobs.run)
         hardware = Hardware(setup.config.device, threads_of(setup.config.threads))
-        find = partial(members_of, dht)
+        find = partial(members_of, transport, dht)
         swarms = Swarms(setup.data_dir / SWARMS_NAME, transport, blobs, identity, hardware, publish, find)
         node = Node(setup, identity, transport, swarms, blobs, dht, events)
         keep_connected(node)

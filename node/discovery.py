@@ -1,38 +1,37 @@
 """How a node finds others and is found: it enters the DHT through whomever it dials, says there in which swarms it is
 and which states it holds, and looks there for members of a swarm when it is connected to none.
 
-What a malicious peer may say there: that it is in any swarm. What it achieves: to be dialed in a search, with
-MET_MAX - 1 others at most; whether it is a member its hello tells.
+What a malicious peer may say there: that it is in any swarm. What it achieves: to be dialed in a search, and asked to
+prove that it knows the swarm (`proving`).
 """
 
 import math
-import random
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from shoal.dht.contacts import Contact, ranges_of
-from shoal.dht.keys import listing_key, own_directory_key, swarm_providers_key
+from shoal.dht.contacts import ranges_of
+from shoal.dht.keys import blob_providers_key, listing_key, own_directory_key, swarm_providers_key
 from shoal.dht.listing import LISTED_MAX, NAME_CHARS_MAX, ListedSwarm, listing_body
 from shoal.dht.lookup import LookupSettings
 from shoal.dht.routing import TableSettings
 from shoal.dht.service import DhtService, DhtSettings
 from shoal.training.pins import states_in
 from shoal.transport.blob_store import BlobStore
-from shoal.transport.port import PeerConnected, Transport
+from shoal.transport.port import PeerConnected, PeerId, Refusal, Transport
 
 from .announcing import Announcing, Seeking
 from .config import Config
 from .invite import format_invite, is_loopback, make_invite
 from .logs import Log
+from .proving import PROVE, Proof, Prove, members_of, prove
 from .swarms import Joined, Swarms
 
 PEERS_NAME: Final = "peers"  # in the data directory: whom to come back to
 LOOK_S: Final = 2.0  # between two looks at what there is to announce, and for whom to search
 ALONE_S: Final = 0.5  # the same while nobody is known: who comes first shall be told at once
-MET_MAX: Final = 8  # dialed of those whom a search names
 GREET_PAUSE_S: Final = 10.0  # between two peers to enter through, once enough are known
 
 log = Log("discovery")
@@ -64,9 +63,11 @@ class Discovery:
         self._blobs = blobs
         self._announcing, self._seeking = Announcing(), Seeking()
         self._listed = b""
+        self._known: dict[bytes, bytes] = {}  # what stands behind provider keys
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Find and be found, until cancelled."""
+        self._transport.serve(PROVE, self._prove)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._greet)
             if self._config.mdns and not all(map(is_loopback, self._transport.addresses())):
@@ -84,6 +85,9 @@ class Discovery:
                 self._list_swarms(nursery)
                 self._seek(nursery)
                 await trio.sleep(ALONE_S if is_alone else LOOK_S)
+
+    async def _prove(self, peer: PeerId, request: Prove) -> Proof | Refusal:
+        return prove(self._known, request, peer, self._transport.peer_id)
 
     async def _greet(self) -> None:
         """Enter the DHT through whomever this node dialed; who dialed it, does so itself and proves it reachable."""
@@ -109,9 +113,11 @@ class Discovery:
 
     async def _announce(self, nursery: trio.Nursery) -> None:
         """Say in which swarms this node is, and which states it holds for good."""
-        states = states_in(await trio.to_thread.run_sync(self._blobs.labels))
+        labels = await trio.to_thread.run_sync(self._blobs.labels)
         swarms = [joined.folder.swarm for joined in self._swarms.all() if joined.service is not None]
-        change = self._announcing.look(swarms, sorted(states), trio.current_time())
+        self._known = {swarm_providers_key(swarm): swarm for swarm in swarms}
+        self._known |= {blob_providers_key(digest): digest for held in labels.values() for digest in held}
+        change = self._announcing.look(swarms, sorted(states_in(labels)), trio.current_time())
         for key in change.ended:
             self._dht.withdraw(key)
         for key in change.begun:
@@ -146,27 +152,11 @@ class Discovery:
             nursery.start_soon(self._find, lonely[id])
 
     async def _find(self, joined: Joined) -> None:
-        found = await members_of(self._dht, joined.folder.swarm)
+        found = await members_of(self._transport, self._dht, joined.folder.swarm)
         log.debug("searched for members", swarm=joined.id[:12], found=len(found))
-        for contact in found:
+        for peer in found:
             if joined.service is not None:
-                joined.service.greet(contact.peer)
-
-
-async def members_of(dht: DhtService, swarm: bytes) -> list[Contact]:
-    """Connected peers that say they are in a swarm; some of those who say so are dialed."""
-    contacts = list(await dht.providers(swarm_providers_key(swarm)))
-    chosen = random.sample(contacts, min(MET_MAX, len(contacts)))  # so that nobody can be among the first for everybody
-    reached: list[Contact] = []
-
-    async def reach(contact: Contact) -> None:
-        if await dht.reach(contact):
-            reached.append(Contact(contact.peer))  # else who hangs up at once would be dialed with less care
-
-    async with trio.open_nursery() as nursery:
-        for contact in chosen:
-            nursery.start_soon(reach, contact)
-    return reached
+                joined.service.greet(peer)
 
 
 def is_lonely(joined: Joined, connected: Collection[str]) -> bool:

@@ -23,7 +23,7 @@ DIAL_S: Final = 10.0
 SPEC_S: Final = 10.0
 LOOK_S: Final = 120.0  # for all members of an invite: one that somebody made up may name a hundred dead addresses
 
-FindMembers = Callable[[bytes], Awaitable[Sequence[Contact]]]  # connected ones
+FindMembers = Callable[[bytes], Awaitable[Sequence[PeerId]]]  # connected ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ async def look(transport: Transport, invite: Invite, find: FindMembers) -> Offer
     with trio.move_on_after(LOOK_S):
         offer = await _ask_all(transport, invite, named, reasons)
         if offer is None:
-            offer = await _ask_all(transport, invite, await find(invite.swarm), reasons)
+            offer = await _ask_all(transport, invite, map(Contact, await find(invite.swarm)), reasons)
         if offer is not None:
             return offer
     raise Complaint(

@@ -119,9 +119,11 @@ async def test_who_waits_for_what_is_replaced_or_withdrawn_does_not_wait_for_eve
 async def test_who_provides_a_blob_is_found_and_connected(autojump_clock: MockClock) -> None:
     async with nodes(15) as made:
         assert await made.services[4].provide(blob_providers_key(DIGEST)) >= 7
-        assert await made.services[9].blob_holders(DIGEST) == (identity(4).peer_id,)
+        (holder,) = await made.services[9].providers(blob_providers_key(DIGEST))
+        assert holder.peer == identity(4).peer_id
+        assert await made.services[9].reach(holder)
         assert identity(4).peer_id in {each.peer for each in made.transports[9].connections()}
-        assert await made.services[9].blob_holders(bytes(32)) == ()
+        assert await made.services[9].providers(blob_providers_key(bytes(32))) == ()
 
 
 async def test_a_record_outlives_its_closest_holders(autojump_clock: MockClock) -> None:

@@ -220,5 +220,5 @@ async def test_what_libp2p_puts_and_provides_our_node_finds() -> None:
         assert await ours.get(key) == item  # it is held here
         assert await theirs.provide(KEY.hex())
         assert [contact.peer for contact in await ours.providers(KEY)] == [them]
-        assert await ours.blob_holders(bytes(32)) == (them,)
+        assert await ours.reach((await ours.providers(KEY))[0])
         assert [contact.peer for contact in ours.contacts()] == [them]
