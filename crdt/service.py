@@ -42,6 +42,8 @@ WRITES_MAX: Final = 256  # own writes that wait; more are refused
 SUBSCRIPTIONS_MAX: Final = 64
 NEEDS_MAX: Final = 64  # snapshots that peers have and are needed here
 
+_DAMAGED: Final = "the store's file was damaged and is put aside; the other members fill a new one"
+
 _GONE: Final = (Code.BUSY, Code.UNREACHABLE, Code.CANCELLED)  # nobody's fault
 
 log = logging.getLogger(__name__)
@@ -89,10 +91,12 @@ class StoreService:
         self._round_trips = 0
         self._intakes: dict[PeerId, trio.Lock] = {}  # one message's batches of a peer at a time
         self._needs: dict[Writer, NeedsSnapshot] = {}
+        self.problem = ""  # that was found while it was read
 
     async def load(self) -> None:
         """Read what is on disk; once, before `run`. Raises StoreError if it cannot be read."""
         is_damaged = await self._disk.load()
+        self.problem = "" if not is_damaged else _DAMAGED
         self._exchanges.update(self.replica.heads())
         own = self.replica.chain(self._own)
         has_ended = own.is_forked if own is not None else not self.replica.has_room(self._own)

@@ -1,12 +1,16 @@
 """`shoal store show|verify|digest`: what a swarm's members keep together, read from this node's disk."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING, Any
 
 from .cli_parts import add_command, counted, data_dir_of, print_json, seen, table
 from .complaint import Complaint, Exit
+from .visible import visible
 
 if TYPE_CHECKING:
+    from shoal.crdt.verify import Found
+
     from .cli_parts import Commands
 
 VALUE_CHARS = 100  # of one value, for people
@@ -51,6 +55,7 @@ def run_show(arguments: argparse.Namespace) -> Exit:
     from .stored import entry_of, read_store  # here: it takes a while to load
 
     folder, rules, found = read_store(data_dir_of(arguments), arguments.swarm)
+    warn_of(found)
     namespaces = sorted(rules.namespaces)
     if arguments.namespace is not None:
         if arguments.namespace not in namespaces:
@@ -81,9 +86,16 @@ def run_digest(arguments: argparse.Namespace) -> Exit:
     from .stored import read_store
 
     folder, _, found = read_store(data_dir_of(arguments), arguments.swarm)
+    warn_of(found)
     digest = found.replica.digest().hex()
     print_json({"id": folder.swarm.hex(), "digest": digest}) if arguments.json else print(digest)
     return Exit.OK
+
+
+def warn_of(found: "Found") -> None:
+    """Of what makes the answer another than it should be."""
+    for problem in found.problems:
+        print(f"shoal: this store is not sound: {visible(problem)}", file=sys.stderr)
 
 
 def run_verify(arguments: argparse.Namespace) -> Exit:

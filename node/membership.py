@@ -3,7 +3,7 @@
 swarms/<swarm id>/spec          the signed spec, as it came
 swarms/<swarm id>/member.json   this node's own part: role, own data, known members
 swarms/<swarm id>/rounds/       the engine's
-swarms/<swarm id>.kept/         the store of a swarm that was left: its own history there, to go on with after a return
+swarms/<swarm id>.kept/         of a swarm that was left: this node's own history there, to go on with after a return
 """
 
 import os
@@ -24,7 +24,7 @@ from .local_protocol import NOT_JSON
 SPEC_NAME = "spec"
 MEMBER_NAME = "member.json"
 ROUNDS_NAME = "rounds"
-STORE_FILES = "store.db*"  # in it: training.namespaces.STORE_NAME, with what SQLite has beside it
+HISTORY_FILES = ("sequence", "store.db*")  # in it: of its presence, and training.namespaces.STORE_NAME
 MEMBER_BYTES_MAX = 4 * 1024 * 1024
 KNOWN_MEMBERS_MAX = 64  # remembered to come back by
 
@@ -84,8 +84,8 @@ class SwarmFolder:
         write_whole(self.path / MEMBER_NAME, msgspec.json.encode(membership))
 
     def remove(self) -> None:
-        """Forget the swarm, its rounds and states included, but for its store: who comes back with the same key and
-        without its own history there could not write any more. Raises OSError.
+        """Forget the swarm, its rounds and states included, but for what this node said there: who comes back with the
+        same key and says something older is not believed. Raises OSError.
         """
         doomed = self.path.with_suffix(".left")
         os.rename(self.path, doomed)  # at once; deleting takes its time
@@ -103,11 +103,12 @@ def known_folders(root: Path) -> Iterator[SwarmFolder]:
 
 
 def forget(doomed: Path) -> None:
-    """Delete the folder of a swarm that was left, but for its store."""
+    """Delete the folder of a swarm that was left, but for this node's own history there."""
     kept = doomed.with_suffix(".kept")
-    for file in sorted((doomed / ROUNDS_NAME).glob(STORE_FILES), reverse=True):  # the store last: then all is there
-        kept.mkdir(exist_ok=True)
-        os.replace(file, kept / file.name)
+    for pattern in HISTORY_FILES:
+        for file in sorted((doomed / ROUNDS_NAME).glob(pattern)):
+            kept.mkdir(exist_ok=True)
+            os.replace(file, kept / file.name)
     shutil.rmtree(doomed, ignore_errors=True)
 
 

@@ -4,9 +4,12 @@ Nothing is believed, and nobody is asked: the spec and the bytes on disk tell al
 alone, makes a copy.
 """
 
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -25,6 +28,7 @@ from .local_client import LocalClient
 from .membership import SwarmFolder, choose, known_folders
 
 SWARMS_NAME = "swarms"
+DAMAGED = "the file is damaged: a node that starts puts it aside, and the other members fill a new one"
 
 
 def read_store(data_dir: Path, swarm: str | None) -> tuple[SwarmFolder, Rules, Found]:
@@ -39,14 +43,21 @@ def read_store(data_dir: Path, swarm: str | None) -> tuple[SwarmFolder, Rules, F
             snapshot = None
             if loaded.snapshot is not None:
                 snapshot = list(loaded.snapshot.pieces), loaded.snapshot.digest
-            return folder, rules, verify(folder.swarm, rules, snapshot, loaded.batches)
+            found = verify(folder.swarm, rules, snapshot, loaded.batches)
+            if loaded.is_damaged or (folder.rounds / f"{STORE_NAME}.damaged").exists():
+                found = replace(found, problems=(*found.problems, DAMAGED))
+            return folder, rules, found
     except StoreError as error:
         raise Complaint(str(error), Exit.DISK) from error
+    except OSError as error:
+        raise Complaint(f"cannot copy the store to read it: {error.strerror}", Exit.DISK) from error
 
 
 @contextmanager
 def stored(data_dir: Path, folder: SwarmFolder) -> Generator[Path]:
-    """The file to read: a copy that the running node makes of it, or, where none runs, itself. Raises Complaint."""
+    """A copy of the file, which the running node makes, if one runs: reading one that is damaged puts it aside. Raises
+    Complaint.
+    """
     try:
         client = LocalClient(data_dir)
     except Complaint as complaint:
@@ -55,8 +66,10 @@ def stored(data_dir: Path, folder: SwarmFolder) -> Generator[Path]:
         path = folder.rounds / STORE_NAME
         if not path.exists():
             raise Complaint(f"there is no {path} yet: the node makes it when it first runs the swarm") from complaint
-        with take_directory(data_dir):
-            yield path
+        with take_directory(data_dir), TemporaryDirectory(prefix="shoal-") as directory:
+            for file in path.parent.glob(f"{STORE_NAME}*"):
+                shutil.copy(file, directory)
+            yield Path(directory) / STORE_NAME
         return
     with client:
         path = Path(client.call("store.copy", swarm=folder.swarm.hex())["path"])

@@ -116,7 +116,7 @@ class Answers:
             self._voice.welcome(peer)
         self._do(self._rounds.look(now))
         has_left = hello.presence.standing is Standing.LEFT
-        return None if is_welcome or has_left else Refusal(Code.BUSY, "the swarm is full")
+        return None if is_welcome or has_left else Refusal(Code.BUSY, "no room, or you left with a later word")
 
     def is_valid(self, source: PeerId, data: bytes) -> bool:
         """Whether a gossiped message is worth passing on: a member's, truly signed."""

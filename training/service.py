@@ -220,6 +220,8 @@ class SwarmService:
             disk = await self._blocking(partial(Store, path, self.swarm))
             store = self._store_on(disk)
             await store.load()
+            if store.problem:
+                self._means.observe(Problem(store.problem))
         except StoreError as error:
             raise OSError(errno.ENOSPC if error.fault is Fault.FULL else errno.EIO, str(error)) from error
         return store
