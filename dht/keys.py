@@ -66,17 +66,18 @@ def parse_key(data: bytes) -> RecordKey | Malformed:
     """The record key that these bytes are, or why nothing may stand there."""
     if len(data) > KEY_BYTES_MAX or not data.isascii():
         return Malformed(f"a key of {len(data)} bytes that is not up to {KEY_BYTES_MAX} of ASCII")
-    parts = data.decode("ascii").split("/")
+    text = data.decode("ascii")
+    parts = text.split("/")
     kinds = [kind for kind in KeyKind if len(parts) > 2 and parts[2] == kind.value]
     if parts[:2] != ["", "shoal"] or not kinds:
-        return Malformed(f"expected a key like /shoal/listing/12D3KooW..., got {data!r}")
+        return Malformed(f"expected a key like /shoal/listing/12D3KooW..., got {text!r}")
     has_subject = _HAS_SUBJECT[kinds[0]]
     if len(parts) != 4 + has_subject:
-        return Malformed(f"{data!r} has {len(parts) - 1} parts; its kind has {3 + has_subject}")
+        return Malformed(f"{text!r} has {len(parts) - 1} parts; its kind has {3 + has_subject}")
     if has_subject and _SUBJECT.fullmatch(parts[3]) is None:
-        return Malformed(f"{parts[3]!r} in {data!r}: a subject is 1 to {SUBJECT_CHARS_MAX} of a-z 0-9 . _ -")
+        return Malformed(f"{parts[3]!r} in {text!r}: a subject is 1 to {SUBJECT_CHARS_MAX} of a-z 0-9 . _ -")
     if public_key_of(parts[-1]) is None:
-        return Malformed(f"{data!r} does not end in the id of an Ed25519 key, its writer")
+        return Malformed(f"{text!r} does not end in the id of an Ed25519 key, its writer")
     return RecordKey(kinds[0], parts[3] if has_subject else "", PeerId(parts[-1]))
 
 

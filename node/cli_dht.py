@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .cli_parts import Commands
     from .guest import Ask
 
+VIA_EXAMPLE = "/ip4/192.0.2.1/tcp/4001/p2p/12D3KooW..."
+
 EPILOG = """\
 The DHT is how nodes find one another without a server: each holds a part of it. What stands in it is signed by who
 wrote it, and expires after a day and a half unless its writer's node renews it.
@@ -57,7 +59,7 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         "put",
         run_put,
         parent=parent,
-        help="keep a text under a name of this node's own; the running node renews it",
+        help="keep a text under a name of the running node's own, which renews it",
         epilog='  shoal dht put hello "it works"',
     )
     put.add_argument("name", metavar="NAME", help="1 to 48 of a-z 0-9 . _ -")
@@ -71,7 +73,7 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         epilog="  shoal dht providers 3f2a...",
     )
     providers.add_argument("what", metavar="BLOB|SWARM", help="a blob's CID or a swarm's id, in full")
-    for command in (get, put, providers):
+    for command in (get, providers):
         add_via(command)
 
 
@@ -83,6 +85,8 @@ def add_via(command: argparse.ArgumentParser) -> None:
 
 def ask_dht(arguments: argparse.Namespace, method: str, as_guest: "Ask", **params: Any) -> Any:
     """What the node of this data directory finds; or, if none runs, what the node at --via lets one find."""
+    if arguments.via is not None and not (arguments.via.startswith("/") and "/p2p/" in arguments.via):
+        raise Complaint(f"--via: expected an address like {VIA_EXAMPLE}, got {arguments.via}", Exit.USAGE)
     if sys.stderr.isatty():
         print("asking...", end="\r", file=sys.stderr, flush=True)
     try:
@@ -132,11 +136,12 @@ def at(unix_s: float) -> str:
 
 def run_put(arguments: argparse.Namespace) -> Exit:
     with LocalClient(data_dir_of(arguments)) as node:
-        put = node.call("dht.put", name=arguments.name, text=arguments.text, via=arguments.via)
+        put = node.call("dht.put", name=arguments.name, text=arguments.text)
     if arguments.json:
         print_json(put)
     else:
-        print(f"{put['key']}\nheld by {counted(put['holders'], 'node')}; this one renews it while it runs")
+        others = counted(put["holders"], "other node")
+        print(f"{put['key']}\nheld here and by {others}; this node renews it while it runs")
     return Exit.OK
 
 

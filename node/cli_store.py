@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .cli_parts import add_command, counted, data_dir_of, print_json, seen, table
 from .complaint import Complaint, Exit
@@ -71,15 +71,21 @@ def run_show(arguments: argparse.Namespace) -> Exit:
         print_json({"id": folder.swarm.hex(), "entries": entries})
         return Exit.OK
     if not entries:
-        print("the store is empty: nobody has written yet, or nothing has arrived here")
+        print("the store is empty: a member that is alone writes nothing there until another comes")
         return Exit.OK
     rows = [["namespace", "key", "value", "operation"]]
     for entry in seen(entries):
-        value = str(entry["value"])
+        value = in_words(entry["value"])
         shown = value if len(value) <= VALUE_CHARS else value[:VALUE_CHARS] + "..."
         rows.append([entry["namespace"], "/".join(entry["path"]), shown, f"{entry['writer'][-8:]} {entry['number']}"])
     print(table(rows))
     return Exit.OK
+
+
+def in_words(value: Any) -> str:
+    """A value's fields one after another."""
+    fields = cast(dict[str, Any], value).items() if isinstance(value, dict) else ()
+    return ", ".join(f"{name} {field}" for name, field in fields) or str(value)
 
 
 def run_digest(arguments: argparse.Namespace) -> Exit:

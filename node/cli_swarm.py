@@ -15,6 +15,7 @@ from .cli_node import add_node_options, run_foreground
 from .cli_parts import add_command, counted, data_dir_of, print_json, seen, size, span, table
 from .cli_view import describe_swarm, role_of
 from .complaint import Complaint, Exit
+from .config import KEYS
 from .invite import parse_invite
 from .local_client import LocalClient
 
@@ -142,6 +143,9 @@ def with_node(arguments: argparse.Namespace, command: Callable[[LocalClient, boo
                 command(own, True)
 
         return run_foreground(arguments, first)
+    given = [f"--{key.replace('_', '-')}" for key in KEYS if getattr(arguments, key, None) is not None]
+    if given:
+        print(f"the running node keeps its settings: {', '.join(given)} has no effect", file=sys.stderr)
     with client:
         return command(client, False)
 

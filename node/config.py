@@ -89,8 +89,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.Meta(
             ge=1,
             le=20,
-            description="Peers of one IPv4 /24 or IPv6 /48 per bucket of the DHT's table; more lets one owner of "
-            "addresses surround this node. Private addresses are not counted.",
+            description="Peers of one IPv4 /24 or IPv6 /48 per bucket of the DHT's table, 1 to 20; more lets one owner "
+            "of addresses surround this node. Private addresses are not counted.",
         ),
     ] = 2
     connections_max: Annotated[
@@ -150,7 +150,7 @@ def config_of(table: Mapping[str, object], where: str) -> Config:
     for key in table:
         if key not in KEYS:
             raise Complaint(
-                f"{where}: unknown key '{key}': {nearest(key, KEYS)} (see `shoal config show`)", Exit.CONFIG
+                f"{where}: unknown key '{key}': {nearest(key, KEYS)} (docs/operating.md lists all)", Exit.CONFIG
             )
     try:
         return msgspec.convert(dict(table), Config)

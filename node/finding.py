@@ -97,7 +97,7 @@ async def put_note(dht: DhtService, me: PeerId, name: str, text: str) -> dict[st
     """Keep a text under a name of this node's own. Raises Complaint."""
     key, body = note_key(name, me), text.encode(errors="replace")
     if isinstance(key, Malformed):
-        raise Complaint(key.reason, Exit.USAGE)
+        raise Complaint(f"{name!r} is no name for a record: it takes 1 to 48 of a-z 0-9 . _ -", Exit.USAGE)
     if len(body) > BODY_BYTES_MAX:
         raise Complaint(f"{len(body)} bytes are too many for a record: {BODY_BYTES_MAX} fit", Exit.USAGE)
     return {"key": key.data.decode(), "holders": await dht.put(key, body)}

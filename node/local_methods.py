@@ -66,7 +66,6 @@ class GetRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PutNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     text: str
-    via: str | None = None
 
 
 class FindProviders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -210,7 +209,6 @@ class LocalMethods:
         return await find_record(self._node.dht, params.key)
 
     async def put_note(self, params: PutNote) -> object:
-        await enter(self._node.dht, params.via)
         return await put_note(self._node.dht, self._node.identity.peer_id, params.name, params.text)
 
     async def find_providers(self, params: FindProviders) -> object:

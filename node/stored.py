@@ -4,6 +4,7 @@ Nothing is believed, and nobody is asked: the spec and the bytes on disk tell al
 alone, makes a copy.
 """
 
+import enum
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -98,6 +99,8 @@ def plain(value: Any) -> Any:
     match value:
         case bytes():
             return value.hex()
+        case enum.Enum():
+            return value.name.lower()
         case msgspec.Struct():
             return {name: plain(getattr(value, name)) for name in value.__struct_fields__}
         case tuple():

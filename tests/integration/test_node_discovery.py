@@ -237,7 +237,7 @@ async def test_what_people_ask_of_the_dht(tmp_path: Path) -> None:
         for ask, reason in (
             (find_record(one.dht, "/elsewhere/x"), "expected a key like /shoal/listing/"),
             (find_record(one.dht, put["key"].replace("hello", "nothing")), "nobody holds"),
-            (put_note(one.dht, one.identity.peer_id, "No Spaces", "x"), "a subject is 1 to 48"),
+            (put_note(one.dht, one.identity.peer_id, "No Spaces", "x"), "takes 1 to 48 of a-z"),
             (put_note(one.dht, one.identity.peer_id, "long", "x" * 20_000), "20000 bytes are too many"),
             (find_providers(one.dht, "abc"), "neither a blob's CID nor the id of a swarm"),
             (find_public_swarms(hub.transport, hub.dht), "knows nobody in the DHT yet: name a node with --via"),
@@ -258,7 +258,7 @@ async def test_the_commands_work_with_a_node_and_without_one(tmp_path: Path) -> 
         await one.swarms.create(spec_of(one, is_public=True), STORAGE)
         at_one = ("--data-dir", tmp_path / "one")
         nowhere, via = ("--data-dir", tmp_path / "nowhere"), ("--via", hub.transport.addresses()[0])
-        assert "held by 1 node;" in await shoal("dht", "put", "hello", "it works", *at_one)
+        assert "held here and by 1 other node;" in await shoal("dht", "put", "hello", "it works", *at_one)
         key = f"/shoal/note/hello/{one.identity.peer_id}"
         assert json.loads(await shoal("dht", "get", key, *nowhere, *via, "--json"))["shown"] == "it works"
         assert "--via ADDRESS" in await shoal("dht", "get", key, *nowhere, code=Exit.NO_NODE)
