@@ -84,8 +84,10 @@ def run_show(arguments: argparse.Namespace) -> Exit:
 
 def in_words(value: Any) -> str:
     """A value's fields one after another."""
-    fields = cast(dict[str, Any], value).items() if isinstance(value, dict) else ()
-    return ", ".join(f"{name} {field}" for name, field in fields) or str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    fields = cast(dict[str, Any], value)
+    return ", ".join(f"{name} {field}" for name, field in fields.items())
 
 
 def run_digest(arguments: argparse.Namespace) -> Exit:

@@ -72,7 +72,7 @@ from tests.fuzz.garbage import IS_SOAK, corpus_of, message_types, mutated, value
 
 COUNT: Final = 100_000 if IS_SOAK else 1_000
 REASON_CHARS_MAX: Final = 4096  # an address stands twice in its own, each of 256 characters escaped as six
-MEMORY_BYTES_MAX: Final = 512 * 1024  # of one attempt (the table of a cache of 8,192 that grows takes 295 KB), on top of
+MEMORY_BYTES_MAX: Final = 512 * 1024  # of one attempt (a cache of 8,192 whose table grows: 295 KB), on top of
 MEMORY_FACTOR: Final = 64  # times what came: a string of one character takes 50 bytes
 ME: Final = Identity.from_seed(bytes(32))
 SWARM: Final = bytes(range(32))
