@@ -47,11 +47,11 @@ def test_a_share_is_full_to_the_byte() -> None:
         assert backlog.add(pen.write([Operation("set", ("b",), bytes(8000))] * 6))
 
     def filling(size: int) -> Stretch:
+        def of(sizes: list[int]) -> Stretch:
+            return pen.branch(len(pen.operations)).write([Operation("set", ("b",), bytes(each)) for each in sizes])
+
         sizes = [size // 7 - 100] * 7
-        for _ in range(2):  # the length is linear in the last value's
-            stretch = pen.branch(len(pen.operations)).write([Operation("set", ("b",), bytes(each)) for each in sizes])
-            sizes[-1] += size - len(stretch.data)
-        return stretch
+        return of([*sizes[:-1], sizes[-1] + size - len(of(sizes).data)])  # the length is linear in the last value's
 
     left = WRITER_BYTES_MAX - backlog.bytes
     assert not backlog.add(filling(left + 1))
