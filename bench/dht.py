@@ -29,6 +29,7 @@ from shoal.dht.keys import RecordKey, note_key, position_of, position_of_peer
 from shoal.dht.lookup import LookupSettings
 from shoal.dht.routing import TableSettings
 from shoal.dht.service import DhtService, DhtSettings, open_dht
+from shoal.node.app import settle
 from shoal.transport.host import open_host
 from shoal.transport.identity import Identity
 from shoal.transport.port import Address
@@ -92,6 +93,7 @@ def notes(count: int, lost: frozenset[int]) -> list[Note]:
 
 
 async def serve(first: int) -> None:
+    settle()  # as a node does
     async with AsyncExitStack() as stack:
         nodes: dict[int, tuple[DhtService, Address]] = {}
         for number in range(first, first + NODES_PER_PROCESS):

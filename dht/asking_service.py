@@ -154,12 +154,14 @@ class Asking:
             done.set()
 
     async def _dial_one(self, contact: Contact, address: Address, is_given: bool) -> Refusal | None:
+        if not self._budget.take(trio.current_time()):  # also for looking a name up
+            return Refusal(Code.BUSY, "this node dials as many as it may")
         places: tuple[Address, ...] = (address,) if is_given else ()
         with trio.move_on_after(DIAL_S_MAX):
             places = places or await self._names.places(address)
-        for place in places:
-            if not self._budget.take(trio.current_time()):
-                return Refusal(Code.BUSY, "this node dials as many as it may")
+        for number, place in enumerate(places):
+            if number and not self._budget.take(trio.current_time()):
+                break
             answer = await self._transport.connect(place, timeout_s=DIAL_S_MAX)
             if answer == contact.peer:
                 return None

@@ -17,13 +17,14 @@ from .records import BODY_BYTES_MAX
 
 LISTED_MAX: Final = 8
 NAME_CHARS_MAX: Final = 64
+INVITE_CHARS_MAX: Final = 1024
 _VERSION: Final = 1
 
 
 class ListedSwarm(Message, frozen=True):
     swarm: Digest
     name: Annotated[str, msgspec.Meta(max_length=NAME_CHARS_MAX)]
-    invite: Annotated[str, msgspec.Meta(max_length=1024)]  # how to join
+    invite: Annotated[str, msgspec.Meta(max_length=INVITE_CHARS_MAX)]  # how to join
 
 
 class Listing(Message, frozen=True):

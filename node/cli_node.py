@@ -87,6 +87,7 @@ async def serve(data_dir: Path, config: "Config", stalls: Any, first: First | No
     from . import app
     from .node import Setup
 
+    app.settle()
     stopping = trio.Event()
     setup = Setup(data_dir, config, stalls, stopping)
     async with trio.open_nursery() as nursery:

@@ -7,6 +7,7 @@ prove that it knows the swarm (`proving`).
 
 import math
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,17 +15,18 @@ import trio
 
 from shoal.dht.contacts import ranges_of
 from shoal.dht.keys import blob_providers_key, listing_key, own_directory_key, swarm_providers_key
-from shoal.dht.listing import LISTED_MAX, NAME_CHARS_MAX, ListedSwarm, listing_body
+from shoal.dht.listing import INVITE_CHARS_MAX, LISTED_MAX, NAME_CHARS_MAX, ListedSwarm, listing_body
 from shoal.dht.lookup import LookupSettings
+from shoal.dht.mdns_service import find_neighbours
 from shoal.dht.routing import TableSettings
 from shoal.dht.service import DhtService, DhtSettings
 from shoal.training.pins import states_in
 from shoal.transport.blob_store import BlobStore
-from shoal.transport.port import PeerConnected, PeerId, Refusal, Transport
+from shoal.transport.port import Connection, PeerConnected, PeerId, Refusal, Transport
 
 from .announcing import Announcing, Seeking
 from .config import Config
-from .invite import format_invite, is_loopback, make_invite
+from .invite import format_invite, make_invite
 from .logs import Log
 from .proving import PROVE, Proof, Prove, members_of, prove
 from .swarms import Joined, Swarms
@@ -32,6 +34,7 @@ from .swarms import Joined, Swarms
 PEERS_NAME: Final = "peers"  # in the data directory: whom to come back to
 LOOK_S: Final = 2.0  # between two looks at what there is to announce, and for whom to search
 ALONE_S: Final = 0.5  # the same while nobody is known: who comes first shall be told at once
+DIALED_MAX: Final = 64  # that wait to be entered through
 GREET_PAUSE_S: Final = 10.0  # between two peers to enter through, once enough are known
 
 log = Log("discovery")
@@ -69,10 +72,10 @@ class Discovery:
         """Find and be found, until cancelled."""
         self._transport.serve(PROVE, self._prove)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._greet)
-            if self._config.mdns and not all(map(is_loopback, self._transport.addresses())):
-                from shoal.dht.mdns_service import find_neighbours  # here: it takes memory
-
+            send, receive = trio.open_memory_channel[Connection](DIALED_MAX)
+            nursery.start_soon(self._watch, send)
+            nursery.start_soon(self._enter, receive)
+            if self._config.mdns:
                 await nursery.start(find_neighbours, self._transport, self._dht.join)
             task_status.started()
             is_alone = True
@@ -89,27 +92,28 @@ class Discovery:
     async def _prove(self, peer: PeerId, request: Prove) -> Proof | Refusal:
         return prove(self._known, request, peer, self._transport.peer_id)
 
-    async def _greet(self) -> None:
-        """Enter the DHT through whomever this node dialed; who dialed it, does so itself and proves it reachable."""
+    async def _watch(self, dialed: trio.MemorySendChannel[Connection]) -> None:
+        """Whom this node dialed, it enters the DHT through; who dialed it, does so itself and proves it reachable."""
         while True:  # the channel ends for who is too far behind
             async with self._transport.events() as events:
                 async for event in events:
-                    if isinstance(event, PeerConnected):
-                        await self._meet(event)
+                    connections = self._transport.connections() if isinstance(event, PeerConnected) else ()
+                    for connection in connections:
+                        if connection.peer != event.peer:
+                            continue
+                        if connection.is_outbound:
+                            with suppress(trio.WouldBlock):  # there are more to enter through
+                                dialed.send_nowait(connection)
+                        elif not connection.is_relayed:
+                            self._dht.become_server()
 
-    async def _meet(self, event: PeerConnected) -> None:
-        connection = next((each for each in self._transport.connections() if each.peer == event.peer), None)
-        if connection is None:
-            return
-        if not connection.is_outbound:
-            if not connection.is_relayed:
-                self._dht.become_server()
-            return
-        known = self._dht.contacts()
-        if all(contact.peer != event.peer for contact in known):
-            await self._dht.join([connection.address])
-            if len(known) >= TableSettings().bucket_size:
-                await trio.sleep(GREET_PAUSE_S)
+    async def _enter(self, dialed: trio.MemoryReceiveChannel[Connection]) -> None:
+        async for connection in dialed:
+            known = self._dht.contacts()
+            if all(contact.peer != connection.peer for contact in known):
+                await self._dht.join([connection.address])
+                if len(known) >= TableSettings().bucket_size:
+                    await trio.sleep(GREET_PAUSE_S)
 
     async def _announce(self, nursery: trio.Nursery) -> None:
         """Say in which swarms this node is, and which states it holds for good."""
@@ -126,7 +130,8 @@ class Discovery:
     def _list_swarms(self, nursery: trio.Nursery) -> None:
         """List the public swarms this node is in where anybody finds them."""
         me = self._transport.peer_id
-        listed = [self._listing(joined) for joined in self._swarms.all() if joined.spec.is_public and joined.service]
+        public = [joined for joined in self._swarms.all() if joined.spec.is_public and joined.service is not None]
+        listed = [swarm for swarm in map(self._listing, public) if swarm is not None]
         body = listing_body(tuple(listed[:LISTED_MAX])) if listed else b""
         if body == self._listed:
             return
@@ -138,11 +143,14 @@ class Discovery:
             self._dht.withdraw(listing_key(me).data)
             self._dht.withdraw(own_directory_key(me))
 
-    def _listing(self, joined: Joined) -> ListedSwarm:
-        """By this node's own addresses alone: other members list theirs."""
+    def _listing(self, joined: Joined) -> ListedSwarm | None:
+        """By this node's own addresses alone: other members list theirs. None without a fitting invite to it."""
         swarm, me = joined.folder.swarm, self._transport.peer_id
         invite = make_invite(swarm, me, self._config.announce, self._transport.addresses(), ())
-        return ListedSwarm(swarm, joined.spec.name[:NAME_CHARS_MAX], format_invite(invite))
+        text = format_invite(invite) if invite.members else ""
+        return (
+            ListedSwarm(swarm, joined.spec.name[:NAME_CHARS_MAX], text) if 0 < len(text) <= INVITE_CHARS_MAX else None
+        )
 
     def _seek(self, nursery: trio.Nursery) -> None:
         """Search for members of the swarms whose members are all out of reach."""
