@@ -16,7 +16,7 @@ from shoal.transport.port import PeerId
 
 from .exchange import Outcome
 
-PERIOD_S: Final = 10.0  # longer: what gossip lost stays missing for longer; shorter: 1 KB more often
+PERIOD_S: Final = 5.0  # longer: what gossip lost stays missing for longer; shorter: 1 KB more often
 SOON_S: Final = 0.5  # at most so long after a reason; smaller: neighbours of one newcomer hand it the same
 AGAIN_S: Final = 1.0  # between exchanges with one peer, unless it has more to settle
 AT_ONCE_MAX: Final = 4
