@@ -77,12 +77,12 @@ def test_who_fails_is_asked_less_and_less_often_even_if_it_connects_anew() -> No
 
 def test_an_exchange_with_more_to_settle_goes_on_at_once_and_one_that_was_left_a_little_later() -> None:
     partners = idle(A)
-    partners.is_missing(A, 5.0)
-    assert partners.begin(5.0 + SOON_S) == A
-    partners.ended(A, Outcome(is_unfinished=True), 6.0)
-    assert partners.begin(6.0) == A
-    partners.ended(A, Outcome(is_left=True, is_unfinished=True), 6.0)
-    assert partners.deadline == 6.0 + AGAIN_S
+    partners.is_missing(A, 1.0)
+    assert partners.begin(1.0 + SOON_S) == A
+    partners.ended(A, Outcome(is_unfinished=True), 2.0)
+    assert partners.begin(2.0) == A
+    partners.ended(A, Outcome(is_left=True, is_unfinished=True), 2.0)
+    assert partners.deadline == 2.0 + AGAIN_S
 
 
 def test_there_are_only_so_many_exchanges_at_once() -> None:
