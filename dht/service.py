@@ -121,7 +121,10 @@ class DhtService:
     async def get(self, key: RecordKey) -> Record | None:
         """The newest record under a key that enough holders, or all there are, show."""
         now, unix_s = trio.current_time(), time.time()
-        search = await self._search(Goal(MessageKind.GET_VALUE, key.data, self._settings.quorum))
+        goal = Goal(MessageKind.GET_VALUE, key.data, self._settings.quorum)
+        search = await self._search(goal)
+        if search.record is None and search.silent:  # who kept silent stood in the way of others; now it is known
+            search = await self._search(goal)
         self._start(search.corrections())
         found = [record for record in (search.record, self._held.get(key.data, now, unix_s)) if record is not None]
         return max(found, key=lambda record: record.rank, default=None)
