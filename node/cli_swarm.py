@@ -102,10 +102,16 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         )
         command.add_argument("--role", choices=("train", "storage"), help="storage: keep and serve, without torch")
         add_node_options(command)
+    add_one_swarm(verbs, parent)
+    add_list(verbs, parent)
+
+
+def add_one_swarm(verbs: "Commands", parent: argparse.ArgumentParser) -> None:
+    """The commands about one swarm that this node is in."""
     for name, run, help in (
         ("invite", run_invite, "print a fresh invite: send it to whoever shall join"),
         ("show", run_show, "show a swarm: its spec and how its training goes"),
-        ("leave", run_leave, "leave a swarm and delete what this node kept of it"),
+        ("leave", run_leave, "leave a swarm and delete its states; what this node said there stays, for a return"),
     ):
         command = add_command(
             verbs, name, run, parent=parent, help=help, epilog=f"  shoal swarm {name}\n  shoal swarm {name} 3f2a"
@@ -113,6 +119,9 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         command.add_argument(
             "swarm", nargs="?", metavar="SWARM", help="id, its beginning, or name; needed if there are several"
         )
+
+
+def add_list(verbs: "Commands", parent: argparse.ArgumentParser) -> None:
     listing = add_command(
         verbs,
         "list",
