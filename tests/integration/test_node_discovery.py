@@ -13,17 +13,15 @@ import trio
 from shoal.dht.keys import blob_providers_key, listing_key, own_directory_key, swarm_providers_key
 from shoal.dht.listing import ListedSwarm, listing_body
 from shoal.dht.service import DhtSettings, open_dht
-from shoal.node.announcing import SEEK_S_MIN
 from shoal.node.app import run_node
 from shoal.node.complaint import Complaint, Exit
 from shoal.node.config import config_of
-from shoal.node.discovery import LOOK_S
 from shoal.node.finding import enter, find_providers, find_public_swarms, find_record, put_note
 from shoal.node.invite import Invite, InvitedBy, format_invite, parse_invite
 from shoal.node.local_methods import invite_to
 from shoal.node.membership import Membership
 from shoal.node.node import Node, Setup
-from shoal.node.proving import members_of
+from shoal.node.proving import PROVE, Proof, holders_of, members_of
 from shoal.node.stall import StallMeter
 from shoal.training.records import Calls
 from shoal.training.spec import Spec, spec_from
@@ -103,9 +101,12 @@ async def test_whoever_asks_first_sees_the_swarm_of_a_node_that_is_alone(tmp_pat
         open_dht(host, identity, DhtSettings(is_server=False)) as guest,
     ):
         await one.swarms.create(spec_of(one, is_public=True), STORAGE)
-        await trio.sleep(1.0)  # it looks twice a second at what there is to list
         await enter(guest, one.transport.addresses()[0])
-        assert [swarm["name"] for swarm in await find_public_swarms(host, guest)] == ["found"]
+        found: list[dict[str, Any]] = []
+        with trio.fail_after(WAIT_S):
+            while not found:  # it looks twice a second at what there is to list
+                found = await find_public_swarms(host, guest)
+        assert [swarm["name"] for swarm in found] == ["found"]
 
 
 async def test_nobody_is_dialed_where_a_listing_says(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ async def test_nobody_is_dialed_where_a_listing_says(tmp_path: Path) -> None:
 
 
 async def test_who_does_not_know_a_swarm_is_not_told_of_it_for_saying_that_it_is_in_it(tmp_path: Path) -> None:
-    asked: list[str] = []
+    greeted, tested = list[str](), list[str]()
     stranger = Identity.from_seed(bytes(32))
     async with AsyncExitStack() as stack:
         hub = await stack.enter_async_context(running(tmp_path / "hub"))
@@ -144,16 +145,23 @@ async def test_who_does_not_know_a_swarm_is_not_told_of_it_for_saying_that_it_is
         dht = await stack.enter_async_context(open_dht(host, stranger))
 
         async def hello(peer: str, _: Message) -> Refusal:
-            asked.append(peer)
+            greeted.append(peer)
             return Refusal(Code.REFUSED, "hello?")
 
+        async def prove(peer: str, _: Message) -> Proof:
+            tested.append(peer)
+            return Proof(bytes(32))
+
         host.serve(Calls(joined.folder.swarm).hello, hello)  # whose name it could not know
+        host.serve(PROVE, prove)
         await enter(dht, hub.transport.addresses()[0])
         assert await dht.provide(swarm_providers_key(joined.folder.swarm))  # which the hub sees `one` provide at
-        await until(lambda: any(each.peer == stranger.peer_id for each in one.transport.connections()))
+        await until(lambda: tested)  # for it says that it is a member, and `one` is alone in its swarm
         assert await members_of(one.transport, one.dht, joined.folder.swarm) == []
-        await trio.sleep(SEEK_S_MIN + 2 * LOOK_S)
-    assert not asked
+        assert not greeted
+        assert joined.service is not None
+        joined.service.greet(stranger.peer_id)
+        await until(lambda: greeted)  # as it would have been
 
 
 async def test_an_invite_whose_addresses_are_dead_still_lets_one_in(tmp_path: Path) -> None:
@@ -209,7 +217,9 @@ async def test_a_blob_is_fetched_from_whoever_says_in_the_dht_that_it_holds_it(t
         ref = await holder.blobs.put([b"x" * 3_000_000], pin="mine")
         assert isinstance(ref, BlobRef)
         assert await holder.dht.provide(blob_providers_key(ref.digest))
-        await trio.sleep(LOOK_S + 0.5)  # so often it looks at what it holds
+        with trio.fail_after(WAIT_S):
+            while not await holders_of(fetcher.transport, fetcher.dht, ref.digest):  # noqa: ASYNC110  (no event tells)
+                await trio.sleep(0.1)  # now and then it looks at what it holds
         refusal = await fetcher.blobs.fetch(ref, lambda: (), pin="mine", timeout_s=WAIT_S)
         assert refusal is None
         assert any(each.peer == holder.identity.peer_id for each in fetcher.transport.connections())
