@@ -1,7 +1,6 @@
 """Carries out what the round core decides, and tells it how that ended. A shell."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,7 @@ import trio
 from shoal.crdt.service import StoreService
 from shoal.transport.blob_disk import disk_refusal
 from shoal.transport.blobs import BlobRef
-from shoal.transport.port import PeerId, Refusal, Transport
+from shoal.transport.port import PeerId, Refusal
 
 from .answers_service import Cores
 from .attempt import Raised
@@ -27,15 +26,12 @@ from .effects import (
     Resync,
     Train,
 )
-from .events import Evaluated, Event, Finished, LocalDone, Problem, Resynced
-from .exchange_service import Exchange
+from .events import Evaluated, Finished, LocalDone, Problem, Resynced
+from .exchange_service import Exchange, Means
 from .heads import contributors_of, head_after, proof
-from .keeping import Keeping
 from .log import RECORDS_KEPT
 from .metering import RoundMeter
 from .method import Turn, Work
-from .pins import Pins
-from .ports import Blobs, Signer
 from .records import (
     INLINE_BYTES_MAX,
     Contribution,
@@ -47,32 +43,11 @@ from .records import (
     turn_seed,
 )
 from .sharing_service import Sharing
-from .spec import SignedSpec, Spec
 from .state_service import StateKeeper
 from .storage_service import StorageKeeper
-from .store import MemberStore
-from .workers_service import Workers
 
 TRY_AGAIN_S = 10.0  # after training or storing failed
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What the engine works with; see SwarmService."""
-
-    signed_spec: SignedSpec
-    spec: Spec
-    swarm: bytes
-    transport: Transport
-    keeping: Keeping
-    blobs: Blobs
-    signer: Signer
-    workers: Workers
-    store: MemberStore
-    pins: Pins
-    observe: Callable[[Event], None]
-    expects: Callable[[PeerId], bool]
 
 
 class Engine:
@@ -87,8 +62,7 @@ class Engine:
         self._roster = cores.roster
         self._log = cores.log
         self._keeper = keeper
-        talks = means.transport, means.keeping, means.signer, cores, self.do, means.expects, store.meet
-        self.exchange = Exchange(means.signed_spec, *talks)
+        self.exchange = Exchange(means, cores, self.do, store.meet)
         self.sharing = Sharing(store, means.signer.peer_id, self.exchange.introduce, means.observe)
         self.finished = trio.Event()
         self._nursery: trio.Nursery | None = None

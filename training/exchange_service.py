@@ -5,6 +5,7 @@ One talker task per connected peer empties that peer's outbox, so a slow or froz
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import islice
 
 import trio
@@ -14,10 +15,11 @@ from shoal.transport.wire import ADDRESSES_MAX
 
 from .answers_service import Answers, Cores, Gossiped
 from .effects import Effect, Observe
-from .events import Problem
+from .events import Event, Problem
 from .keeping import Keeping
 from .outbox import Kind, Outbox
-from .ports import Signer
+from .pins import Pins
+from .ports import Blobs, Signer
 from .records import (
     ASK_MAX,
     PROTOCOL_VERSION,
@@ -39,7 +41,9 @@ from .records import (
     open_proposal,
     topic,
 )
-from .spec import SignedSpec, swarm_id_of
+from .spec import SignedSpec, Spec
+from .store import MemberStore
+from .workers_service import Workers
 
 ANSWER_S = 5.0  # a peer that takes longer for a small message counts as silent
 KEPT_MAX = 64  # connections a member keeps up of its own; beyond, it relies on others dialing it, and on gossip
@@ -47,30 +51,39 @@ COLLECT_FROM_MAX = 8  # members asked in turn for contributions that a proposal 
 GOSSIP_QUEUE_MAX = 16  # own messages waiting to be gossiped; a member makes two a round
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the engine works with; see SwarmService."""
+
+    signed_spec: SignedSpec
+    spec: Spec
+    swarm: bytes
+    transport: Transport
+    keeping: Keeping
+    blobs: Blobs
+    signer: Signer
+    workers: Workers
+    store: MemberStore
+    pins: Pins
+    observe: Callable[[Event], None]
+    expects: Callable[[PeerId], bool]
+
+
 class Exchange:
-    """One swarm's conversations. `do` carries out effects."""
+    """One swarm's conversations. `do` carries out effects, `meet` lets the store meet a member."""
 
     def __init__(
-        self,
-        signed_spec: SignedSpec,
-        transport: Transport,
-        keeping: Keeping,
-        signer: Signer,
-        cores: Cores,
-        do: Callable[[list[Effect]], None],
-        expects: Callable[[PeerId], bool],
-        meet: Callable[[PeerId], None],
+        self, means: Means, cores: Cores, do: Callable[[list[Effect]], None], meet: Callable[[PeerId], None]
     ) -> None:
-        self._swarm = swarm = swarm_id_of(signed_spec.spec)
-        self._transport = transport
-        self._keeping = keeping
-        self._expects = expects
+        self._swarm = swarm = means.swarm
+        self._transport = means.transport
+        self._keeping = means.keeping
+        self._expects = means.expects
         self._meet = meet
-        self._signer = signer
         self._rounds = cores.rounds
         self._roster = cores.roster
         self._do = do
-        self._answers = Answers(signed_spec, cores, self, do)
+        self._answers = Answers(means.signed_spec, cores, self, do)
         self._calls = Calls(swarm)
         self._talkers: dict[PeerId, _Talker] = {}
         self._kept: dict[PeerId, tuple[Address, ...]] = {}

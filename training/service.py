@@ -19,8 +19,9 @@ from shoal.transport.wire import Malformed
 
 from .agreement import LowestPeerCloses
 from .answers_service import Cores
-from .engine_service import Engine, Means
+from .engine_service import Engine
 from .events import Event, Problem
+from .exchange_service import Means
 from .heads import contributors_of
 from .keeping import Keeping
 from .log import Log
