@@ -69,6 +69,14 @@ Place = Known | Gap | Apart | News
 
 
 @dataclass(frozen=True, slots=True)
+class Added:
+    """What operations add to their chain's accounts, within its bounds."""
+
+    spent: "array[int]"  # after each of them
+    grown: list[tuple[Key, int, int]]  # counters that only count up: key, number, total
+
+
+@dataclass(frozen=True, slots=True)
 class _Held:
     first: int
     last: int
@@ -127,11 +135,14 @@ class Chain:
             return Known()
         return News(self.number + 1, is_fork=False)
 
-    def refusal(self, stretch: Stretch, start: int, rules: Rules, total: Total) -> Malformed | None:
-        """Why the writer may not add the operations from `start` on: beyond its bounds, or counting down."""
+    def weigh(self, stretch: Stretch, start: int, rules: Rules, total: Total) -> Added | Malformed:
+        """The operations from `start` on. Malformed: the writer may not add them, being beyond its bounds, or counting
+        down.
+        """
         spent, at_frontier = self.spent_at(start - 1), self.spent_at(self.base)
+        added = Added(array("q"), [])
         grown: dict[Key, int] = {}
-        for number, operation, _ in news_of(stretch, start):
+        for number, operation, _, size in news_of(stretch, start):
             up = grown_to(operation, rules)
             if up is not None:
                 key = operation.namespace, operation.path
@@ -139,28 +150,26 @@ class Chain:
                 if up < before:
                     return Malformed(f"a total of {up} in {operation.namespace}, which counts up only, after {before}")
                 grown[key] = up
-            spent = spent.after(operation, len(encode(operation)))
+                added.grown.append((key, number, up))
+            spent = spent.after(operation, size)
             refusal = spent.refusal(operation, number - self.base, at_frontier, rules)
             if refusal is not None:
                 return refusal
-        return None
+            added.spent.extend(spent)
+        return added
 
     def _grown_at(self, key: Key, number: int, total: Total) -> int:
         own = self._grown.get(key, [])
         at = bisect_right(own, number, key=lambda held: held[0])
         return own[at - 1][1] if at else total(key)
 
-    def extend(self, stretch: Stretch, start: int, rules: Rules) -> None:
-        """Add the operations from `start` on, which follow the head."""
-        spent = self.spent_at(start - 1)
+    def extend(self, stretch: Stretch, start: int, added: Added) -> None:
+        """Add the operations from `start` on, which follow the head and have been weighed."""
         self._batches.append(_Held(stretch.first, stretch.last, stretch.data))
-        for number, operation, hash in news_of(stretch, start):
-            up = grown_to(operation, rules)
-            if up is not None:
-                self._grown.setdefault((operation.namespace, operation.path), []).append((number, up))
-            spent = spent.after(operation, len(encode(operation)))
-            self._hashes += hash
-            self._spent.extend(spent)
+        self._hashes += b"".join(stretch.hashes[start - stretch.first :])
+        self._spent += added.spent
+        for key, number, up in added.grown:
+            self._grown.setdefault(key, []).append((number, up))
 
     def fork(self, stretch: Stretch, number: int) -> None:
         """A second operation at `number` has come: nothing counts from there on."""
@@ -249,7 +258,8 @@ class Chain:
         return bisect_left(self._batches, number, key=lambda held: held.last)
 
 
-def news_of(stretch: Stretch, start: int) -> Iterator[tuple[int, Operation, bytes]]:
-    """Number, operation and hash of a batch's operations from `start` on."""
+def news_of(stretch: Stretch, start: int) -> Iterator[tuple[int, Operation, bytes, int]]:
+    """Number, operation, hash and size of a batch's operations from `start` on."""
     at = start - stretch.first
-    return zip(range(start, stretch.last + 1), stretch.batch.operations[at:], stretch.hashes[at:], strict=True)
+    numbers = range(start, stretch.last + 1)
+    return zip(numbers, stretch.batch.operations[at:], stretch.hashes[at:], stretch.sizes[at:], strict=True)

@@ -196,7 +196,7 @@ def rebased(lost: Sequence[Applied], first: int, previous: bytes) -> list[Operat
         moved = msgspec.structs.replace(operation, taken=tuple(taken))
         if moved.value is None and not moved.taken:
             continue
-        (previous,) = chained(previous, (moved,))
+        (previous,) = chained(previous, (encode(moved),))
         names[dot.number] = Taken(b"", first + len(again), tag_of(previous))
         again.append(moved)
     return again

@@ -98,6 +98,7 @@ class Stretch:
     batch: Batch
     data: bytes
     hashes: tuple[bytes, ...]  # of its operations
+    sizes: tuple[int, ...]  # of the same, in bytes
 
     @property
     def writer(self) -> Writer:
@@ -121,11 +122,11 @@ def genesis(swarm: bytes, writer: Writer) -> bytes:
     return blake3(_CHAIN + swarm + writer).digest()
 
 
-def chained(previous: bytes, operations: Sequence[Operation]) -> tuple[bytes, ...]:
-    """The hashes of operations that follow one another and `previous`."""
+def chained(previous: bytes, operations: Iterable[bytes]) -> tuple[bytes, ...]:
+    """The hashes of operations, as their bytes, that follow one another and `previous`."""
     hashes: list[bytes] = []
     for operation in operations:
-        previous = blake3(previous + encode(operation)).digest()
+        previous = blake3(previous + operation).digest()
         hashes.append(previous)
     return tuple(hashes)
 
@@ -139,7 +140,7 @@ def seal(signer: BatchSigner, swarm: bytes, first: int, previous: bytes, operati
 
     Raises ValueError if they are none, or too many or too large for one batch: the caller's bug.
     """
-    hashes = chained(previous, operations)
+    hashes = chained(previous, map(encode, operations))
     if not hashes:
         raise ValueError("a batch without an operation")
     signature = signer.sign(_statement(swarm, first + len(hashes) - 1, hashes[-1]))
@@ -157,7 +158,8 @@ def read_batch(data: bytes) -> Stretch | Malformed:
         return batch
     if encode(batch) != data:
         return Malformed("a batch that is not written in its shortest form")
-    return Stretch(batch, data, chained(batch.previous, batch.operations))
+    operations = [encode(operation) for operation in batch.operations]
+    return Stretch(batch, data, chained(batch.previous, operations), tuple(map(len, operations)))
 
 
 def _statement(swarm: bytes, last: int, hash: bytes) -> bytes:

@@ -9,6 +9,7 @@ operations everywhere and stays on record; an end to its own chain. It costs thi
 all that is cheaper has passed, and memory within the bounds of `rules` and `backlog`.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -21,12 +22,14 @@ from shoal.transport.wire import Malformed, encode
 
 from .backlog import Backlog
 from .cells import Applied, Cells, Key, cells_digest
-from .chain import Apart, Chain, Gap, Head, Known, News, news_of
+from .chain import Added, Apart, Chain, Gap, Head, Known, News, news_of
 from .compact import Frontier, Mark, Snapshot
 from .dots import Cell, Dot, Entry, Seen, Writer
 from .operation import BatchSigner, Operation, Stretch, Verify, genesis, read_batch, seal, tag_of
 from .rules import NoRecords, Records, Rules, Spent, Unknown, judge
 from .seats import Seats
+
+RECENT_MAX: Final = 4096  # batches that are known at a glance, when others bring them, too
 
 _DIGEST: Final = b"shoal/state/1"
 
@@ -92,6 +95,7 @@ class Replica:
         self._cells = Cells()
         self._backlog = Backlog()
         self._seats = Seats(swarm, rules.writers_max)
+        self._recent: OrderedDict[bytes, None] = OrderedDict()  # have counted since the frontier was put here: no news
 
     # What is known.
 
@@ -136,6 +140,8 @@ class Replica:
 
     def admit(self, data: bytes, *, is_trusted: bool = False) -> Admission:
         """A batch from a peer, or, `is_trusted`, from this node's own disk: then its signature is not checked again."""
+        if data in self._recent:
+            return Admission()
         stretch = read_batch(data)
         if isinstance(stretch, Malformed):
             return Admission(refusal=stretch)
@@ -168,7 +174,7 @@ class Replica:
         judged = self._judge(chain, stretch, News(stretch.first, is_fork=False))
         if isinstance(judged, Unknown):
             return Malformed("an operation names a record that is not known here")
-        return judged or stretch
+        return judged if isinstance(judged, Malformed) else stretch
 
     def write(self, signer: BatchSigner, operations: Sequence[Operation]) -> Stretch | Malformed:
         """`draft`, applied at once: for those who have no disk."""
@@ -213,6 +219,7 @@ class Replica:
         for writer, base in self._frontier.items():
             if base > (snapshot.frontier[writer].number if writer in snapshot.frontier else 0):
                 return Malformed("a snapshot that is older than the one here")
+        self._recent.clear()
         adoption = Adoption()
         again: list[bytes] = []
         spent = snapshot.spent()
@@ -267,8 +274,11 @@ class Replica:
 
     def _take_waiting(self, writer: Writer, admission: Admission) -> None:
         """Judge what waits. That it waits on is no news, and that it is refused no fault of who brought the others."""
+        waiting = self._backlog.take(writer)
+        if not waiting:
+            return
         again = Admission()
-        for stretch in self._backlog.take(writer):
+        for stretch in waiting:
             self._take(stretch, again, is_trusted=True)
         admission.kept += again.kept
         admission.forked |= again.forked
@@ -289,15 +299,16 @@ class Replica:
             admission.refusal = Malformed(f"a batch that is not signed by {peer_id_of(stretch.writer)} for this swarm")
         elif isinstance(place, Apart):
             admission.missing = Missing(stretch.writer, chain.base)
-        elif isinstance(place, Gap) or isinstance(judged, Unknown):
+        elif isinstance(place, News) and isinstance(judged, Added):
+            self._apply(chain, stretch, place, judged, admission)
+        else:
             is_held = self._backlog.reaches(stretch)
             if self._backlog.add(stretch):
                 admission.missing = Missing(stretch.writer, chain.number)
                 admission.waits = not is_held
-        else:
-            self._apply(chain, stretch, place, admission)
 
-    def _judge(self, chain: Chain, stretch: Stretch, place: Gap | Apart | News) -> Malformed | Unknown | None:
+    def _judge(self, chain: Chain, stretch: Stretch, place: Gap | Apart | News) -> Malformed | Unknown | Added | None:
+        """Added: it may be applied."""
         start = place.number if isinstance(place, News) else max(stretch.first, chain.base + 1)
         unknown: Unknown | None = None
         operations = stretch.batch.operations[start - stretch.first :]
@@ -308,12 +319,13 @@ class Replica:
             unknown = unknown or verdict
         if unknown is None and isinstance(place, News):
             writer = stretch.writer
-            return chain.refusal(stretch, start, self.rules, lambda key: self._cells.total(key, writer))
+            return chain.weigh(stretch, start, self.rules, lambda key: self._cells.total(key, writer))
         return unknown
 
-    def _apply(self, chain: Chain, stretch: Stretch, news: News, admission: Admission) -> None:
+    def _apply(self, chain: Chain, stretch: Stretch, news: News, added: Added, admission: Admission) -> None:
         writer = stretch.writer
-        self._seat(writer, chain, admission)
+        if writer not in self._chains:
+            self._seat(writer, chain, admission)
         if news.is_fork:
             lost = self._read(chain.dots(news.number - 1, chain.number))
             self._context[writer] = news.number - 1
@@ -321,11 +333,14 @@ class Replica:
             chain.fork(stretch, news.number)
             admission.forked.add(writer)
         else:
-            for number, operation, hash in news_of(stretch, news.number):
+            for number, operation, hash, _ in news_of(stretch, news.number):
                 self._cells.apply(Dot(writer, number), operation, hash)
                 self._context[writer] = number
                 admission.touched.add((operation.namespace, operation.path))
-            chain.extend(stretch, news.number, self.rules)
+            chain.extend(stretch, news.number, added)
+            self._recent[stretch.data] = None
+            if len(self._recent) > RECENT_MAX:
+                self._recent.popitem(last=False)
         admission.kept.append(stretch)
 
     def _seat(self, writer: Writer, chain: Chain, admission: Admission) -> None:

@@ -189,15 +189,14 @@ class Spent(NamedTuple):
         Who claims to take away entries of its own that are not there adds more than `entries` tells, but once only:
         from the next frontier on it adds nothing.
         """
-        bounds = (
-            (count, rules.operations_max, "operations above the frontier"),
-            (self.bytes, rules.bytes_max, "bytes above the frontier"),
-            (self.dropped, rules.operations_max, "entries of its own taken away"),
-            (self.taken, rules.entries_max, "entries of others taken away"),
-        )
-        for used, most, what in bounds:
-            if used > most:
-                return Malformed(f"more than {most} {what}, of one writer")
+        if count > rules.operations_max:
+            return Malformed(f"more than {rules.operations_max} operations above the frontier, of one writer")
+        if self.bytes > rules.bytes_max:
+            return Malformed(f"more than {rules.bytes_max} bytes above the frontier, of one writer")
+        if self.dropped > rules.operations_max:
+            return Malformed(f"more than {rules.operations_max} entries of its own taken away, of one writer")
+        if self.taken > rules.entries_max:
+            return Malformed(f"more than {rules.entries_max} entries of others taken away, of one writer")
         if operation.value is not None and max(self.entries, at_frontier.entries) > rules.entries_max:
             return Malformed(f"more than {rules.entries_max} entries of one writer")
         return None

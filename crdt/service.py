@@ -91,16 +91,18 @@ class StoreService:
         self._round_trips = 0
         self._intakes: dict[PeerId, trio.Lock] = {}  # one message's batches of a peer at a time
         self._needs: dict[Writer, NeedsSnapshot] = {}
-        self.problem = ""  # that was found while it was read
 
-    async def load(self) -> None:
-        """Read what is on disk; once, before `run`. Raises StoreError if it cannot be read."""
+    async def load(self) -> str:
+        """Read what is on disk; once, before `run`. Raises StoreError if it cannot be read.
+
+        Returns what people should know of what was found, if anything.
+        """
         is_damaged = await self._disk.load()
-        self.problem = "" if not is_damaged else _DAMAGED
         self._exchanges.update(self.replica.heads())
         own = self.replica.chain(self._own)
         has_ended = own.is_forked if own is not None else not self.replica.has_room(self._own)
         self._guard = Guard(is_damaged=is_damaged, has_ended=has_ended)
+        return _DAMAGED if is_damaged else ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep equal until cancelled."""

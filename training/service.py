@@ -220,9 +220,9 @@ class SwarmService:
         try:
             disk = await self._blocking(partial(Store, path, self.swarm))
             store = self._store_on(disk)
-            await store.load()
-            if store.problem:
-                self._means.observe(Problem(store.problem))
+            damage = await store.load()
+            if damage:
+                self._means.observe(Problem(damage))
         except StoreError as error:
             raise OSError(errno.ENOSPC if error.fault is Fault.FULL else errno.EIO, str(error)) from error
         return store

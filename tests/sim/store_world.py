@@ -184,6 +184,8 @@ class World:
         try:
             equal_s = self._run(watch_s)
         finally:
+            gc.freeze()  # all are old: not looked through once more for having come lately
+            gc.unfreeze()
             gc.enable()
         traffic = [self.network.traffic[machine.identity.peer_id] for machine in self.machines]
         return Outcome(
