@@ -20,6 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from shoal.transport.identity import public_key_of
 from shoal.transport.port import PeerId
 from shoal.transport.token_bucket import TokenBucket
 
@@ -142,7 +143,9 @@ class Exchanges:
         if not self.side(peer).compares.take(now):
             return Busy()
         if request.digest == self.heads.digest:
-            return Compared((), (), is_whole=True)
+            return Compared((), (), None, is_whole=True)
+        key = public_key_of(peer)
+        theirs = None if key is None else self.short_head(Writer(key))
         whole: list[int] = []
         heads: list[ShortHead] = []
         for bucket in self.heads.differing(request.salt, request.buckets, request.start):
@@ -151,10 +154,10 @@ class Exchanges:
                 if not heads:  # others of them the next time
                     at = int.from_bytes(request.salt) % len(own)
                     heads = (own[at:] + own[:at])[:HEADS_MAX]
-                return Compared(tuple(whole), tuple(heads), is_whole=False)
+                return Compared(tuple(whole), tuple(heads), theirs, is_whole=False)
             heads += own
             whole.append(bucket)
-        return Compared(tuple(whole), tuple(heads), is_whole=True)
+        return Compared(tuple(whole), tuple(heads), theirs, is_whole=True)
 
     def settled(self, peer: PeerId, request: Settle, now: float) -> Settled | Busy:
         """The answer to a peer. Unless it is Busy, `request.batches` are to be taken in, up to the first refused."""
@@ -212,7 +215,6 @@ class Asking:
         self._wanted: set[Writer] = set()
         self._is_delivered = False  # at least something of what was wanted, or a reason why not
         self._own: ShortHead | None = None  # the peer's head of the asker's chain
-        self._knows_own = False
 
     @property
     def question(self) -> Question | None:
@@ -275,17 +277,20 @@ class Asking:
     def _plan(self, answer: Compared, now: float) -> None:
         """Work out what either side lacks."""
         exchanges, outcome = self._exchanges, self.outcome
-        theirs = {Writer(head.writer): head for head in answer.heads}
+        theirs = {Writer(head.writer): head for head in answer.heads if head.writer != exchanges.own}
+        if answer.own is not None and answer.own.writer == exchanges.own:
+            theirs[exchanges.own] = answer.own
         whole = set(answer.buckets)
-        outcome.is_equal = answer.is_whole and not answer.heads and not whole
+        outcome.is_equal = answer.is_whole and not theirs and not whole
         outcome.is_unfinished = not answer.is_whole
         self._side.start = None if answer.is_whole or not whole else (answer.buckets[-1] + 1) % BUCKETS
-        own = bucket_of(exchanges.own)
-        is_told = own in whole or exchanges.own in theirs  # of a crowded bucket an answer has some heads only
-        self._knows_own = is_told or answer.is_whole
-        self._own = theirs.get(exchanges.own) if is_told else exchanges.short_head(exchanges.own)
+        self._own = exchanges.short_head(exchanges.own) if outcome.is_equal else theirs.get(exchanges.own)
+        if outcome.is_equal:
+            self._side.unsettled = {}
+            return
+        told = {exchanges.own, *theirs, *(writer for bucket in whole for writer in exchanges.heads.bucket(bucket))}
         kept: dict[Writer, _Unsettled] = {}
-        for writer in sorted({*theirs, *(writer for bucket in whole for writer in exchanges.heads.bucket(bucket))}):
+        for writer in sorted(told):
             pair = exchanges.short_head(writer), theirs.get(writer)
             if not exchanges.replica.has_room(writer):
                 continue
@@ -359,12 +364,11 @@ class Asking:
         if wanted and not (self._is_delivered or any(map(self._has_moved, wanted))):
             outcome.failure = "it claims heads that it does not show"
             return
-        if self._knows_own:
-            own = self._own
-            chain = exchanges.chain(exchanges.own)
-            outcome.agrees = own is None or (
-                not own.is_forked and (own.number < chain.base or goes_through(chain, own.number, own.hash))
-            )
+        own = self._own
+        chain = exchanges.chain(exchanges.own)
+        outcome.agrees = own is None or (
+            not own.is_forked and (own.number < chain.base or goes_through(chain, own.number, own.hash))
+        )
         self._remember(now)
 
     def _has_room(self, writer: Writer) -> bool:

@@ -53,6 +53,7 @@ class Compared(Message, frozen=True):
 
     buckets: Annotated[tuple[BucketNumber, ...], msgspec.Meta(max_length=BUCKETS)]  # of whose heads none is left out
     heads: Annotated[tuple[ShortHead, ...], msgspec.Meta(max_length=HEADS_MAX)]
+    own: ShortHead | None  # of the asker's chain, if anything differs: what it must know before it writes
     is_whole: bool  # no other buckets differ
 
 

@@ -55,7 +55,7 @@ async def never_settled(_: PeerId, __: Settle) -> Settled:
 async def claimed(_: PeerId, request: Compare) -> Compared:
     """More of a writer than there is."""
     own = ShortHead(LIAR.public_key, 10_000, bytes(16), is_forked=False)
-    return Compared((LIAR.public_key[0] // 2,), (own,), is_whole=True)
+    return Compared((LIAR.public_key[0] // 2,), (own,), None, is_whole=True)
 
 
 async def garbled(_: PeerId, __: Settle) -> Settled:

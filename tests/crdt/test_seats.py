@@ -18,7 +18,7 @@ from shoal.crdt.heads import SALT_BYTES, Heads
 from shoal.crdt.operation import Operation, Stretch
 from shoal.crdt.replica import Replica
 from shoal.crdt.seats import Seats
-from shoal.transport.identity import Identity
+from shoal.transport.identity import Identity, peer_id_of
 from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed
 
@@ -140,7 +140,7 @@ def test_a_peer_is_not_blamed_for_what_lost_its_room_while_it_was_handed_over() 
     asking = one.ask(PeerId("b"), bytes(SALT_BYTES))
     question = asking.question
     assert question is not None
-    compared = answer(other, question, 0.0)
+    compared = answer(other, peer_id_of(one.own), question, 0.0)
     assert isinstance(compared, Compared)
     assert asking.answered(compared, 0.0) == ()
     asking.go_on(0.0)

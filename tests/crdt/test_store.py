@@ -4,11 +4,13 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from shoal.transport.identity import Identity
 from shoal.transport.wire import Malformed
 
 SOAK = bool(os.environ.get("SHOAL_SOAK"))
+NOBODY = 65_534
 SWARM = b"s" * 32
 KEYS = [Identity.from_seed(bytes([number]) * 32) for number in range(1, 51)]
 RULES = Rules({"set": Rule(Kind.SET, is_own=False)}, creator=Writer(KEYS[0].public_key))
@@ -245,12 +248,24 @@ def test_nobody_else_can_read_the_files(path: Path) -> None:
         assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_said_to_be_so(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(StoreError, match="Choose another place") as caught:
-        Store(tmp_path / "store.db", SWARM)
+@pytest.mark.skipif(sys.platform == "win32", reason="no modes there")
+def test_a_folder_that_cannot_be_written_is_said_to_be_so() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path: only its owner may enter that
+        Path(folder).chmod(0o555)
+        with as_somebody_else(), pytest.raises(StoreError, match="Choose another place") as caught:
+            Store(Path(folder) / "store.db", SWARM)
     assert caught.value.fault is Fault.DISK
+
+
+@contextmanager
+def as_somebody_else() -> Generator[None]:
+    """Root may write everywhere."""
+    before = os.geteuid()
+    os.seteuid(before or NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
 
 
 def test_what_a_kill_left_of_a_store_being_made_is_no_obstacle(path: Path) -> None:

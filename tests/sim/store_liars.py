@@ -10,7 +10,7 @@ from shoal.crdt.operation import Operation, Stretch, Taken, genesis, seal
 from shoal.transport import gossip
 from shoal.transport.gossip import OFFERS_MAX, message_id
 from shoal.transport.gossip_service import OFFER, PUSH, SUBSCRIBE, Handover, Ids, Topics, Wants
-from shoal.transport.identity import Identity
+from shoal.transport.identity import Identity, public_key_of
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, decode, encode
 
@@ -66,8 +66,9 @@ class Liar:
             return self.noise(200)
         if self.is_boastful and method.endswith("/compare"):
             claims = (ShortHead(self.draw.randbytes(32), 2**40, self.draw.randbytes(16), False) for _ in range(20))
+            theirs = ShortHead(public_key_of(peer) or b"", 2**40, self.draw.randbytes(16), False)
             own = ShortHead(self.writer, 2**40, self.draw.randbytes(16), True)
-            return encode(Compared((), (own, *claims), is_whole=False))
+            return encode(Compared((), (own, *claims), theirs, is_whole=False))
         if method == OFFER.name:
             ids = decode(data, Ids, OFFER.request_bytes_max)
             return None if isinstance(ids, Malformed) else encode(Wants(ids.ids, []))
