@@ -138,6 +138,24 @@ async def test_a_record_outlives_its_closest_holders(autojump_clock: MockClock) 
         assert record.body == b"kept"
 
 
+async def test_a_record_is_found_past_frozen_nodes_all_closer_than_its_holders(autojump_clock: MockClock) -> None:
+    def distance(number: int) -> int:
+        return position_of_peer(identity(number).peer_id) ^ position_of(note(0).data)
+
+    async with nodes(15) as made:
+        await made.services[0].put(note(0), b"kept")
+        closer = sorted(range(100, 2000), key=distance)[:8]
+        for number in closer:
+            await made.add(number)
+        getter = await made.add(50, joins=False)
+        assert await getter.join(address for number in closer for address in made.transports[number].addresses())
+        for number in closer:
+            made.network.close(identity(number).peer_id, silently=True)
+        record = await getter.get(note(0))
+        assert record is not None
+        assert record.body == b"kept"
+
+
 async def test_a_client_asks_and_publishes_and_stands_in_no_table(autojump_clock: MockClock) -> None:
     async with nodes(10) as made:
         client = await made.add(30, DhtSettings(SETTINGS.lookups, SETTINGS.table, is_server=False))
