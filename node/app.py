@@ -9,6 +9,7 @@ import gc
 import os
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -41,6 +42,8 @@ from .watch import EventRing
 BLOBS_NAME = "blobs"
 SWARMS_NAME = "swarms"
 STOP_S = 1.8  # after a signal; a training step that has not come back by then is cut off, as kill -9 would
+FILES = 256  # that a node has open beside its connections: its swarms' stores, blobs, the local API
+CONNECTION_FILES = 2  # one open, and one being dialed or closed
 HEARTBEAT_S = 0.5  # wakes the loop, so that a late wake-up is noticed even when nothing else happens
 
 log = Log("node")
@@ -56,6 +59,7 @@ async def run_node(setup: Setup, *, task_status: trio.TaskStatus[Node] = trio.TA
     with take_directory(data_dir):
         identity = load_identity(data_dir / KEY_NAME)
         step_back(config.nice)
+        allow_files(config.connections_max)
         store = await open_store(data_dir / BLOBS_NAME, config)
         listen = listen_addresses(config.listen, data_dir)
         check_ports(listen)
@@ -165,6 +169,21 @@ def step_back(nice: int) -> None:
         os.nice(max(0, nice - os.nice(0)))
     elif nice:
         log.warning("nice has no effect on this system", nice=nice)
+
+
+def allow_files(connections: int) -> None:
+    """Have the system let this process hold so many connections open, with its files: macOS allows 256 in all."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    wanted = FILES + CONNECTION_FILES * connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning("the system allows few open files: raise its limit, or lower connections_max", most=hard)
 
 
 def keep_connected(node: Node) -> None:
