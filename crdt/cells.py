@@ -35,7 +35,7 @@ class _Tracked:
 
     def apply(self, dot: Dot, operation: Operation, tag: bytes) -> None:
         entry = operation.entry(tag)
-        if entry is not None and not self.is_taken(Seen(dot, tag)):
+        if entry is not None and not ((self.taken or self.base.gone) and self.is_taken(Seen(dot, tag))):
             self.now.entries[dot] = entry
         for seen in operation.seen(dot.writer):
             if self.taken.setdefault(seen, dot) != dot:

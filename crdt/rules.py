@@ -106,7 +106,9 @@ def judge(operation: Operation, writer: Writer, rules: Rules, records: Records) 
 
 
 def _shape(operation: Operation, writer: Writer, rule: Rule) -> Malformed | None:
-    if any(each.writer and (len(each.writer) != WRITER_BYTES or each.writer == writer) for each in operation.taken):
+    if operation.taken and any(
+        each.writer and (len(each.writer) != WRITER_BYTES or each.writer == writer) for each in operation.taken
+    ):
         return Malformed("an entry taken away names its writer with 32 bytes, or its own with none")
     if len(operation.record) != (32 if rule.authors is Authors.MEMBERS else 0):
         return Malformed(f"a record of {len(operation.record)} bytes is named in {operation.namespace}")
@@ -178,7 +180,7 @@ class Spent(NamedTuple):
 
     def after(self, operation: Operation, size: int) -> "Spent":
         """With one more operation, of `size` bytes."""
-        taken = sum(1 for each in operation.taken if each.writer)
+        taken = sum(1 for each in operation.taken if each.writer) if operation.taken else 0
         dropped = len(operation.taken) - taken
         entries = self.entries + (operation.value is not None) - dropped
         return Spent(self.bytes + size, entries, self.dropped + dropped, self.taken + taken)
