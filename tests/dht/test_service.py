@@ -145,8 +145,7 @@ async def test_a_record_is_found_past_frozen_nodes_all_closer_than_its_holders(a
     async with nodes(15) as made:
         await made.services[0].put(note(0), b"kept")
         closer = sorted(range(100, 2000), key=distance)[:8]
-        for number in closer:
-            await made.add(number)
+        _ = [await made.add(number) for number in closer]
         getter = await made.add(50, joins=False)
         assert await getter.join(address for number in closer for address in made.transports[number].addresses())
         for number in closer:
