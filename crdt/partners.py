@@ -20,7 +20,7 @@ PERIOD_S: Final = 5.0  # longer: what gossip lost stays missing for longer; shor
 SOON_S: Final = 0.5  # at most so long after a reason; smaller: neighbours of one newcomer hand it the same
 AGAIN_S: Final = 1.0  # between exchanges with one peer, unless it has more to settle
 AT_ONCE_MAX: Final = 4
-DOUBT_S: Final = 1.0  # after a failure, then twice as long each time; a liar is asked a few times more, the unlucky soon
+DOUBT_S: Final = 1.0  # after a failure, then twice as long each time; longer: who lost a message stays behind
 DOUBT_S_MAX: Final = 600.0
 DOUBTED_MAX: Final = 1024  # peers remembered, connected or not
 

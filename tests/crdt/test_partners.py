@@ -98,8 +98,8 @@ def test_only_so_many_doubts_are_remembered() -> None:
     partners = Partners(0, 0.0)
     for number in range(DOUBTED_MAX + 1):
         partners.doubt(PeerId(str(number)), 0.0)
-    assert not partners.is_doubted(PeerId("0"), 1.0)
-    assert partners.is_doubted(PeerId("1"), 1.0)
+    assert not partners.is_doubted(PeerId("0"), DOUBT_S / 2)
+    assert partners.is_doubted(PeerId("1"), DOUBT_S / 2)
 
 
 def test_who_asks_is_not_asked_at_the_same_time() -> None:
