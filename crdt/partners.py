@@ -2,8 +2,8 @@
 reason to. A machine without I/O.
 
 What a malicious peer may do is fail, answer garbage, or claim what it does not deliver. What it achieves: exchanges
-with it become rarer, twice as rare each time. It cannot make others wait: there is one exchange at a time with a peer,
-and AT_ONCE_MAX with all together, each of which its owner ends after a while.
+with it become rarer, twice as rare each time. It cannot make others wait for long: there is one exchange at a time with
+a peer, which its owner ends after a while, and one that is slow takes nobody's place.
 """
 
 import math
@@ -19,7 +19,9 @@ from .exchange import Outcome
 PERIOD_S: Final = 5.0  # longer: what gossip lost stays missing for longer; shorter: 1 KB more often
 SOON_S: Final = 0.5  # at most so long after a reason; smaller: neighbours of one newcomer hand it the same
 AGAIN_S: Final = 1.0  # between exchanges with one peer, unless it has more to settle
-AT_ONCE_MAX: Final = 4
+AT_ONCE_MAX: Final = 4  # exchanges, beside those that are slow
+SLOW_S: Final = 5.0  # an exchange under way for longer no longer holds up others
+UNDER_WAY_MAX: Final = 64  # exchanges in all; memory: 0.3 MB each
 DOUBT_S: Final = 1.0  # after a failure, then twice as long each time; longer: who lost a message stays behind
 DOUBT_S_MAX: Final = 600.0
 DOUBTED_MAX: Final = 1024  # peers remembered, connected or not
@@ -29,7 +31,11 @@ DOUBTED_MAX: Final = 1024  # peers remembered, connected or not
 class _Partner:
     ended_at: float = -math.inf  # its last exchange, whoever asked
     due_at: float = math.inf  # for a reason
-    is_busy: bool = False
+    busy_since: float = math.inf  # inf: there is no exchange with it
+
+    @property
+    def is_busy(self) -> bool:
+        return self.busy_since < math.inf
 
 
 @dataclass(slots=True)
@@ -81,7 +87,7 @@ class Partners:
 
     def begin(self, now: float) -> PeerId | None:
         """With whom to begin an exchange now, which will be told to `ended`. Call until it gives None."""
-        if sum(partner.is_busy for partner in self._partners.values()) >= AT_ONCE_MAX:
+        if self._free_at() > now:
             return None
         free = [(self._due_at(peer, each), peer) for peer, each in self._partners.items() if not each.is_busy]
         due_at, peer = min(free, default=(math.inf, None))
@@ -96,7 +102,7 @@ class Partners:
                 return None
             _, peer = min(willing)
         partner = self._partners[peer]
-        partner.is_busy, partner.due_at = True, math.inf
+        partner.busy_since, partner.due_at = now, math.inf
         return peer
 
     def ended(self, peer: PeerId, outcome: Outcome, now: float) -> None:
@@ -108,7 +114,7 @@ class Partners:
         partner = self._partners.get(peer)
         if partner is None:
             return
-        partner.is_busy, partner.ended_at = False, now
+        partner.busy_since, partner.ended_at = math.inf, now
         if outcome.failure or outcome.is_left:
             partner.due_at = now
         elif outcome.is_unfinished:
@@ -130,10 +136,15 @@ class Partners:
     @property
     def deadline(self) -> float:
         """When `begin` may have somebody."""
-        if sum(partner.is_busy for partner in self._partners.values()) >= AT_ONCE_MAX:
-            return math.inf
         dues = (self._due_at(peer, each) for peer, each in self._partners.items() if not each.is_busy)
-        return min(self._period_at, min(dues, default=math.inf))
+        return max(self._free_at(), min(self._period_at, min(dues, default=math.inf)))
+
+    def _free_at(self) -> float:
+        """From when on there is room for one exchange more."""
+        since = sorted(partner.busy_since for partner in self._partners.values() if partner.is_busy)
+        if len(since) >= UNDER_WAY_MAX:
+            return math.inf
+        return since[-AT_ONCE_MAX] + SLOW_S if len(since) >= AT_ONCE_MAX else -math.inf
 
     def _due_at(self, peer: PeerId, partner: _Partner) -> float:
         return max(partner.due_at, self._may_begin_at(peer))

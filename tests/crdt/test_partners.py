@@ -4,7 +4,18 @@ import math
 from itertools import pairwise
 
 from shoal.crdt.exchange import Outcome
-from shoal.crdt.partners import AGAIN_S, AT_ONCE_MAX, DOUBT_S, DOUBT_S_MAX, DOUBTED_MAX, PERIOD_S, SOON_S, Partners
+from shoal.crdt.partners import (
+    AGAIN_S,
+    AT_ONCE_MAX,
+    DOUBT_S,
+    DOUBT_S_MAX,
+    DOUBTED_MAX,
+    PERIOD_S,
+    SLOW_S,
+    SOON_S,
+    UNDER_WAY_MAX,
+    Partners,
+)
 from shoal.transport.port import PeerId
 
 A, B = PeerId("a"), PeerId("b")
@@ -91,7 +102,27 @@ def test_there_are_only_so_many_exchanges_at_once() -> None:
         partners.connected(PeerId(str(number)), 0.0)
     begun = [partners.begin(SOON_S) for _ in range(10)]
     assert len([peer for peer in begun if peer]) == AT_ONCE_MAX
+    assert partners.deadline == SOON_S + SLOW_S
+
+
+def test_slow_exchanges_hold_up_no_others_until_there_are_many() -> None:
+    partners = Partners(0, 0.0)
+    for number in range(UNDER_WAY_MAX + 1):
+        partners.connected(PeerId(str(number)), 0.0)
+    now, begun = SOON_S, set[PeerId]()
+    while len(begun) < UNDER_WAY_MAX:
+        peer = partners.begin(now)
+        if peer is None:
+            assert len(begun) % AT_ONCE_MAX == 0
+            now = partners.deadline
+        else:
+            assert peer not in begun
+            begun.add(peer)
+    assert now == SOON_S + (UNDER_WAY_MAX // AT_ONCE_MAX - 1) * SLOW_S
     assert partners.deadline == math.inf
+    assert partners.begin(now + 100) is None
+    partners.ended(min(begun), DONE, now)
+    assert partners.begin(now + SLOW_S) is not None
 
 
 def test_only_so_many_doubts_are_remembered() -> None:
