@@ -42,7 +42,9 @@ class Backlog:
 
     def take(self, writer: Writer) -> list[Stretch]:
         """All that waits of a writer, in the order of its chain; what has still to wait is to be added again."""
-        waiting = self._waiting.pop(writer, {})
+        waiting = self._waiting.pop(writer, None)
+        if waiting is None:
+            return []
         self.bytes -= sum(len(stretch.data) for stretch in waiting.values())
         return sorted(waiting.values(), key=lambda stretch: (stretch.first, stretch.last, stretch.hashes[-1]))
 

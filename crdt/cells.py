@@ -5,8 +5,8 @@ order, as long as each writer's own come in order, and not on what was applied a
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
+import msgspec
 from blake3 import blake3
 
 from shoal.transport.wire import encode
@@ -22,16 +22,15 @@ Find = Callable[[Key, Seen], Entry | None]  # the entry that an operation which 
 _EMPTY = Cell()
 
 
-@dataclass(slots=True)
-class _Tracked:
+class _Tracked(msgspec.Struct):
     """A key's cell now, as it was at the frontier, and what operations since then took away: all that they name, be it
     here, gone or yet to come; so an operation is undone at the cost of itself, however many there are.
     """
 
-    now: Cell = field(default_factory=Cell)  # its `gone` is unused: `taken` and the base's tell more
-    base: Cell = field(default_factory=Cell)
-    taken: dict[Seen, Dot] = field(default_factory=dict[Seen, Dot])  # and by which operation
-    taken_too: dict[Seen, set[Dot]] = field(default_factory=dict[Seen, set[Dot]])  # by which others, where there are
+    now: Cell = msgspec.field(default_factory=Cell)  # its `gone` is unused: `taken` and the base's tell more
+    base: Cell = msgspec.field(default_factory=Cell)
+    taken: dict[Seen, Dot] = {}  # and by which operation
+    taken_too: dict[Seen, set[Dot]] = {}  # by which others, where there are
 
     def apply(self, dot: Dot, operation: Operation, tag: bytes) -> None:
         entry = operation.entry(tag)
@@ -116,12 +115,14 @@ class Cells:
         for key in sorted(key for key, tracked in self._cells.items() if tracked.now.entries):
             yield key, self._cells[key].now
 
-    def apply(self, dot: Dot, operation: Operation, hash: bytes) -> None:
+    def apply(self, dot: Dot, operation: Operation, hash: bytes) -> Key:
+        """Returns the key it changes."""
         key = operation.namespace, operation.path
         tracked = self._cells.get(key)
         if tracked is None:
             tracked = self._cells[key] = _Tracked()
         tracked.apply(dot, operation, tag_of(hash))
+        return key
 
     def take_back(self, lost: Iterable[Applied], find: Find) -> set[Key]:
         """Undo operations; `find` no longer finds what they wrote. Returns the keys they had changed."""

@@ -11,7 +11,8 @@ they the two with the smallest hashes, a liar could grind proofs, and each would
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from shoal.transport.wire import Malformed, decode, encode
 
@@ -25,16 +26,14 @@ HASH_BYTES = 32
 Total = Callable[[Key], int]  # that the writer had counted up to on a key, at the frontier
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(msgspec.Struct, frozen=True):
     """One of two operations at the same number."""
 
     hash: bytes
     data: bytes  # a batch that covers it
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """How far a chain goes, in few bytes: equal for equal chains."""
 
     number: int  # of its newest operation that counts
@@ -42,23 +41,19 @@ class Head:
     is_forked: bool = False  # right after it
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """Nothing in the batch is news, or it lies below the frontier."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gap:
+class Gap(msgspec.Struct, frozen=True):
     """The batch follows operations that are not here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Apart:
+class Apart(msgspec.Struct, frozen=True):
     """The batch follows another operation than the one here: the writer forked, at a number below its first."""
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(msgspec.Struct, frozen=True):
     """The batch's operations from this number on are news; those before, if any, are the chain's own."""
 
     number: int
@@ -68,16 +63,14 @@ class News:
 Place = Known | Gap | Apart | News
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
+class Added(msgspec.Struct, frozen=True):
     """What operations add to their chain's accounts, within its bounds."""
 
     spent: "array[int]"  # after each of them
     grown: list[tuple[Key, int, int]]  # counters that only count up: key, number, total
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(msgspec.Struct, frozen=True):
     first: int
     last: int
     data: bytes
@@ -90,7 +83,8 @@ class Chain:
         self.writer = writer
         self.base = base  # the frontier
         self.base_hash = base_hash
-        self._spent = array("q", base_spent or Spent())  # at the frontier, then after each operation
+        self._base_spent = base_spent or Spent()
+        self._spent = array("q", self._base_spent)  # at the frontier, then after each operation
         self.proofs: tuple[Proof, ...] = ()  # two, of the number after the newest that counts
         self._hashes = bytearray()
         self._batches: list[_Held] = []
@@ -139,7 +133,7 @@ class Chain:
         """The operations from `start` on. Malformed: the writer may not add them, being beyond its bounds, or counting
         down.
         """
-        spent, at_frontier = self.spent_at(start - 1), self.spent_at(self.base)
+        spent, at_frontier = self.spent_at(start - 1), self._base_spent
         added = Added(array("q"), [])
         grown: dict[Key, int] = {}
         for number, operation, _, size in news_of(stretch, start):
@@ -244,7 +238,7 @@ class Chain:
         del self._hashes[: (base - self.base) * HASH_BYTES]
         self.base, self.base_hash = base, base_hash
         self._keep_grown(lambda each: each > base)
-        spent = base_spent
+        spent = self._base_spent = base_spent
         self._spent = array("q", spent)
         for _, operation in self.operations(range(base + 1, self.number + 1)):
             spent = spent.after(operation, len(encode(operation)))

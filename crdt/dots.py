@@ -14,7 +14,6 @@ at all. What it cannot: take away an entry before it has seen it, since it must 
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Final, NamedTuple, NewType
 
 import msgspec
@@ -49,12 +48,11 @@ class Seen(NamedTuple):
     tag: bytes
 
 
-@dataclass(slots=True)
-class Cell:
+class Cell(msgspec.Struct):
     """What one key holds."""
 
-    entries: dict[Dot, Entry] = field(default_factory=dict[Dot, Entry])
-    gone: dict[Seen, Writer] = field(default_factory=dict[Seen, Writer])  # taken away before they came, and by whom
+    entries: dict[Dot, Entry] = {}
+    gone: dict[Seen, Writer] = {}  # taken away before they came, and by whom
 
     def copy(self) -> "Cell":
         return Cell(dict(self.entries), dict(self.gone))

@@ -122,6 +122,7 @@ class Exchanges:
         self.replica = replica
         self.own = own
         self.heads = Heads(replica)
+        self._short_heads: dict[Writer, ShortHead] = {}  # since they changed
         self._sides: OrderedDict[PeerId, _Side] = OrderedDict()
 
     def take(self, data: bytes) -> Admission:
@@ -132,7 +133,10 @@ class Exchanges:
 
     def update(self, writers: Iterable[Writer]) -> None:
         """These writers' chains were changed by other ways (`Replica.write`, `adopt`, `records_came`)."""
+        writers = set(writers)
         self.heads.update(writers)
+        for writer in writers:
+            self._short_heads.pop(writer, None)
 
     def ask(self, peer: PeerId, salt: bytes) -> "Asking":
         """Begin an exchange. `salt` is SALT_BYTES that the peer cannot foresee."""
@@ -149,7 +153,7 @@ class Exchanges:
         whole: list[int] = []
         heads: list[ShortHead] = []
         for bucket in self.heads.differing(request.salt, request.buckets, request.start):
-            own = [short_head(writer, head) for writer, head in sorted(self.heads.bucket(bucket).items())]
+            own = [head for writer in sorted(self.heads.bucket(bucket)) if (head := self.short_head(writer))]
             if len(heads) + len(own) > HEADS_MAX:
                 if not heads:  # others of them the next time
                     at = int.from_bytes(request.salt) % len(own)
@@ -182,8 +186,12 @@ class Exchanges:
         return self.replica.chain(writer) or Chain(writer, 0, genesis(self.replica.swarm, writer))
 
     def short_head(self, writer: Writer) -> ShortHead | None:
-        head = self.heads.bucket(bucket_of(writer)).get(writer)
-        return None if head is None else short_head(writer, head)
+        short = self._short_heads.get(writer)
+        if short is None:
+            head = self.heads.bucket(bucket_of(writer)).get(writer)
+            if head is not None:
+                short = self._short_heads[writer] = short_head(writer, head)
+        return short
 
     def side(self, peer: PeerId) -> _Side:
         side = self._sides.setdefault(peer, _Side())
@@ -292,7 +300,7 @@ class Asking:
         kept: dict[Writer, _Unsettled] = {}
         for writer in sorted(told):
             pair = exchanges.short_head(writer), theirs.get(writer)
-            if not exchanges.replica.has_room(writer):
+            if pair[0] == pair[1] or not exchanges.replica.has_room(writer):
                 continue
             before = self._side.unsettled.get(writer)
             if before is not None and (before.mine, before.theirs) == pair:

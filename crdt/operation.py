@@ -9,7 +9,6 @@ A peer may send any bytes. It cannot make another's operation out of them, move 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Final, Protocol
 
 import msgspec
@@ -63,6 +62,8 @@ class Operation(Message, frozen=True):
 
     def seen(self, writer: Writer) -> list[Seen]:
         """What it takes away, written by `writer`."""
+        if not self.taken:
+            return []
         return [Seen(Dot(Writer(each.writer or writer), each.number), each.tag) for each in self.taken]
 
 
@@ -91,26 +92,16 @@ class BatchSigner(Protocol):
     def sign(self, message: bytes) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(msgspec.Struct, frozen=True):
     """A batch that has been read: canonical, with the hashes it implies. Its signature is checked by `is_signed`."""
 
     batch: Batch
     data: bytes
     hashes: tuple[bytes, ...]  # of its operations
     sizes: tuple[int, ...]  # of the same, in bytes
-
-    @property
-    def writer(self) -> Writer:
-        return Writer(self.batch.writer)
-
-    @property
-    def first(self) -> int:
-        return self.batch.first
-
-    @property
-    def last(self) -> int:
-        return self.batch.first + len(self.hashes) - 1
+    writer: Writer
+    first: int
+    last: int
 
     def is_signed(self, swarm: bytes, verify: Verify = verify_by_key) -> bool:
         """Dear (0.06 ms): look at everything else first."""
@@ -159,7 +150,8 @@ def read_batch(data: bytes) -> Stretch | Malformed:
     if encode(batch) != data:
         return Malformed("a batch that is not written in its shortest form")
     operations = [encode(operation) for operation in batch.operations]
-    return Stretch(batch, data, chained(batch.previous, operations), tuple(map(len, operations)))
+    hashes, sizes = chained(batch.previous, operations), tuple(map(len, operations))
+    return Stretch(batch, data, hashes, sizes, Writer(batch.writer), batch.first, batch.first + len(hashes) - 1)
 
 
 def _statement(swarm: bytes, last: int, hash: bytes) -> bytes:

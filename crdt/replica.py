@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
+import msgspec
 from blake3 import blake3
 
 from shoal.transport.identity import peer_id_of, verify_by_key
@@ -45,15 +46,14 @@ class Missing:
     after: int
 
 
-@dataclass(slots=True)
-class Admission:
+class Admission(msgspec.Struct):
     """What became of a batch."""
 
-    kept: list[Stretch] = field(default_factory=list[Stretch])  # to be stored and passed on, in this order
+    kept: list[Stretch] = []  # to be stored and passed on, in this order
     # Whose stored batches `Replica.batches` now replaces: they forked, were given up for an agreed chain, or have no
     # room any more.
-    forked: set[Writer] = field(default_factory=set[Writer])
-    touched: set[Key] = field(default_factory=set[Key])  # keys whose cells may have changed
+    forked: set[Writer] = set()
+    touched: set[Key] = set()  # keys whose cells may have changed
     missing: Missing | None = None
     waits: bool = False  # from now on, for what is missing
     refusal: Malformed | None = None
@@ -313,17 +313,16 @@ class Replica:
         unknown: Unknown | None = None
         operations = stretch.batch.operations[start - stretch.first :]
         for operation in operations:
-            verdict = judge(operation, stretch.writer, self.rules, self._records)
+            verdict = judge(operation, chain.writer, self.rules, self._records)
             if isinstance(verdict, Malformed):
                 return verdict
             unknown = unknown or verdict
         if unknown is None and isinstance(place, News):
-            writer = stretch.writer
-            return chain.weigh(stretch, start, self.rules, lambda key: self._cells.total(key, writer))
+            return chain.weigh(stretch, start, self.rules, lambda key: self._cells.total(key, chain.writer))
         return unknown
 
     def _apply(self, chain: Chain, stretch: Stretch, news: News, added: Added, admission: Admission) -> None:
-        writer = stretch.writer
+        writer = chain.writer  # not the batch's own bytes: one object to be hashed and held for all its operations
         if writer not in self._chains:
             self._seat(writer, chain, admission)
         if news.is_fork:
@@ -334,9 +333,8 @@ class Replica:
             admission.forked.add(writer)
         else:
             for number, operation, hash, _ in news_of(stretch, news.number):
-                self._cells.apply(Dot(writer, number), operation, hash)
-                self._context[writer] = number
-                admission.touched.add((operation.namespace, operation.path))
+                admission.touched.add(self._cells.apply(Dot(writer, number), operation, hash))
+            self._context[writer] = stretch.last
             chain.extend(stretch, news.number, added)
             self._recent[stretch.data] = None
             if len(self._recent) > RECENT_MAX:

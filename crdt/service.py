@@ -115,9 +115,9 @@ class StoreService:
                 self._transport.serve(self._calls.settle, self._on_settle)
                 nursery.start_soon(self._disk.run)
                 nursery.start_soon(self._exchange_often, nursery)
-                await nursery.start(self._listen)
-                task_status.started()
-                await self._watch()
+                with self._transport.subscribe(self._topic, self._is_news):
+                    task_status.started()
+                    await self._watch()
         finally:
             for method in (self._calls.compare.name, self._calls.settle.name):
                 self._transport.stop_serving(method)
@@ -216,7 +216,7 @@ class StoreService:
         self._exchanges.update([stretch.writer])
         self._tell(admission.touched)
         if len(stretch.data) <= GOSSIP_BYTES_MAX:
-            await self._transport.publish(self._topic, stretch.data)
+            self._transport.publish(self._topic, stretch.data)
         return stretch
 
     def _refused(self) -> Refusal:
@@ -233,17 +233,11 @@ class StoreService:
 
     # What comes.
 
-    async def _listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        async with self._transport.subscribe(self._topic, self._is_news) as messages:
-            task_status.started()
-            async for _ in messages:
-                pass  # all was done before it was passed on
-
-    def _is_news(self, source: PeerId, data: bytes) -> bool:
+    def _is_news(self, peer: PeerId, data: bytes) -> bool:
         admission = self._exchanges.take(data)
         self._keep(admission)
         if admission.missing is not None:
-            self._partners.is_missing(source, trio.current_time())
+            self._partners.is_missing(peer, trio.current_time())
             self._wake.set()
         return admission.is_news
 
@@ -309,6 +303,8 @@ class StoreService:
         for count, data in enumerate(batches, 1):
             admission = self._exchanges.take(data)
             self._keep(admission)
+            if admission.is_news and len(data) <= GOSSIP_BYTES_MAX:
+                self._transport.heard(self._topic, data)
             yield admission
             if admission.refusal is not None:
                 return

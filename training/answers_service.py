@@ -9,7 +9,7 @@ from typing import Protocol
 
 import trio
 
-from shoal.transport.port import Code, Gossip, PeerId, Refusal, Transport
+from shoal.transport.port import Code, PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
 
 from .effects import Effect
@@ -118,28 +118,23 @@ class Answers:
         has_left = hello.presence.standing is Standing.LEFT
         return None if is_welcome or has_left else Refusal(Code.BUSY, "no room, or you left with a later word")
 
-    def is_valid(self, source: PeerId, data: bytes) -> bool:
-        """Whether a gossiped message is worth passing on: a member's, truly signed."""
-        return self._open_gossip(source, data) is not None
-
-    def on_gossip(self, message: Gossip) -> None:
-        opened = self._open_gossip(message.source, message.data)
-        if opened is not None:
-            self._hear(opened)
-
-    def _open_gossip(self, source: PeerId, data: bytes) -> Offered | Proposed | None:
-        if not data or not self._roster.is_member(source):
-            return None
+    def on_gossip(self, peer: PeerId, data: bytes) -> bool:
+        """Hear a gossiped message that `peer` handed over. Whether it is worth passing on: a member's, truly signed."""
         now = trio.current_time()
         opened: Offered | Proposed | Malformed
-        match data[0]:
+        match next(iter(data), None):
             case Gossiped.CONTRIBUTION:
-                opened = self._opener.open(now, source, data[1:], open_contribution)
+                opened = self._opener.open(now, peer, data[1:], open_contribution)
             case Gossiped.PROPOSAL:
-                opened = self._opener.open(now, source, data[1:], open_proposal)
+                opened = self._opener.open(now, peer, data[1:], open_proposal)
             case _:
-                return None
-        return None if isinstance(opened, Malformed) else opened
+                return False
+        if isinstance(opened, Malformed):
+            return False
+        if not self._roster.is_member(opened.member if isinstance(opened, Offered) else opened.proposer):
+            return False
+        self._hear(opened)
+        return True
 
     def _on_hello(self, peer: PeerId, hello: Hello) -> Hello | Refusal:
         return self.greeted(peer, hello) or self._voice.hello()

@@ -48,7 +48,6 @@ from .workers_service import Workers
 ANSWER_S = 5.0  # a peer that takes longer for a small message counts as silent
 KEPT_MAX = 64  # connections a member keeps up of its own; beyond, it relies on others dialing it, and on gossip
 COLLECT_FROM_MAX = 8  # members asked in turn for contributions that a proposal takes: the proposer has them, or lies
-GOSSIP_QUEUE_MAX = 16  # own messages waiting to be gossiped; a member makes two a round
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +89,26 @@ class Exchange:
         self._presence: Presence | None = None
         self._own_offer: Offered | None = None
         self._own_proposal: Proposed | None = None
-        self._gossip_in, self._gossip_out = trio.open_memory_channel[bytes](GOSSIP_QUEUE_MAX)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Talk and answer until cancelled."""
         self._answers.serve(self._transport)
         try:
-            async with trio.open_nursery() as nursery, self._transport.events() as events:
-                await nursery.start(self._listen)
-                nursery.start_soon(self._gossip)
-                task_status.started()
-                async for event in events:
-                    self._drop(event.peer)
-                    if isinstance(event, PeerConnected):
-                        knows = self._expects(event.peer) or self._roster.is_member(event.peer)
-                        talker = self._talkers[event.peer] = _Talker(trio.current_time(), is_acquainted=knows)
-                        nursery.start_soon(self._talk, event.peer, talker)
+            with self._transport.subscribe(topic(self._swarm), self._answers.on_gossip):
+                await self._talk_with_all(task_status)
         finally:
             self._answers.stop_serving(self._transport)
             self._keeping.release_all(self._swarm)
+
+    async def _talk_with_all(self, task_status: trio.TaskStatus[None]) -> None:
+        async with trio.open_nursery() as nursery, self._transport.events() as events:
+            task_status.started()
+            async for event in events:
+                self._drop(event.peer)
+                if isinstance(event, PeerConnected):
+                    knows = self._expects(event.peer) or self._roster.is_member(event.peer)
+                    talker = self._talkers[event.peer] = _Talker(trio.current_time(), is_acquainted=knows)
+                    nursery.start_soon(self._talk, event.peer, talker)
 
     def stand(self, standing: Standing, sequence: int) -> Presence:
         """Say from now on that this member stands so, under this sequence of its presence."""
@@ -298,20 +298,7 @@ class Exchange:
     def _publish(self, kind: Gossiped, envelope: bytes) -> None:
         """Gossip what is small enough; who misses it hears it directly."""
         if len(envelope) < GOSSIP_BYTES_MAX:
-            try:
-                self._gossip_in.send_nowait(bytes([kind]) + envelope)
-            except trio.WouldBlock:
-                return  # the direct messages are on their way
-
-    async def _gossip(self) -> None:
-        async for data in self._gossip_out:
-            await self._transport.publish(topic(self._swarm), data)
-
-    async def _listen(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        async with self._transport.subscribe(topic(self._swarm), self._answers.is_valid) as messages:
-            task_status.started()
-            async for message in messages:
-                self._answers.on_gossip(message)
+            self._transport.publish(topic(self._swarm), bytes([kind]) + envelope)
 
 
 class _Talker:

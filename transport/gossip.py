@@ -8,11 +8,15 @@ of somebody else says so, and is offered it again when that one should have deli
 GossipSub of py-libp2p is not used: one message of 50 bytes whose key cannot be parsed raises in a task of its own and
 ends the node (measured; so do IHAVE and IWANT with ids that are no JSON), and a peer may start any number of tasks.
 
-What a malicious peer may send: any bytes, any number of them, and all that others ever published. What it cannot:
-publish in another's name (envelopes are signed for topic and sequence), keep a message from who has an honest neighbour
-by offering it first (it is asked once for each message), have anything delivered twice within the last
-SEEN_MAX messages, have anything delivered or forwarded that `is_valid` refuses, cost more than MESSAGES_PER_S
-verifications, or make this side remember more than the bounds below.
+A message is its topic and its bytes, and says of itself whose it is and that it is true: who subscribes knows how to
+check that (`is_valid`), and there is no signature around it but its own. So what came another way need not come again
+(`Mesh.heard`), and nobody gains by publishing again what another published.
+
+What a malicious peer may send: any bytes, any number of them, and all that others ever published. What it cannot: keep
+a message from who has an honest neighbour by offering it first (it is asked once for each message), have anything
+delivered twice within the last
+SEEN_MAX messages, have anything delivered or forwarded that `is_valid` refuses, have more than MESSAGES_PER_S messages
+looked at, or make this side remember more than the bounds below.
 """
 
 import math
@@ -24,11 +28,9 @@ from typing import Annotated, Final
 import msgspec
 from blake3 import blake3
 
-from .envelope import Signature, Signer, Verify
-from .identity import verify
-from .port import GOSSIP_BYTES_MAX, PeerId
+from .port import PeerId
 from .token_bucket import TokenBucket
-from .wire import U64, Malformed, Message, PeerIdText, decode, encode
+from .wire import encode
 
 TOPIC_CHARS_MAX: Final = 256
 TOPICS_MAX: Final = 256  # that one neighbour may subscribe to
@@ -42,24 +44,19 @@ WANT_S: Final = 2.0  # then it may be asked of somebody else
 AGAIN_S: Final = WANT_S + 0.5  # after which it is offered again to who has asked somebody else
 AGAIN_MAX: Final = 4096  # sends to be repeated, to all neighbours together
 TRIES_MAX: Final = 8  # sends of one message to one neighbour: so many liars around it are outlasted
-MESSAGES_PER_S: Final = 100.0  # taken from one neighbour; CPU: a verification costs 0.06 ms
+MESSAGES_PER_S: Final = 100.0  # taken from one neighbour; CPU: to check a signature costs 0.06 ms
 MESSAGES_BURST: Final = 400
-ENVELOPE_BYTES_MAX: Final = GOSSIP_BYTES_MAX + 512
-
-_TAG: Final = "shoal/gossip/1"
 
 MessageId = Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYTES)]
 Topic = Annotated[str, msgspec.Meta(min_length=1, max_length=TOPIC_CHARS_MAX)]
 
 
-class Envelope(Message, frozen=True):
-    """One published message, signed by its source."""
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One message."""
 
-    topic: Topic
-    source: PeerIdText
-    sequence: U64
-    data: Annotated[bytes, msgspec.Meta(max_length=GOSSIP_BYTES_MAX)]
-    signature: Signature
+    topic: str
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +64,7 @@ class Arrival:
     """A message that came for the first time. It counts once `Mesh.accept` is told that it is valid."""
 
     id: bytes
-    envelope: Envelope
-    data: bytes  # of the whole envelope, as it came
+    message: Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,35 +99,19 @@ class _Neighbour:
 
 @dataclass(slots=True)
 class _Cached:
-    data: bytes
-    topic: str
-    holders: set[PeerId]  # who is known to have it
+    message: Published
+    holders: set[PeerId] = field(default_factory=set[PeerId])  # who is known to have it
 
 
-def seal(signer: Signer, topic: str, sequence: int, data: bytes) -> bytes:
-    """A message's bytes on the wire."""
-    signature = signer.sign(_statement(topic, sequence, data))
-    return encode(Envelope(topic, signer.peer_id, sequence, data, signature))
-
-
-def message_id(data: bytes) -> bytes:
-    """What an envelope's bytes are called."""
-    return blake3(data).digest(ID_BYTES)
-
-
-def _statement(topic: str, sequence: int, data: bytes) -> bytes:
-    return encode((_TAG, topic, sequence, data))
+def message_id(topic: str, data: bytes) -> bytes:
+    """What a message is called."""
+    return blake3(encode(topic) + data).digest(ID_BYTES)
 
 
 class Mesh:
-    """What a node knows of its neighbours and of recent messages.
+    """What a node knows of its neighbours and of recent messages."""
 
-    `verify` may be a replacement that remembers results (simulations share them).
-    """
-
-    def __init__(self, self_id: PeerId, verify: Verify = verify) -> None:
-        self._self_id = self_id
-        self._verify = verify
+    def __init__(self) -> None:
         self.topics: set[str] = set()  # that this node subscribes to; its owner's to change
         self._neighbours: dict[PeerId, _Neighbour] = {}
         self._seen: OrderedDict[bytes, None] = OrderedDict()
@@ -154,14 +134,20 @@ class Mesh:
             return []
         fresh = frozenset(topics) - neighbour.topics
         neighbour.topics = frozenset(topics)
-        missed = [id for id, each in self._cache.items() if each.topic in fresh and peer not in each.holders]
+        missed = [id for id, each in self._cache.items() if each.message.topic in fresh and peer not in each.holders]
         return [Send(peer, id, is_offer=True) for id in missed[-OFFERS_MAX:]]
 
     def publish(self, topic: str, data: bytes) -> list[Send]:
-        """This node's own envelope, handed to all neighbours who subscribe."""
-        id = message_id(data)
+        """This node's own message, handed to all neighbours who subscribe and are not known to have it."""
+        id = message_id(topic, data)
         self._remember(id)
-        return self._spread(id, topic, data, {self._self_id}, is_offer=False)
+        return self._spread(id, Published(topic, data), is_offer=False)
+
+    def heard(self, topic: str, data: bytes) -> None:
+        """This message has come another way: nobody need hand it over."""
+        id = message_id(topic, data)
+        self._wanted.pop(id, None)
+        self._remember(id)
 
     def offered(self, peer: PeerId, ids: Iterable[bytes], now: float) -> Answer:
         """Which of `ids`, that `peer` has, this node wants of it."""
@@ -204,52 +190,43 @@ class Mesh:
             sends.append(self._again.popleft()[1])
         return [send for send in sends if not self.is_needless(send)]
 
-    def cached(self, id: bytes) -> bytes | None:
-        """The envelope to hand over, while it is remembered."""
+    def cached(self, id: bytes) -> Published | None:
+        """The message to hand over, while it is remembered."""
         cached = self._cache.get(id)
-        return None if cached is None else cached.data
+        return None if cached is None else cached.message
 
-    def receive(self, peer: PeerId, data: bytes, now: float) -> Arrival | Malformed | None:
-        """An envelope that `peer` handed over; None if it came before or is of no interest.
-
-        Malformed is the neighbour's own fault: it should have looked before it forwarded.
-        """
+    def receive(self, peer: PeerId, message: Published, now: float) -> Arrival | None:
+        """A message that `peer` handed over; None if it came before or is of no interest."""
         neighbour = self._neighbours.get(peer)
         if neighbour is None or not neighbour.allowance.take(now):
             return None
-        id = message_id(data)
+        id = message_id(message.topic, message.data)
         self._wanted.pop(id, None)
         if id in self._seen:
             if id in self._cache:
                 self._cache[id].holders.add(peer)
             return None
-        envelope = decode(data, Envelope, ENVELOPE_BYTES_MAX)
-        if isinstance(envelope, Malformed):
-            return envelope
-        if envelope.topic not in self.topics or envelope.source == self._self_id:
+        if message.topic not in self.topics:
             return None
-        if encode(envelope) != data:
-            return Malformed("an envelope that is not written in its shortest form")
-        statement = _statement(envelope.topic, envelope.sequence, envelope.data)
-        if not self._verify(PeerId(envelope.source), statement, envelope.signature):
-            return Malformed(f"not signed by {envelope.source}")
         self._remember(id)
-        return Arrival(id, envelope, data)
+        return Arrival(id, message)
 
     def accept(self, peer: PeerId, arrival: Arrival) -> list[Send]:
-        """The message is valid: offer it to those who may not have it."""
-        holders = {self._self_id, peer, PeerId(arrival.envelope.source)}
-        return self._spread(arrival.id, arrival.envelope.topic, arrival.data, holders, is_offer=True)
+        """The message, which `peer` handed over, is valid: offer it to those who may not have it."""
+        return self._spread(arrival.id, arrival.message, peer, is_offer=True)
 
-    def _spread(self, id: bytes, topic: str, data: bytes, holders: set[PeerId], *, is_offer: bool) -> list[Send]:
-        self._cache[id] = _Cached(data, topic, holders)
-        self._cache_bytes += len(data) + ENTRY_BYTES
-        while self._cache_bytes > CACHE_BYTES_MAX:
-            self._cache_bytes -= len(self._cache.popitem(last=False)[1].data) + ENTRY_BYTES
+    def _spread(self, id: bytes, message: Published, *holders: PeerId, is_offer: bool) -> list[Send]:
+        cached = self._cache.get(id)
+        if cached is None:
+            cached = self._cache[id] = _Cached(message)
+            self._cache_bytes += len(message.data) + ENTRY_BYTES
+            while self._cache_bytes > CACHE_BYTES_MAX:
+                self._cache_bytes -= len(self._cache.popitem(last=False)[1].message.data) + ENTRY_BYTES
+        cached.holders.update(holders)
         return [
             Send(peer, id, is_offer)
             for peer, neighbour in sorted(self._neighbours.items())
-            if topic in neighbour.topics and peer not in holders
+            if message.topic in neighbour.topics and peer not in cached.holders
         ]
 
     def is_needless(self, send: Send) -> bool:

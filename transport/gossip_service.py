@@ -2,10 +2,9 @@
 
 import logging
 import math
-import secrets
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
@@ -13,7 +12,6 @@ import msgspec
 import trio
 
 from .gossip import (
-    ENVELOPE_BYTES_MAX,
     ID_BYTES,
     OFFERS_MAX,
     TOPIC_CHARS_MAX,
@@ -21,16 +19,14 @@ from .gossip import (
     Answer,
     Mesh,
     MessageId,
+    Published,
     Send,
     Topic,
-    seal,
 )
-from .identity import Identity
-from .port import GOSSIP_BYTES_MAX, Code, Gossip, PeerConnected, PeerEvent, PeerId, Refusal, Unary
+from .port import GOSSIP_BYTES_MAX, Code, Hear, PeerConnected, PeerEvent, PeerId, Refusal, Unary
 from .service import CallService
-from .wire import Malformed, Message
+from .wire import Message
 
-QUEUE_MAX: Final = 256  # messages that a subscriber has not yet looked at; more are dropped and counted
 OUTBOX_MAX: Final = 1024  # sends that wait for a slow neighbour; more are dropped and counted
 PUSHES_MAX: Final = 64  # to one neighbour under way at once; memory: 64 KiB each. One that is lost delays no others
 CALL_S: Final = 10.0
@@ -54,7 +50,8 @@ class Wants(Message, frozen=True):
 
 
 class Handover(Message, frozen=True):
-    envelope: Annotated[bytes, msgspec.Meta(max_length=ENVELOPE_BYTES_MAX)]
+    topic: Topic
+    data: Annotated[bytes, msgspec.Meta(max_length=GOSSIP_BYTES_MAX)]
 
 
 class Nothing(Message, frozen=True):
@@ -65,13 +62,7 @@ _TOPICS_BYTES_MAX: Final = TOPICS_MAX * (4 * TOPIC_CHARS_MAX + 5) + 8
 _IDS_BYTES_MAX: Final = OFFERS_MAX * (ID_BYTES + 2) + 8
 SUBSCRIBE: Final = Unary("/shoal/gossip/1/subscribe", Topics, Nothing, _TOPICS_BYTES_MAX, 8)
 OFFER: Final = Unary("/shoal/gossip/1/offer", Ids, Wants, _IDS_BYTES_MAX, 2 * _IDS_BYTES_MAX)
-PUSH: Final = Unary("/shoal/gossip/1/push", Handover, Nothing, ENVELOPE_BYTES_MAX + 8, 8)
-
-
-@dataclass(eq=False, slots=True)
-class _Subscription:
-    is_valid: Callable[[PeerId, bytes], bool]
-    channel: trio.MemorySendChannel[Gossip]
+PUSH: Final = Unary("/shoal/gossip/1/push", Handover, Nothing, GOSSIP_BYTES_MAX + 4 * TOPIC_CHARS_MAX + 16, 8)
 
 
 @dataclass(eq=False, slots=True)
@@ -96,20 +87,17 @@ class GossipService:
 
     def __init__(
         self,
-        identity: Identity,
         calls: CallService,
         watch: Callable[[], AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerEvent]]],
     ) -> None:
-        self._identity = identity
         self._calls = calls
         self._watch = watch
-        self._mesh = Mesh(identity.peer_id)
-        self._sequence = secrets.randbits(62)  # a restarted node must not repeat itself
+        self._mesh = Mesh()
         self._version = 1
         self._repeat = trio.Event()  # there may be sends to repeat
-        self._subscriptions: dict[str, list[_Subscription]] = {}
+        self._subscriptions: dict[str, Hear] = {}
         self._outboxes: dict[PeerId, _Outbox] = {}
-        self.dropped_count = 0  # because a subscriber or a neighbour was slow
+        self.dropped_count = 0  # because a neighbour was slow
         calls.serve(SUBSCRIBE, self._on_subscribe)
         calls.serve(OFFER, self._on_offer)
         calls.serve(PUSH, self._on_push)
@@ -133,35 +121,32 @@ class GossipService:
                 for peer in list(self._outboxes):  # too far behind with the events: they begin anew
                     self._leave(peer)
 
-    async def publish(self, topic: str, data: bytes) -> Refusal | None:
+    def publish(self, topic: str, data: bytes) -> Refusal | None:
         """As `Transport.publish`."""
-        await trio.lowlevel.checkpoint()
         if len(data) > GOSSIP_BYTES_MAX:
             return Refusal(Code.TOO_LARGE, f"{len(data)} bytes of gossip; {GOSSIP_BYTES_MAX} are allowed")
         if not 0 < len(topic) <= TOPIC_CHARS_MAX:
             return Refusal(Code.REFUSED, f"a topic of {len(topic)} characters; 1 to {TOPIC_CHARS_MAX} are allowed")
-        self._sequence += 1
-        self._send(self._mesh.publish(topic, seal(self._identity, topic, self._sequence, data)))
+        self._send(self._mesh.publish(topic, data))
         return None
 
-    @asynccontextmanager
-    async def subscribe(
-        self, topic: str, is_valid: Callable[[PeerId, bytes], bool]
-    ) -> AsyncGenerator[trio.MemoryReceiveChannel[Gossip]]:
-        """As `Transport.subscribe`. Raises ValueError for a topic too long, or one too many."""
-        if not 0 < len(topic) <= TOPIC_CHARS_MAX or len(self._mesh.topics | {topic}) > TOPICS_MAX:
+    def heard(self, topic: str, data: bytes) -> None:
+        """As `Transport.heard`."""
+        self._mesh.heard(topic, data)
+
+    @contextmanager
+    def subscribe(self, topic: str, hear: Hear) -> Generator[None]:
+        """As `Transport.subscribe`."""
+        if not 0 < len(topic) <= TOPIC_CHARS_MAX or len(self._subscriptions) >= TOPICS_MAX:
             raise ValueError(f"topic {topic[:80]!r}: at most {TOPICS_MAX} of 1 to {TOPIC_CHARS_MAX} characters")
-        send, receive = trio.open_memory_channel[Gossip](QUEUE_MAX)
-        subscription = _Subscription(is_valid, send)
-        self._subscriptions.setdefault(topic, []).append(subscription)
+        if topic in self._subscriptions:
+            raise ValueError(f"topic {topic!r} is subscribed to already")
+        self._subscriptions[topic] = hear
         self._subscriptions_changed()
         try:
-            with send, receive:
-                yield receive
+            yield
         finally:
-            self._subscriptions[topic].remove(subscription)
-            if not self._subscriptions[topic]:
-                del self._subscriptions[topic]
+            del self._subscriptions[topic]
             self._subscriptions_changed()
 
     # What neighbours say.
@@ -174,21 +159,10 @@ class GossipService:
         answer = self._mesh.offered(peer, request.ids, trio.current_time())
         return Wants(answer.wanted, answer.waiting)
 
-    def _on_push(self, peer: PeerId, request: Handover) -> Nothing | Refusal:
-        arrival = self._mesh.receive(peer, request.envelope, trio.current_time())
-        if isinstance(arrival, Malformed):
-            return Refusal(Code.MALFORMED, arrival.reason)
-        if arrival is not None:
-            source, data = PeerId(arrival.envelope.source), arrival.envelope.data
-            subscriptions = self._subscriptions.get(arrival.envelope.topic, [])
-            valid = [each for each in subscriptions if each.is_valid(source, data)]
-            for subscription in valid:
-                try:
-                    subscription.channel.send_nowait(Gossip(source, data))
-                except (trio.WouldBlock, trio.BrokenResourceError):
-                    self.dropped_count += 1
-            if valid and len(valid) == len(subscriptions):
-                self._send(self._mesh.accept(peer, arrival))
+    def _on_push(self, peer: PeerId, request: Handover) -> Nothing:
+        arrival = self._mesh.receive(peer, Published(request.topic, request.data), trio.current_time())
+        if arrival is not None and self._subscriptions[request.topic](peer, request.data):
+            self._send(self._mesh.accept(peer, arrival))
         return Nothing()
 
     # What neighbours are told.
@@ -203,11 +177,10 @@ class GossipService:
                 outbox.wake.set()
 
     def _subscriptions_changed(self) -> None:
-        if self._mesh.topics != self._subscriptions.keys():
-            self._mesh.topics = set(self._subscriptions)
-            self._version += 1
-            for outbox in self._outboxes.values():
-                outbox.wake.set()
+        self._mesh.topics = set(self._subscriptions)
+        self._version += 1
+        for outbox in self._outboxes.values():
+            outbox.wake.set()
 
     def _leave(self, peer: PeerId) -> None:
         self._mesh.disconnected(peer)
@@ -263,10 +236,11 @@ class GossipService:
         return pushes
 
     async def _push(self, send: Send, outbox: _Outbox) -> None:
-        data = self._mesh.cached(send.id)
+        message = self._mesh.cached(send.id)
         try:
-            if data is not None:
-                answer = await self._calls.request(send.peer, PUSH, Handover(data), timeout_s=CALL_S)
+            if message is not None:
+                handover = Handover(message.topic, message.data)
+                answer = await self._calls.request(send.peer, PUSH, handover, timeout_s=CALL_S)
                 # Not after a deadline: who is slow or frozen would get its bytes over and over.
                 if isinstance(answer, Refusal) and answer.code in (Code.UNREACHABLE, Code.BUSY):
                     self._mesh.undelivered(send, trio.current_time())

@@ -237,7 +237,7 @@ class Host:
             self.serve_protocol(HOP_PROTOCOL, partial(self._relay.serve_hop, self._connections))
         if relays:
             self.serve_protocol(STOP_PROTOCOL, partial(self._relay.serve_stop, self._connections))
-        self._gossip = GossipService(identity, self._calls, self._connections.events)
+        self._gossip = GossipService(self._calls, self._connections.events)
         self.peer_id = identity.peer_id
         self.serve = self._calls.serve
         self.serve_stream = self._calls.serve_stream
@@ -245,6 +245,7 @@ class Host:
         self.request = self._calls.request
         self.stream = self._calls.stream
         self.publish = self._gossip.publish
+        self.heard = self._gossip.heard
         self.subscribe = self._gossip.subscribe
         self.connections = self._connections.connections
         self.traffic = self._connections.traffic

@@ -8,7 +8,7 @@ own. So what arrives when does not depend on how trio shuffles tasks. What stays
 
 Streams are reliable and ordered, as over TCP: loss delays them, a partition holds them back, and one that lasts
 `break_after_s` breaks the connection, as a host's own probes do. Gossip floods the connections that stand; a lost hop
-is lost. Not simulated: NAT, signatures (the source of gossip is believed), the rate limit of GossipSub.
+is lost. Not simulated: NAT, the rate limit of gossip.
 """
 
 import math
@@ -30,6 +30,7 @@ from .port import PeerId
 __all__ = ["Conditions", "MemoryTransport", "Network"]
 
 Key = tuple[PeerId, PeerId]
+SentKey = tuple[str, str, str, int | bytes]  # from whom to whom, and which stream or message: in this order
 
 
 class Network:
@@ -63,7 +64,7 @@ class Network:
         self._links: dict[Key, SimulatedLink] = {}  # by sorted pair
         self._link_numbers: dict[Key, int] = {}
         self._group: dict[PeerId, int] = {}
-        self._sent: list[tuple[tuple[str, str, str, int], Direction, MemoryStream | GossipMessage]] = []  # at this step
+        self._sent: list[tuple[SentKey, Direction, MemoryStream | GossipMessage]] = []  # at this step
         self._queue: list[tuple[float, Key, int, Action]] = []
         self._arrived: dict[PeerId, deque[Action]] = {}  # at this step
         self._number = 0
@@ -183,7 +184,7 @@ class Network:
 
     def gossip(self, direction: Direction, message: GossipMessage) -> None:
         """One hop."""
-        self._sent.append(((*direction.key, message.source, message.number), direction, message))
+        self._sent.append(((*direction.key, message.topic, message.id), direction, message))
         self._work.set()
 
     # Through time.

@@ -2,7 +2,7 @@
 
 import collections
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -21,7 +21,7 @@ from .port import (
     Call,
     Code,
     Connection,
-    Gossip,
+    Hear,
     PeerConnected,
     PeerDisconnected,
     PeerEvent,
@@ -45,7 +45,7 @@ REVIEW_S: Final = 5.0  # how often unused connections are looked for
 EVENTS_MAX: Final = 4096  # of connections, that a reader may be behind
 DIAL_S: Final = 10.0  # one address of a kept peer
 ROUND_TRIPS_TO_CONNECT: Final = 4  # TCP, choice of protocols, Noise, muxer
-GOSSIP_HEAD_BYTES: Final = 100  # what a message of gossip costs on top of its bytes: topic, ids, signature
+GOSSIP_HEAD_BYTES: Final = 100  # what a message of gossip costs on top of its bytes: topic, ids, frames
 
 AGREED: Final = b"+"  # by who serves the protocol of a stream, first of all
 
@@ -112,7 +112,7 @@ class MemoryTransport:
         self._uses: dict[PeerId, _Use] = {}
         self._link_count = 0
         self.bytes_sent = self.bytes_received = 0
-        self.gossip = GossipNode(peer_id, self._forward)
+        self.gossip = GossipNode(self._forward)
         self._streams: dict[PeerId, list[MemoryStream]] = {}
         self._stream_count = 0
         self._protocols: dict[str, ProtocolHandler] = {}
@@ -180,17 +180,17 @@ class MemoryTransport:
             return await self._open_plain(peer, protocol)
         return Refusal(Code.DEADLINE_EXCEEDED, f"{peer} opens no stream for {protocol} in {timeout_s:g} s")
 
-    async def publish(self, topic: str, data: bytes) -> Refusal | None:
-        await trio.lowlevel.checkpoint()
+    def publish(self, topic: str, data: bytes) -> Refusal | None:
         if len(data) > GOSSIP_BYTES_MAX:
             return Refusal(Code.TOO_LARGE, f"gossip of {len(data)} bytes exceeds {GOSSIP_BYTES_MAX}")
         self.gossip.publish(topic, data)
         return None
 
-    def subscribe(
-        self, topic: str, is_valid: Callable[[PeerId, bytes], bool]
-    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
-        return self.gossip.subscribe(topic, is_valid)
+    def heard(self, topic: str, data: bytes) -> None:
+        self.gossip.heard(topic, data)
+
+    def subscribe(self, topic: str, hear: Hear) -> AbstractContextManager[None]:
+        return self.gossip.subscribe(topic, hear)
 
     def connections(self) -> tuple[Connection, ...]:
         return tuple(self._connection(peer, link) for peer, link in sorted(self.links.items()))
@@ -377,9 +377,9 @@ class MemoryTransport:
         streams[:] = [each for each in streams if not each.is_closed]
         streams.append(stream)
 
-    def _forward(self, message: GossipMessage, but: PeerId) -> None:
+    def _forward(self, message: GossipMessage, but: PeerId | None) -> None:
         for peer, link in sorted(self.links.items()):
-            if peer not in (but, message.source):
+            if peer != but:
                 self._ether.gossip(link.from_(self._peer_id), message)
 
     def _connection(self, peer: PeerId, link: SimulatedLink) -> Connection:

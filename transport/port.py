@@ -7,7 +7,7 @@ one, `StreamBroken`: whoever speaks a protocol of others over it handles all its
 
 import enum
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Generic, NewType, Protocol, TypeVar
 
@@ -149,15 +149,10 @@ class PeerDisconnected:
 PeerEvent = PeerConnected | PeerDisconnected
 
 
-@dataclass(frozen=True, slots=True)
-class Gossip:
-    """One message of a topic. `source` is whoever published it, proved by signature."""
+GOSSIP_BYTES_MAX = 65_536  # a message is held for others to fetch, and handed over in one piece
 
-    source: PeerId
-    data: bytes
-
-
-GOSSIP_BYTES_MAX = 65_536  # far below GossipSub's 1 MiB, above which it drops in silence
+# Takes a message of gossip: the neighbour that handed it over, and its bytes. Says whether it is valid.
+Hear = Callable[[PeerId, bytes], bool]
 
 
 class Transport(Protocol):
@@ -202,17 +197,22 @@ class Transport(Protocol):
         """A stream that a connected peer's handler of `protocol` serves. Whoever gets it closes it."""
         ...
 
-    async def publish(self, topic: str, data: bytes) -> Refusal | None:
-        """Gossip up to GOSSIP_BYTES_MAX bytes to all subscribers of `topic`."""
+    def publish(self, topic: str, data: bytes) -> Refusal | None:
+        """Gossip up to GOSSIP_BYTES_MAX bytes to all subscribers of `topic`, each of whom gets them once.
+
+        Whose they are they have to say themselves. The same bytes again are no new message.
+        """
         ...
 
-    def subscribe(
-        self, topic: str, is_valid: Callable[[PeerId, bytes], bool]
-    ) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[Gossip]]:
-        """Receive what others publish. What `is_valid` refuses is neither delivered nor forwarded. Own messages do not
-        come back.
+    def heard(self, topic: str, data: bytes) -> None:
+        """What others may gossip under `topic` has come another way: nobody need hand it over again."""
+        ...
 
-        The channel is bounded; when its reader is slow the oldest messages are kept and new ones dropped and counted.
+    def subscribe(self, topic: str, hear: Hear) -> AbstractContextManager[None]:
+        """Hear what others publish, while the context lasts. Own messages do not come back.
+
+        What `hear` finds invalid is not forwarded, and not looked at again. Raises ValueError for a topic that is too
+        long, one too many or subscribed to already.
         """
         ...
 

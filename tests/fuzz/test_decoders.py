@@ -59,7 +59,7 @@ from shoal.transport.framing import (
     parse_stop,
     stop_frame,
 )
-from shoal.transport.gossip import Mesh, seal
+from shoal.transport.gossip_service import PUSH, Handover
 from shoal.transport.identity import Identity, IdentityError, public_key_of
 from shoal.transport.limits import Limits
 from shoal.transport.port import Code, Refusal, Unary
@@ -299,15 +299,7 @@ YAMUX: Final = [
 ]
 
 
-def hear_gossip(data: bytes) -> object:
-    mesh = Mesh(ME.peer_id)
-    mesh.topics.add("t")
-    mesh.connected(OTHER.peer_id)
-    return mesh.receive(OTHER.peer_id, data, 0.0)
-
-
-OTHER: Final = Identity.from_seed(bytes([1]) * 32)
-GOSSIP: Final = [seal(OTHER, "t", number, b"x" * number) for number in range(9)]
+GOSSIP: Final = [encode(Handover("t" * (number + 1), b"x" * number)) for number in range(9)]
 
 
 @dataclass(frozen=True)
@@ -339,7 +331,7 @@ DECODERS: Final = {
     "call server": Decoder(partial(talk, Role.SERVER), frames()),
     "call client": Decoder(partial(talk, Role.CLIENT), frames()),
     "yamux": Decoder(multiplex, YAMUX),
-    "gossip": Decoder(hear_gossip, GOSSIP),
+    "gossip": Decoder(lambda data: decode(data, Handover, PUSH.request_bytes_max), GOSSIP),
     "invite": Decoder(refusing(of_text(parse_invite), Complaint), TEXTS),
     "checked invite": Decoder(refusing(read_invite, Complaint), SOUND),
     "config": Decoder(refusing(of_text(lambda text: parse_config(text, "config.toml")), Complaint), TEXTS),

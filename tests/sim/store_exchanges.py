@@ -20,16 +20,19 @@ BUSY: Final = b""
 SOON_S: Final = 0.001
 
 Take = Callable[[bytes], Admission]
+Heard = Callable[[bytes], None]
 
 
 class StoreExchanges:
-    """A node's exchanges. `take` is given all batches that come."""
+    """A node's exchanges. `take` is given all batches that come, `heard` those of them that were news."""
 
-    def __init__(self, replica: Replica, own: Writer, network: StoreNetwork, node: Endpoint, take: Take) -> None:
+    def __init__(
+        self, replica: Replica, own: Writer, network: StoreNetwork, node: Endpoint, take: Take, heard: Heard
+    ) -> None:
         self.cores = Exchanges(replica, own)
         self.partners = Partners(network.draw.randrange(2**32), network.now)
         self.calls = Calls(replica.swarm)
-        self._network, self._node, self._take = network, node, take
+        self._network, self._node, self._take, self._heard = network, node, take, heard
         self._wakes_at = math.inf
         self._wake()
 
@@ -70,6 +73,8 @@ class StoreExchanges:
         kept_count = 0
         for data in batches:
             admission = self._take(data)
+            if admission.is_news:
+                self._heard(data)
             kept_count += len(admission.kept)
             if asking is not None:
                 asking.took(admission)

@@ -7,7 +7,6 @@ from typing import Final
 from shoal.crdt.dots import Writer
 from shoal.crdt.exchange_messages import Compared, ShortHead
 from shoal.crdt.operation import Operation, Stretch, Taken, genesis, seal
-from shoal.transport import gossip
 from shoal.transport.gossip import OFFERS_MAX, message_id
 from shoal.transport.gossip_service import OFFER, PUSH, SUBSCRIBE, Handover, Ids, Topics, Wants
 from shoal.transport.identity import Identity, public_key_of
@@ -32,7 +31,7 @@ class Liar:
         self.network = setting.network
         self.draw = random.Random(key.peer_id)
         self.neighbours: list[PeerId] = []
-        self.heard: list[bytes] = []  # envelopes
+        self.heard: list[bytes] = []  # batches
         self.is_silent = False  # answers nothing but gossip's first question
         self.is_mad = False  # answers with anything
         self.is_boastful = False  # answers comparisons with heads that do not exist
@@ -41,7 +40,6 @@ class Liar:
         self._swarm = setting.swarm
         self.act = act
         self._acts = False  # yet
-        self._sequence = 0
 
     def connected(self, peer: PeerId) -> None:
         self.neighbours.append(peer)
@@ -57,7 +55,7 @@ class Liar:
         if method == PUSH.name and len(self.heard) < HEARD_MAX:
             handover = decode(data, Handover, PUSH.request_bytes_max)
             if not isinstance(handover, Malformed):
-                self.heard.append(handover.envelope)
+                self.heard.append(handover.data)
         if method == SUBSCRIBE.name:
             return DONE
         if self.is_silent:
@@ -84,11 +82,8 @@ class Liar:
             self.push(peers, stretch.data)
 
     def push(self, peers: Sequence[PeerId], batch: bytes) -> None:
-        """In an envelope of its own."""
-        self._sequence += 1
-        envelope = gossip.seal(self.key, TOPIC, self._sequence, batch)
         for peer in peers:
-            self.call(peer, PUSH.name, encode(Handover(envelope)))
+            self.call(peer, PUSH.name, encode(Handover(TOPIC, batch)))
 
     def chain(self, *operations: Operation, first: int = 1, previous: bytes | None = None) -> Stretch:
         return seal(self.key, self._swarm, first, previous or genesis(self._swarm, self.writer), operations)
@@ -131,13 +126,10 @@ def floods(liar: Liar) -> None:
 
 
 def replays(liar: Liar) -> None:
-    """What others wrote, in its own envelopes and in theirs."""
-    for envelope in liar.draw.sample(liar.heard, min(len(liar.heard), 20)):
-        for peer in liar.neighbours:
-            liar.call(peer, PUSH.name, encode(Handover(envelope)))
-        read = decode(envelope, gossip.Envelope, gossip.ENVELOPE_BYTES_MAX)
-        if not isinstance(read, Malformed):
-            liar.push(liar.neighbours, read.data)
+    """What others wrote, again and again."""
+    for batch in liar.draw.sample(liar.heard, min(len(liar.heard), 20)):
+        liar.push(liar.neighbours, batch)
+        liar.push(liar.neighbours, batch)
 
 
 def misdates(liar: Liar) -> None:
@@ -153,18 +145,18 @@ def babbles(liar: Liar) -> None:
     for peer in liar.neighbours:
         for method in (PUSH.name, OFFER.name, SUBSCRIBE.name):
             liar.call(peer, method, liar.noise(300))
-        liar.call(peer, PUSH.name, encode(Handover(liar.noise(300))))
+        liar.call(peer, PUSH.name, encode(Handover(TOPIC, liar.noise(300))))
         if liar.heard:
             broken = bytearray(liar.draw.choice(liar.heard))
             broken[liar.draw.randrange(len(broken))] ^= 1 << liar.draw.randrange(8)
-            liar.call(peer, PUSH.name, encode(Handover(bytes(broken))))
+            liar.call(peer, PUSH.name, encode(Handover(TOPIC, bytes(broken))))
     liar.push(liar.neighbours, liar.noise(300))
 
 
 def withholds(liar: Liar) -> None:
     """Says that it has all there is, and hands over nothing."""
     liar.is_silent = True
-    ids = [message_id(envelope) for envelope in liar.heard[-OFFERS_MAX // 2 :]]
+    ids = [message_id(TOPIC, batch) for batch in liar.heard[-OFFERS_MAX // 2 :]]
     ids += [liar.draw.randbytes(16) for _ in range(OFFERS_MAX - len(ids))]
     for peer in liar.neighbours:
         liar.call(peer, OFFER.name, encode(Ids(ids)))

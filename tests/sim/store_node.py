@@ -3,14 +3,15 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from shoal.crdt.dots import Writer
 from shoal.crdt.operation import Operation, Stretch, Verify
 from shoal.crdt.replica import Admission, Replica
 from shoal.crdt.rules import Rules
-from shoal.transport import envelope, identity
-from shoal.transport.gossip import OFFERS_MAX, Answer, Mesh, Send, seal
+from shoal.transport import identity
+from shoal.transport.gossip import OFFERS_MAX, Answer, Mesh, Published, Send
 from shoal.transport.gossip_service import (
     CALL_S,
     OFFER,
@@ -35,30 +36,17 @@ FLUSH_S: Final = 0.05  # what came in so long before a kill is not on disk
 DONE: Final = encode(())
 
 
-@dataclass(frozen=True, slots=True)
-class Checks:
-    """How signatures are checked: truly, or once for all replicas."""
+def shared() -> Verify:
+    """Checks each signature once for all replicas."""
+    results: dict[tuple[bytes, bytes, bytes], bool] = {}
 
-    envelopes: envelope.Verify = identity.verify
-    batches: Verify = identity.verify_by_key
+    def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+        key = public_key, message, signature
+        if key not in results:
+            results[key] = identity.verify_by_key(*key)
+        return results[key]
 
-    @classmethod
-    def shared(cls) -> "Checks":
-        results: dict[tuple[str | bytes, bytes, bytes], bool] = {}
-
-        def envelopes(peer: PeerId, message: bytes, signature: bytes) -> bool:
-            key = peer, message, signature
-            if key not in results:
-                results[key] = identity.verify(*key)
-            return results[key]
-
-        def batches(public_key: bytes, message: bytes, signature: bytes) -> bool:
-            key = public_key, message, signature
-            if key not in results:
-                results[key] = identity.verify_by_key(*key)
-            return results[key]
-
-        return cls(envelopes, batches)
+    return verify
 
 
 class KnownRecords:
@@ -79,7 +67,6 @@ class Machine:
     identity: Identity
     records: KnownRecords
     batches: dict[Writer, list[bytes]] = field(default_factory=dict[Writer, list[bytes]])
-    sequence: int = 0
 
     @property
     def writer(self) -> Writer:
@@ -93,7 +80,7 @@ class Setting:
     network: StoreNetwork
     swarm: bytes
     rules: Rules
-    checks: Checks
+    verify: Verify
 
 
 @dataclass(eq=False, slots=True)
@@ -102,7 +89,7 @@ class _Outbox:
 
     sends: deque[Send] = field(default_factory=deque[Send])
     is_busy: bool = False
-    pushes: deque[bytes] = field(default_factory=deque[bytes])  # that wait for a place
+    pushes: deque[Published] = field(default_factory=deque[Published])  # that wait for a place
     pushes_count: int = 0  # under way
 
 
@@ -114,8 +101,8 @@ class StoreNode:
         self.network = setting.network
         self.machine = machine
         self.peer_id = machine.identity.peer_id
-        self.replica = Replica(setting.swarm, setting.rules, machine.records, setting.checks.batches)
-        self.mesh = Mesh(self.peer_id, setting.checks.envelopes)
+        self.replica = Replica(setting.swarm, setting.rules, machine.records, setting.verify)
+        self.mesh = Mesh()
         self.mesh.topics.add(TOPIC)
         self.refused: list[str] = []  # what was wrong with what came
         self.dropped_count = 0
@@ -125,7 +112,9 @@ class StoreNode:
         for batches in machine.batches.values():
             for data in batches:
                 self.replica.admit(data, is_trusted=True)
-        self._exchanges = StoreExchanges(self.replica, machine.writer, self.network, self, self.take)
+        self._exchanges = StoreExchanges(
+            self.replica, machine.writer, self.network, self, self.take, partial(self.mesh.heard, TOPIC)
+        )
 
     # What a user does.
 
@@ -135,12 +124,8 @@ class StoreNode:
         assert isinstance(stretch, Stretch), stretch
         self._exchanges.update([stretch.writer])
         self.machine.batches.setdefault(stretch.writer, []).append(stretch.data)
-        self.publish(stretch.data)
+        self._queue(self.mesh.publish(TOPIC, stretch.data))
         return stretch
-
-    def publish(self, data: bytes) -> None:
-        self.machine.sequence += 1
-        self._queue(self.mesh.publish(TOPIC, seal(self.machine.identity, TOPIC, self.machine.sequence, data)))
 
     def learn(self, record: bytes) -> None:
         self.machine.records.hashes.add(record)
@@ -174,11 +159,9 @@ class StoreNode:
         request = decode(data, Handover, PUSH.request_bytes_max)
         if isinstance(request, Malformed):
             return self._refuse(request)
-        arrival = self.mesh.receive(peer, request.envelope, self.network.now)
-        if isinstance(arrival, Malformed):
-            return self._refuse(arrival)
+        arrival = self.mesh.receive(peer, Published(request.topic, request.data), self.network.now)
         if arrival is not None:
-            admission = self.take(arrival.envelope.data)
+            admission = self.take(request.data)
             if admission.missing is not None:
                 self._exchanges.missing(peer)
             if admission.is_news:
@@ -277,7 +260,7 @@ class StoreNode:
         self.network.call(self, peer, OFFER.name, encode(Ids(ids)), then, CALL_S)
 
     def _push(self, peer: PeerId, outbox: _Outbox, sends: Sequence[Send]) -> None:
-        outbox.pushes.extend(data for data in (self.mesh.cached(send.id) for send in sends) if data is not None)
+        outbox.pushes.extend(each for each in (self.mesh.cached(send.id) for send in sends) if each is not None)
         self._go_on(peer, outbox)
 
     def _go_on(self, peer: PeerId, outbox: _Outbox) -> None:
@@ -288,7 +271,8 @@ class StoreNode:
 
         while outbox.pushes and outbox.pushes_count < PUSHES_MAX:
             outbox.pushes_count += 1
-            self.network.call(self, peer, PUSH.name, encode(Handover(outbox.pushes.popleft())), then, CALL_S)
+            message = outbox.pushes.popleft()
+            self.network.call(self, peer, PUSH.name, encode(Handover(message.topic, message.data)), then, CALL_S)
         if outbox.pushes:
             return
         outbox.is_busy = bool(outbox.sends)

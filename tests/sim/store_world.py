@@ -12,12 +12,12 @@ from shoal.crdt import counter
 from shoal.crdt.dots import Writer
 from shoal.crdt.operation import Operation, Stretch, Taken
 from shoal.crdt.rules import Authors, Kind, Rule, Rules
-from shoal.transport.identity import Identity
+from shoal.transport.identity import Identity, verify_by_key
 from shoal.transport.port import PeerId
 
 from .store_liars import ACTS, Act, Liar
 from .store_network import StoreNetwork, Weather
-from .store_node import Checks, KnownRecords, Machine, Setting, StoreNode
+from .store_node import KnownRecords, Machine, Setting, StoreNode, shared
 
 SWARM: Final = b"s" * 32
 RECORDS: Final = [bytes([number]) * 32 for number in range(1, 4)]
@@ -92,8 +92,7 @@ class World:
         self.left = [plan.operations] * plan.count
         self.written = {machine.writer: [] for machine in self.machines}
         rules = Rules(RULES, creator=self.machines[0].writer, operations_max=64)
-        checks = Checks.shared() if plan.is_shared else Checks()
-        self.setting = Setting(self.network, SWARM, rules, checks)
+        self.setting = Setting(self.network, SWARM, rules, shared() if plan.is_shared else verify_by_key)
         self.liars = [Liar(self.setting, key_of(f"liar {number}"), act) for number, act in enumerate(plan.acts)]
         for liar in self.liars:
             for peer in self.draw.sample(peers, min(plan.neighbours, plan.count)):

@@ -5,7 +5,6 @@ happen and never for time to pass, so it runs on a virtual clock as on a real on
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from typing import Final, TypeVar
 
 import trio
@@ -16,7 +15,6 @@ from shoal.transport.port import (
     ByteStream,
     Call,
     Code,
-    Gossip,
     PeerConnected,
     PeerDisconnected,
     PeerId,
@@ -27,6 +25,8 @@ from shoal.transport.port import (
     Unary,
 )
 from shoal.transport.wire import Message
+
+from .inbox import Inbox
 
 Case = Callable[[Transport, Transport], Awaitable[None]]
 
@@ -364,43 +364,73 @@ async def nobody_else_can_be_asked(a: Transport, b: Transport) -> None:
 
 
 async def gossip_reaches_subscribers_and_not_its_source(a: Transport, b: Transport) -> None:
-    async with AsyncExitStack() as stack:
-        at_a = await stack.enter_async_context(a.subscribe("/test/1/topic", lambda _, __: True))
-        at_b = await stack.enter_async_context(b.subscribe("/test/1/topic", lambda _, __: True))
+    at_a, at_b = Inbox(), Inbox()
+    with a.subscribe("/test/1/topic", at_a.hear), b.subscribe("/test/1/topic", at_b.hear), trio.fail_after(PATIENCE_S):
+        assert a.publish("/test/1/topic", b"hello") is None
+        assert await at_b.next() == (a.peer_id, b"hello")
+        assert b.publish("/test/1/topic", b"back") is None
+        assert await at_a.next() == (b.peer_id, b"back")
+
+
+async def what_is_said_before_a_subscription_is_known_arrives(a: Transport, b: Transport) -> None:
+    inbox = Inbox()
+    with b.subscribe("/test/1/topic", inbox.hear), trio.fail_after(PATIENCE_S):
+        for number in range(3):
+            a.publish("/test/1/topic", b"%d" % number)
+        assert {(await inbox.next())[1] for _ in range(3)} == {b"0", b"1", b"2"}
+
+
+async def gossip_that_came_another_way_does_not_come_again(a: Transport, b: Transport) -> None:
+    inbox = Inbox()
+    with b.subscribe("/test/1/topic", inbox.hear), trio.fail_after(PATIENCE_S):
+        b.heard("/test/1/topic", b"known")
+        a.publish("/test/1/topic", b"known")
+        a.publish("/test/1/topic", b"news")
+        a.publish("/test/1/topic", b"news")
+        a.publish("/test/1/topic", b"more")
+        assert {(await inbox.next())[1] for _ in range(2)} == {b"news", b"more"}
+        await trio.sleep(0.1)
+        assert inbox.count() == 0
+
+
+async def a_topic_has_one_subscriber(a: Transport, b: Transport) -> None:
+    inbox = Inbox()
+    with b.subscribe("/test/1/topic", inbox.hear):
+        is_refused = False
+        try:
+            with b.subscribe("/test/1/topic", inbox.hear):
+                pass
+        except ValueError:
+            is_refused = True
+        assert is_refused
+        a.publish("/test/1/topic", b"the first hears on")
         with trio.fail_after(PATIENCE_S):
-            got = await heard(at_b, a, b"hello")
-            assert (got.source, got.data) == (a.peer_id, b"hello")
-        assert isinstance(await b.publish("/test/1/topic", b"back"), Refusal | None)
-        with trio.fail_after(PATIENCE_S):
-            got = await heard(at_a, b, b"back")
-            assert (got.source, got.data) == (b.peer_id, b"back")
+            assert await inbox.next() == (a.peer_id, b"the first hears on")
+    with b.subscribe("/test/1/topic", inbox.hear):
+        pass
 
 
-async def heard(channel: trio.MemoryReceiveChannel[Gossip], source: Transport, data: bytes) -> Gossip:
-    """The first message to arrive. It is published again and again: a fresh subscription takes a moment to be known."""
-    async with trio.open_nursery() as nursery:
+async def gossip_found_invalid_is_not_heard_again(a: Transport, b: Transport) -> None:
+    heard: list[bytes] = []
+    inbox = Inbox()
 
-        async def publish() -> None:
-            while True:
-                assert await source.publish("/test/1/topic", data) is None
-                await trio.sleep(0.2)
+    def hear(peer: PeerId, data: bytes) -> bool:
+        heard.append(data)
+        return inbox.hear(peer, data)
 
-        nursery.start_soon(publish)
-        got = await channel.receive()
-        nursery.cancel_scope.cancel()
-    return got
-
-
-async def invalid_gossip_is_not_delivered(a: Transport, b: Transport) -> None:
-    async with b.subscribe("/test/1/topic", lambda source, data: source == a.peer_id and data == b"good") as channel:
-        with trio.fail_after(PATIENCE_S):
-            for _ in range(3):
-                await a.publish("/test/1/topic", b"bad")
-            assert (await heard(channel, a, b"good")).data == b"good"
+    with b.subscribe("/test/1/topic", hear), trio.fail_after(PATIENCE_S):
+        for _ in range(3):
+            a.publish("/test/1/topic", b"bad")
+        a.publish("/test/1/topic", b"good")
+        assert await inbox.next() == (a.peer_id, b"good")
+        while b"bad" not in heard:  # noqa: ASYNC110
+            await trio.sleep(0.01)
+        await trio.sleep(0.1)
+    assert sorted(heard) == [b"bad", b"good"]
 
 
 async def gossip_too_large_is_refused_at_its_source(a: Transport, b: Transport) -> None:
-    answer = await a.publish("/test/1/topic", bytes(GOSSIP_BYTES_MAX + 1))
+    answer = a.publish("/test/1/topic", bytes(GOSSIP_BYTES_MAX + 1))
     assert refusal_code(answer) is Code.TOO_LARGE
 
 
@@ -589,7 +619,10 @@ CASES: Final[tuple[Case, ...]] = (
     a_message_too_large_in_a_stream_ends_it_and_is_not_sent,
     nobody_else_can_be_asked,
     gossip_reaches_subscribers_and_not_its_source,
-    invalid_gossip_is_not_delivered,
+    what_is_said_before_a_subscription_is_known_arrives,
+    gossip_that_came_another_way_does_not_come_again,
+    gossip_found_invalid_is_not_heard_again,
+    a_topic_has_one_subscriber,
     gossip_too_large_is_refused_at_its_source,
     connections_and_traffic_are_told,
     events_begin_with_the_connections_that_stand,

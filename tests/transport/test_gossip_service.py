@@ -34,7 +34,7 @@ async def test_a_peer_that_speaks_no_gossip_is_asked_ever_more_rarely(autojump_c
     calls = CallService(SELF.peer_id, Limits(), open_stream)
     async with trio.open_nursery() as nursery:
         await nursery.start(calls.run)
-        await nursery.start(GossipService(SELF, calls, events).run)
+        await nursery.start(GossipService(calls, events).run)
         await trio.sleep(24 * 3600)
         nursery.cancel_scope.cancel()
     pauses = [round(later - earlier, 3) for earlier, later in pairwise(asked_at)]
