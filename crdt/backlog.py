@@ -10,6 +10,8 @@ turn would have each carried to all every time.
 
 from typing import Final
 
+import msgspec
+
 from .dots import Writer
 from .operation import Stretch
 
@@ -18,44 +20,56 @@ WRITER_BYTES_MAX: Final = 256 * 1024  # likewise: as much as one message of an e
 BYTES_MAX: Final = 8 * 1024 * 1024  # of all
 
 
+class _Share(msgspec.Struct, gc=False):
+    """What waits of one writer."""
+
+    stretches: dict[bytes, Stretch] = {}  # by the hash they end with
+    size: int = 0  # bytes
+
+
 class Backlog:
     """See the module's text."""
 
     def __init__(self) -> None:
-        self._waiting: dict[Writer, dict[bytes, Stretch]] = {}  # by the hash they end with
+        self._waiting: dict[Writer, _Share] = {}
         self.bytes = 0
 
     def add(self, stretch: Stretch) -> bool:
         """Keep a batch for later; whether it was."""
-        waiting = self._waiting.setdefault(stretch.writer, {})
-        if stretch.hashes[-1] in waiting:
+        share = self._waiting.get(stretch.writer) or _Share()
+        if stretch.hashes[-1] in share.stretches:
             return True
-        own = sum(len(each.data) for each in waiting.values()) + len(stretch.data)
-        is_beyond_share = len(waiting) >= WRITER_MAX or own > WRITER_BYTES_MAX
-        if is_beyond_share or self.bytes + len(stretch.data) > BYTES_MAX:
-            if not waiting:
-                del self._waiting[stretch.writer]
+        size = len(stretch.data)
+        is_beyond_share = len(share.stretches) >= WRITER_MAX or share.size + size > WRITER_BYTES_MAX
+        if is_beyond_share or self.bytes + size > BYTES_MAX:
             return False
-        waiting[stretch.hashes[-1]] = stretch
-        self.bytes += len(stretch.data)
+        self._waiting[stretch.writer] = share
+        share.stretches[stretch.hashes[-1]] = stretch
+        share.size += size
+        self.bytes += size
         return True
 
     def take(self, writer: Writer) -> list[Stretch]:
         """All that waits of a writer, in the order of its chain; what has still to wait is to be added again."""
-        waiting = self._waiting.pop(writer, None)
-        if waiting is None:
+        share = self._waiting.pop(writer, None)
+        if share is None:
             return []
-        self.bytes -= sum(len(stretch.data) for stretch in waiting.values())
-        return sorted(waiting.values(), key=lambda stretch: (stretch.first, stretch.last, stretch.hashes[-1]))
+        self.bytes -= share.size
+        return sorted(share.stretches.values(), key=lambda stretch: (stretch.first, stretch.last, stretch.hashes[-1]))
 
     def writers(self) -> list[Writer]:
         return sorted(self._waiting)
 
     def reaches(self, stretch: Stretch) -> bool:
         """Whether a batch that ends with the same operation waits."""
-        return stretch.hashes[-1] in self._waiting.get(stretch.writer, {})
+        return self._same(stretch) is not None
 
     def holds(self, stretch: Stretch) -> bool:
         """Whether these very bytes wait: no hash covers a signature, so another's need not be good."""
-        held = self._waiting.get(stretch.writer, {}).get(stretch.hashes[-1])
+        held = self._same(stretch)
         return held is not None and held.data == stretch.data
+
+    def _same(self, stretch: Stretch) -> Stretch | None:
+        """What waits that ends with the same operation."""
+        share = self._waiting.get(stretch.writer)
+        return None if share is None else share.stretches.get(stretch.hashes[-1])

@@ -22,30 +22,30 @@ Find = Callable[[Key, Seen], Entry | None]  # the entry that an operation which 
 _EMPTY = Cell()
 
 
-class _Tracked(msgspec.Struct):
-    """A key's cell now, as it was at the frontier, and what operations since then took away: all that they name, be it
-    here, gone or yet to come; so an operation is undone at the cost of itself, however many there are.
+class _Tracked(msgspec.Struct, gc=False):
+    """A key's entries now, its cell at the frontier, and what operations since then took away: all that they name, be
+    it here, gone or yet to come; so an operation is undone at the cost of itself, however many there are.
     """
 
-    now: Cell = msgspec.field(default_factory=Cell)  # its `gone` is unused: `taken` and the base's tell more
-    base: Cell = msgspec.field(default_factory=Cell)
+    now: dict[Dot, Entry] = {}
+    base: Cell = msgspec.field(default_factory=lambda: _EMPTY)  # not to be changed
     taken: dict[Seen, Dot] = {}  # and by which operation
     taken_too: dict[Seen, set[Dot]] = {}  # by which others, where there are
 
     def apply(self, dot: Dot, operation: Operation, tag: bytes) -> None:
         entry = operation.entry(tag)
         if entry is not None and not ((self.taken or self.base.gone) and self.is_taken(Seen(dot, tag))):
-            self.now.entries[dot] = entry
+            self.now[dot] = entry
         for seen in operation.seen(dot.writer):
             if self.taken.setdefault(seen, dot) != dot:
                 self.taken_too.setdefault(seen, set()).add(dot)
-            held = self.now.entries.get(seen.dot)
+            held = self.now.get(seen.dot)
             if held is not None and held.tag == seen.tag:
-                del self.now.entries[seen.dot]
+                del self.now[seen.dot]
 
     def take_back(self, dot: Dot, operation: Operation) -> list[Seen]:
         """Undo an operation. Returns what nothing takes away any more."""
-        self.now.entries.pop(dot, None)
+        self.now.pop(dot, None)
         return [seen for seen in set(operation.seen(dot.writer)) if self._release(seen, dot)]
 
     def is_taken(self, seen: Seen) -> bool:
@@ -58,11 +58,11 @@ class _Tracked(msgspec.Struct):
         """The cell as `dots.join` wants it."""
         gone = {seen: min(self.takers(seen)).writer for seen in self.taken}
         gone.update((seen, min(by, gone.get(seen, by))) for seen, by in self.base.gone.items())
-        cell = Cell(self.now.entries, gone)
+        cell = Cell(self.now, gone)
         cell.settle(context)
         return cell
 
-    def above(self, now: Cell, base: Cell, frontier: Vector) -> "_Tracked":
+    def above(self, now: dict[Dot, Entry], base: Cell, frontier: Vector) -> "_Tracked":
         """This, with what is up to the frontier in `base`."""
         tracked = _Tracked(now, base)
         for seen in self.taken:
@@ -87,7 +87,7 @@ class _Tracked(msgspec.Struct):
 
     @property
     def is_empty(self) -> bool:
-        return not self.now.entries and self.base.is_empty and not self.taken
+        return not self.now and self.base.is_empty and not self.taken
 
 
 class Cells:
@@ -99,7 +99,7 @@ class Cells:
     def cell(self, key: Key) -> Cell:
         """What a key holds; not to be changed."""
         tracked = self._cells.get(key)
-        return _EMPTY if tracked is None else tracked.now
+        return _EMPTY if tracked is None else Cell(tracked.now)
 
     def total(self, key: Key, writer: Writer) -> int:
         """What a writer had added to a counter at the frontier."""
@@ -108,12 +108,12 @@ class Cells:
 
     def keys(self, namespace: str) -> list[Key]:
         """The keys of a namespace that hold something, sorted."""
-        return sorted(key for key, tracked in self._cells.items() if key[0] == namespace and tracked.now.entries)
+        return sorted(key for key, tracked in self._cells.items() if key[0] == namespace and tracked.now)
 
     def items(self) -> Iterator[tuple[Key, Cell]]:
         """All that holds something, sorted by key."""
-        for key in sorted(key for key, tracked in self._cells.items() if tracked.now.entries):
-            yield key, self._cells[key].now
+        for key in sorted(key for key, tracked in self._cells.items() if tracked.now):
+            yield key, Cell(self._cells[key].now)
 
     def apply(self, dot: Dot, operation: Operation, hash: bytes) -> Key:
         """Returns the key it changes."""
@@ -134,7 +134,7 @@ class Cells:
             for seen in tracked.take_back(dot, operation):
                 entry = tracked.base.entries.get(seen.dot) or find(key, seen)
                 if entry is not None and entry.tag == seen.tag and not self._cells[key].is_taken(seen):
-                    tracked.now.entries[seen.dot] = entry
+                    tracked.now[seen.dot] = entry
         for key in keys:
             if self._cells[key].is_empty:
                 del self._cells[key]
@@ -160,9 +160,9 @@ class Cells:
             before = self._cells.get(key) or _Tracked()
             agreed = base.get(key, _EMPTY)
             now = join(before.full(context), context, agreed, frontier)
-            if now.entries != before.now.entries:
+            if now.entries != before.now:
                 changed.add(key)
-            tracked = before.above(Cell(now.entries), agreed, frontier)
+            tracked = before.above(now.entries, agreed, frontier)
             if tracked.is_empty:
                 self._cells.pop(key, None)
             else:

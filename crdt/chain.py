@@ -13,6 +13,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
+from msgspec.structs import astuple
 
 from shoal.transport.wire import Malformed, decode, encode
 
@@ -22,18 +23,20 @@ from .operation import BATCH_BYTES_MAX, Batch, Operation, Stretch
 from .rules import Rules, Spent, grown_to
 
 HASH_BYTES = 32
+_NOTHING = Spent()
+_SPENT_COUNT = len(astuple(_NOTHING))  # numbers in it
 
 Total = Callable[[Key], int]  # that the writer had counted up to on a key, at the frontier
 
 
-class Proof(msgspec.Struct, frozen=True):
+class Proof(msgspec.Struct, frozen=True, gc=False):
     """One of two operations at the same number."""
 
     hash: bytes
     data: bytes  # a batch that covers it
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct, frozen=True, gc=False):
     """How far a chain goes, in few bytes: equal for equal chains."""
 
     number: int  # of its newest operation that counts
@@ -41,19 +44,19 @@ class Head(msgspec.Struct, frozen=True):
     is_forked: bool = False  # right after it
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True, gc=False):
     """Nothing in the batch is news, or it lies below the frontier."""
 
 
-class Gap(msgspec.Struct, frozen=True):
+class Gap(msgspec.Struct, frozen=True, gc=False):
     """The batch follows operations that are not here."""
 
 
-class Apart(msgspec.Struct, frozen=True):
+class Apart(msgspec.Struct, frozen=True, gc=False):
     """The batch follows another operation than the one here: the writer forked, at a number below its first."""
 
 
-class News(msgspec.Struct, frozen=True):
+class News(msgspec.Struct, frozen=True, gc=False):
     """The batch's operations from this number on are news; those before, if any, are the chain's own."""
 
     number: int
@@ -63,14 +66,14 @@ class News(msgspec.Struct, frozen=True):
 Place = Known | Gap | Apart | News
 
 
-class Added(msgspec.Struct, frozen=True):
+class Added(msgspec.Struct, frozen=True, gc=False):
     """What operations add to their chain's accounts, within its bounds."""
 
     spent: "array[int]"  # after each of them
     grown: list[tuple[Key, int, int]]  # counters that only count up: key, number, total
 
 
-class _Held(msgspec.Struct, frozen=True):
+class _Held(msgspec.Struct, frozen=True, gc=False):
     first: int
     last: int
     data: bytes
@@ -79,21 +82,23 @@ class _Held(msgspec.Struct, frozen=True):
 class Chain:
     """See the module's text."""
 
+    __slots__ = (  # there are many
+        "_base_spent", "_batches", "_grown", "_hash", "_hashes", "_spent",
+        "base", "base_hash", "number", "proofs", "writer",
+    )  # fmt: skip
+
     def __init__(self, writer: Writer, base: int, base_hash: bytes, base_spent: Spent | None = None) -> None:
         self.writer = writer
         self.base = base  # the frontier
         self.base_hash = base_hash
-        self._base_spent = base_spent or Spent()
-        self._spent = array("q", self._base_spent)  # at the frontier, then after each operation
+        self.number = base  # of its newest operation that counts
+        self._hash = base_hash  # of the same
+        self._base_spent = base_spent or _NOTHING
+        self._spent = array("q", astuple(self._base_spent))  # at the frontier, then after each operation
         self.proofs: tuple[Proof, ...] = ()  # two, of the number after the newest that counts
         self._hashes = bytearray()
         self._batches: list[_Held] = []
         self._grown: dict[Key, list[tuple[int, int]]] = {}  # numbers, and totals of counters that only count up
-
-    @property
-    def number(self) -> int:
-        """Of its newest operation that counts."""
-        return self.base + len(self._hashes) // HASH_BYTES
 
     @property
     def is_forked(self) -> bool:
@@ -101,10 +106,12 @@ class Chain:
 
     @property
     def head(self) -> Head:
-        return Head(self.number, self.hash_at(self.number), self.is_forked)
+        return Head(self.number, self._hash, self.is_forked)
 
     def hash_at(self, number: int) -> bytes:
         """Of an operation that counts, from the frontier's on."""
+        if number == self.number:
+            return self._hash
         if number == self.base:
             return self.base_hash
         at = (number - self.base - 1) * HASH_BYTES
@@ -136,7 +143,9 @@ class Chain:
         spent, at_frontier = self.spent_at(start - 1), self._base_spent
         added = Added(array("q"), [])
         grown: dict[Key, int] = {}
-        for number, operation, _, size in news_of(stretch, start):
+        at = start - stretch.first
+        operations = zip(stretch.batch.operations[at:], stretch.sizes[at:], strict=True)
+        for number, (operation, size) in enumerate(operations, start):
             up = grown_to(operation, rules)
             if up is not None:
                 key = operation.namespace, operation.path
@@ -149,7 +158,7 @@ class Chain:
             refusal = spent.refusal(operation, number - self.base, at_frontier, rules)
             if refusal is not None:
                 return refusal
-            added.spent.extend(spent)
+            added.spent.extend(astuple(spent))
         return added
 
     def _grown_at(self, key: Key, number: int, total: Total) -> int:
@@ -161,6 +170,7 @@ class Chain:
         """Add the operations from `start` on, which follow the head and have been weighed."""
         self._batches.append(_Held(stretch.first, stretch.last, stretch.data))
         self._hashes += b"".join(stretch.hashes[start - stretch.first :])
+        self.number, self._hash = stretch.last, stretch.hashes[-1]
         self._spent += added.spent
         for key, number, up in added.grown:
             self._grown.setdefault(key, []).append((number, up))
@@ -182,10 +192,11 @@ class Chain:
 
     def _cut(self, number: int) -> None:
         left = number - self.base
+        self.number, self._hash = number, self.hash_at(number)
         self._keep_grown(lambda each: each <= number)
         del self._batches[self._at(number) + 1 if left else 0 :]
         del self._hashes[left * HASH_BYTES :]
-        del self._spent[(left + 1) * len(Spent._fields) :]
+        del self._spent[(left + 1) * _SPENT_COUNT :]
 
     def _keep_grown(self, is_kept: Callable[[int], bool]) -> None:
         kept = ((key, [each for each in totals if is_kept(each[0])]) for key, totals in self._grown.items())
@@ -193,8 +204,8 @@ class Chain:
 
     def spent_at(self, number: int) -> Spent:
         """What the writer had used after this operation."""
-        at = (number - self.base) * len(Spent._fields)
-        return Spent(*self._spent[at : at + len(Spent._fields)])
+        at = (number - self.base) * _SPENT_COUNT
+        return Spent(*self._spent[at : at + _SPENT_COUNT])
 
     def operations(self, numbers: Iterable[int]) -> Iterator[tuple[int, Operation]]:
         """Those that count, above the frontier; in ascending order each batch is read once."""
@@ -239,10 +250,10 @@ class Chain:
         self.base, self.base_hash = base, base_hash
         self._keep_grown(lambda each: each > base)
         spent = self._base_spent = base_spent
-        self._spent = array("q", spent)
+        self._spent = array("q", astuple(spent))
         for _, operation in self.operations(range(base + 1, self.number + 1)):
             spent = spent.after(operation, len(encode(operation)))
-            self._spent.extend(spent)
+            self._spent.extend(astuple(spent))
 
     def _held(self, number: int) -> _Held:
         return self._batches[self._at(number)]
@@ -250,10 +261,3 @@ class Chain:
     def _at(self, number: int) -> int:
         """The place of the first batch that reaches `number`."""
         return bisect_left(self._batches, number, key=lambda held: held.last)
-
-
-def news_of(stretch: Stretch, start: int) -> Iterator[tuple[int, Operation, bytes, int]]:
-    """Number, operation, hash and size of a batch's operations from `start` on."""
-    at = start - stretch.first
-    numbers = range(start, stretch.last + 1)
-    return zip(numbers, stretch.batch.operations[at:], stretch.hashes[at:], stretch.sizes[at:], strict=True)

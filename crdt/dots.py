@@ -14,7 +14,7 @@ at all. What it cannot: take away an entry before it has seen it, since it must 
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Final, NamedTuple, NewType
+from typing import Annotated, Final, NewType
 
 import msgspec
 
@@ -26,14 +26,14 @@ Tag = Annotated[bytes, msgspec.Meta(min_length=TAG_BYTES, max_length=TAG_BYTES)]
 Vector = Mapping[Writer, int]  # a causal context: all operations of a writer up to this number
 
 
-class Dot(NamedTuple):
+class Dot(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """One operation: the `number`-th of its writer, from 1."""
 
     writer: Writer
     number: int
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """What an operation wrote under its dot."""
 
     value: bytes
@@ -41,14 +41,14 @@ class Entry(NamedTuple):
     tag: bytes  # the first TAG_BYTES of its operation's hash
 
 
-class Seen(NamedTuple):
+class Seen(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """An entry that an operation takes away."""
 
     dot: Dot
     tag: bytes
 
 
-class Cell(msgspec.Struct):
+class Cell(msgspec.Struct, gc=False):
     """What one key holds."""
 
     entries: dict[Dot, Entry] = {}

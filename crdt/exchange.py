@@ -128,7 +128,8 @@ class Exchanges:
     def take(self, data: bytes) -> Admission:
         """Admit a batch, wherever it comes from."""
         admission = self.replica.admit(data)
-        self.update(admission.writers)
+        if admission.kept or admission.forked:
+            self.update(admission.writers)
         return admission
 
     def update(self, writers: Iterable[Writer]) -> None:
@@ -194,7 +195,9 @@ class Exchanges:
         return short
 
     def side(self, peer: PeerId) -> _Side:
-        side = self._sides.setdefault(peer, _Side())
+        side = self._sides.get(peer)
+        if side is None:
+            side = self._sides[peer] = _Side()
         self._sides.move_to_end(peer)
         if len(self._sides) > PEERS_MAX:
             self._sides.popitem(last=False)

@@ -52,18 +52,19 @@ class Heads:
     def digest(self) -> bytes:
         """32 bytes, equal for equal heads of all writers."""
         if self._digest is None:
-            self._digest = blake3(b"".join(map(self._bucket_digest, range(BUCKETS)))).digest()
+            self._digest = blake3(b"".join(self._bucket_digests())).digest()
         return self._digest
 
     def short(self, salt: bytes) -> bytes:
         """The digests of all buckets, SHORT_BYTES each."""
-        return b"".join(_short(salt, self._bucket_digest(bucket)) for bucket in range(BUCKETS))
+        return b"".join(self._short(salt))
 
     def differing(self, salt: bytes, short: bytes, start: int) -> Iterator[int]:
         """The buckets that differ from those of whom `short` is, from `start` on and around."""
-        for bucket in (number % BUCKETS for number in range(start, start + BUCKETS)):
+        mine = self._short(salt)
+        for bucket in (*range(start, BUCKETS), *range(start)):
             at = bucket * SHORT_BYTES
-            if _short(salt, self._bucket_digest(bucket)) != short[at : at + SHORT_BYTES]:
+            if mine[bucket] != short[at : at + SHORT_BYTES]:
                 yield bucket
 
     def bucket(self, number: int) -> Mapping[Writer, Head]:
@@ -80,14 +81,24 @@ class Heads:
                 bucket[writer] = head
             self._digests[number] = self._digest = None
 
+    def _short(self, salt: bytes) -> list[bytes]:
+        short: list[bytes] = []
+        empty = blake3(salt + _EMPTY).digest(SHORT_BYTES)
+        hasher = blake3()  # one for all: to make one costs more than to hash so little
+        for digest in self._bucket_digests():
+            if digest is _EMPTY:  # most, where members are few
+                short.append(empty)
+                continue
+            hasher.reset()
+            hasher.update(salt + digest)
+            short.append(hasher.digest(SHORT_BYTES))
+        return short
+
+    def _bucket_digests(self) -> list[bytes]:
+        return [known or self._bucket_digest(number) for number, known in enumerate(self._digests)]
+
     def _bucket_digest(self, number: int) -> bytes:
-        digest = self._digests[number]
-        if digest is None:
-            heads = self._buckets[number]
-            rows = [(writer, head.number, head.hash, head.is_forked) for writer, head in sorted(heads.items())]
-            digest = self._digests[number] = blake3(encode(rows)).digest()
+        heads = self._buckets[number]
+        rows = [(writer, head.number, head.hash, head.is_forked) for writer, head in sorted(heads.items())]
+        digest = self._digests[number] = blake3(encode(rows)).digest()
         return digest
-
-
-def _short(salt: bytes, digest: bytes) -> bytes:
-    return blake3(salt + digest).digest(SHORT_BYTES)

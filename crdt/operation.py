@@ -60,10 +60,10 @@ class Operation(Message, frozen=True):
     def entry(self, tag: bytes) -> Entry | None:
         return None if self.value is None else Entry(self.value, self.stamp, tag)
 
-    def seen(self, writer: Writer) -> list[Seen]:
+    def seen(self, writer: Writer) -> Sequence[Seen]:
         """What it takes away, written by `writer`."""
         if not self.taken:
-            return []
+            return ()
         return [Seen(Dot(Writer(each.writer or writer), each.number), each.tag) for each in self.taken]
 
 
@@ -92,7 +92,7 @@ class BatchSigner(Protocol):
     def sign(self, message: bytes) -> bytes: ...
 
 
-class Stretch(msgspec.Struct, frozen=True):
+class Stretch(msgspec.Struct, frozen=True, gc=False):
     """A batch that has been read: canonical, with the hashes it implies. Its signature is checked by `is_signed`."""
 
     batch: Batch
@@ -116,8 +116,11 @@ def genesis(swarm: bytes, writer: Writer) -> bytes:
 def chained(previous: bytes, operations: Iterable[bytes]) -> tuple[bytes, ...]:
     """The hashes of operations, as their bytes, that follow one another and `previous`."""
     hashes: list[bytes] = []
+    hasher = blake3()  # one for all: to make one costs more than to hash so little
     for operation in operations:
-        previous = blake3(previous + operation).digest()
+        hasher.reset()
+        hasher.update(previous + operation)
+        previous = hasher.digest()
         hashes.append(previous)
     return tuple(hashes)
 

@@ -89,13 +89,14 @@ class Partners:
         """With whom to begin an exchange now, which will be told to `ended`. Call until it gives None."""
         if self._free_at() > now:
             return None
-        free = [(self._due_at(peer, each), peer) for peer, each in self._partners.items() if not each.is_busy]
-        due_at, peer = min(free, default=(math.inf, None))
+        free = [(peer, each) for peer, each in self._partners.items() if not each.is_busy]
+        dues = [(self._due_at(peer, each), peer) for peer, each in free if each.due_at <= now]
+        due_at, peer = min(dues, default=(math.inf, None))
         if peer is None or due_at > now:
             if self._period_at > now:
                 return None
             # The one that was not compared for longest, though nothing says that it has to be.
-            willing = [(self._partners[peer].ended_at, peer) for _, peer in free if self._may_begin_at(peer) <= now]
+            willing = [(each.ended_at, peer) for peer, each in free if self._may_begin_at(peer, each) <= now]
             self._began_at = now
             self._period_at = now + PERIOD_S * (0.75 + 0.5 * self._draws.next())
             if not willing:
@@ -131,27 +132,29 @@ class Partners:
 
     def is_doubted(self, peer: PeerId, now: float) -> bool:
         """Whether not to deal with it for now."""
-        return self._doubted_until(peer) > now
+        doubt = self._doubts.get(peer)
+        return doubt is not None and doubt.until > now
 
     @property
     def deadline(self) -> float:
         """When `begin` may have somebody."""
-        dues = (self._due_at(peer, each) for peer, each in self._partners.items() if not each.is_busy)
-        return max(self._free_at(), min(self._period_at, min(dues, default=math.inf)))
+        soonest = self._period_at
+        for peer, each in self._partners.items():
+            if each.due_at < soonest and not each.is_busy:
+                soonest = min(soonest, self._due_at(peer, each))
+        return max(self._free_at(), soonest)
 
     def _free_at(self) -> float:
         """From when on there is room for one exchange more."""
-        since = sorted(partner.busy_since for partner in self._partners.values() if partner.is_busy)
-        if len(since) >= UNDER_WAY_MAX:
-            return math.inf
-        return since[-AT_ONCE_MAX] + SLOW_S if len(since) >= AT_ONCE_MAX else -math.inf
+        since = [partner.busy_since for partner in self._partners.values() if partner.busy_since < math.inf]
+        if len(since) < AT_ONCE_MAX:
+            return -math.inf
+        return math.inf if len(since) >= UNDER_WAY_MAX else sorted(since)[-AT_ONCE_MAX] + SLOW_S
 
     def _due_at(self, peer: PeerId, partner: _Partner) -> float:
-        return max(partner.due_at, self._may_begin_at(peer))
+        return max(partner.due_at, self._may_begin_at(peer, partner))
 
-    def _may_begin_at(self, peer: PeerId) -> float:
-        return max(self._partners[peer].ended_at + AGAIN_S, self._doubted_until(peer))
-
-    def _doubted_until(self, peer: PeerId) -> float:
+    def _may_begin_at(self, peer: PeerId, partner: _Partner) -> float:
         doubt = self._doubts.get(peer)
-        return -math.inf if doubt is None else doubt.until
+        willing_at = partner.ended_at + AGAIN_S
+        return willing_at if doubt is None else max(willing_at, doubt.until)

@@ -23,7 +23,7 @@ from shoal.transport.wire import Malformed, encode
 
 from .backlog import Backlog
 from .cells import Applied, Cells, Key, cells_digest
-from .chain import Added, Apart, Chain, Gap, Head, Known, News, news_of
+from .chain import Added, Apart, Chain, Gap, Head, Known, News
 from .compact import Frontier, Mark, Snapshot
 from .dots import Cell, Dot, Entry, Seen, Writer
 from .operation import BatchSigner, Operation, Stretch, Verify, genesis, read_batch, seal, tag_of
@@ -35,8 +35,7 @@ RECENT_MAX: Final = 4096  # batches that are known at a glance, when others brin
 _DIGEST: Final = b"shoal/state/1"
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
+class Missing(msgspec.Struct, frozen=True, gc=False):
     """What has to come before a batch can be judged: of this writer, the operations after this number.
 
     If the writer forked below, they are to be had from where the chains part: ask with `Chain`'s hashes.
@@ -46,7 +45,7 @@ class Missing:
     after: int
 
 
-class Admission(msgspec.Struct):
+class Admission(msgspec.Struct, gc=False):
     """What became of a batch."""
 
     kept: list[Stretch] = []  # to be stored and passed on, in this order
@@ -290,7 +289,7 @@ class Replica:
         place = chain.place(stretch)
         if isinstance(place, Known):
             return
-        if not self.has_room(stretch.writer):
+        if not self._seats.has_room(chain.writer):
             return  # nobody's fault: who sent it may not have heard of the others
         judged = self._judge(chain, stretch, place)
         if isinstance(judged, Malformed):
@@ -332,7 +331,9 @@ class Replica:
             chain.fork(stretch, news.number)
             admission.forked.add(writer)
         else:
-            for number, operation, hash, _ in news_of(stretch, news.number):
+            at = news.number - stretch.first
+            operations = zip(stretch.batch.operations[at:], stretch.hashes[at:], strict=True)
+            for number, (operation, hash) in enumerate(operations, news.number):
                 admission.touched.add(self._cells.apply(Dot(writer, number), operation, hash))
             self._context[writer] = stretch.last
             chain.extend(stretch, news.number, added)
@@ -359,7 +360,7 @@ class Replica:
 
     def _find(self, key: Key, seen: Seen) -> Entry | None:
         """The entry that an operation which counts, above the frontier, wrote under a key."""
-        writer, number = seen.dot
+        writer, number = seen.dot.writer, seen.dot.number
         if not self._frontier.get(writer, 0) < number <= self._context.get(writer, 0):
             return None
         ((_, operation, hash),) = self._read([seen.dot])

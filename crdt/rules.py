@@ -12,7 +12,9 @@ No clock and no view of others enters, so that all draw the same line.
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from shoal.transport.identity import peer_id_of
 from shoal.transport.wire import Malformed, decode, encode
@@ -42,8 +44,9 @@ class Authors(enum.Enum):
     CREATOR = "creator"
 
 
-_KEEPS_ALL: Final = frozenset({Kind.GROW_SET, Kind.LOG})  # whose entries nobody takes away
-_TOTALS: Final = frozenset({Kind.COUNTER, Kind.GROW_COUNTER})
+# No sets: an Enum's hash costs more than to look at both.
+_KEEPS_ALL: Final = (Kind.GROW_SET, Kind.LOG)  # whose entries nobody takes away
+_TOTALS: Final = (Kind.COUNTER, Kind.GROW_COUNTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,7 @@ class NoRecords:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(msgspec.Struct, frozen=True, gc=False):
     """An operation names a record that is not known here."""
 
     record: bytes
@@ -102,7 +104,9 @@ def judge(operation: Operation, writer: Writer, rules: Rules, records: Records) 
     if rule.is_own and operation.path[0] != peer_id_of(writer):
         return Malformed(f"{operation.namespace} of {operation.path[0]} is not {peer_id_of(writer)}'s to write")
     wrong = _shape(operation, writer, rule) or _value(operation, rule)
-    return wrong or _author(operation, writer, rule.authors, rules.creator, records)
+    if wrong is not None or rule.authors is Authors.ANYBODY:
+        return wrong
+    return _author(operation, writer, rule.authors, rules.creator, records)
 
 
 def _shape(operation: Operation, writer: Writer, rule: Rule) -> Malformed | None:
@@ -170,7 +174,7 @@ def _author(
     return None
 
 
-class Spent(NamedTuple):
+class Spent(msgspec.Struct, frozen=True, gc=False):
     """What a writer has used of its bounds after one of its operations. Sums, so that any of them is at hand."""
 
     bytes: int = 0

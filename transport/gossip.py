@@ -22,7 +22,8 @@ looked at, or make this side remember more than the bounds below.
 import math
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Annotated, Final
 
 import msgspec
@@ -51,24 +52,21 @@ MessageId = Annotated[bytes, msgspec.Meta(min_length=ID_BYTES, max_length=ID_BYT
 Topic = Annotated[str, msgspec.Meta(min_length=1, max_length=TOPIC_CHARS_MAX)]
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(msgspec.Struct, frozen=True, gc=False):
     """One message."""
 
     topic: str
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(msgspec.Struct, frozen=True, gc=False):
     """A message that came for the first time. It counts once `Mesh.accept` is told that it is valid."""
 
     id: bytes
     message: Published
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Tell `peer` of a message: hand it over, or only offer it."""
 
     peer: PeerId
@@ -77,16 +75,14 @@ class Send:
     tries: int = 0  # made before
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What a neighbour makes of an offer. What is in neither it has."""
 
     wanted: list[bytes]
     waiting: list[bytes]  # asked of somebody else, who has not delivered yet
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(msgspec.Struct, frozen=True, gc=False):
     since: float
     asked: frozenset[PeerId]  # once each: who offers and does not deliver could be asked for ever
 
@@ -97,10 +93,9 @@ class _Neighbour:
     allowance: TokenBucket = field(default_factory=lambda: TokenBucket(MESSAGES_PER_S, MESSAGES_BURST))  # of pushes
 
 
-@dataclass(slots=True)
-class _Cached:
+class _Cached(msgspec.Struct, gc=False):
     message: Published
-    holders: set[PeerId] = field(default_factory=set[PeerId])  # who is known to have it
+    holders: set[PeerId] = msgspec.field(default_factory=set[PeerId])  # who is known to have it
 
 
 def message_id(topic: str, data: bytes) -> bytes:
@@ -134,8 +129,9 @@ class Mesh:
             return []
         fresh = frozenset(topics) - neighbour.topics
         neighbour.topics = frozenset(topics)
-        missed = [id for id, each in self._cache.items() if each.message.topic in fresh and peer not in each.holders]
-        return [Send(peer, id, is_offer=True) for id in missed[-OFFERS_MAX:]]
+        newest = reversed(self._cache.items())
+        missed = (id for id, each in newest if each.message.topic in fresh and peer not in each.holders)
+        return [Send(peer, id, is_offer=True) for id in reversed([*islice(missed, OFFERS_MAX)])]
 
     def publish(self, topic: str, data: bytes) -> list[Send]:
         """This node's own message, handed to all neighbours who subscribe and are not known to have it."""
@@ -170,13 +166,13 @@ class Mesh:
         for send in offers:
             if send.id in waiting:
                 self._try_again(send, now)
-            elif send.id not in wanted and send.id in self._cache:
-                self._cache[send.id].holders.add(send.peer)
+            elif send.id not in wanted and (cached := self._cache.get(send.id)) is not None:
+                cached.holders.add(send.peer)
         return [send for send in offers if send.id in wanted]
 
     def undelivered(self, send: Send, now: float) -> None:
         """It could not be handed over. Not to be offered again: the neighbour asks nobody twice."""
-        self._try_again(replace(send, is_offer=False), now)
+        self._try_again(Send(send.peer, send.id, is_offer=False, tries=send.tries), now)
 
     @property
     def deadline(self) -> float:
@@ -223,11 +219,8 @@ class Mesh:
             while self._cache_bytes > CACHE_BYTES_MAX:
                 self._cache_bytes -= len(self._cache.popitem(last=False)[1].message.data) + ENTRY_BYTES
         cached.holders.update(holders)
-        return [
-            Send(peer, id, is_offer)
-            for peer, neighbour in sorted(self._neighbours.items())
-            if message.topic in neighbour.topics and peer not in cached.holders
-        ]
+        peers = (peer for peer, neighbour in self._neighbours.items() if message.topic in neighbour.topics)
+        return [Send(peer, id, is_offer) for peer in sorted(peers) if peer not in cached.holders]
 
     def is_needless(self, send: Send) -> bool:
         """Whether the neighbour has shown in the meantime that it has the message."""
@@ -236,7 +229,7 @@ class Mesh:
 
     def _try_again(self, send: Send, now: float) -> None:
         if send.tries + 1 < TRIES_MAX and len(self._again) < AGAIN_MAX:
-            self._again.append((now + AGAIN_S, replace(send, tries=send.tries + 1)))
+            self._again.append((now + AGAIN_S, Send(send.peer, send.id, send.is_offer, send.tries + 1)))
 
     def _asks(self, peer: PeerId, id: bytes, now: float) -> bool:
         """Whether to ask `peer` for a message that is not here."""

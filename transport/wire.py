@@ -22,11 +22,11 @@ Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 U64 = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # 63 bits: SQLite and msgspec agree on these
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What all wire messages are: immutable arrays of typed fields."""
+class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """What all wire messages are: immutable arrays of typed fields. They form no cycles that gc would have to find."""
 
 
-class Malformed(msgspec.Struct, frozen=True):
+class Malformed(msgspec.Struct, frozen=True, gc=False):
     """Why bytes from a peer are not the message expected. A value, not an exception: it is the peer's fault."""
 
     reason: str

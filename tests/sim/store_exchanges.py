@@ -87,8 +87,9 @@ class StoreExchanges:
             self._wake()
 
     def _wake(self) -> None:
-        if self.partners.deadline < self._wakes_at:
-            self._wakes_at = max(self.partners.deadline, self._network.now + SOON_S)
+        deadline = self.partners.deadline
+        if deadline < self._wakes_at:
+            self._wakes_at = max(deadline, self._network.now + SOON_S)
             self._network.at(self._wakes_at, self._begin)
 
     def _begin(self) -> None:

@@ -10,7 +10,7 @@ import struct
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Any, Final, Protocol
 
 from blake3 import blake3
@@ -20,7 +20,12 @@ from shoal.transport.port import PeerId
 NOTICE_S: Final = (1.0, 6.0)  # after which a connection breaks whose other end is not heard of
 DIAL_S: Final = (0.5, 3.0)  # between attempts to connect
 JITTER: Final = 0.1  # of a path's latency
+SLICES_PER_S: Final = 64  # all in one heap: to compare events took a twentieth of all time
+UNHASHED_MAX: Final = 1024  # parts of messages, hashed at once: much cheaper than message by message
 
+_STAMP: Final = struct.Struct("<dI")  # when, and how many bytes
+
+Event = tuple[float, int, Callable[..., None], tuple[Any, ...]]
 Pair = tuple[PeerId, PeerId]  # sorted
 Then = Callable[[bytes | None], None]  # what comes of a call: the answer, or nothing
 
@@ -56,6 +61,14 @@ class Traffic:
     bytes: Counter[str] = field(default_factory=Counter[str])
 
 
+@dataclass(slots=True)
+class _Path:
+    """In one direction."""
+
+    latency_s: float
+    arrived_at: float = 0.0  # what was sent last: what is sent later arrives later
+
+
 class StoreNetwork:
     """See the module's text."""
 
@@ -65,33 +78,48 @@ class StoreNetwork:
         self.draw = random.Random(seed)
         self.traffic: dict[PeerId, Traffic] = {}
         self._transcript = blake3()
-        self._queue: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._unhashed: list[bytes] = []  # what comes next in it
+        self._slice = 0  # of time: what comes in it is in the queue, what comes later is not sorted yet
+        self._queue: list[Event] = []
+        self._later: dict[int, list[Event]] = {}
         self._number = 0
         self._nodes: dict[PeerId, Endpoint] = {}  # that run
         self._sides: Mapping[PeerId, int] = {}  # of a partition
         self._wanted: dict[PeerId, list[PeerId]] = {}
         self._standing: dict[Pair, tuple[Endpoint, Endpoint]] = {}
-        self._latency_s: dict[Pair, float] = {}
-        self._free_at: dict[tuple[PeerId, PeerId], float] = {}  # what is sent later arrives later
+        self._paths: dict[tuple[PeerId, PeerId], _Path] = {}  # of sender and receiver
 
     # Time.
 
     def at(self, time: float, action: Callable[..., None], *arguments: Any) -> None:
         self._number += 1
-        heappush(self._queue, (time, self._number, action, arguments))
+        event = time, self._number, action, arguments
+        number = int(time * SLICES_PER_S)
+        if number <= self._slice:
+            heappush(self._queue, event)
+        else:
+            self._later.setdefault(number, []).append(event)
 
     def after(self, spans_s: tuple[float, float], action: Callable[..., None], *arguments: Any) -> None:
         self.at(self.now + self.draw.uniform(*spans_s), action, *arguments)
 
     def run_until(self, time: float) -> None:
-        queue = self._queue
-        while queue and queue[0][0] <= time:
-            self.now, _, action, arguments = heappop(queue)
-            action(*arguments)
+        last = int(time * SLICES_PER_S)
+        while True:
+            queue = self._queue
+            while queue and queue[0][0] <= time:
+                self.now, _, action, arguments = heappop(queue)
+                action(*arguments)
+            if self._slice >= last:
+                break
+            self._slice += 1
+            self._queue = self._later.pop(self._slice, [])
+            heapify(self._queue)
         self.now = time
 
     def transcript(self) -> str:
         """A hash of all that was ever delivered, and when."""
+        self._hash()
         return self._transcript.hexdigest()
 
     # Nodes and connections.
@@ -105,7 +133,8 @@ class StoreNetwork:
         self._wanted.setdefault(a, []).append(b)
         self._wanted.setdefault(b, []).append(a)
         pair = _pair(a, b)
-        self._latency_s[pair] = self.draw.uniform(*self.weather.latency_s)
+        latency_s = self.draw.uniform(*self.weather.latency_s)
+        self._paths[a, b], self._paths[b, a] = _Path(latency_s), _Path(latency_s)
         if a in self._nodes and b in self._nodes:
             self._dial(pair)
 
@@ -170,23 +199,28 @@ class StoreNetwork:
         traffic = self.traffic[sender]
         traffic.messages[method] += 1
         traffic.bytes[method] += len(data)
-        pair = _pair(sender, receiver)
-        if self.draw.random() < self.weather.loss or not self._is_open(pair):
+        if self.draw.random() < self.weather.loss or not self._is_open(_pair(sender, receiver)):
             return None
-        delay = self._latency_s[pair] * (1 + JITTER * self.draw.random())
-        arrives_at = max(self._free_at.get((sender, receiver), 0.0), self.now + delay)
-        self._free_at[sender, receiver] = arrives_at
-        return arrives_at
+        path = self._paths[sender, receiver]
+        delay_s = path.latency_s * (1 + JITTER * self.draw.random())
+        path.arrived_at = max(path.arrived_at, self.now + delay_s)
+        return path.arrived_at
 
     def _record(self, one: PeerId, other: PeerId, data: bytes) -> None:
-        self._transcript.update(struct.pack("<dI", self.now, len(data)) + one.encode() + other.encode() + data)
+        self._unhashed += (_STAMP.pack(self.now, len(data)), one.encode(), other.encode(), data)
+        if len(self._unhashed) > UNHASHED_MAX:
+            self._hash()
+
+    def _hash(self) -> None:
+        self._transcript.update(b"".join(self._unhashed))
+        self._unhashed.clear()
 
     # Connections.
 
     def _is_open(self, pair: Pair) -> bool:
         """Whether what is sent now arrives."""
         ends = self._standing.get(pair)
-        if ends is None or self._sides.get(pair[0], 0) != self._sides.get(pair[1], 0):
+        if ends is None or (self._sides and self._sides.get(pair[0], 0) != self._sides.get(pair[1], 0)):
             return False
         return self._nodes.get(pair[0]) is ends[0] and self._nodes.get(pair[1]) is ends[1]
 

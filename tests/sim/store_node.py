@@ -42,9 +42,10 @@ def shared() -> Verify:
 
     def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
         key = public_key, message, signature
-        if key not in results:
-            results[key] = identity.verify_by_key(*key)
-        return results[key]
+        result = results.get(key)
+        if result is None:
+            result = results[key] = identity.verify_by_key(*key)
+        return result
 
     return verify
 
@@ -106,7 +107,7 @@ class StoreNode:
         self.mesh.topics.add(TOPIC)
         self.refused: list[str] = []  # what was wrong with what came
         self.dropped_count = 0
-        self._unsaved: list[Admission] = []
+        self._unsaved: list[tuple[Writer, bytes | None]] = []  # a batch; None: all that is held of the writer
         self._outboxes: dict[PeerId, _Outbox] = {}
         self._wakes_at = float("inf")
         for batches in machine.batches.values():
@@ -200,17 +201,19 @@ class StoreNode:
         if admission.kept:
             if not self._unsaved:
                 self.network.at(self.network.now + FLUSH_S, self._flush)
-            self._unsaved.append(admission)
+            forked = admission.forked
+            self._unsaved += [(each.writer, each.data) for each in admission.kept if each.writer not in forked]
+            self._unsaved += [(writer, None) for writer in forked]
 
     def _flush(self) -> None:
         if not self.network.is_running(self):
             return
-        for admission in self._unsaved:
-            for stretch in admission.kept:
-                if stretch.writer not in admission.forked:
-                    self.machine.batches.setdefault(stretch.writer, []).append(stretch.data)
-            for writer in admission.forked:
-                self.machine.batches[writer] = self.replica.batches(writer)
+        batches = self.machine.batches
+        for writer, data in self._unsaved:
+            if data is None:
+                batches[writer] = self.replica.batches(writer)
+            else:
+                batches.setdefault(writer, []).append(data)
         self._unsaved.clear()
 
     # Gossip, as `gossip_service` carries it.
