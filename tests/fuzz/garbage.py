@@ -92,7 +92,8 @@ def _built(chance: random.Random, info: inspect.Type) -> Any:
             length = min(_length(chance, info.min_length, info.max_length), 20)
             return {_built(chance, info.key_type): _built(chance, info.value_type) for _ in range(length)}
         case inspect.StructType():
-            return [_built(chance, field.type) for field in info.fields]
+            tag = [] if info.tag is None else [info.tag]
+            return [*tag, *(_built(chance, field.type) for field in info.fields)]
         case _:
             raise TypeError(f"teach tests/fuzz/garbage.py to make a {type(info).__name__}")
 

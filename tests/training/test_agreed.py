@@ -1,0 +1,139 @@
+"""Records: what can follow what, and which changes are proved."""
+
+from typing import Any
+
+import pytest
+
+from shoal.training.agreed import (
+    AgreedRecord,
+    Position,
+    Share,
+    follow,
+    leave_statement,
+    next_record,
+    record_value,
+    remove_statement,
+    unproved,
+    vouch_statement,
+)
+from shoal.training.members import Change, Expel, Join, Leave, Quorum, Remove, Suspend, Vouch, electorate_of
+from shoal.training.votes import Signed, Step, Vote, cast, propose, stub_of, value_of
+from shoal.transport.identity import Identity
+from shoal.transport.port import PeerId
+from shoal.transport.wire import Malformed
+
+SWARM = b"s" * 32
+ANN, BEN, CLEO, DAN = KEYS = [Identity.from_seed(bytes([number]) * 32) for number in range(1, 5)]
+ORIGIN = Position(0, SWARM, electorate_of(Quorum.MAJORITY, {key.peer_id: 1 for key in (ANN, BEN, CLEO)}))
+SHARES = [Share(key.peer_id, bytes([number]) * 32, 7) for number, key in enumerate((ANN, BEN))]
+
+
+def record(position: Position = ORIGIN, *changes: Change) -> AgreedRecord:
+    made = next_record(position, b"", SHARES, changes)
+    assert isinstance(made, AgreedRecord), made
+    return made
+
+
+def test_records_follow_one_another() -> None:
+    value = record_value(record(ORIGIN, Suspend(CLEO.peer_id)))
+    followed = follow(ORIGIN, value)
+    assert not isinstance(followed, Malformed)
+    assert followed[1].round == 1
+    assert followed[1].record == value.hash
+    assert followed[1].electorate.by_member[CLEO.peer_id].is_suspended
+    assert isinstance(follow(followed[1], value), Malformed)
+    assert not isinstance(follow(followed[1], record_value(record(followed[1]))), Malformed)
+
+
+def test_the_order_of_shares_does_not_matter_to_who_proposes() -> None:
+    other = next_record(ORIGIN, b"", reversed(SHARES))
+    assert other == record()
+
+
+def data_of(*, round: int = 1, previous: bytes = SWARM, taken: tuple[Share, ...] = (), **fields: Any) -> bytes:
+    made: dict[str, Any] = {"changes": (), "electorate": ORIGIN.electorate.digest()} | fields
+    return record_value(AgreedRecord(previous, round, b"", taken, made["changes"], made["electorate"])).data
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"junk",
+        data_of() + b"\xc0",
+        data_of(round=2),
+        data_of(previous=bytes(32)),
+        data_of(electorate=bytes(32)),
+        data_of(taken=tuple(sorted(SHARES, key=lambda share: share.member, reverse=True))),
+        data_of(changes=(Suspend(DAN.peer_id),)),
+        data_of(changes=(Suspend(ANN.peer_id),)),  # and the electorate of before
+    ],
+)
+def test_what_does_not_follow_is_refused(data: bytes) -> None:
+    assert isinstance(follow(ORIGIN, value_of(data)), Malformed)
+
+
+def test_what_follows_is_sound() -> None:
+    assert not isinstance(follow(ORIGIN, value_of(data_of())), Malformed)
+
+
+def admits(member: PeerId, admission: bytes) -> int | None:
+    return 1 if admission == b"invited" else None
+
+
+def is_proved(change: Change) -> bool:
+    return unproved((change,), SWARM, ORIGIN.electorate, admits) is None
+
+
+def test_who_leaves_has_said_so_itself() -> None:
+    assert is_proved(Leave(ANN.peer_id, ANN.sign(leave_statement(SWARM, ANN.peer_id, 0))))
+    assert not is_proved(Leave(ANN.peer_id, BEN.sign(leave_statement(SWARM, ANN.peer_id, 0))))
+    assert not is_proved(Leave(ANN.peer_id, ANN.sign(leave_statement(SWARM, ANN.peer_id, 1))))
+    assert not is_proved(Leave(ANN.peer_id, ANN.sign(leave_statement(bytes(32), ANN.peer_id, 0))))
+
+
+def test_who_comes_is_let_in_with_the_votes_that_are_due() -> None:
+    assert is_proved(Join(DAN.peer_id, 1, b"invited"))
+    assert not is_proved(Join(DAN.peer_id, 2, b"invited"))
+    assert not is_proved(Join(DAN.peer_id, 1, b"forged"))
+
+
+def test_a_voucher_gives_its_own_votes_away() -> None:
+    statement = vouch_statement(SWARM, ANN.peer_id, BEN.peer_id, 1, 0)
+    assert is_proved(Vouch(BEN.peer_id, ANN.peer_id, 1, ANN.sign(statement)))
+    assert not is_proved(Vouch(BEN.peer_id, ANN.peer_id, 1, BEN.sign(statement)))
+    assert not is_proved(Vouch(CLEO.peer_id, ANN.peer_id, 1, ANN.sign(statement)))
+
+
+def test_a_quorum_of_the_others_has_a_member_go() -> None:
+    statement = remove_statement(SWARM, CLEO.peer_id, 0)
+    words = [Signed(key.peer_id, key.sign(statement)) for key in (ANN, BEN, CLEO)]
+    assert is_proved(Remove(CLEO.peer_id, tuple(words[:2])))
+    assert not is_proved(Remove(CLEO.peer_id, tuple(words[:1])))
+    assert not is_proved(Remove(CLEO.peer_id, (words[0], words[0], words[2])))
+    assert not is_proved(Remove(CLEO.peer_id, (words[0], Signed(BEN.peer_id, words[0].signature))))
+
+
+def vote(key: Identity = CLEO, attempt: int = 0, step: Step = Step.PREVOTE, choice: bytes = b"") -> Vote:
+    return cast(key, SWARM, 3, attempt, step, choice)
+
+
+def test_two_votes_in_one_step_are_proof() -> None:
+    one, other = stub_of(vote()), stub_of(vote(choice=bytes(32)))
+    assert is_proved(Expel(CLEO.peer_id, one, other))
+    for first, second in (
+        (one, one),
+        (one, stub_of(vote(attempt=1, choice=bytes(32)))),
+        (one, stub_of(vote(step=Step.PRECOMMIT, choice=bytes(32)))),
+        (one, stub_of(vote(BEN, choice=bytes(32)))),
+        (stub_of(vote(BEN)), stub_of(vote(BEN, choice=bytes(32)))),
+    ):
+        assert not is_proved(Expel(CLEO.peer_id, first, second))
+
+
+def test_two_proposals_in_one_attempt_are_proof() -> None:
+    values = value_of(b"one"), value_of(b"another")
+    first, second = (stub_of(propose(CLEO, SWARM, 3, 0, value, None)) for value in values)
+    assert is_proved(Expel(CLEO.peer_id, first, second))
+    assert not is_proved(Expel(CLEO.peer_id, first, first))
+    assert not is_proved(Expel(CLEO.peer_id, first, stub_of(propose(CLEO, SWARM, 3, 1, values[1], None))))

@@ -1,0 +1,168 @@
+"""The log's records: what the members have agreed on, round by round, and what makes a record one that can follow.
+
+A record's hash covers the record before it, the contributions taken, all changes of membership and votes, the state
+before, and every so often the store's frontier; never attempt, proposer or signatures, which are its certificate: a
+value that bound some in one attempt may be decided in another, as the same record.
+
+A member may propose any bytes. What it cannot: have honest members vote for a record that does not follow theirs, makes
+changes that do not fit or are not proved, or claims another electorate than follows from them.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated
+
+import msgspec
+
+from shoal.transport.envelope import Verify
+from shoal.transport.identity import verify
+from shoal.transport.port import PeerId
+from shoal.transport.wire import Digest, Malformed, Message, PeerIdText, decode, encode
+
+from .members import Change, Electorate, Expel, Join, Leave, Remove, Vouch
+from .records import MEMBERS_MAX, RoundNumber, Samples, StateDigest
+from .votes import VALUE_BYTES_MAX, Value, proves, value_of
+
+CHANGES_MAX = 256  # in one record
+
+# Whether somebody is let in for this reason, and with how many votes; None: it is not.
+Admits = Callable[[PeerId, bytes], int | None]
+
+
+class Share(Message, frozen=True):
+    """A contribution that a record takes."""
+
+    member: PeerIdText
+    contribution: Digest  # hash of its envelope, which names its payload
+    samples: Samples
+
+
+class Kept(Message, frozen=True):
+    """The store as agreed: what is below its frontier may be compacted away."""
+
+    frontier: Digest
+    snapshot: Digest
+
+
+class AgreedRecord(Message, frozen=True):
+    """See the module's text."""
+
+    previous: Digest
+    round: RoundNumber
+    base_digest: StateDigest  # of the state that the taken contributions started from
+    taken: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MEMBERS_MAX)]  # sorted by member
+    changes: Annotated[tuple[Change, ...], msgspec.Meta(max_length=CHANGES_MAX)]
+    electorate: Digest  # after these changes
+    kept: Kept | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the log stands: what a next record has to follow."""
+
+    round: int
+    record: bytes  # hash of the newest record; of round 0 the swarm's id
+    electorate: Electorate
+
+
+def record_value(record: AgreedRecord) -> Value:
+    return value_of(encode(record))
+
+
+def read_record(value: Value) -> AgreedRecord | Malformed:
+    record = decode(value.data, AgreedRecord, VALUE_BYTES_MAX)
+    if isinstance(record, Malformed):
+        return record
+    if encode(record) != value.data:
+        return Malformed("a record that is not written in its shortest form")
+    if any(left.member >= right.member for left, right in pairwise(record.taken)):
+        return Malformed("a record's members are not sorted, or one stands in it twice")
+    return record
+
+
+def follow(position: Position, value: Value) -> tuple[AgreedRecord, Position] | Malformed:
+    """The record in `value` and where the log stands after it, if it can come next there."""
+    record = read_record(value)
+    if isinstance(record, Malformed):
+        return record
+    if record.round != position.round + 1 or record.previous != position.record:
+        return Malformed(f"it follows another record than that of round {position.round}")
+    electorate = position.electorate
+    if record.changes:
+        changed = electorate.after(record.round, record.changes)
+        if isinstance(changed, Malformed):
+            return changed
+        electorate = changed
+    if electorate.digest() != record.electorate:
+        return Malformed("its members are not those that follow from its changes")
+    return record, Position(record.round, value.hash, electorate)
+
+
+def next_record(
+    position: Position,
+    base_digest: bytes,
+    taken: Iterable[Share],
+    changes: tuple[Change, ...] = (),
+    kept: Kept | None = None,
+) -> AgreedRecord | Malformed:
+    """A record that can come next; Malformed if the changes do not fit."""
+    electorate = position.electorate.after(position.round + 1, changes)
+    if isinstance(electorate, Malformed):
+        return electorate
+    shares = tuple(sorted(taken, key=lambda share: share.member))
+    return AgreedRecord(position.record, position.round + 1, base_digest, shares, changes, electorate.digest(), kept)
+
+
+# Proofs of changes.
+
+
+def leave_statement(swarm: bytes, member: str, since: int) -> bytes:
+    """What who leaves signs; good for this membership of its only, begun in round `since`."""
+    return encode(("shoal/leave/1", swarm, member, since))
+
+
+def remove_statement(swarm: bytes, member: str, since: int) -> bytes:
+    """What those sign who want a member to go."""
+    return encode(("shoal/remove/1", swarm, member, since))
+
+
+def vouch_statement(swarm: bytes, voucher: str, member: str, votes: int, since: int) -> bytes:
+    """What a voucher signs; `since` is the round in which the member that it vouches for joined."""
+    return encode(("shoal/vouch/1", swarm, voucher, member, votes, since))
+
+
+def unproved(
+    changes: Iterable[Change], swarm: bytes, electorate: Electorate, admits: Admits, verify: Verify = verify
+) -> str | None:
+    """Which change is not proved; None: all are. Whether to suspend is each member's own judgement."""
+    for change in changes:
+        wrong = _unproved(change, swarm, electorate, admits, verify)
+        if wrong is not None:
+            return wrong
+    return None
+
+
+def _unproved(change: Change, swarm: bytes, electorate: Electorate, admits: Admits, verify: Verify) -> str | None:
+    member = PeerId(change.member)
+    seat = electorate.by_member.get(member)
+    since = 0 if seat is None else seat.since
+    match change:
+        case Join(_, votes, admission):
+            return None if admits(member, admission) == votes else f"{member} is not let in with {votes} votes"
+        case Leave(_, word):
+            is_said = verify(member, leave_statement(swarm, member, since), word)
+            return None if is_said else f"{member} has not said that it leaves"
+        case Vouch(_, voucher, votes, word):
+            statement = vouch_statement(swarm, voucher, member, votes, since)
+            return None if verify(PeerId(voucher), statement, word) else f"{voucher} has not vouched for {member}"
+        case Remove(_, words):
+            statement = remove_statement(swarm, member, since)
+            signers = {PeerId(each.member) for each in words if verify(PeerId(each.member), statement, each.signature)}
+            is_wanted = electorate.is_quorum(signers - {member})
+            return None if is_wanted else f"no quorum wants {member} to go"
+        case Expel(_, first, second):
+            is_proof = proves(member, first, second, swarm, verify)
+            return None if is_proof else f"it does not prove that {member} lies"
+        case _:
+            return None

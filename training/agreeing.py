@@ -1,0 +1,206 @@
+"""The log as one member keeps it: which record comes next, round after round, and what is done with what peers send.
+
+Around `Voting`, which agrees on one: it begins the next round's, tells those behind what was decided, asks those ahead,
+and judges what can be judged from the log alone. No I/O.
+
+The law: every member's log is a beginning of one and the same log, while any two quorums share an honest member. If a
+second certified record for a round comes up all the same, that is proof against all who signed both certificates:
+`Split` says so, and the member goes no further; which log is longer is no argument.
+
+What a malicious peer may send: any messages, of any round. What it achieves: an answer for each old one, within what
+its owner lets one peer ask; nothing else: what is not signed by a voter of the round is dropped before it is looked at.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from shoal.transport.envelope import Signer, Verify
+from shoal.transport.identity import verify
+from shoal.transport.port import PeerId
+from shoal.transport.wire import Malformed
+
+from .agreed import AgreedRecord, Position, follow
+from .votes import Ballot, Decided, Journal, Value, fault, value_of
+from .voting import Voting
+from .voting_effects import Accuse, Began, Judge, Save, Send, Timeouts
+
+DECIDED_KEPT: Final = 64  # rounds of which a straggler is told, or a second record is noticed; memory: their records
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """A record is decided: have it on disk before anything that follows is done."""
+
+    decided: Decided
+    record: AgreedRecord
+    position: Position  # after it
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRecord:
+    """Find out whether all that this record takes is here and sound, and its changes proved; tell `judged`."""
+
+    value: Value
+    record: AgreedRecord
+    is_backed: bool  # as in `Judge`: else also whether those it suspends are silent here, too
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tell one peer."""
+
+    peer: PeerId
+    ballot: Ballot
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Have one peer tell which records it has from this round on."""
+
+    peer: PeerId
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Two certified records for one round, and who signed both."""
+
+    first: Decided
+    second: Decided
+    culprits: tuple[PeerId, ...]
+
+
+Effect = Save | Send | Began | Accuse | Keep | JudgeRecord | Answer | Ask | Split
+
+
+class Agreement:
+    """See the module's text. Events return what is to be done, in this order."""
+
+    def __init__(
+        self,
+        swarm: bytes,
+        signer: Signer,
+        timeouts: Timeouts,
+        position: Position,
+        log: Iterable[Decided] = (),
+        journal: Journal | None = None,
+        verify: Verify = verify,
+    ) -> None:
+        """Args:
+            position: from where on `log` goes: all that was to be kept (`Keep`), in order.
+            journal: what was to be saved last (`Save`).
+
+        Raises ValueError if `log` does not follow `position`: the disk's fault.
+        """
+        self._swarm = swarm
+        self._signer = signer
+        self._timeouts = timeouts
+        self._verify = verify
+        self._kept: OrderedDict[int, tuple[Decided, Position]] = OrderedDict()  # and where the log stood before
+        self.position = position
+        self.split: Split | None = None
+        self._asks_at = -math.inf  # not before
+        for decided in log:
+            if isinstance(self._advance(decided), Malformed):
+                raise ValueError(f"round {decided.round} of the log does not follow the one before")
+        self.voting = self._open(journal)
+
+    @property
+    def round(self) -> int:
+        """The one that is voted on."""
+        return self.position.round + 1
+
+    @property
+    def deadline(self) -> float:
+        return self.voting.deadline
+
+    def ready(self, now: float, candidate: Value | None) -> list[Effect]:
+        """As `Voting.ready`."""
+        return self._after(self.voting.ready(now, candidate))
+
+    def judged(self, now: float, hash: bytes, is_sound: bool) -> list[Effect]:
+        """The end of a JudgeRecord."""
+        return self._after(self.voting.judged(now, hash, is_sound))
+
+    def look(self, now: float) -> list[Effect]:
+        return self._after(self.voting.look(now))
+
+    def heard(self, now: float, peer: PeerId, ballot: Ballot) -> list[Effect]:
+        """`peer` sent this; whose it is, it says itself."""
+        if self.split is not None:
+            return []
+        if ballot.round > self.round:
+            return self._ask(now, peer)
+        if ballot.round < self.round:
+            return self._heard_old(peer, ballot)
+        voters = self.position.electorate.by_member
+        if fault(ballot, self._swarm, voters, self._verify) is not None:
+            return []
+        return self._after(self.voting.heard(now, ballot))
+
+    def _ask(self, now: float, peer: PeerId) -> list[Effect]:
+        """Every now and then: what comes in answer may show, record by record, that there is more to ask for."""
+        if now < self._asks_at:
+            return []
+        self._asks_at = now + self._timeouts.repeat_s
+        return [Ask(peer, self.round)]
+
+    def _heard_old(self, peer: PeerId, ballot: Ballot) -> list[Effect]:
+        decided, before = self._kept.get(ballot.round, (None, None))
+        if decided is None or before is None:
+            return []
+        if not isinstance(ballot, Decided):
+            return [Answer(peer, decided)]
+        if ballot.value == decided.value:
+            return []
+        if fault(ballot, self._swarm, before.electorate.by_member, self._verify) is not None:
+            return []
+        signers = {PeerId(each.member) for each in ballot.precommits}
+        if not before.electorate.is_quorum(signers):
+            return []
+        both = signers & {PeerId(each.member) for each in decided.precommits}
+        self.split = Split(decided, ballot, tuple(sorted(both)))
+        return [self.split]
+
+    def _open(self, journal: Journal | None) -> Voting:
+        electorate = self.position.electorate
+        return Voting(self._swarm, self.round, electorate, self._signer, self._timeouts, self._can_follow, journal)
+
+    def _can_follow(self, value: Value) -> bool:
+        return not isinstance(follow(self.position, value), Malformed)
+
+    def _after(self, effects: Iterable[object]) -> list[Effect]:
+        done: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case Judge(value, is_backed):
+                    found = follow(self.position, value)
+                    done += [] if isinstance(found, Malformed) else [JudgeRecord(value, found[0], is_backed)]
+                case Decided():
+                    done += self._decide(effect)
+                case Save() | Send() | Began() | Accuse():
+                    done.append(effect)
+                case _:
+                    raise TypeError(f"{type(effect).__name__} is no effect of voting")
+        return done
+
+    def _decide(self, decided: Decided) -> list[Effect]:
+        record = self._advance(decided)
+        if isinstance(record, Malformed):
+            raise TypeError(f"voting decided what cannot follow: {record.reason}")
+        self.voting = self._open(None)
+        return [Keep(decided, record, self.position)]
+
+    def _advance(self, decided: Decided) -> AgreedRecord | Malformed:
+        found = follow(self.position, value_of(decided.value))
+        if isinstance(found, Malformed):
+            return found
+        self._kept[self.round] = decided, self.position
+        if len(self._kept) > DECIDED_KEPT:
+            self._kept.popitem(last=False)
+        record, self.position = found
+        self._asks_at = -math.inf
+        return record

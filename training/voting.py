@@ -1,0 +1,404 @@
+"""How the members agree on one record without a coordinator: one round's voting, as one member lives it. No I/O.
+
+Two-step voting with locks (Buchman, Kwon, Milosevic 2018, "The latest gossip on BFT consensus", algorithm 1). In each
+attempt the proposer whose turn it is names a value; members who hold all of it and find it sound prevote it, others
+nothing; who sees a quorum prevote one value is bound to it and precommits it; a quorum's precommits of one attempt
+decide, and are the certificate. Who is bound prevotes nothing else, until a quorum has prevoted something else in a
+later attempt. An attempt that leads nowhere is followed by the next, with another proposer and more patience.
+
+The law: no two honest members ever decide differently, whatever is lost, late, repeated or forged and whoever stops
+and starts again, as long as any two quorums share an honest member (`members.Quorum`). Once messages arrive within the
+timeouts, the first attempt whose proposer is honest and knows of the newest lock decides; whoever is bound tells, with
+proof, when it votes for nothing, so at most one attempt of an honest proposer is lost to that.
+
+What differs from the paper: a quorum is any set that `Electorate.is_quorum`; a proposal that names an earlier attempt
+carries its prevotes, so that nobody must have heard them; a vote for nothing shows what binds its voter; messages are
+repeated instead of assumed to arrive; and with crashes alone (`MAJORITY`) one voice from a later attempt is enough to
+follow it, because nobody lies.
+
+What a malicious member may send: any proposals and votes of its own, different ones to everybody, late or never, for
+any attempt. What it achieves, below the quorum's bound: lost attempts while it is its turn, and proof against itself
+(`Accuse`). It cannot have more than a few of its votes remembered, nor drag others into far attempts alone.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from shoal.transport.envelope import Signer
+from shoal.transport.port import PeerId
+
+from .ballot_box import BallotBox
+from .members import Electorate
+from .votes import (
+    Ballot,
+    Decided,
+    Journal,
+    Polka,
+    Proposal,
+    Step,
+    Value,
+    Vote,
+    cast,
+    propose,
+    signatures_of,
+    value_of,
+    without_polka,
+)
+from .voting_effects import GROWTH_MAX, Accuse, Began, Effect, Judge, Save, Send, Timeouts
+
+PROPOSALS_KEPT: Final = 16  # of all proposers together
+
+
+class Voting:
+    """See the module's text. Messages that come in have been checked by `votes.fault`."""
+
+    def __init__(
+        self,
+        swarm: bytes,
+        round: int,
+        electorate: Electorate,
+        signer: Signer,
+        timeouts: Timeouts,
+        follows: Callable[[Value], bool],
+        journal: Journal | None = None,
+    ) -> None:
+        """Args:
+        follows: whether a value can come next at all, which everybody finds alike; no other is decided.
+        journal: what was saved last, of whatever round: this member has signed that.
+        """
+        self.round = round
+        self._follows = follows
+        self.electorate = electorate
+        self._swarm = swarm
+        self._signer = signer
+        self._me = signer.peer_id
+        self._timeouts = timeouts
+        self._is_voter = electorate.votes(self._me) > 0
+        self.attempt = 0
+        self.decided: Decided | None = None
+        self._step: Step | None = None  # the last one taken in this attempt
+        self._candidate: Value | None = None
+        self._is_ready = False
+        self._values: dict[bytes, Value] = {}
+        self._verdicts: dict[bytes, bool | None] = {}  # None: asked for
+        self._unbacked: set[bytes] = set()  # judged, if at all, before a quorum was known to have prevoted them
+        self._proposals: dict[int, Proposal] = {}
+        self._votes = BallotBox()
+        self._newest: dict[PeerId, int] = {}  # attempts that members are known to have reached
+        self._bound: Polka | None = None
+        self._polka: Polka | None = None  # the newest that is known
+        self._step_until = math.inf
+        self._attempt_until = math.inf
+        self._repeat_at = math.inf
+        self._repeats = 0
+        if journal is not None and journal.round == round:
+            self._recall(journal)
+
+    @property
+    def deadline(self) -> float:
+        """When to call `look` even if nothing happens."""
+        return math.inf if self.decided else min(self._step_until, self._attempt_until, self._repeat_at)
+
+    # Events. Each returns what is to be done, in this order.
+
+    def ready(self, now: float, candidate: Value | None) -> list[Effect]:
+        """The round may close, as far as this member is concerned, and so it would propose. Call again for another.
+
+        Raises ValueError if the candidate cannot follow: the caller's bug.
+        """
+        if candidate is not None:
+            if not self._follows(candidate):
+                raise ValueError("a candidate that cannot follow the log")
+            self._candidate = self._know(candidate)
+            self._verdicts[candidate.hash] = True
+        self._is_ready = True
+        return self.look(now)
+
+    def judged(self, now: float, hash: bytes, is_sound: bool) -> list[Effect]:
+        """The end of a Judge."""
+        if hash in self._verdicts:
+            self._verdicts[hash] = is_sound
+        return self.look(now)
+
+    def heard(self, now: float, ballot: Ballot) -> list[Effect]:
+        """A message of this round came, its own ones included."""
+        if self.decided is not None or ballot.round != self.round:
+            return []
+        match ballot:
+            case Vote():
+                effects = self._hear_vote(ballot)
+            case Proposal():
+                effects = self._hear_proposal(ballot)
+            case Decided():
+                effects = self._hear_decided(ballot)
+        return [*effects, *self.look(now)]
+
+    def look(self, now: float) -> list[Effect]:
+        """Something changed, or time passed."""
+        effects: list[Effect] = []
+        rules = (self._decide, self._follow, self._propose, self._prevote, self._bind, self._give_up, self._time_out)
+        while self.decided is None:
+            found = next((done for rule in rules if (done := rule(now)) is not None), None)
+            if found is None:
+                break
+            effects += found
+        return [*self._judge(), *effects, *self._repeat(now)]
+
+    def standing(self) -> list[Ballot]:
+        """What somebody who has just come should hear."""
+        if self.decided is not None:
+            return [self.decided]
+        proposal = self._proposals.get(self.attempt)
+        return [*([] if proposal is None else [proposal]), *map(self._shown, self._own())]
+
+    # What comes.
+
+    def _hear_vote(self, vote: Vote) -> list[Effect]:
+        voter = PeerId(vote.voter)
+        if not self.electorate.votes(voter):
+            return []
+        if vote.bound_by is not None:
+            self._learn(vote.bound_by)
+        self._newest[voter] = max(self._newest.get(voter, 0), vote.attempt)
+        before = self._votes.put(vote)
+        return [] if before is None else [Accuse(without_polka(before), without_polka(vote))]
+
+    def _hear_proposal(self, proposal: Proposal) -> list[Effect]:
+        proposer, attempt = PeerId(proposal.proposer), proposal.attempt
+        if proposer != self.electorate.proposer(self.round, attempt):
+            return []
+        before = self._proposals.get(attempt)
+        if before is not None:
+            is_same = before.value == proposal.value and before.polka_attempt == proposal.polka_attempt
+            return [] if is_same else [Accuse(before, proposal)]
+        if proposal.polka_attempt is not None:
+            polka = Polka(proposal.polka_attempt, proposal.value, proposal.prevotes)
+            if not self._learn(polka):
+                return []
+        value = self._know(value_of(proposal.value))
+        if not self._follows(value):
+            self._verdicts[value.hash] = False
+        self._proposals[attempt] = proposal
+        if len(self._proposals) > PROPOSALS_KEPT:
+            # The farthest from here: a liar's for attempts that nobody will ever reach are the first to go.
+            del self._proposals[max(self._proposals, key=lambda each: abs(each - self.attempt))]
+        self._newest[proposer] = max(self._newest.get(proposer, 0), attempt)
+        return []
+
+    def _hear_decided(self, decided: Decided) -> list[Effect]:
+        is_certified = self.electorate.is_quorum(PeerId(each.member) for each in decided.precommits)
+        return self._end(decided) if is_certified and self._follows(value_of(decided.value)) else []
+
+    def _learn(self, polka: Polka) -> bool:
+        """Whether it is what it says. The newest is what this member will propose."""
+        value = value_of(polka.value)
+        if not (self.electorate.is_quorum(PeerId(each.member) for each in polka.prevotes) and self._follows(value)):
+            return False
+        if self._polka is None or polka.attempt > self._polka.attempt:
+            self._polka = polka
+            self._know(value)
+        if value.hash in self._values and not self._verdicts.get(value.hash):
+            self._unbacked.add(value.hash)
+        return True
+
+    def _know(self, value: Value) -> Value:
+        self._values[value.hash] = value
+        if len(self._values) > 2 * PROPOSALS_KEPT:
+            self._forget()
+        return value
+
+    def _forget(self) -> None:
+        """All values but those that may still be needed."""
+        kept = {value_of(each.value).hash for each in self._proposals.values()}
+        kept |= {value_of(each.value).hash for each in (self._bound, self._polka) if each is not None}
+        if self._candidate is not None:
+            kept.add(self._candidate.hash)
+        newest = next(reversed(self._values))
+        self._values = {hash: value for hash, value in self._values.items() if hash in kept or hash == newest}
+        self._verdicts = {hash: verdict for hash, verdict in self._verdicts.items() if hash in self._values}
+
+    # Rules. None: it does not apply.
+
+    def _decide(self, now: float) -> list[Effect] | None:
+        """A quorum has precommitted one value in one attempt."""
+        for attempt in sorted(self._votes.attempts(Step.PRECOMMIT)):
+            votes = self._votes.cast_in(attempt, Step.PRECOMMIT)
+            for choice in sorted({vote.choice for vote in votes.values()} & self._values.keys()):
+                if self._verdicts.get(choice) is False:
+                    continue
+                precommits = signatures_of(vote for vote in votes.values() if vote.choice == choice)
+                if self.electorate.is_quorum(PeerId(each.member) for each in precommits):
+                    return self._end(Decided(self.round, attempt, self._values[choice].data, precommits))
+        return None
+
+    def _follow(self, now: float) -> list[Effect] | None:
+        """At least one honest member has come to a later attempt."""
+        ahead = sorted((attempt for attempt in self._newest.values() if attempt > self.attempt), reverse=True)
+        for attempt in ahead:
+            there = [member for member, reached in self._newest.items() if reached >= attempt]
+            if self.electorate.has_honest(there):
+                return self._begin(now, attempt, "others have come so far")
+        return None
+
+    def _propose(self, now: float) -> list[Effect] | None:
+        """It is this member's turn, and it has something to name: what a quorum has prevoted before, if it knows."""
+        is_turn = self._is_voter and self._me == self.electorate.proposer(self.round, self.attempt)
+        if not is_turn or self.attempt in self._proposals or self._step is not None:
+            return None
+        value = self._candidate if self._polka is None else value_of(self._polka.value)
+        if value is None:
+            return None
+        proposal = propose(self._signer, self._swarm, self.round, self.attempt, value, self._polka)
+        self._proposals[self.attempt] = proposal
+        self._know(value)
+        return [self._save(), Send(proposal)]
+
+    def _prevote(self, now: float) -> list[Effect] | None:
+        """The proposal is here, and judged."""
+        proposal = self._proposals.get(self.attempt)
+        if proposal is None or self._step is not None:
+            return None
+        value = value_of(proposal.value)
+        verdict = self._verdicts.get(value.hash)
+        if verdict is None:
+            return None
+        is_free = self._is_free_for(value, proposal.polka_attempt)
+        return self._cast(Step.PREVOTE, value.hash if verdict and is_free else b"")
+
+    def _is_free_for(self, value: Value, polka_attempt: int | None) -> bool:
+        """Whether what binds this member lets it prevote this."""
+        bound = self._bound
+        if bound is None or bound.value == value.data:
+            return True
+        return polka_attempt is not None and bound.attempt <= polka_attempt
+
+    def _bind(self, now: float) -> list[Effect] | None:
+        """A quorum has prevoted one value in this attempt."""
+        is_known = self._polka is not None and self._polka.attempt >= self.attempt
+        if self._step is None or (self._step is Step.PRECOMMIT and is_known):
+            return None
+        votes = self._votes.cast_in(self.attempt, Step.PREVOTE)
+        for choice in sorted({vote.choice for vote in votes.values()} & self._values.keys()):
+            prevotes = signatures_of(vote for vote in votes.values() if vote.choice == choice)
+            if not self.electorate.is_quorum(PeerId(each.member) for each in prevotes):
+                continue
+            polka = Polka(self.attempt, self._values[choice].data, prevotes)
+            if self._step is Step.PREVOTE and not self._verdicts.get(choice):
+                return None  # what this member does not hold, it does not promise; it may come to hold it in time
+            self._polka = polka
+            if self._step is not Step.PREVOTE:
+                return []
+            self._bound = polka
+            return self._cast(Step.PRECOMMIT, choice)
+        return None
+
+    def _give_up(self, now: float) -> list[Effect] | None:
+        """A quorum has voted for nothing, in either step."""
+        if self._step is Step.PREVOTE and self._is_for_nothing(Step.PREVOTE):
+            return self._cast(Step.PRECOMMIT, b"")
+        if self._is_for_nothing(Step.PRECOMMIT) and self.attempt < len(self.electorate.seats):
+            return self._begin(now, self.attempt + 1, "a quorum found nothing to agree on")
+        return None  # all have had their turn: there is no hurry any more (`_time_out`)
+
+    def _is_for_nothing(self, step: Step) -> bool:
+        votes = self._votes.cast_in(self.attempt, step)
+        return self.electorate.is_quorum(voter for voter, vote in votes.items() if not vote.choice)
+
+    def _time_out(self, now: float) -> list[Effect] | None:
+        """Patience with a step begins when a quorum has taken it: votes that come later are late, or never come."""
+        spans = self._timeouts.at(self.attempt)
+        # A first attempt begins when this member finds that the round may close; until then it is not waited for.
+        if self._step is None and self._step_until == math.inf and (self._is_ready or self.attempt > 0):
+            self._step_until = now + spans.propose_s
+        if self._step is Step.PREVOTE and self._step_until == math.inf and self._has_quorum(Step.PREVOTE):
+            self._step_until = now + spans.vote_s
+        if self._attempt_until == math.inf and self._has_quorum(Step.PRECOMMIT):
+            self._attempt_until = now + spans.vote_s
+        if now >= self._step_until:
+            return self._cast(Step.PREVOTE if self._step is None else Step.PRECOMMIT, b"")
+        if now >= self._attempt_until:
+            return self._begin(now, self.attempt + 1, "votes are missing, or they differ")
+        return None
+
+    def _has_quorum(self, step: Step) -> bool:
+        return self.electorate.is_quorum(self._votes.cast_in(self.attempt, step))
+
+    # What it does.
+
+    def _begin(self, now: float, attempt: int, reason: str) -> list[Effect]:
+        self.attempt = attempt
+        self._step = None
+        self._step_until = self._attempt_until = math.inf
+        self._hurry(now)
+        return [Began(attempt, self.electorate.proposer(self.round, attempt), reason)]
+
+    def _cast(self, step: Step, choice: bytes) -> list[Effect]:
+        self._step = step
+        self._step_until = math.inf
+        if not self._is_voter:
+            return []
+        vote = cast(self._signer, self._swarm, self.round, self.attempt, step, choice)
+        self._hear_vote(vote)
+        return [self._save(), Send(self._shown(vote))]
+
+    def _shown(self, vote: Vote) -> Vote:
+        """As the others are to see it: if it is for nothing, with what binds this member."""
+        if vote.choice or self._polka is None:
+            return vote
+        return Vote(vote.voter, vote.round, vote.attempt, vote.step, b"", vote.signature, self._polka)
+
+    def _save(self) -> Save:
+        self._repeats, self._repeat_at = 0, -math.inf  # from when it is sent on: `_repeat`
+        proposal = self._proposals.get(self.attempt)
+        own = proposal if proposal is not None and proposal.proposer == self._me else None
+        return Save(Journal(self.round, self.attempt, own, tuple(self._own()), self._bound))
+
+    def _own(self) -> list[Vote]:
+        """This member's votes that others may still need. The attempt before: who has missed a precommit, without which
+        there is no quorum, can neither go on from there nor follow so few as a third.
+        """
+        return list(self._votes.of(self._me, self.attempt - 1))
+
+    def _end(self, decided: Decided) -> list[Effect]:
+        self.decided = decided
+        return [decided]
+
+    def _judge(self) -> list[Effect]:
+        backed = [self._values[hash] for hash in sorted(self._unbacked & self._values.keys())]
+        self._unbacked = set()
+        fresh = [value for hash, value in self._values.items() if hash not in self._verdicts and value not in backed]
+        self._verdicts.update((value.hash, None) for value in (*backed, *fresh))
+        return [
+            *(Judge(value, is_backed=True) for value in backed),
+            *(Judge(value, is_backed=False) for value in fresh),
+        ]
+
+    def _hurry(self, now: float) -> None:
+        """Others may be here soon who have to hear what is said."""
+        self._repeats, self._repeat_at = 0, now + self._timeouts.repeat_s
+
+    def _repeat(self, now: float) -> list[Effect]:
+        """What was sent may be lost; ever more rarely, for who is cut off must not shout."""
+        if self.decided is not None or now < self._repeat_at:
+            return []
+        if self._repeat_at == -math.inf:  # just sent
+            self._hurry(now)
+            return []
+        self._repeats += 1
+        self._repeat_at = now + self._timeouts.repeat_s * min(GROWTH_MAX, 2**self._repeats)
+        return [Send(ballot) for ballot in self.standing()]
+
+    def _recall(self, journal: Journal) -> None:
+        self.attempt = journal.attempt
+        self._is_ready = True
+        if journal.proposal is not None:
+            self._proposals[journal.attempt] = journal.proposal
+            self._know(value_of(journal.proposal.value))
+        for vote in journal.votes:
+            self._votes.put(vote)
+        self._step = max((vote.step for vote in journal.votes if vote.attempt == self.attempt), default=None)
+        if journal.bound_by is not None:
+            self._bound = self._polka = journal.bound_by
+            self._know(value_of(journal.bound_by.value))
+        self._repeat_at = 0.0
