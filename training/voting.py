@@ -81,8 +81,9 @@ class Voting:
         self._candidate: Value | None = None
         self._is_ready = False
         self._values: dict[bytes, Value] = {}
-        self._verdicts: dict[bytes, bool | None] = {}  # None: asked for
-        self._unbacked: set[bytes] = set()  # judged, if at all, before a quorum was known to have prevoted them
+        self._verdicts: dict[bytes, bool] = {}
+        self._asked: dict[bytes, bool] = {}  # for a verdict; and whether a quorum was known to have prevoted the value
+        self._backed: set[bytes] = set()  # values that a quorum has prevoted
         self._proposals: dict[int, Proposal] = {}
         self._votes = BallotBox()
         self._newest: dict[PeerId, int] = {}  # attempts that members are known to have reached
@@ -117,7 +118,7 @@ class Voting:
 
     def judged(self, now: float, hash: bytes, is_sound: bool) -> list[Effect]:
         """The end of a Judge."""
-        if hash in self._verdicts:
+        if hash in self._asked:
             self._verdicts[hash] = is_sound
         return self.look(now)
 
@@ -198,8 +199,7 @@ class Voting:
         if self._polka is None or polka.attempt > self._polka.attempt:
             self._polka = polka
             self._know(value)
-        if value.hash in self._values and not self._verdicts.get(value.hash):
-            self._unbacked.add(value.hash)
+        self._backed.add(value.hash)
         return True
 
     def _know(self, value: Value) -> Value:
@@ -217,6 +217,8 @@ class Voting:
         newest = next(reversed(self._values))
         self._values = {hash: value for hash, value in self._values.items() if hash in kept or hash == newest}
         self._verdicts = {hash: verdict for hash, verdict in self._verdicts.items() if hash in self._values}
+        self._asked = {hash: is_backed for hash, is_backed in self._asked.items() if hash in self._values}
+        self._backed &= self._values.keys()
 
     # Rules. None: it does not apply.
 
@@ -247,8 +249,8 @@ class Voting:
         if not is_turn or self.attempt in self._proposals or self._step is not None:
             return None
         value = self._candidate if self._polka is None else value_of(self._polka.value)
-        if value is None:
-            return None
+        if value is None or (self._polka is not None and self._polka.attempt >= self.attempt):
+            return None  # nothing to name, or the others are ahead
         proposal = propose(self._signer, self._swarm, self.round, self.attempt, value, self._polka)
         self._proposals[self.attempt] = proposal
         self._know(value)
@@ -284,14 +286,11 @@ class Voting:
             if not self.electorate.is_quorum(PeerId(each.member) for each in prevotes):
                 continue
             polka = Polka(self.attempt, self._values[choice].data, prevotes)
-            if self._step is Step.PREVOTE and not self._verdicts.get(choice):
-                return None  # what this member does not hold, it does not promise; it may come to hold it in time
-            self._polka = polka
-            if self._step is not Step.PREVOTE:
-                return []
-            self._bound = polka
-            return self._cast(Step.PRECOMMIT, choice)
-        return None
+            self._learn(polka)
+            if self._step is Step.PREVOTE and self._verdicts.get(choice):
+                self._bound = polka
+                return self._cast(Step.PRECOMMIT, choice)
+        return None  # what this member does not hold, it does not promise; it may come to hold it in time
 
     def _give_up(self, now: float) -> list[Effect] | None:
         """A quorum has voted for nothing, in either step."""
@@ -365,14 +364,14 @@ class Voting:
         return [decided]
 
     def _judge(self) -> list[Effect]:
-        backed = [self._values[hash] for hash in sorted(self._unbacked & self._values.keys())]
-        self._unbacked = set()
-        fresh = [value for hash, value in self._values.items() if hash not in self._verdicts and value not in backed]
-        self._verdicts.update((value.hash, None) for value in (*backed, *fresh))
-        return [
-            *(Judge(value, is_backed=True) for value in backed),
-            *(Judge(value, is_backed=False) for value in fresh),
-        ]
+        """Ask once, and once more when a quorum turns out to have prevoted the value."""
+        judges: list[Effect] = []
+        for hash, value in self._values.items():
+            is_backed = hash in self._backed
+            if hash not in self._verdicts and (hash not in self._asked or (is_backed and not self._asked[hash])):
+                self._asked[hash] = is_backed
+                judges.append(Judge(value, is_backed))
+        return judges
 
     def _hurry(self, now: float) -> None:
         """Others may be here soon who have to hear what is said."""
