@@ -1,8 +1,8 @@
 """The log's records: what the members have agreed on, round by round, and what makes a record one that can follow.
 
-A record's hash covers the record before it, the contributions taken, all changes of membership and votes, the state
-before, and every so often the store's frontier; never attempt, proposer or signatures, which are its certificate: a
-value that bound some in one attempt may be decided in another, as the same record.
+A record's hash covers the record before it, the contributions taken, all changes of membership and votes, and the state
+before; never attempt, proposer or signatures, which are its certificate: a value that bound some in one attempt may be
+decided in another, as the same record.
 
 A member may propose any bytes. What it cannot: have honest members vote for a record that does not follow theirs, makes
 changes that do not fit or are not proved, or claims another electorate than follows from them.
@@ -38,13 +38,6 @@ class Share(Message, frozen=True):
     samples: Samples
 
 
-class Kept(Message, frozen=True):
-    """The store as agreed: what is below its frontier may be compacted away."""
-
-    frontier: Digest
-    snapshot: Digest
-
-
 class AgreedRecord(Message, frozen=True):
     """See the module's text."""
 
@@ -54,7 +47,6 @@ class AgreedRecord(Message, frozen=True):
     taken: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MEMBERS_MAX)]  # sorted by member
     changes: Annotated[tuple[Change, ...], msgspec.Meta(max_length=CHANGES_MAX)]
     electorate: Digest  # after these changes
-    kept: Kept | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +96,13 @@ def next_record(
     base_digest: bytes,
     taken: Iterable[Share],
     changes: tuple[Change, ...] = (),
-    kept: Kept | None = None,
 ) -> AgreedRecord | Malformed:
     """A record that can come next; Malformed if the changes do not fit."""
     electorate = position.electorate.after(position.round + 1, changes)
     if isinstance(electorate, Malformed):
         return electorate
     shares = tuple(sorted(taken, key=lambda share: share.member))
-    return AgreedRecord(position.record, position.round + 1, base_digest, shares, changes, electorate.digest(), kept)
+    return AgreedRecord(position.record, position.round + 1, base_digest, shares, changes, electorate.digest())
 
 
 # Proofs of changes.

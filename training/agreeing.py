@@ -26,6 +26,7 @@ from .agreed import AgreedRecord, Position, follow
 from .votes import Ballot, Decided, Journal, Value, fault, value_of
 from .voting import Voting
 from .voting_effects import Accuse, Began, Judge, Save, Send, Timeouts
+from .voting_effects import Effect as VotingEffect
 
 DECIDED_KEPT: Final = 64  # rounds of which a straggler is told, or a second record is noticed; memory: their records
 
@@ -172,7 +173,7 @@ class Agreement:
     def _can_follow(self, value: Value) -> bool:
         return not isinstance(follow(self.position, value), Malformed)
 
-    def _after(self, effects: Iterable[object]) -> list[Effect]:
+    def _after(self, effects: Iterable[VotingEffect]) -> list[Effect]:
         done: list[Effect] = []
         for effect in effects:
             match effect:
@@ -183,8 +184,6 @@ class Agreement:
                     done += self._decide(effect)
                 case Save() | Send() | Began() | Accuse():
                     done.append(effect)
-                case _:
-                    raise TypeError(f"{type(effect).__name__} is no effect of voting")
         return done
 
     def _decide(self, decided: Decided) -> list[Effect]:

@@ -30,7 +30,7 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, Message, PeerIdText, encode
 
 from .records import MEMBERS_MAX, RoundNumber
-from .votes import Signatures, Stub
+from .votes import ShortBallot, Signatures
 
 VOTES_MAX: Final = 2**40  # of one member: what is split in halves forty times is one vote still
 
@@ -94,8 +94,8 @@ class Expel(Message, frozen=True, tag=5):
     """A member was proved to have signed what no honest one does: it goes, and its votes are nobody's any more."""
 
     member: PeerIdText
-    first: Stub
-    second: Stub  # of the same step of the same attempt, for something else
+    first: ShortBallot
+    second: ShortBallot  # of the same step of the same attempt, for something else
 
 
 class Suspend(Message, frozen=True, tag=6):

@@ -85,7 +85,7 @@ class Decided(Message, frozen=True, tag=3):
     precommits: Signatures
 
 
-class Stub(Message, frozen=True):
+class ShortBallot(Message, frozen=True):
     """A vote, or a proposal (of no step), as short as its signature can be checked."""
 
     round: RoundNumber
@@ -132,14 +132,14 @@ def proposal_statement(swarm: bytes, round: int, attempt: int, choice: bytes, po
     return encode((_PROPOSAL, swarm, round, attempt, choice, polka_attempt))
 
 
-def stub_of(ballot: Vote | Proposal) -> Stub:
+def shortened(ballot: Vote | Proposal) -> ShortBallot:
     if isinstance(ballot, Vote):
-        return Stub(ballot.round, ballot.attempt, ballot.step, ballot.choice, None, ballot.signature)
+        return ShortBallot(ballot.round, ballot.attempt, ballot.step, ballot.choice, None, ballot.signature)
     choice = value_of(ballot.value).hash
-    return Stub(ballot.round, ballot.attempt, None, choice, ballot.polka_attempt, ballot.signature)
+    return ShortBallot(ballot.round, ballot.attempt, None, choice, ballot.polka_attempt, ballot.signature)
 
 
-def proves(member: PeerId, first: Stub, second: Stub, swarm: bytes, verify: Verify = verify) -> bool:
+def proves(member: PeerId, first: ShortBallot, second: ShortBallot, swarm: bytes, verify: Verify = verify) -> bool:
     """Whether `member` signed both, which no honest one does: different choices in one step of one attempt."""
     places = [(each.round, each.attempt, each.step) for each in (first, second)]
     differ = (first.choice, first.polka_attempt) != (second.choice, second.polka_attempt)
@@ -148,12 +148,12 @@ def proves(member: PeerId, first: Stub, second: Stub, swarm: bytes, verify: Veri
     )
 
 
-def _is_signed(member: PeerId, stub: Stub, swarm: bytes, verify: Verify) -> bool:
-    if stub.step is None:
-        statement = proposal_statement(swarm, stub.round, stub.attempt, stub.choice, stub.polka_attempt)
+def _is_signed(member: PeerId, ballot: ShortBallot, swarm: bytes, verify: Verify) -> bool:
+    if ballot.step is None:
+        statement = proposal_statement(swarm, ballot.round, ballot.attempt, ballot.choice, ballot.polka_attempt)
     else:
-        statement = vote_statement(swarm, stub.round, stub.attempt, stub.step, stub.choice)
-    return verify(member, statement, stub.signature)
+        statement = vote_statement(swarm, ballot.round, ballot.attempt, ballot.step, ballot.choice)
+    return verify(member, statement, ballot.signature)
 
 
 def cast(signer: Signer, swarm: bytes, round: int, attempt: int, step: Step, choice: bytes) -> Vote:

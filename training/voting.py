@@ -146,13 +146,6 @@ class Voting:
             effects += found
         return [*self._judge(), *effects, *self._repeat(now)]
 
-    def standing(self) -> list[Ballot]:
-        """What somebody who has just come should hear."""
-        if self.decided is not None:
-            return [self.decided]
-        proposal = self._proposals.get(self.attempt)
-        return [*([] if proposal is None else [proposal]), *map(self._shown, self._own())]
-
     # What comes.
 
     def _hear_vote(self, vote: Vote) -> list[Effect]:
@@ -386,7 +379,9 @@ class Voting:
             return []
         self._repeats += 1
         self._repeat_at = now + self._timeouts.repeat_s * min(GROWTH_MAX, 2**self._repeats)
-        return [Send(ballot) for ballot in self.standing()]
+        proposal = self._proposals.get(self.attempt)
+        said: list[Ballot] = [*([] if proposal is None else [proposal]), *map(self._shown, self._own())]
+        return [Send(ballot) for ballot in said]
 
     def _recall(self, journal: Journal) -> None:
         self.attempt = journal.attempt

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from shoal.training.agreed import Share, next_record, record_value
 from shoal.training.members import Change, Expel, Join, Leave
-from shoal.training.votes import Proposal, Step, Value, Vote, cast, propose, stub_of, value_of
+from shoal.training.votes import Proposal, Step, Value, Vote, cast, propose, shortened, value_of
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
@@ -229,7 +229,7 @@ def forges(liar: Liar) -> None:
     votes = [sent for sent in liar.heard if isinstance(sent, Vote) and sent.voter == victim]
     forged: list[Change] = [Join("puppet".ljust(40, "-"), 1, b"invited"), Leave(victim, bytes(64))]
     if len(votes) > 1:
-        forged.append(Expel(victim, stub_of(votes[0]), stub_of(votes[-1])))
+        forged.append(Expel(victim, shortened(votes[0]), shortened(votes[-1])))
     for change in forged:
         liar.tell(liar.others(), Word(change))
         value = liar.record((), (change,))

@@ -12,7 +12,7 @@ from blake3 import blake3
 from shoal.training.agreed import AgreedRecord, Share, leave_statement, next_record, record_value, unproved
 from shoal.training.agreeing import Agreement, Answer, Ask, Effect, JudgeRecord, Keep, Split
 from shoal.training.members import Change, Expel, Join, Leave, Resume, Suspend
-from shoal.training.votes import Ballot, Decided, Journal, Proposal, Value, Vote, stub_of
+from shoal.training.votes import Ballot, Decided, Journal, Proposal, Value, Vote, shortened
 from shoal.training.voting_effects import Accuse, Began, Save, Send, Timeouts
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
@@ -335,7 +335,7 @@ class Member:
                 world.at(world.now, self._look, self._begin_count)
             case Accuse(first, second):
                 member = PeerId(first.voter if isinstance(first, Vote) else first.proposer)
-                self.words[member] = Expel(member, stub_of(first), stub_of(second))
+                self.words[member] = Expel(member, shortened(first), shortened(second))
             case Split():
                 raise Violation(f"{self.peer_id} has two certified records for round {effect.first.round}")
 

@@ -1,14 +1,14 @@
 """The simulation of agreement finds what is broken: with one rule broken on purpose, two records for a round."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import pytest
 
 from shoal.training.agreeing import Agreement
-from shoal.training.members import Electorate, Quorum, Seat
+from shoal.training.members import Electorate, Quorum, Seat, electorate_of
 from shoal.training.votes import Journal, Value
 from shoal.training.voting import Voting
 from shoal.transport.port import PeerId
@@ -57,9 +57,7 @@ class Break:
     """How a world is made in which one rule does not hold."""
 
     make_agreement: Callable[..., Agreement] = Agreement
-    make_electorate: Callable[[Quorum, Mapping[PeerId, int]], Electorate] = field(
-        default_factory=lambda: partial(of, Electorate)
-    )
+    make_electorate: Callable[[Quorum, Mapping[PeerId, int]], Electorate] = electorate_of
     forgets: bool = False
 
 

@@ -17,7 +17,7 @@ from shoal.training.agreed import (
     vouch_statement,
 )
 from shoal.training.members import Change, Expel, Join, Leave, Quorum, Remove, Suspend, Vouch, electorate_of
-from shoal.training.votes import Signed, Step, Vote, cast, propose, stub_of, value_of
+from shoal.training.votes import Signed, Step, Vote, cast, propose, shortened, value_of
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
@@ -119,21 +119,21 @@ def vote(key: Identity = CLEO, attempt: int = 0, step: Step = Step.PREVOTE, choi
 
 
 def test_two_votes_in_one_step_are_proof() -> None:
-    one, other = stub_of(vote()), stub_of(vote(choice=bytes(32)))
+    one, other = shortened(vote()), shortened(vote(choice=bytes(32)))
     assert is_proved(Expel(CLEO.peer_id, one, other))
     for first, second in (
         (one, one),
-        (one, stub_of(vote(attempt=1, choice=bytes(32)))),
-        (one, stub_of(vote(step=Step.PRECOMMIT, choice=bytes(32)))),
-        (one, stub_of(vote(BEN, choice=bytes(32)))),
-        (stub_of(vote(BEN)), stub_of(vote(BEN, choice=bytes(32)))),
+        (one, shortened(vote(attempt=1, choice=bytes(32)))),
+        (one, shortened(vote(step=Step.PRECOMMIT, choice=bytes(32)))),
+        (one, shortened(vote(BEN, choice=bytes(32)))),
+        (shortened(vote(BEN)), shortened(vote(BEN, choice=bytes(32)))),
     ):
         assert not is_proved(Expel(CLEO.peer_id, first, second))
 
 
 def test_two_proposals_in_one_attempt_are_proof() -> None:
     values = value_of(b"one"), value_of(b"another")
-    first, second = (stub_of(propose(CLEO, SWARM, 3, 0, value, None)) for value in values)
+    first, second = (shortened(propose(CLEO, SWARM, 3, 0, value, None)) for value in values)
     assert is_proved(Expel(CLEO.peer_id, first, second))
     assert not is_proved(Expel(CLEO.peer_id, first, first))
-    assert not is_proved(Expel(CLEO.peer_id, first, stub_of(propose(CLEO, SWARM, 3, 1, values[1], None))))
+    assert not is_proved(Expel(CLEO.peer_id, first, shortened(propose(CLEO, SWARM, 3, 1, values[1], None))))

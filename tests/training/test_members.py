@@ -19,12 +19,12 @@ from shoal.training.members import (
     Vouch,
     electorate_of,
 )
-from shoal.training.votes import Step, Stub
+from shoal.training.votes import ShortBallot, Step
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
 PEERS = [PeerId(f"peer {number}".ljust(40, ".")) for number in range(8)]
-STUB = Stub(1, 0, Step.PREVOTE, b"", None, bytes(64))
+SHORT = ShortBallot(1, 0, Step.PREVOTE, b"", None, bytes(64))
 
 quorums = st.sampled_from(Quorum)
 votes = st.dictionaries(st.sampled_from(PEERS), st.integers(0, 20), min_size=1).filter(lambda each: any(each.values()))
@@ -40,7 +40,7 @@ def changes(draw: st.DrawFn) -> Change:
         Vouch(member, other, count, bytes(64)),
         Leave(member, bytes(64)),
         Remove(member, ()),
-        Expel(member, STUB, STUB),
+        Expel(member, SHORT, SHORT),
         Suspend(member),
         Resume(member),
     ]
@@ -143,7 +143,7 @@ def test_votes_that_were_lent_come_back_and_those_of_who_lied_do_not() -> None:
     )
     assert [lent.votes(peer) for peer in PEERS[:3]] == [6, 10, 4]
     assert after(lent, Leave(PEERS[2], bytes(64))).votes(PEERS[0]) == 10
-    assert after(lent, Expel(PEERS[2], STUB, STUB)).votes(PEERS[0]) == 6
+    assert after(lent, Expel(PEERS[2], SHORT, SHORT)).votes(PEERS[0]) == 6
 
 
 @pytest.mark.parametrize(
