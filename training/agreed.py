@@ -34,6 +34,8 @@ class Share(Message, frozen=True):
     """A contribution that a record takes."""
 
     member: PeerIdText
+    round: RoundNumber  # that it was made for; of a member's contributions to one round, one at most is ever taken
+    base_round: RoundNumber  # the round whose end it started from
     contribution: Digest  # hash of its envelope, which names its payload
     samples: Samples
 
@@ -44,7 +46,7 @@ class AgreedRecord(Message, frozen=True):
     previous: Digest
     round: RoundNumber
     base_digest: StateDigest  # of the state that the taken contributions started from
-    taken: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MEMBERS_MAX)]  # sorted by member
+    taken: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MEMBERS_MAX)]  # sorted by member and round
     changes: Annotated[tuple[Change, ...], msgspec.Meta(max_length=CHANGES_MAX)]
     electorate: Digest  # after these changes
 
@@ -68,8 +70,11 @@ def read_record(value: Value) -> AgreedRecord | Malformed:
         return record
     if encode(record) != value.data:
         return Malformed("a record that is not written in its shortest form")
-    if any(left.member >= right.member for left, right in pairwise(record.taken)):
-        return Malformed("a record's members are not sorted, or one stands in it twice")
+    places = [(share.member, share.round) for share in record.taken]
+    if any(left >= right for left, right in pairwise(places)):
+        return Malformed("a record's contributions are not sorted, or one stands in it twice")
+    if any(not share.base_round < share.round or share.base_round >= record.round for share in record.taken):
+        return Malformed("a record takes a contribution that starts from a state of a round to come")
     return record
 
 
@@ -101,7 +106,7 @@ def next_record(
     electorate = position.electorate.after(position.round + 1, changes)
     if isinstance(electorate, Malformed):
         return electorate
-    shares = tuple(sorted(taken, key=lambda share: share.member))
+    shares = tuple(sorted(taken, key=lambda share: (share.member, share.round)))
     return AgreedRecord(position.record, position.round + 1, base_digest, shares, changes, electorate.digest())
 
 

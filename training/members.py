@@ -13,7 +13,6 @@ What a malicious member may do is vouch for keys of its own: they share its vote
 than it was given, or choose when it is its turn to propose (that follows from round and attempt).
 """
 
-import enum
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -30,9 +29,12 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, Message, PeerIdText, encode
 
 from .records import MEMBERS_MAX, RoundNumber
+from .spec import Quorum
 from .votes import ShortBallot, Signatures
 
 VOTES_MAX: Final = 2**40  # of one member: what is split in halves forty times is one vote still
+
+BARRED_MAX: Final = 1024  # remembered; a swarm that had to remove more is better founded anew
 
 PROOF_BYTES_MAX: Final = 1024  # of an admission
 
@@ -40,13 +42,6 @@ _DOMAIN: Final = b"shoal/electorate/1\0"
 
 Votes = Annotated[int, msgspec.Meta(ge=0, le=VOTES_MAX)]
 Proof = Annotated[bytes, msgspec.Meta(max_length=PROOF_BYTES_MAX)]
-
-
-class Quorum(enum.Enum):
-    """Which votes are enough. The spec names it."""
-
-    MAJORITY = "majority"
-    TWO_THIRDS = "two_thirds"
 
 
 class Seat(Message, frozen=True):
@@ -117,6 +112,7 @@ class Electorate:
 
     quorum: Quorum
     seats: tuple[Seat, ...]
+    barred: tuple[PeerId, ...] = ()  # who was removed or proved to lie, sorted: they do not come back
 
     @cached_property
     def by_member(self) -> Mapping[PeerId, Seat]:
@@ -174,7 +170,7 @@ class Electorate:
 
     def digest(self) -> bytes:
         """32 bytes, equal for equal electorates."""
-        return blake3(_DOMAIN + encode((self.quorum, self.seats))).digest()
+        return blake3(_DOMAIN + encode((self.quorum, self.seats, self.barred))).digest()
 
     def after(self, round: int, changes: Iterable[Change]) -> "Electorate | Malformed":
         """The members after the record of `round`, which makes these changes, in this order.
@@ -182,16 +178,17 @@ class Electorate:
         Malformed if a change does not fit: then no honest member votes for the record. That joining, leaving and the
         rest are wanted or proved is checked before.
         """
-        seats = dict(self.by_member)
+        seats, barred = dict(self.by_member), set(self.barred)
         for change in changes:
-            wrong = _make(seats, round, change)
+            wrong = _make(seats, barred, round, change)
             if wrong is not None:
                 return Malformed(wrong)
         if not any(seat.votes for seat in seats.values()):
             return Malformed("nobody would be left to vote")
         if len(seats) > MEMBERS_MAX:
             return Malformed(f"more than {MEMBERS_MAX} members")
-        return replace(self, seats=tuple(seats[member] for member in sorted(seats)))
+        ordered = tuple(seats[member] for member in sorted(seats))
+        return replace(self, seats=ordered, barred=tuple(sorted(barred)[:BARRED_MAX]))
 
 
 def electorate_of(quorum: Quorum, votes: Mapping[PeerId, int]) -> Electorate:
@@ -207,16 +204,20 @@ def _stride(width: int) -> int:
     return stride
 
 
-def _make(seats: dict[PeerId, Seat], round: int, change: Change) -> str | None:
+def _make(seats: dict[PeerId, Seat], barred: set[PeerId], round: int, change: Change) -> str | None:
     member = PeerId(change.member)
     seat = seats.get(member)
     if isinstance(change, Join):
         if seat is not None:
             return f"{member} is a member already"
+        if member in barred:
+            return f"{member} was removed for good"
         seats[member] = Seat(member, change.votes, round)
         return None
     if seat is None:
         return f"{member} is no member"
+    if isinstance(change, Remove | Expel):
+        barred.add(member)
     match change:
         case Vouch():
             return _vouch(seats, change, seat)

@@ -6,6 +6,7 @@ of the bytes), under another creator's name (the creator signs them), or with a 
 is ever executed.
 """
 
+import enum
 import math
 import tomllib
 from collections.abc import Mapping
@@ -28,7 +29,24 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=120)]
 Setting = int | float | bool | Annotated[str, msgspec.Meta(max_length=200)]
 Settings = Annotated[dict[Name, Setting], msgspec.Meta(max_length=SETTINGS_MAX)]
 
+PeerIds = Annotated[tuple[PeerIdText, ...], msgspec.Meta(max_length=1024)]
+
 _DOMAIN = b"shoal/spec/1\0"  # of the id's hash and of the signature: neither serves as anything else
+
+
+class Quorum(enum.Enum):
+    """Which votes are enough to end a round."""
+
+    MAJORITY = "majority"
+    TWO_THIRDS = "two_thirds"
+
+
+class AdmissionRule(enum.Enum):
+    """Who is let in."""
+
+    INVITE = "invite"  # who has an invite of a voter's: one vote
+    LIST = "list"  # who is on the spec's list: one vote
+    OPEN = "open"  # anybody, without a vote until a voter vouches for it
 
 
 class Spec(Message, frozen=True, kw_only=True):
@@ -57,6 +75,10 @@ class Spec(Message, frozen=True, kw_only=True):
     settings: Settings = msgspec.field(
         default_factory=dict[str, Setting]
     )  # the method's own, which bounds and explains them
+    quorum: Quorum = Quorum.MAJORITY
+    admission: AdmissionRule = AdmissionRule.INVITE
+    allowed: PeerIds = ()  # the list, sorted, where members are let in by it; the creator need not stand in it
+    stale_rounds_max: Annotated[int, msgspec.Meta(ge=0, le=64)] = 4  # of what a contribution may start from, in rounds
     is_public: bool = False  # members list it where anybody may find it (`shoal swarm list --public`)
 
 
@@ -92,6 +114,9 @@ def spec_from(values: Mapping[str, Any], creator: PeerId, nonce: bytes) -> Spec 
         except msgspec.ValidationError as error:
             return Malformed(f"spec key {key!r}: {error}")
     checked.setdefault("members_min", least_of(checked.get("members_start", 1)))
+    if checked.get("admission") is AdmissionRule.OPEN:
+        checked.setdefault("quorum", Quorum.TWO_THIRDS)
+    checked["allowed"] = tuple(sorted(set(checked.get("allowed", ()))))
     # Sorted: two authors who wrote the same settings in another order get the same bytes.
     checked["settings"] = dict(sorted(checked.get("settings", {}).items()))
     spec = Spec(creator=creator, nonce=nonce, **checked)
@@ -170,6 +195,10 @@ def _contradiction(spec: Spec) -> str | None:
     settings = (value for value in spec.settings.values() if isinstance(value, float))
     if not all(map(math.isfinite, (*spans, *settings))):
         return "a number in the spec is not finite"
+    if list(spec.allowed) != sorted(set(spec.allowed)):
+        return "the spec's list of those who are let in is not sorted"
+    if spec.allowed and spec.admission is not AdmissionRule.LIST:
+        return f"allowed lists peers, and admission is {spec.admission.value!r}: make it 'list'"
     if list(spec.settings) != sorted(spec.settings):
         return "the spec's settings are not sorted by name"
     return None

@@ -9,7 +9,7 @@ from shoal.training.votes import Proposal, Step, Value, Vote, cast, propose, sho
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
-from .agreement_member import SWARM, Disk, ForFace, Held, Key, Member, Sent, Word, contribution
+from .agreement_member import SWARM, Disk, ForFace, Held, Key, Member, Sent, Word, contribution, share_of
 from .agreement_world import World
 
 ACT_S: Final = 0.7
@@ -177,7 +177,7 @@ def equivocates(liar: Liar) -> None:
     """Proposes one thing to some and another to others, and votes for both."""
     draw = liar.world.draw
     some, rest = liar.halves()
-    shares = [Share(peer, contribution(peer, liar.round), 1) for peer in sorted(liar.world.keys)]
+    shares = [share_of(peer, liar.round) for peer in sorted(liar.world.keys)]
     both = [liar.record(draw.sample(shares, draw.randint(0, len(shares)))) for _ in range(2)]
     both += [draw.choice(known) for known in [liar.values.get(liar.round, [])] if known]
     for peers, value in zip((some, rest), draw.sample(both, 2), strict=True):
@@ -201,8 +201,8 @@ def selects(liar: Liar) -> None:
 
 def withholds(liar: Liar) -> None:
     """Proposes what nobody can have, or only one."""
-    made_up = Share(liar.peer_id, contribution(PeerId("nobody"), liar.round), 1)
-    own = Share(liar.peer_id, contribution(liar.peer_id, liar.round), 1)
+    made_up = Share(liar.peer_id, liar.round, liar.round - 1, contribution(PeerId("nobody"), liar.round), 1)
+    own = share_of(liar.peer_id, liar.round)
     value = liar.record([liar.world.draw.choice([made_up, own])])
     if value is not None:
         some, _ = liar.halves()
@@ -270,7 +270,7 @@ class Accomplice(Liar):
 
     def _turn(self) -> None:
         """As proposer it names something new."""
-        shares = [Share(peer, contribution(peer, self.round), 1) for peer in sorted(self.world.members)]
+        shares = [share_of(peer, self.round) for peer in sorted(self.world.members)]
         value = self.record(self.world.draw.sample(shares, self.world.draw.randint(1, len(shares))))
         if value is not None:
             proposal = propose(self.key, SWARM, self.round, self.attempt, value, None)

@@ -193,11 +193,11 @@ class Member:
 
     def _candidate(self) -> Value | None:
         assert self.core is not None
-        position = self.core.position
-        authors = {contribution(peer, self.core.round): peer for peer in position.electorate.by_member}
+        position, round = self.core.position, self.core.round
+        authors = {contribution(peer, round): peer for peer in position.electorate.by_member}
         # Proposers differ in what they know of; here more than they would, so that a second record is another one.
         chosen = [each for each in sorted(self.held) if each in authors and self.world.draw.random() < 0.7]
-        taken = [Share(authors[each], each, 1) for each in chosen]
+        taken = [share_of(authors[each], round) for each in chosen]
         record = next_record(position, b"", taken, self._changes())
         return None if isinstance(record, Malformed) else record_value(record)
 
@@ -357,3 +357,7 @@ class Member:
 
 def contribution(peer: PeerId, round: int) -> bytes:
     return blake3(f"{peer} {round}".encode()).digest()
+
+
+def share_of(peer: PeerId, round: int) -> Share:
+    return Share(peer, round, round - 1, contribution(peer, round), 1)

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from shoal.training.agreed import Position
 from shoal.training.agreeing import Agreement, Keep
-from shoal.training.members import Electorate, Expel, Quorum, electorate_of
+from shoal.training.members import Electorate, Expel, electorate_of
+from shoal.training.spec import Quorum
 from shoal.training.votes import ATTEMPTS_MAX, Proposal, Vote
 from shoal.transport.port import PeerId
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from shoal.training.members import Quorum
+from shoal.training.spec import Quorum
 
 from .agreement_liars import any_liar
 from .agreement_member import Violation

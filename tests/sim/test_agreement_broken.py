@@ -8,7 +8,8 @@ from typing import Final
 import pytest
 
 from shoal.training.agreeing import Agreement
-from shoal.training.members import Electorate, Quorum, Seat, electorate_of
+from shoal.training.members import Electorate, Seat, electorate_of
+from shoal.training.spec import Quorum
 from shoal.training.votes import Journal, Value
 from shoal.training.voting import Voting
 from shoal.transport.port import PeerId

@@ -16,7 +16,8 @@ from shoal.training.agreed import (
     unproved,
     vouch_statement,
 )
-from shoal.training.members import Change, Expel, Join, Leave, Quorum, Remove, Suspend, Vouch, electorate_of
+from shoal.training.members import Change, Expel, Join, Leave, Remove, Suspend, Vouch, electorate_of
+from shoal.training.spec import Quorum
 from shoal.training.votes import Signed, Step, Vote, cast, propose, shortened, value_of
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
@@ -25,7 +26,7 @@ from shoal.transport.wire import Malformed
 SWARM = b"s" * 32
 ANN, BEN, CLEO, DAN = KEYS = [Identity.from_seed(bytes([number]) * 32) for number in range(1, 5)]
 ORIGIN = Position(0, SWARM, electorate_of(Quorum.MAJORITY, {key.peer_id: 1 for key in (ANN, BEN, CLEO)}))
-SHARES = [Share(key.peer_id, bytes([number]) * 32, 7) for number, key in enumerate((ANN, BEN))]
+SHARES = [Share(key.peer_id, 1, 0, bytes([number]) * 32, 7) for number, key in enumerate((ANN, BEN))]
 
 
 def record(position: Position = ORIGIN, *changes: Change) -> AgreedRecord:

@@ -12,7 +12,6 @@ from shoal.training.members import (
     Expel,
     Join,
     Leave,
-    Quorum,
     Remove,
     Resume,
     Suspend,
@@ -20,6 +19,7 @@ from shoal.training.members import (
     electorate_of,
 )
 from shoal.training.votes import ShortBallot, Step
+from shoal.training.spec import Quorum
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
@@ -173,3 +173,12 @@ def test_equal_members_have_equal_digests_and_others_do_not() -> None:
     assert electorate.digest() == electorate_of(Quorum.MAJORITY, {PEERS[1]: 2, PEERS[0]: 1}).digest()
     assert electorate.digest() != electorate_of(Quorum.TWO_THIRDS, {PEERS[0]: 1, PEERS[1]: 2}).digest()
     assert electorate.digest() != after(electorate, Suspend(PEERS[0])).digest()
+
+
+@pytest.mark.parametrize("change", [Remove(PEERS[1], ()), Expel(PEERS[1], SHORT, SHORT)])
+def test_who_was_removed_or_proved_to_lie_does_not_come_back(change: Change) -> None:
+    three = electorate_of(Quorum.MAJORITY, dict.fromkeys(PEERS[:3], 1))
+    without = after(three, change)
+    assert without.barred == (PEERS[1],)
+    assert isinstance(without.after(6, [Join(PEERS[1], 1, b"")]), Malformed)
+    assert without.digest() != after(three, Leave(PEERS[1], bytes(64))).digest()

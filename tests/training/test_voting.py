@@ -7,7 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from shoal.training.ballot_box import VOTES_KEPT
-from shoal.training.members import Quorum, electorate_of
+from shoal.training.members import electorate_of
+from shoal.training.spec import Quorum
 from shoal.training.votes import (
     Ballot,
     Decided,
