@@ -18,8 +18,8 @@ from shoal.training.members import (
     Vouch,
     electorate_of,
 )
-from shoal.training.votes import ShortBallot, Step
 from shoal.training.spec import Quorum
+from shoal.training.votes import ShortBallot, Step
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
