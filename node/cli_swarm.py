@@ -39,7 +39,10 @@ round_s = 60.0          # time to train in before a round is closed
 grace_s = 30.0          # after it, for payloads on their way
 members_start = 1       # round 1 waits until so many are there
 rounds_max = 0          # 0: no end
-is_public = false       # true: listed where anybody finds it, `shoal swarm list --public`
+admission = "invite"    # who has a member's invite joins, with one vote; "list": who is in allowed = ["12D3KooW..."];
+                        # "open": anybody, without a vote until a member vouches: take quorum = "two_thirds" then
+quorum = "majority"     # more than half of the votes ends a round: nobody may lie; "two_thirds": fewer than a third may
+is_public = false       # true: listed where anybody finds it, `shoal swarm list --public`: take admission = "open" then
 
 [settings]              # DiLoCo's own
 steps = 50              # inner steps a round
@@ -48,6 +51,15 @@ steps_max = 200         # for faster ones
 codec = "float32"       # or bfloat16, int8: half and a quarter of the bytes
 """
 
+LET_IN = {  # by `AdmissionRule`
+    "invite": "by this invite, with one vote",
+    "list": "you are on its list, with one vote",
+    "open": "anybody; no vote until a member vouches for you",
+}
+QUORUMS = {  # by `Quorum`
+    "majority": "more than half of the votes ends a round: members may crash, and are trusted not to lie",
+    "two_thirds": "more than two thirds of the votes end a round: liars with less than a third do no harm",
+}
 
 EPILOG = """\
 in two terminals, or on two machines:
@@ -224,6 +236,8 @@ def run_join(arguments: argparse.Namespace) -> Exit:
         people = sys.stderr if arguments.json else sys.stdout  # input() would always ask among the log's lines
         if not (arguments.json and arguments.yes):
             print(describe_preview(seen(preview)), file=people)
+        if preview["obstacle"]:
+            raise Complaint(preview["obstacle"], Exit.INVITE)
         if not arguments.yes:
             confirm(f"Join {seen(preview['name'])}?", people)
         swarm = node.call("swarm.join", invite=arguments.invite, role=arguments.role, **paths(arguments))
@@ -257,6 +271,8 @@ def describe_preview(preview: dict[str, Any]) -> str:
         f"method    {preview['method']}",
         f"model     {model}",
         f"data      {preview['data']}",
+        f"let in    {preview['obstacle'] or LET_IN[preview['admission']]}",
+        f"quorum    {QUORUMS[preview['quorum']]}",
         f"disk      up to {size(preview['disk_bytes'])}",
         f"memory    {memory}",
         f"network   {size(preview['payload_bytes'])} sent per round, as much received from each other member",
@@ -320,7 +336,10 @@ def run_list_public(arguments: argparse.Namespace) -> Exit:
     for swarm in seen(swarms):
         print(f"{swarm['name']} ({swarm['id'][:12]}), listed by {counted(swarm['listed_by'], 'member')}")
         print(f"  trains  {swarm['model']} on {swarm['data']} by {swarm['method']}")
-        print(f"  join    shoal swarm join {swarm['invite']}")
+        if swarm["admission"] == "invite":
+            print("  join    by an invite of a member's: no other lets you in")
+        else:
+            print(f"  join    shoal swarm join {swarm['invite']}")
     return Exit.OK
 
 

@@ -19,7 +19,7 @@ class Exit(enum.IntEnum):
     NO_NODE = 3  # no node is running in this data directory
     IN_USE = 4  # the data directory or the port belongs to another process
     CONFIG = 5  # the configuration, the key file or the data directory cannot be used as it is
-    INVITE = 6  # the invite is mistyped, made by a newer Shoal, or nobody answers at its addresses any more
+    INVITE = 6  # the invite is mistyped, made by a newer Shoal, does not let you in, or nobody answers at its addresses
     SPEC = 7  # the spec, or the file of --data or --entry, cannot be used on this machine
     MISSING = 8  # something is not installed here: torch
     DISK = 9  # the disk or the node's share of it is full

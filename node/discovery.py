@@ -144,9 +144,12 @@ class Discovery:
             self._dht.withdraw(own_directory_key(me))
 
     def _listing(self, joined: Joined) -> ListedSwarm | None:
-        """By this node's own addresses alone: other members list theirs. None without a fitting invite to it."""
+        """By this node's own addresses alone: other members list theirs. None without a fitting invite to it.
+
+        It carries no ticket: one that everybody can read would make of `invite` an `open` in which strangers vote.
+        """
         swarm, me = joined.folder.swarm, self._transport.peer_id
-        invite = make_invite(swarm, me, self._config.announce, self._transport.addresses(), ())
+        invite = make_invite(swarm, me, (*self._config.announce, *self._transport.addresses()))
         text = format_invite(invite) if invite.members else ""
         return (
             ListedSwarm(swarm, joined.spec.name[:NAME_CHARS_MAX], text) if 0 < len(text) <= INVITE_CHARS_MAX else None

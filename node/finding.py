@@ -161,6 +161,7 @@ def _described(swarm: bytes, spec: Spec, members: list[InvitedBy]) -> dict[str, 
         "method": spec.method,
         "model": spec.model,
         "data": spec.data,
+        "admission": spec.admission.value,
         "listed_by": len(members),
         "invite": format_invite(Invite(swarm, tuple(members[:MEMBERS_MAX]))),
     }

@@ -1,23 +1,30 @@
 """Invites: one string that says which swarm, and where some of its members can be reached.
 
 An invite is `shoal:` and base32 in lower case, which survives mail, capitals and line breaks; it holds a version, the
-fields below and a checksum. What a malicious invite may hold: addresses of anybody's machines, which are dialed once,
-and a swarm nobody wants, whose spec is shown before joining. It cannot make the node believe another spec than the
-one whose hash it names, nor talk to another peer than the ids it names.
+fields below and a checksum. With a ticket in it, it is a secret: whoever reads it can join (`training.admission`).
+
+What a malicious invite may hold: addresses of anybody's machines, which are dialed once; a swarm nobody wants, whose
+spec is shown before joining; a ticket that lets nobody in; and a record that is not the members', so that the node
+follows whoever made it up, or nobody: whose invite one follows, one trusts. It cannot make the node believe another
+spec than the one whose hash it names, nor talk to another peer than the ids it names.
 """
 
 import base64
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from blake3 import blake3
 
+from shoal.transport.envelope import Signature
 from shoal.transport.identity import peer_id_of, public_key_of
 from shoal.transport.port import Address, Connection, PeerId
 from shoal.transport.wire import AddressText, Digest, Malformed, Message, decode, encode
 
 from .complaint import Complaint, Exit
+
+if TYPE_CHECKING:
+    from shoal.training.admission import Ticket  # not while running: commands read invites without what trains
 
 PREFIX = "shoal:"
 VERSION = 1
@@ -31,19 +38,27 @@ class InvitedBy(Message, frozen=True):
     """A member to join through."""
 
     key: Digest  # the 32 bytes of its Ed25519 public key, which are its peer id
-    addresses: Annotated[tuple[AddressText, ...], msgspec.Meta(min_length=1, max_length=8)]  # without /p2p/<peer id>
+    addresses: Annotated[tuple[AddressText, ...], msgspec.Meta(max_length=8)]  # without /p2p/<peer id>
 
     @property
     def peer(self) -> PeerId:
         return peer_id_of(self.key)
 
 
+class Granted(Message, frozen=True):
+    """The first member's ticket, without its key, which the invite names already."""
+
+    seed: Digest
+    signature: Signature
+
+
 class Invite(Message, frozen=True):
-    """What the string holds. `record` is reserved for the hash of a recent record."""
+    """What the string holds."""
 
     swarm: Digest
     members: Annotated[tuple[InvitedBy, ...], msgspec.Meta(min_length=1, max_length=16)]
-    record: Digest | None = None
+    record: Digest | None = None  # hash of a recent one, by which a newcomer tells the members' log from one made up
+    granted: Granted | None = None
 
     def addresses(self) -> list[tuple[PeerId, tuple[Address, ...]]]:
         """Whom to dial, and where, in the invite's order."""
@@ -64,20 +79,28 @@ def is_unspecified(address: str) -> bool:
 
 
 def make_invite(
-    swarm: bytes, own: PeerId, announced: Sequence[str], addresses: Sequence[Address], connections: Iterable[Connection]
+    swarm: bytes,
+    own: PeerId,
+    addresses: Sequence[str],
+    connections: Iterable[Connection] = (),
+    ticket: "Ticket | None" = None,
+    record: bytes | None = None,
 ) -> Invite:
     """An invite that names this node first, then connected members whose address was dialed and so is known to work.
 
     Args:
         swarm: the swarm's id.
-        announced: what the owner says others can reach; first.
-        addresses: this node's own, as its transport knows them.
+        addresses: this node's own: first what its owner says others can reach, then as its transport knows them.
         connections: to other members of the swarm.
+        ticket: this node's own.
+        record: the hash of the newest that this node knows.
     """
     dialed = (c for c in connections if c.is_outbound and not c.is_relayed and c.peer != own)
-    known = [(own, best(own, (*announced, *addresses))), *((c.peer, best(c.peer, (c.address,))) for c in dialed)]
-    members = [InvitedBy(key_of(peer), places) for peer, places in known if places]
-    return Invite(swarm, tuple(members[:MEMBERS_MAX]))
+    known = [(own, best(own, addresses)), *((c.peer, best(c.peer, (c.address,))) for c in dialed)]
+    # Who gives a ticket is named in any case: the others, or a search, then lead to the swarm.
+    members = [InvitedBy(key_of(peer), places) for peer, places in known if places or (peer == own and ticket)]
+    granted = None if ticket is None else Granted(ticket.seed, ticket.signature)
+    return Invite(swarm, tuple(members[:MEMBERS_MAX]), record, granted)
 
 
 def key_of(peer: PeerId) -> bytes:

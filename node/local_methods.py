@@ -10,8 +10,10 @@ import msgspec
 import trio
 
 from shoal.crdt.store import StoreError
+from shoal.training.admission import make_ticket
 from shoal.training.methods import describe_entry, with_settings
-from shoal.training.spec import Spec, spec_from
+from shoal.training.spec import AdmissionRule, Spec, spec_from
+from shoal.transport.identity import SEED_BYTES
 from shoal.transport.wire import Malformed
 
 from .complaint import Complaint, Exit
@@ -141,7 +143,8 @@ class LocalMethods:
         self._refuse_twice(invite)
         offer = await self._swarms.look(invite)
         threads = threads_of(self._node.setup.config.threads)
-        return msgspec.to_builtins(preview(offer.spec, threads, is_torch_here=is_torch_here()))
+        obstacle = offer.obstacle(self._node.identity.peer_id)
+        return msgspec.to_builtins(preview(offer.spec, threads, obstacle, is_torch_here=is_torch_here()))
 
     async def join(self, params: JoinSwarm) -> object:
         invite = parse_invite(params.invite)
@@ -231,13 +234,20 @@ class LocalMethods:
 
 
 def invite_to(node: Node, joined: Joined) -> str:
-    """A fresh invite: this node first, then connected members."""
-    members = {member.peer for member in joined.service.status().members} if joined.service is not None else set[str]()
-    connections = [connection for connection in node.transport.connections() if connection.peer in members]
-    invite = make_invite(
-        joined.folder.swarm, node.identity.peer_id, node.setup.config.announce, node.transport.addresses(), connections
+    """A fresh invite: this node first, then connected members; a ticket of this node's where members are invited."""
+    status = joined.service.status() if joined.service is not None else None
+    members = {member.peer for member in status.members} if status is not None else set[str]()
+    swarm, is_by_invite = joined.folder.swarm, joined.spec.admission is AdmissionRule.INVITE
+    return format_invite(
+        make_invite(
+            swarm,
+            node.identity.peer_id,
+            (*node.setup.config.announce, *node.transport.addresses()),
+            [connection for connection in node.transport.connections() if connection.peer in members],
+            make_ticket(node.identity, swarm, os.urandom(SEED_BYTES)) if is_by_invite else None,
+            status.record if status is not None and status.round else None,  # round 0's everybody knows
+        )
     )
-    return format_invite(invite)
 
 
 def membership_of(params: CreateSwarm | JoinSwarm) -> Membership:

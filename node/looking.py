@@ -11,6 +11,7 @@ from typing import Final
 import trio
 
 from shoal.dht.contacts import Contact
+from shoal.training.admission import Ticket, obstacle
 from shoal.training.service import fetch_spec
 from shoal.training.spec import SignedSpec, Spec, open_spec
 from shoal.transport.port import Address, Code, PeerId, Refusal, Transport
@@ -34,6 +35,16 @@ class Offer:
     signed: SignedSpec
     spec: Spec
     answered: PeerId
+
+    @property
+    def ticket(self) -> Ticket | None:
+        """The invite's."""
+        granted = self.invite.granted
+        return None if granted is None else Ticket(self.invite.members[0].key, granted.seed, granted.signature)
+
+    def obstacle(self, member: PeerId) -> str | None:
+        """Why the swarm would not let `member` in, as `admission.obstacle`."""
+        return obstacle(self.spec, self.invite.swarm, member, self.ticket)
 
 
 async def look(transport: Transport, invite: Invite, find: FindMembers) -> Offer:

@@ -14,9 +14,10 @@ from typing import Literal
 
 import msgspec
 
+from shoal.training.admission import Ticket
 from shoal.training.spec import SPEC_BYTES_MAX, SignedSpec, Spec, open_spec
 from shoal.transport.port import Address, PeerId
-from shoal.transport.wire import Malformed, decode, encode
+from shoal.transport.wire import Digest, Malformed, decode, encode
 
 from .complaint import Complaint, Exit
 from .local_protocol import NOT_JSON
@@ -39,6 +40,8 @@ class Membership(msgspec.Struct, frozen=True):
     entry: str | None = None  # a file of one's own code that the spec names by hash
     is_paused: bool = False
     known: dict[str, tuple[str, ...]] = {}  # peer id -> addresses that worked, latest last
+    ticket: Ticket | None = None  # the invite's; base64 in the file
+    trusted: Digest | None = None  # the hash of a record that the invite named, likewise
 
 
 class SwarmFolder:

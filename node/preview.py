@@ -32,10 +32,14 @@ class Preview(msgspec.Struct, frozen=True):
     memory_free_bytes: int | None
     payload_bytes: int | None  # sent per round
     round_s: float  # training time per round on this machine
+    admission: str  # who is let in: `AdmissionRule`
+    obstacle: str | None  # why this node would not be
+    quorum: str  # which votes end a round: `Quorum`
     is_torch_here: bool
 
 
-def preview(spec: Spec, threads: int, *, is_torch_here: bool) -> Preview:
+def preview(spec: Spec, threads: int, obstacle: str | None = None, *, is_torch_here: bool) -> Preview:
+    """`obstacle`: why this node would not be let in."""
     settings = parse_settings(spec.settings) if spec.method == "diloco" else None
     size = SIZES.get(spec.model)
     parameters = parameter_count(size) if size else None
@@ -63,5 +67,8 @@ def preview(spec: Spec, threads: int, *, is_torch_here: bool) -> Preview:
         memory_free_bytes=available_memory_bytes(),
         payload_bytes=payload,
         round_s=round(seconds, 3),
+        admission=spec.admission.value,
+        obstacle=obstacle,
+        quorum=spec.quorum.value,
         is_torch_here=is_torch_here,
     )

@@ -144,7 +144,11 @@ class Swarms:
         return await look(self._transport, invite, self._find)
 
     async def join(self, offer: Offer, membership: Membership, method: AnyMethod | None = None) -> Joined:
-        """Become a member. Raises Complaint if the engine cannot run here."""
+        """Become a member. Raises Complaint if the swarm would not let this node in, or the engine cannot run here."""
+        refused = offer.obstacle(self._signer.peer_id)
+        if refused is not None:
+            raise Complaint(refused, Exit.INVITE)
+        membership = msgspec.structs.replace(membership, ticket=offer.ticket, trusted=offer.invite.record)
         for peer, addresses in offer.invite.addresses():
             if peer != self._signer.peer_id:
                 membership = with_known(membership, peer, addresses)
@@ -229,6 +233,8 @@ class Swarms:
             joined.folder.rounds,
             lambda event: self._observe(joined, event),
             is_paused=joined.membership.is_paused,
+            ticket=joined.membership.ticket,
+            trusted=joined.membership.trusted,
             keeping=self.keeping,
             expects=lambda peer: self.keeping.wants(joined.id, peer),
         )

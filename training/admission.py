@@ -81,16 +81,16 @@ def obstacle(spec: Spec, swarm: bytes, member: PeerId, ticket: Ticket | None) ->
     if member == spec.creator or spec.admission is AdmissionRule.OPEN:
         return None
     if spec.admission is AdmissionRule.LIST:
-        on_list = f"this swarm lets in who is on its list, and this node, {member}, is not"
-        return None if member in spec.allowed else f"{on_list}: ask the creator for a swarm with you on its list"
+        is_listed = member in spec.allowed
+        return None if is_listed else f"you, {member}, are NOT on its list: ask the creator for a swarm that lists you"
     if ticket is None:
         return (
-            "this swarm lets in who has a member's invite with a ticket, and this invite carries none: "
-            "ask a member for one of its own (`shoal swarm invite`)"
+            "this invite carries no ticket, and only who has a member's is let in: "
+            "ask a member for an invite (`shoal swarm invite`)"
         )
     token = Identity.from_seed(ticket.seed).public_key
     is_signed = verify(peer_id_of(ticket.inviter), ticket_statement(swarm, token), ticket.signature)
-    return None if is_signed else "the invite's ticket is forged, or for another swarm: ask a member for a fresh invite"
+    return None if is_signed else "this invite's ticket is forged, or another swarm's: ask a member for a fresh invite"
 
 
 def join_change(spec: Spec, swarm: bytes, signer: Signer, ticket: Ticket | None, round: int) -> Join | str:

@@ -17,6 +17,7 @@ from shoal.transport.bulk import RunBlocking, run_in_thread
 from shoal.transport.port import PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
 
+from .admission import Ticket
 from .agreement import LowestPeerCloses
 from .answers_service import Cores
 from .engine_service import Engine
@@ -54,6 +55,7 @@ class SwarmStatus:
     swarm: bytes
     phase: Phase
     round: int  # the newest that is applied here
+    record: bytes  # its hash; of round 0 the swarm's id, and before the start nothing
     state_digest: str  # hex
     standing: Standing
     contributors: tuple[PeerId, ...]  # of that round
@@ -86,12 +88,16 @@ class SwarmService:
         observe: Callable[[Event], None],
         is_paused: bool = False,
         *,
+        ticket: Ticket | None = None,
+        trusted: bytes | None = None,
         keeping: Keeping | None = None,  # where several swarms share the transport, they share this
         workers: Workers | None = None,
         blocking: RunBlocking = run_in_thread,  # of what waits for the disk; simulations bring their own
         expects: Callable[[PeerId], bool] = lambda peer: True,
     ) -> None:
         """Args:
+            ticket: what lets this member in, where members are invited; its creator needs none.
+            trusted: the hash of a recent record of the members', as an invite names it.
             expects: whether a peer that connects is said to be a member. To others nothing is said before they speak,
                 for the swarm's id lets anybody in who knows it.
 
@@ -106,6 +112,8 @@ class SwarmService:
         self._directory = directory
         self._blocking = blocking
         self._is_paused = is_paused
+        self._ticket = ticket
+        self._trusted = trusted
         self._means = Means(
             signed_spec,
             spec,
@@ -187,12 +195,13 @@ class SwarmService:
     def status(self) -> SwarmStatus:
         """Where this member stands and whom it knows."""
         if self._cores is None:
-            return SwarmStatus(self.swarm, Phase.WAITING, 0, "", self._standing(), (), 0, ())
+            return SwarmStatus(self.swarm, Phase.WAITING, 0, b"", "", self._standing(), (), 0, ())
         rounds, roster = self._cores.rounds, self._cores.roster
         return SwarmStatus(
             swarm=self.swarm,
             phase=rounds.phase,
             round=rounds.head.round,
+            record=rounds.head.record,
             state_digest=rounds.head.digest.hex(),
             standing=rounds.standing,
             contributors=rounds.contributors,

@@ -75,8 +75,8 @@ class Spec(Message, frozen=True, kw_only=True):
     settings: Settings = msgspec.field(
         default_factory=dict[str, Setting]
     )  # the method's own, which bounds and explains them
-    quorum: Quorum = Quorum.MAJORITY
-    admission: AdmissionRule = AdmissionRule.INVITE
+    quorum: Quorum = Quorum.MAJORITY  # an author's default where anybody is let in: TWO_THIRDS
+    admission: AdmissionRule = AdmissionRule.INVITE  # an author's default where is_public: OPEN
     allowed: PeerIds = ()  # the list, sorted, where members are let in by it; the creator need not stand in it
     stale_rounds_max: Annotated[int, msgspec.Meta(ge=0, le=64)] = 4  # of what a contribution may start from, in rounds
     is_public: bool = False  # members list it where anybody may find it (`shoal swarm list --public`)
@@ -114,6 +114,8 @@ def spec_from(values: Mapping[str, Any], creator: PeerId, nonce: bytes) -> Spec 
         except msgspec.ValidationError as error:
             return Malformed(f"spec key {key!r}: {error}")
     checked.setdefault("members_min", least_of(checked.get("members_start", 1)))
+    if checked.get("is_public"):
+        checked.setdefault("admission", AdmissionRule.OPEN)  # who finds it has nobody to ask for an invite
     if checked.get("admission") is AdmissionRule.OPEN:
         checked.setdefault("quorum", Quorum.TWO_THIRDS)
     checked["allowed"] = tuple(sorted(set(checked.get("allowed", ()))))

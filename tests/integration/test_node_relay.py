@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from shoal.node.complaint import Complaint
-from shoal.node.invite import Invite, InvitedBy, format_invite, parse_invite
+from shoal.node.invite import InvitedBy, format_invite, parse_invite
 from shoal.node.local_client import LocalClient
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -56,7 +58,7 @@ def only_relayed(text: str) -> str:
     (member,) = invite.members
     places = tuple(address for address in member.addresses if address.endswith("/p2p-circuit"))
     assert places, member.addresses
-    return format_invite(Invite(invite.swarm, (InvitedBy(member.key, places),)))
+    return format_invite(msgspec.structs.replace(invite, members=(InvitedBy(member.key, places),)))
 
 
 def closed_rounds(data_dir: Path, until: int) -> dict[int, dict[str, Any]]:

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import os
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from shoal.node.invite import (
     MEMBERS_MAX,
     PREFIX,
     VERSION,
+    Granted,
     Invite,
     InvitedBy,
     best,
@@ -22,12 +24,17 @@ from shoal.node.invite import (
     make_invite,
     parse_invite,
 )
+from shoal.node.looking import Offer
+from shoal.training.admission import make_ticket
+from shoal.training.spec import AdmissionRule, Spec, sign_spec, swarm_id
 from shoal.transport.identity import Identity
 from shoal.transport.port import Address, Connection, PeerId
 
 EXAMPLES = 20_000 if os.environ.get("SHOAL_SOAK") else 300
 SWARM = bytes(range(32))
-OWN = Identity.from_seed(bytes(32)).peer_id
+ME = Identity.from_seed(bytes(32))
+OWN = ME.peer_id
+TICKET = make_ticket(ME, SWARM, bytes(range(1, 33)))
 keys = st.binary(min_size=32, max_size=32)
 places = st.lists(st.integers(1, 65_535).map(lambda port: f"/ip4/198.51.100.7/tcp/{port}"), min_size=1, max_size=8)
 invites = st.builds(
@@ -35,6 +42,7 @@ invites = st.builds(
     keys,
     st.lists(st.builds(InvitedBy, keys, places.map(tuple)), min_size=1, max_size=16).map(tuple),
     st.none() | keys,
+    st.none() | st.builds(Granted, keys, st.binary(min_size=64, max_size=64)),
 )
 
 
@@ -120,7 +128,7 @@ def test_loopback_alone_is_better_than_nothing() -> None:
 
 def test_an_address_through_a_relay_keeps_the_relays_id() -> None:
     through = f"/ip4/198.51.100.1/tcp/1/p2p/{peer(2)}/p2p-circuit"
-    invite = make_invite(SWARM, OWN, [], [Address(f"{through}/p2p/{OWN}")], [])
+    invite = make_invite(SWARM, OWN, [Address(f"{through}/p2p/{OWN}")])
     assert invite.members[0].addresses == (through,)
     assert invite.addresses() == [(OWN, (f"{through}/p2p/{OWN}",))]
 
@@ -134,7 +142,7 @@ def test_an_invite_names_what_was_announced_first_and_only_members_that_were_dia
         ),  # the port of an accepted connection is no listener
         connection(3, "/ip4/198.51.100.3/tcp/4011", is_relayed=True),
     ]
-    invite = make_invite(SWARM, OWN, ["/ip4/203.0.113.7/tcp/4011"], own, connections)
+    invite = make_invite(SWARM, OWN, ["/ip4/203.0.113.7/tcp/4011", *own], connections)
     (first, places), (second, _) = invite.addresses()
     assert (first, second) == (OWN, peer(1))
     assert places[0] == f"/ip4/203.0.113.7/tcp/4011/p2p/{OWN}"
@@ -143,6 +151,47 @@ def test_an_invite_names_what_was_announced_first_and_only_members_that_were_dia
 
 def test_an_invite_names_few_members_and_fits_into_a_chat_message() -> None:
     connections = [connection(number, f"/ip4/198.51.100.{number}/tcp/4011") for number in range(1, 30)]
-    invite = make_invite(SWARM, OWN, [], [Address("/ip4/192.168.1.5/tcp/4011")], connections)
+    own = [Address("/ip4/192.168.1.5/tcp/4011")]
+    invite = make_invite(SWARM, OWN, own, connections)
     assert len(invite.members) == MEMBERS_MAX
     assert len(format_invite(invite)) < 600
+    assert len(format_invite(make_invite(SWARM, OWN, own, connections, TICKET, bytes(32)))) < 800
+    assert len(format_invite(make_invite(SWARM, OWN, own, (), TICKET, bytes(32)))) < 400
+
+
+def offer_of(invite: Invite, creator: Identity = ME, **values: object) -> Offer:
+    spec = msgspec.structs.replace(Spec(creator=creator.peer_id, nonce=bytes(16)), **values)
+    invite = msgspec.structs.replace(invite, swarm=swarm_id(spec))
+    return Offer(invite, sign_spec(spec, creator), spec, OWN)
+
+
+def test_an_invite_carries_its_makers_ticket_and_a_record() -> None:
+    sent = make_invite(
+        SWARM, OWN, ["/ip4/192.168.1.5/tcp/4011"], [connection(1, "/ip4/198.51.100.1/tcp/1")], TICKET, SWARM
+    )
+    came = parse_invite(format_invite(sent))
+    assert offer_of(came).ticket == TICKET
+    assert came.record == SWARM
+    assert offer_of(make_invite(SWARM, OWN, ["/ip4/192.168.1.5/tcp/4011"])).ticket is None
+
+
+def test_who_gives_a_ticket_is_named_even_if_nobody_can_dial_it() -> None:
+    others = [connection(number, f"/ip4/198.51.100.{number}/tcp/4011") for number in range(1, 9)]
+    invite = parse_invite(format_invite(make_invite(SWARM, OWN, [], others, TICKET)))
+    assert invite.addresses()[0] == (OWN, ())
+    assert len(invite.members) == MEMBERS_MAX
+    assert offer_of(invite).ticket == TICKET
+    assert make_invite(SWARM, OWN, [], others).members[0].peer == peer(1)
+
+
+def test_an_offer_says_whether_its_invite_lets_one_in() -> None:
+    by_invite = offer_of(make_invite(SWARM, OWN, ["/ip4/192.168.1.5/tcp/4011"]))
+    assert "no ticket" in str(by_invite.obstacle(peer(1)))
+    assert by_invite.obstacle(OWN) is None  # its creator
+    ticket = make_ticket(ME, by_invite.invite.swarm, bytes(32))
+    granted = make_invite(SWARM, OWN, ["/ip4/192.168.1.5/tcp/4011"], (), ticket)
+    assert offer_of(granted).obstacle(peer(1)) is None
+    assert "another swarm's" in str(offer_of(granted, name="other").obstacle(peer(1)))
+    by_list = offer_of(granted, admission=AdmissionRule.LIST, allowed=(peer(1),))
+    assert by_list.obstacle(peer(1)) is None
+    assert "NOT on its list" in str(by_list.obstacle(peer(2)))

@@ -8,6 +8,7 @@ import pytest
 from shoal.node.complaint import Complaint, Exit
 from shoal.node.membership import (
     KNOWN_MEMBERS_MAX,
+    MEMBER_NAME,
     Membership,
     SwarmFolder,
     choose,
@@ -16,6 +17,7 @@ from shoal.node.membership import (
     with_known,
     write_whole,
 )
+from shoal.training.admission import make_ticket
 from shoal.training.namespaces import STORE_NAME
 from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
 from shoal.training.store import MemberStore
@@ -50,6 +52,23 @@ def test_a_change_replaces_what_was_remembered(tmp_path: Path) -> None:
     folder = folder_of(tmp_path)
     folder.write(Membership(is_paused=True))
     assert folder.read()[2] == Membership(is_paused=True)
+
+
+def test_what_lets_this_node_in_is_remembered(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    ticket = make_ticket(CREATOR, folder.swarm, bytes(range(32)))
+    folder.write(Membership(ticket=ticket, trusted=bytes(range(32))))
+    assert folder.read()[2] == Membership(ticket=ticket, trusted=bytes(range(32)))
+    for damaged in (b'{"ticket":["AA==","AA==","AA=="]}', b'{"trusted":"AA=="}'):
+        (folder.path / MEMBER_NAME).write_bytes(damaged)
+        with pytest.raises(Complaint, match="is damaged"):
+            folder.read()
+
+
+def test_a_member_file_of_before_there_were_tickets_is_read(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    (folder.path / MEMBER_NAME).write_bytes(b'{"role":"storage","is_paused":true,"known":{}}')
+    assert folder.read()[2] == Membership(role="storage", is_paused=True)
 
 
 def test_leftovers_of_an_interrupted_create_or_leave_are_removed(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from shoal.node.cli_swarm import DEFAULT_SPEC, describe_preview
+from shoal.node.cli_swarm import DEFAULT_SPEC, LET_IN, QUORUMS, describe_preview
 from shoal.node.preview import preview
-from shoal.training.spec import Spec, spec_from_toml
+from shoal.training.spec import AdmissionRule, Quorum, Spec, spec_from_toml
 from shoal.transport.identity import Identity
 from shoal.transport.wire import Malformed
 
@@ -53,3 +53,22 @@ def test_an_unknown_model_or_method_is_shown_with_its_costs_unknown() -> None:
     text = describe_preview(msgspec.to_builtins(told))
     assert "unknown" in text
     assert "join with --role storage" in text
+
+
+def shown(admission: AdmissionRule, obstacle: str | None = None, quorum: Quorum = Quorum.MAJORITY) -> str:
+    spec = msgspec.structs.replace(default_spec(), admission=admission, quorum=quorum)
+    return describe_preview(msgspec.to_builtins(preview(spec, 1, obstacle, is_torch_here=True)))
+
+
+def test_it_is_told_how_one_is_let_in_and_which_votes_end_a_round() -> None:
+    assert "let in    by this invite, with one vote" in shown(AdmissionRule.INVITE)
+    assert "let in    you are on its list" in shown(AdmissionRule.LIST)
+    assert "let in    anybody; no vote until a member vouches for you" in shown(AdmissionRule.OPEN)
+    assert "let in    you are NOT on its list" in shown(AdmissionRule.LIST, "you are NOT on its list: ask the creator")
+    assert "quorum    more than half of the votes" in shown(AdmissionRule.INVITE)
+    assert "quorum    more than two thirds of the votes" in shown(AdmissionRule.OPEN, quorum=Quorum.TWO_THIRDS)
+
+
+def test_every_rule_of_admission_and_every_quorum_has_words() -> None:
+    assert set(LET_IN) == {rule.value for rule in AdmissionRule}
+    assert set(QUORUMS) == {quorum.value for quorum in Quorum}

@@ -192,7 +192,7 @@ def test_what_fits_one_rule_does_not_fit_another() -> None:
 
 def test_who_is_not_on_the_list_is_not_let_in() -> None:
     spec, swarm = BY_LIST, swarm_id(BY_LIST)
-    assert "is not" in str(join_change(spec, swarm, OTHER, None, 10))
+    assert "NOT on its list" in str(join_change(spec, swarm, OTHER, None, 10))
     word = OTHER.sign(join_statement(swarm, OTHER.peer_id, 10))
     assert votes(encode(Admission(10, word, None)), spec, OTHER.peer_id) is None
 
@@ -205,7 +205,7 @@ def test_who_would_not_be_let_in_is_told_why() -> None:
     assert told(BY_LIST, None) is None
     assert told(ANYBODY, None) is None
     assert all(told(spec, None, CREATOR) is None for spec in (BY_INVITE, BY_LIST, ANYBODY))
-    assert "carries none" in str(told(BY_INVITE, None))
+    assert "carries no ticket" in str(told(BY_INVITE, None))
     assert "another swarm" in str(told(make(name="other"), TICKET))
     assert "another swarm" in str(told(BY_INVITE, structs.replace(TICKET, seed=bytes(32))))
     assert OTHER.peer_id in str(told(BY_LIST, TICKET, OTHER))

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from shoal.training.spec import (
     SPEC_VERSION,
+    AdmissionRule,
+    Quorum,
     SignedSpec,
     Spec,
     open_spec,
@@ -54,6 +56,14 @@ def test_a_toml_file_gives_the_same_spec_whatever_the_order_of_its_keys() -> Non
     two = spec_from_toml('round_s = 3.0\nname = "a"\n[settings]\na = 2.5\nb = 1\n', CREATOR.peer_id, NONCE)
     assert isinstance(one, Spec)
     assert encode(one) == encode(two)
+
+
+def test_a_public_swarm_lets_anybody_in_unless_its_author_says_otherwise() -> None:
+    assert (make().admission, make().quorum) == (AdmissionRule.INVITE, Quorum.MAJORITY)
+    public = make(is_public=True)
+    assert (public.admission, public.quorum) == (AdmissionRule.OPEN, Quorum.TWO_THIRDS)
+    assert make(is_public=True, admission="invite").quorum is Quorum.MAJORITY
+    assert make(admission="open", quorum="majority").quorum is Quorum.MAJORITY
 
 
 def test_a_round_takes_more_than_half_of_those_who_start_unless_the_author_says_otherwise() -> None:
