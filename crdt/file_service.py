@@ -62,7 +62,7 @@ def create(path: Path, format: Format, swarm: bytes) -> None:
     """A file under its name is whole: it is made under another."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = path.with_name(f"{path.name}.new")
-    for left in (draft, _wal(draft), _wal(path)):
+    for left in (draft, _wal(draft), _wal(path), _index(path)):
         left.unlink(missing_ok=True)
     os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     connection = sqlite3.connect(draft, isolation_level=None)
@@ -138,6 +138,7 @@ def put_aside(path: Path) -> None:
     os.replace(path, aside(path))
     with suppress(FileNotFoundError):
         os.replace(_wal(path), _wal(aside(path)))
+    _index(path).unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
@@ -163,6 +164,11 @@ def transaction(connection: sqlite3.Connection, path: Path) -> Generator[None]:
 
 def _wal(path: Path) -> Path:
     return path.with_name(f"{path.name}-wal")
+
+
+def _index(path: Path) -> Path:
+    """Of the WAL; others who read leave it behind."""
+    return path.with_name(f"{path.name}-shm")
 
 
 def _sync_folder(path: Path) -> None:
