@@ -161,7 +161,7 @@ class LocalMethods:
 
     async def show(self, params: OneSwarm) -> object:
         joined = self._swarms.find(params.swarm)
-        spec = msgspec.structs.asdict(joined.spec)
+        spec = msgspec.to_builtins(msgspec.structs.asdict(joined.spec))
         return {**self._node.describe(joined), "spec": {**spec, "nonce": joined.spec.nonce.hex()}}
 
     async def leave(self, params: OneSwarm) -> object:

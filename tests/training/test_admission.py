@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
@@ -234,3 +235,13 @@ def test_what_is_not_written_in_its_shortest_form_is_refused() -> None:
 
 def test_an_admission_fits_into_a_record_s_change() -> None:
     assert len(asked(round=2**31).admission) <= 300 <= PROOF_BYTES_MAX
+
+
+def test_the_bytes_are_those_of_the_protocol_document() -> None:
+    swarm = bytes(32)
+    ticket = make_ticket(Identity.from_seed(bytes(range(32))), swarm, b"\x02" * 32)
+    invited, alone = (join_change(spec, swarm, NEW, ticket, 7) for spec in (BY_INVITE, ANYBODY))
+    assert isinstance(invited, Join)
+    assert isinstance(alone, Join)
+    assert (len(invited.admission), len(alone.admission)) == (269, 69)
+    assert blake3(invited.admission).hexdigest() == "b8b3606284744f843eccfe435f71a9efda9c9d0d6824e3518bef3d8fc8589141"
