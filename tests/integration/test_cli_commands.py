@@ -249,7 +249,15 @@ def test_the_first_five_minutes(node: Path, spec: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
 
     declined = shoal("swarm", "join", invite, "--data-dir", other, *LOCAL, code=Exit.DECLINED, stdin="n\n")
-    for word in ("method    diloco", "model     gpt-0.2m", "data      shakespeare", "disk", "memory", "time"):
+    for word in (
+        "method    diloco",
+        "model     gpt-0.2m",
+        "data      shakespeare",
+        "let in    by this",
+        "disk",
+        "memory",
+        "time",
+    ):
         assert word in declined.stdout
     asked = shoal("swarm", "join", invite, "--data-dir", other, *LOCAL, "--json", code=Exit.DECLINED, stdin="n\n")
     assert asked.stdout == ""  # standard output is for JSON alone
@@ -283,6 +291,16 @@ def test_the_first_five_minutes(node: Path, spec: Path, tmp_path: Path) -> None:
         joined.process.send_signal(signal.SIGINT)
         assert joined.process.wait(10) == 0
     assert "left swarm tiny" in shoal("swarm", "leave", "tiny", "--data-dir", node).stdout
+
+
+def test_who_would_not_be_let_in_is_told_why_and_not_asked(node: Path, spec: Path, tmp_path: Path) -> None:
+    spec.write_text('admission = "list"\n' + spec.read_text())
+    invite = shoal_json("swarm", "create", spec, "--data-dir", node)["invite"]
+    refused = shoal("swarm", "join", invite, "--data-dir", tmp_path / "other", *LOCAL, code=Exit.INVITE)
+    assert "let in    you, 12D3KooW" in refused.stdout
+    assert "[y/N]" not in refused.stdout
+    assert "are NOT on its list: ask the creator" in refused.stderr
+    shoal("swarm", "leave", "tiny", "--data-dir", node)
 
 
 def test_create_without_a_file_writes_and_uses_the_default_spec(tmp_path: Path) -> None:
