@@ -37,7 +37,7 @@ def swarm(spec: Spec, options: MemberOptions, members: tuple[str, ...]) -> Itera
             problem = method.check(spec, round_, member, work.samples, payload)
             if problem:
                 raise SystemExit(problem)
-            shares.append(Share(round_, member, work.samples, 1, round_ - 1, payload))
+            shares.append(Share(round_, member, work.samples, work.samples, round_ - 1, payload))
             locals_[member] = method.settle(work.local, state, True)
         state, _ = method.apply(state, shares)
         yield method.evaluate(state)["validation_loss"]

@@ -1,10 +1,11 @@
-"""What many pseudo-gradients become: their mean, weighted by samples.
+"""What many pseudo-gradients become: their weighted mean.
 
 Equal to the bit on every member: shares come sorted by member, and every operation is elementwise on float32, one
 rounding per numpy call (IEEE 754 fixes each; no fused multiply-add can form across calls, and no sum runs over the
-elements).
+elements). The division may leave values below the smallest normal number, which some processors are set to flush: they
+are too small to change what `apply` adds them to, unless that is 0, and then it clears them (codecs.TINY).
 
-The mean gives a malicious member the power to move it anywhere within VALUE_MAX times its share of the samples: robust
+The mean gives a malicious member the power to move it anywhere within VALUE_MAX times its share of the weights: robust
 rules take this function's place in swarms whose members do not trust each other.
 """
 
@@ -19,20 +20,21 @@ if TYPE_CHECKING:
 
 
 def weighted_mean(deltas: Sequence[tuple[int, Delta]], start: int, stop: int) -> "Vector":
-    """sum(samples * values) / sum(samples) of values `start` to `stop`, over (samples, delta) in the order given.
+    """sum(weight * values) / sum(weight) of values `start` to `stop`, over (weight, delta) in the order given.
 
-    Samples are divided by what divides them all, so that members with as many each cost no multiplication. They are
-    integers up to 2^24, hence exact in float32; their sum is rounded once.
+    Weights are from 1 to WEIGHT_MAX. They are divided by what divides them all, so that members with as much weight
+    each cost no multiplication. What is left of each, and their sum, is an integer that float64 holds exactly; above
+    2^24 float32 may not, and rounds it, once and on all machines alike.
     """
     import numpy as np
 
-    divisor = math.gcd(*(samples for samples, _ in deltas))
-    total = np.float32(sum(samples // divisor for samples, _ in deltas))
+    divisor = math.gcd(*(weight for weight, _ in deltas))
+    total = np.float32(sum(weight // divisor for weight, _ in deltas))
     mean: Vector | None = None
-    for samples, delta in deltas:
+    for weight, delta in deltas:
         values = delta.values(start, stop)
-        if samples != divisor:
-            values *= np.float32(samples // divisor)
+        if weight != divisor:
+            values *= np.float32(weight // divisor)
         mean = values if mean is None else np.add(mean, values, out=mean)
     assert mean is not None, "the mean of nothing"
     mean /= total

@@ -45,12 +45,13 @@ class StateHeader(Message, frozen=True):
 
 
 class LocalHeader(Message, frozen=True):
-    """Followed by AdamW's two moments where `step_count` > 0."""
+    """Followed by AdamW's two moments where `step_count` > 0, and by what is ahead where `is_ahead`."""
 
     version: Version
     layout: Digest
     step_count: U64
     step_s: Annotated[float, msgspec.Meta(ge=0)]
+    is_ahead: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +78,7 @@ class Local:
 
     moments: Moments | None = None  # None before the first turn, and where a person's own optimizer keeps them
     step_s: float | None = None  # how long an inner step takes here
+    ahead: "Vector | None" = None  # (n,) shared state - own parameters: all contributed from this state, in one
 
 
 def frame(magic: bytes, header: Message) -> bytes:
@@ -147,12 +149,15 @@ def load_state(saved: BlobReader, layout: Layout, value_max: float) -> State:
 
 def save_local(local: Local, layout: Layout) -> Iterable[Payload]:
     """A member's own state as bytes."""
-    moments = local.moments
+    moments, ahead = local.moments, local.ahead
     step_count = moments.step_count if moments else 0
-    yield frame(LOCAL_MAGIC, LocalHeader(FORMAT_VERSION, layout_digest(layout), step_count, local.step_s or 0.0))
+    step_s = local.step_s or 0.0
+    yield frame(LOCAL_MAGIC, LocalHeader(FORMAT_VERSION, layout_digest(layout), step_count, step_s, ahead is not None))
     if moments:
         yield _bytes_of(moments.first)
         yield _bytes_of(moments.second)
+    if ahead is not None:
+        yield _bytes_of(ahead)
 
 
 def load_local(saved: BlobReader, layout: Layout) -> Local:
@@ -167,21 +172,25 @@ def load_local(saved: BlobReader, layout: Layout) -> Local:
     header, offset = opened
     _expect(header.version, header.layout, layout)
     step_s = header.step_s or None
-    count = element_count(layout) if header.step_count else 0
-    if saved.size != offset + 8 * count:
-        raise ValueError(
-            f"a saved optimizer state of {count} parameters has {offset + 8 * count} bytes, this one {saved.size}"
-        )
-    if not header.step_count:
-        return Local(None, step_s)
-    first = _read_vector(saved, offset, count, MOMENT_MAX)
-    second = _read_vector(saved, offset + 4 * count, count, MOMENT_MAX)
+    count = element_count(layout)
+    moments_bytes = 8 * count if header.step_count else 0
+    size = offset + moments_bytes + (4 * count if header.is_ahead else 0)
+    if saved.size != size:
+        raise ValueError(f"a saved optimizer state of {count} parameters has {size} bytes, this one {saved.size}")
+    moments = _read_moments(saved, offset, count, header.step_count) if header.step_count else None
+    ahead = _read_vector(saved, offset + moments_bytes, count, OWN_MAX) if header.is_ahead else None
+    return Local(moments, step_s, ahead)
+
+
+OWN_MAX = 3e38  # finite is all that is asked of one's own vectors
+
+
+def _read_moments(saved: BlobReader, offset: int, count: int, step_count: int) -> Moments:
+    first = _read_vector(saved, offset, count, OWN_MAX)
+    second = _read_vector(saved, offset + 4 * count, count, OWN_MAX)
     if second.min() < 0:
         raise ValueError("a mean of squared gradients is negative")
-    return Local(Moments(header.step_count, first, second), step_s)
-
-
-MOMENT_MAX = 3e38  # finite is all that is asked of one's own moments
+    return Moments(step_count, first, second)
 
 
 def _expect(version: int, digest: bytes, layout: Layout) -> None:

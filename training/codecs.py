@@ -5,8 +5,9 @@ exactly rounded elementwise operation per value (conversion, or one multiplicati
 so every member decodes a payload to the same bits.
 
 Values nearer to zero than TINY become 0 when decoded. That is more than clearing denormals: sums of integer multiples
-of what is left, and what a few multiplications by hyper-parameters leave of it, are never denormal either, so a
-machine whose libraries flush denormals to zero agrees with one that keeps them.
+of what is left are never denormal either, and what a division or a multiplication leaves of them that is denormal is
+too small to change any other value of theirs. So a machine whose libraries flush denormals to zero agrees with one that
+keeps them.
 
 What a malicious peer may send: any bytes of the right length. They decode to some float32 each; whether these are
 finite and in range, `payload.check_values` decides.

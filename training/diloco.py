@@ -2,7 +2,8 @@
 together.
 
 Each round every member starts from the shared parameters, the anchor, trains for a while, and contributes the
-pseudo-gradient anchor - local. All apply the mean of what the round took:
+pseudo-gradient anchor - local. Where no round can be closed it goes on from where it is, and contributes what it did
+since. All apply the weighted mean of what the round took:
 
     momentum  <- mu * momentum + mean
     parameters <- parameters - lr * (mean + mu * momentum)
@@ -16,7 +17,7 @@ that it is a good step, nothing here can promise.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from shoal.transport.wire import Malformed
@@ -61,7 +62,10 @@ class LocalTrainer(Protocol):
         ...
 
     def train(self, anchor: "Vector", local: Local, turn: Turn) -> Trained:
-        """Train from `anchor`, which stays as it is, until the turn's deadline or step count."""
+        """Train from `anchor`, which stays as it is while this runs, until the turn's deadline or step count.
+
+        It is the shared parameters, or what this member has made of them already.
+        """
         ...
 
     def evaluate(self, parameters: "Vector") -> Mapping[str, float]: ...
@@ -100,16 +104,21 @@ class Diloco:
 
         A member whose training diverged has no samples, an empty payload (which `check` would refuse) and a fresh
         optimizer: there is nothing to contribute.
+
+        What the codec lost of earlier contributions from the same state is not made up for: each of them may be taken
+        without the others, and stands for its own steps alone.
         """
-        trained = self._trainer.train(state.parameters, local, turn)
-        after = Local(trained.moments, trained.step_s)
+        start = state.parameters if local.ahead is None else self._minus(state.parameters, local.ahead)
+        trained = self._trainer.train(start, local, turn)
         if not trained.samples:
-            return Work((), 0, after, trained.metrics)
-        delta = _difference(state.parameters, trained.parameters)
-        if delta is None:
-            return Work((), 0, Local(None, trained.step_s), {**trained.metrics, "diverged": 1.0})
+            return Work((), 0, Local(trained.moments, trained.step_s, local.ahead), trained.metrics)
+        done = _part_ways(state.parameters, start, trained.parameters)
+        if done is None:
+            return Work((), 0, Local(None, trained.step_s, local.ahead), {**trained.metrics, "diverged": 1.0})
+        delta, ahead = done
         samples = min(trained.samples, self._spec.samples_max)
-        return Work(write_payload(self._settings.codec, self._layout, delta), samples, after, trained.metrics)
+        payload = write_payload(self._settings.codec, self._layout, delta)
+        return Work(payload, samples, Local(trained.moments, trained.step_s, ahead), trained.metrics)
 
     def check(self, spec: Spec, turn_round: int, member: str, samples: int, payload: BlobReader) -> str | None:
         """Exact and equal everywhere: a function of the spec and the payload's bytes."""
@@ -126,15 +135,12 @@ class Diloco:
         return None
 
     def apply(self, state: State, shares: Sequence[Share]) -> tuple[State, Mapping[str, float]]:
-        """One outer step; without any usable share only the round's number moves.
-
-        A share made from a state more than `stale_rounds_max` rounds old is left out: under momentum 0.9 steps that
-        late push along a direction that has been taken already and diverge if they keep coming.
-        """
+        """One outer step; where no share has any weight only the round's number moves."""
         import numpy as np
 
-        deltas = self._usable(state, shares)
-        evidence = {"contributions": float(len(deltas)), "stale": float(len(shares) - len(deltas))}
+        deltas = self._opened(shares)
+        stale = sum(share.base_round < state.round for share in shares)
+        evidence = {"contributions": float(len(deltas)), "stale": float(stale)}
         if not deltas:
             return State(state.round + 1, state.parameters, state.momentum), evidence
         lr, mu = np.float32(self._settings.outer_lr), np.float32(self._settings.outer_momentum)
@@ -150,14 +156,14 @@ class Diloco:
         return State(state.round + 1, _frozen(parameters), _frozen(momentum)), evidence
 
     def settle(self, local: Local, state: State, taken: bool) -> Local:
-        """The optimizer's moments as they are after the turn, taken or not.
+        """The optimizer's moments as they are after the turn, taken or not; nothing that is ahead of the new state.
 
         The paper never synchronizes them. When a contribution is not taken the parameters go back to the anchor, yet
         the moments are statistics of gradients within one round's walk from it, with memories of 10 and 20 steps: those
         after the turn describe the anchor's surroundings no worse than those before it, while starting afresh costs a
         round of badly scaled first steps. torchft keeps them as well (local_sgd.py restores parameters alone).
         """
-        return local
+        return replace(local, ahead=None)
 
     def evaluate(self, state: State) -> Mapping[str, float]:
         return self._trainer.evaluate(state.parameters)
@@ -181,16 +187,23 @@ class Diloco:
     def load_local(self, saved: BlobReader) -> Local:
         return checkpoint.load_local(saved, self._layout)
 
-    def _usable(self, state: State, shares: Sequence[Share]) -> list[tuple[int, Delta]]:
-        usable: list[tuple[int, Delta]] = []
+    def _minus(self, parameters: "Vector", ahead: "Vector") -> "Vector":
+        """(n,) parameters - ahead, in the memory that waits for the next state: while none comes it is free."""
+        import numpy as np
+
+        return np.subtract(parameters, ahead, out=self._spare.vector(len(parameters)))
+
+    def _opened(self, shares: Sequence[Share]) -> list[tuple[int, Delta]]:
+        """(weight, delta) of each share that has any weight."""
+        opened: list[tuple[int, Delta]] = []
         for share in sorted(shares, key=lambda share: (share.member, share.turn_round)):
-            if state.round - share.base_round > self._settings.stale_rounds_max:
+            if not share.weight:
                 continue
             delta = open_payload(share.payload, self._settings.codec, self._layout)
             if isinstance(delta, Malformed):
                 raise ValueError(f"a payload that was never checked: {delta.reason}")
-            usable.append((share.samples, delta))
-        return usable
+            opened.append((share.weight, delta))
+        return opened
 
 
 def start_setting(first: "Vector", layout: Layout) -> str:
@@ -202,20 +215,25 @@ def start_setting(first: "Vector", layout: Layout) -> str:
     return checkpoint.state_digest(state, layout).hex()
 
 
-def _difference(anchor: "Vector", parameters: "Vector") -> "Vector | None":
-    """(n,) anchor - parameters, in the memory of `parameters`; None if it is not what `check_values` lets through.
+def _part_ways(anchor: "Vector", start: "Vector", trained: "Vector") -> "tuple[Vector, Vector] | None":
+    """(n,) start - trained and (n,) anchor - trained; None if the first is not what `check_values` lets through.
 
-    In place and piece by piece: a large vector's fresh pages cost more than the subtraction.
+    In place and piece by piece: a large vector's fresh pages cost more than the subtraction. The first takes the memory
+    of `trained`, the second that of `start`; where `start` is the anchor itself both are one vector.
     """
     import numpy as np
 
     with np.errstate(all="ignore"):
-        for start, stop in spans(len(parameters)):
-            piece = parameters[start:stop]
-            np.subtract(anchor[start:stop], piece, out=piece)
+        for begin, stop in spans(len(trained)):
+            piece, start_piece = trained[begin:stop], start[begin:stop]
+            ahead = None if start is anchor else np.subtract(anchor[begin:stop], piece)
+            np.subtract(start_piece, piece, out=piece)
             if not np.abs(piece).max(initial=0) <= VALUE_MAX:  # also false for NaN
                 return None
-    return parameters
+            if ahead is not None:
+                start_piece[:] = ahead
+    delta = _frozen(trained)
+    return delta, delta if start is anchor else _frozen(start)
 
 
 def _frozen(vector: "Vector") -> "Vector":

@@ -32,7 +32,6 @@ class DilocoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     # The outer optimizer: Nesterov momentum on the mean pseudo-gradient; 0.7 and 0.9 as in the paper.
     outer_lr: Rate = 0.7
     outer_momentum: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.9
-    stale_rounds_max: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1  # older pseudo-gradients are left out of the mean
     codec: Literal["float32", "bfloat16", "int8"] = "float32"
     start: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""  # digest of round 0, if the spec fixes it
 

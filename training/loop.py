@@ -1,6 +1,6 @@
 """An inner loop that a person's own script runs: any torch model, any optimizer, DiLoCo around it.
 
-Two threads meet here. The engine's worker calls `LoopTrainer.train` with the anchor of a round; the script, in its own
+Two threads meet here. The engine's worker calls `LoopTrainer.train` with the anchor of a turn; the script, in its own
 thread, calls `Outer.step()` after each of its optimizer's steps. When the turn has had its steps, the script's thread
 hands over its parameters and waits for the next anchor. Neither thread touches the other's tensors: numpy copies cross.
 
@@ -121,8 +121,9 @@ class LoopTrainer:
 class Outer:
     """The script's side: `with swarm.diloco(model, optimizer) as outer`, and `outer.step()` after `optimizer.step()`.
 
-    On entering, the model's parameters become the swarm's. `step` returns at once but at the end of a round, when it
-    waits for the swarm and puts the new parameters into the model, in place.
+    On entering, the model's parameters become the swarm's. `step` returns at once but at the end of a turn, when it
+    waits for the swarm and puts the parameters of the next into the model, in place: the swarm's new ones, or, while
+    rounds cannot be closed, those it had.
     """
 
     def __init__(self, trainer: LoopTrainer, model: nn.Module) -> None:

@@ -10,10 +10,12 @@ must give the same bits on every member for every payload that `check` lets thro
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from .ports import BlobReader, Payload
 from .spec import Spec
+
+WEIGHT_MAX: Final = 2**43  # of one contribution; 1024 of them add up exactly in float64
 
 State = TypeVar("State")
 Local = TypeVar("Local")
@@ -49,8 +51,8 @@ class Share:
     turn_round: int  # the round it was made in
     member: str
     samples: int
-    weight: int
-    base_round: int  # the round whose state it started from
+    weight: int  # by which it counts, 0 to WEIGHT_MAX; samples and staleness are in it
+    base_round: int  # the round whose end state it started from
     payload: BlobReader
 
 
@@ -62,7 +64,11 @@ class Method(Protocol[State, Local]):
         ...
 
     def contribute(self, state: State, local: Local, turn: Turn) -> Work[Local]:
-        """Do this turn's work. Runs in a worker thread; must not change `state` nor `local`."""
+        """Do this turn's work. Runs in a worker thread; must not change `state` nor `local`.
+
+        While rounds cannot be closed it is called again, with the same `state` and the local value of the work before,
+        which became a contribution: the next one is what was done since.
+        """
         ...
 
     def check(self, spec: Spec, turn_round: int, member: str, samples: int, payload: BlobReader) -> str | None:
@@ -78,7 +84,7 @@ class Method(Protocol[State, Local]):
         ...
 
     def settle(self, local: Local, state: State, taken: bool) -> Local:
-        """The local value to go on with: after one's own contribution was taken, or rolled back because it was not."""
+        """The local value to go on with from a new shared state; whether one's own contribution was taken into it."""
         ...
 
     def evaluate(self, state: State) -> Mapping[str, float]:

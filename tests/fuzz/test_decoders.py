@@ -361,7 +361,7 @@ def saved_local() -> bytes:
     import numpy as np
 
     vector = np.linspace(0, 1, 611, dtype=np.float32)
-    return b"".join(bytes(piece) for piece in save_local(Local(Moments(2, vector, vector), 0.5), LAYOUT))
+    return b"".join(bytes(piece) for piece in save_local(Local(Moments(2, vector, vector), 0.5, vector), LAYOUT))
 
 
 @pytest.mark.parametrize("codec", CODECS)

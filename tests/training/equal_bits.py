@@ -22,7 +22,7 @@ from shoal.training.tensors import TensorShape
 
 COUNT = 2**18 + 12_345  # more than one piece, and a last block that is not full
 LAYOUT = (TensorShape("a", (COUNT,)),)
-SAMPLES = (7, 400, 1_000_000)
+WEIGHTS = (1, 1, 400, 1_000_000, 2**42 + 1)
 
 
 class NoTrainer:
@@ -52,6 +52,14 @@ def rough(label: str) -> np.ndarray:
     return values
 
 
+def contributions(round_: int) -> list[np.ndarray]:
+    """By weight. Where the others have zeros the first two cancel but for a last bit: their mean is denormal."""
+    first, *others = (rough(f"{round_}/{index}") for index in range(len(WEIGHTS) - 1))
+    for values in others:
+        values[::14] = 0
+    return [first, np.nextafter(-first, np.float32(0)), *others]
+
+
 def rounds(codec: str, count: int) -> bytes:
     spec = Spec(creator="1" * 52, nonce=bytes(16), settings={"codec": codec})
     settings = parse_settings(spec.settings)
@@ -60,9 +68,10 @@ def rounds(codec: str, count: int) -> bytes:
     state, _ = method.start(spec)
     for round_ in range(1, count + 1):
         shares = [
-            Share(round_, str(index), samples, 1, round_ - 1, BytesReader(payload))
-            for index, samples in enumerate(SAMPLES)
-            for payload in [b"".join(write_payload(codec, LAYOUT, rough(f"{round_}/{index}")))]
+            Share(
+                round_, str(index), 1, weight, round_ - 1, BytesReader(b"".join(write_payload(codec, LAYOUT, values)))
+            )
+            for index, (weight, values) in enumerate(zip(WEIGHTS, contributions(round_), strict=True))
         ]
         assert all(method.check(spec, round_, share.member, share.samples, share.payload) is None for share in shares)
         state, _ = method.apply(state, shares)

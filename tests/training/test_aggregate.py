@@ -1,4 +1,4 @@
-"""The mean is the samples' mean, in the order given, and nothing overflows."""
+"""The mean is weighted, in the order given, and nothing overflows."""
 
 import math
 
@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.training.aggregate import weighted_mean
+from shoal.training.method import WEIGHT_MAX
 from shoal.training.payload import VALUE_MAX, Delta, open_payload, write_payload
 from shoal.training.ports import BytesReader
 from shoal.training.tensors import TensorShape
 
 COUNT = 40
 LAYOUT = (TensorShape("a", (COUNT,)),)
+WEIGHTS = st.integers(1, WEIGHT_MAX)
 
 
 def delta(values: np.ndarray, codec: str = "float32") -> Delta:
@@ -26,27 +28,44 @@ def vectors(seed: int, members: int) -> list[np.ndarray]:
     return [rng.standard_normal(COUNT).astype(np.float32) for _ in range(members)]
 
 
-@given(st.integers(0, 2**32), st.lists(st.integers(1, 2**24), min_size=1, max_size=16))
-def test_it_is_the_mean_weighted_by_samples(seed: int, samples: list[int]) -> None:
-    values = vectors(seed, len(samples))
-    ours = weighted_mean([(s, delta(v)) for s, v in zip(samples, values, strict=True)], 0, COUNT)
-    exact = np.average(np.array(values, np.float64), axis=0, weights=samples)
-    assert np.allclose(ours, exact, rtol=0, atol=len(samples) * 2.0**-23 * np.abs(values).max())
+@given(st.integers(0, 2**32), st.lists(WEIGHTS, min_size=1, max_size=16))
+def test_it_is_the_weighted_mean(seed: int, weights: list[int]) -> None:
+    values = vectors(seed, len(weights))
+    ours = weighted_mean([(w, delta(v)) for w, v in zip(weights, values, strict=True)], 0, COUNT)
+    exact = np.average(np.array(values, np.float64), axis=0, weights=weights)
+    assert np.allclose(ours, exact, rtol=0, atol=2 * len(weights) * 2.0**-23 * np.abs(values).max())
 
 
-@given(st.integers(0, 2**32), st.lists(st.integers(1, 2**24), min_size=1, max_size=8))
-def test_every_operation_rounds_once(seed: int, samples: list[int]) -> None:
+@given(st.integers(0, 2**32), st.lists(WEIGHTS, min_size=1, max_size=8))
+def test_every_operation_rounds_once(seed: int, weights: list[int]) -> None:
     """The same in plain Python: float64 holds products of 24-bit numbers exactly, so rounding it is rounding once."""
-    values = vectors(seed, len(samples))
-    divisor = math.gcd(*samples)
-    total = np.float32(sum(samples) // divisor)
+    values = vectors(seed, len(weights))
+    divisor = math.gcd(*weights)
+    total = nearest_float32(sum(weights) // divisor)
     for column in range(3):
         mean = np.float32(0)
-        for s, v in zip(samples, values, strict=True):
-            product = np.float32(float(np.float32(s // divisor)) * float(v[column]))
+        for w, v in zip(weights, values, strict=True):
+            product = np.float32(float(nearest_float32(w // divisor)) * float(v[column]))
             mean = np.float32(float(mean) + float(product))
-        ours = weighted_mean([(s, delta(v)) for s, v in zip(samples, values, strict=True)], 0, COUNT)
+        ours = weighted_mean([(w, delta(v)) for w, v in zip(weights, values, strict=True)], 0, COUNT)
         assert ours[column] == np.float32(mean / total)
+
+
+def nearest_float32(number: int) -> np.float32:
+    """By integers alone, half to even."""
+    cut = max(number.bit_length() - 24, 0)
+    kept, rest = number >> cut, number & ((1 << cut) - 1)
+    if cut and (rest > 1 << (cut - 1) or (rest == 1 << (cut - 1) and kept % 2)):
+        kept += 1
+    return np.float32(math.ldexp(kept, cut))  # 24 bits: exact
+
+
+def test_weights_are_told_apart_as_far_as_float32_does() -> None:
+    """2^24 + 1 is halfway between two float32, and goes to the even one; 2^24 + 3 to the one above."""
+    one, none = delta(np.ones(COUNT, np.float32)), delta(np.zeros(COUNT, np.float32))
+    for weight, nearest in ((2**24 + 1, 2**24), (2**24 + 3, 2**24 + 4)):
+        mean = weighted_mean([(weight, one), (2, none)], 0, COUNT)
+        assert mean[0] == np.float32(nearest) / nearest_float32(weight + 2)
 
 
 def test_pieces_are_the_bits_of_the_whole() -> None:
@@ -61,6 +80,6 @@ def test_pieces_are_the_bits_of_the_whole() -> None:
 
 def test_the_largest_swarm_of_the_largest_values_stays_finite() -> None:
     largest = delta(np.full(COUNT, VALUE_MAX, np.float32))
-    mean = weighted_mean([(2**24, largest)] * 1024, 0, COUNT)
+    mean = weighted_mean([(WEIGHT_MAX, largest)] * 1023 + [(WEIGHT_MAX - 1, largest)], 0, COUNT)
     assert np.all(np.isfinite(mean))
-    assert np.allclose(mean, VALUE_MAX)
+    assert np.allclose(mean, VALUE_MAX, rtol=1e-4)

@@ -98,8 +98,17 @@ def test_an_optimizer_state_survives_being_saved(step_s: float | None) -> None:
     assert loaded.moments is not None
     assert (loaded.moments.step_count, loaded.step_s) == (50, step_s)
     assert np.array_equal(loaded.moments.first, vector(1))
+    assert loaded.ahead is None
     empty = load_local(BytesReader(b"".join(save_local(Local(None, step_s), LAYOUT))), LAYOUT)
     assert (empty.moments, empty.step_s) == (None, step_s)
+
+
+@pytest.mark.parametrize("moments", [None, Moments(50, vector(1), np.abs(vector(2)))])
+def test_how_far_a_member_is_ahead_survives_being_saved(moments: Moments | None) -> None:
+    loaded = load_local(BytesReader(b"".join(save_local(Local(moments, 0.5, vector(3)), LAYOUT))), LAYOUT)
+    assert loaded.ahead is not None
+    assert np.array_equal(loaded.ahead, vector(3))
+    assert (loaded.moments is None) == (moments is None)
 
 
 def test_an_optimizer_state_that_cannot_be_is_refused() -> None:
@@ -107,8 +116,11 @@ def test_an_optimizer_state_that_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="negative"):
         load_local(BytesReader(b"".join(save_local(negative, LAYOUT))), LAYOUT)
     cut_short = b"".join(save_local(Local(Moments(50, vector(1), np.abs(vector(2))), None), LAYOUT))[:-4]
-    with pytest.raises(ValueError, match="this one 244"):
+    with pytest.raises(ValueError, match=f"this one {len(cut_short)}"):
         load_local(BytesReader(cut_short), LAYOUT)
+    endless = b"".join(save_local(Local(None, None, np.full(COUNT, np.inf, np.float32)), LAYOUT))
+    with pytest.raises(ValueError, match="not finite"):
+        load_local(BytesReader(endless), LAYOUT)
 
 
 def test_a_layout_says_where_each_tensor_lies() -> None:

@@ -13,8 +13,8 @@ from shoal.training.checkpoint import Local, Moments, State
 from shoal.training.codecs import CODECS
 from shoal.training.diloco import Diloco, Trained, start_setting
 from shoal.training.diloco_settings import DilocoSettings, parse_settings
-from shoal.training.method import Method, Share, Turn
-from shoal.training.payload import VALUE_MAX, write_payload
+from shoal.training.method import Method, Share, Turn, Work
+from shoal.training.payload import VALUE_MAX, Delta, open_payload, write_payload
 from shoal.training.ports import BytesReader
 from shoal.training.spec import Spec
 from shoal.training.tensors import Layout, TensorShape
@@ -65,9 +65,13 @@ def turn(member: str = "a", round_: int = 1) -> Turn:
     return Turn(round_, member, MEMBERS, 1, float("inf"), lambda: 0.0, lambda: False)
 
 
-def share(delta: np.ndarray, member: str = "a", samples: int = 1, base_round: int = 0) -> Share:
+def share(delta: np.ndarray, member: str = "a", weight: int = 1, base_round: int = 0) -> Share:
     payload = BytesReader(b"".join(write_payload("float32", LAYOUT, delta.astype(np.float32))))
-    return Share(base_round + 1, member, samples, 1, base_round, payload)
+    return Share(base_round + 1, member, 1, weight, base_round, payload)
+
+
+def share_of(work: Work[Local], round_: int, member: str = "a") -> Share:
+    return Share(round_, member, work.samples, work.samples, 0, BytesReader(b"".join(work.payload)))
 
 
 def random_vector(seed: int, scale: float = 1.0) -> np.ndarray:
@@ -103,7 +107,7 @@ def test_the_first_step_from_rest_is_lr_times_one_plus_momentum() -> None:
 def test_the_order_in_which_shares_come_does_not_matter(order: list[str]) -> None:
     made = method()
     state, _ = made.start(SPEC)
-    shares = [share(random_vector(ord(member)), member, samples=ord(member)) for member in order]
+    shares = [share(random_vector(ord(member)), member, weight=ord(member)) for member in order]
     expected, _ = made.apply(state, sorted(shares, key=lambda s: s.member))
     assert made.digest(made.apply(state, shares)[0]) == made.digest(expected)
 
@@ -114,7 +118,7 @@ def test_a_swarm_arrives_where_its_members_pull() -> None:
     for round_ in range(30):
         works = [made.contribute(state, local, turn(member, round_ + 1)) for member in MEMBERS]
         shares = [
-            Share(round_ + 1, member, work.samples, 1, round_, BytesReader(b"".join(work.payload)))
+            Share(round_ + 1, member, work.samples, work.samples, round_, BytesReader(b"".join(work.payload)))
             for member, work in zip(MEMBERS, works, strict=True)
         ]
         state, evidence = made.apply(state, shares)
@@ -122,13 +126,109 @@ def test_a_swarm_arrives_where_its_members_pull() -> None:
     assert made.evaluate(state)["distance"] < 0.01
 
 
-def test_what_came_too_late_is_left_out() -> None:
+def test_what_has_no_weight_is_left_out() -> None:
     made = method()
     state = replace(made.start(SPEC)[0], round=5)
-    fresh, late = share(random_vector(1), "a", base_round=4), share(random_vector(2), "b", base_round=3)
+    fresh, late = share(random_vector(1), "a", base_round=5), share(random_vector(2), "b", weight=0, base_round=3)
     both, evidence = made.apply(state, [fresh, late])
     assert evidence == {"contributions": 1.0, "stale": 1.0}
     assert made.digest(both) == made.digest(made.apply(state, [fresh])[0])
+    nothing, _ = made.apply(state, [late])
+    assert (nothing.round, nothing.parameters is state.parameters) == (6, True)
+
+
+def test_a_contribution_counts_by_its_weight_and_not_by_its_samples() -> None:
+    made = method()
+    state, _ = made.start(SPEC)
+    shares = [share(random_vector(seed), member, weight=seed) for seed, member in enumerate(MEMBERS, 1)]
+    boasting = [replace(each, samples=1000 - each.weight) for each in shares]
+    assert made.digest(made.apply(state, boasting)[0]) == made.digest(made.apply(state, shares)[0])
+
+
+def test_who_cannot_be_taken_goes_on_and_contributes_only_what_is_new() -> None:
+    made = method()
+    state, local = made.start(SPEC)
+    before = made.digest(state)
+    position, works = state.parameters.astype(np.float64), list[Work[Local]]()
+    for round_ in (1, 2, 3):
+        works.append(made.contribute(state, local, turn(round_=round_)))
+        local = works[-1].local
+        trained = position + (3.0 - position) / 2
+        delta = share_of(works[-1], round_).payload
+        assert made.check(SPEC, round_, "a", works[-1].samples, delta) is None
+        assert local.ahead is not None
+        assert np.allclose(local.ahead, state.parameters - trained, atol=1e-6)
+        moved = np.frombuffer(delta.read(delta.size - 4 * COUNT, 4 * COUNT), "<f4")
+        assert np.allclose(moved, position - trained, atol=1e-6)
+        position = trained
+    assert made.digest(state) == before
+
+
+def test_what_was_contributed_stays_as_it_is_when_the_next_is_made() -> None:
+    made = method()
+    state, local = made.start(SPEC)
+    first = made.contribute(state, local, turn())
+    payload, ahead = b"".join(first.payload), first.local.ahead
+    assert ahead is not None
+    kept = ahead.copy()
+    made.contribute(state, first.local, turn(round_=2))
+    made.contribute(state, first.local, turn(round_=2))
+    assert b"".join(first.payload) == payload
+    assert np.array_equal(ahead, kept)
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_what_a_codec_lost_of_one_contribution_is_not_made_up_for_in_the_next(codec: str) -> None:
+    """The next one is what the steps since have done, so nobody counts twice where only some are taken."""
+    made, exact = method(settings_with(codec=codec)), method()
+    state, local = made.start(SPEC)
+    first, exact_first = made.contribute(state, local, turn()), exact.contribute(state, local, turn())
+    assert first.local.ahead is not None
+    assert exact_first.local.ahead is not None
+    assert np.array_equal(first.local.ahead, exact_first.local.ahead)
+    second = made.contribute(state, first.local, turn(round_=2))
+    assert second.local.ahead is not None
+    moved = second.local.ahead - first.local.ahead
+    expected = b"".join(write_payload(codec, LAYOUT, moved))
+    assert np.allclose(decoded(codec, b"".join(second.payload)), decoded(codec, expected), atol=0.02)
+    assert np.abs(decoded(codec, expected) - moved).max() > 0 or codec == "float32"
+
+
+def decoded(codec: str, payload: bytes) -> np.ndarray:
+    opened = open_payload(BytesReader(payload), codec, LAYOUT)
+    assert isinstance(opened, Delta)
+    return opened.values(0, COUNT)
+
+
+def test_a_restart_neither_loses_nor_doubles_how_far_a_member_is_ahead() -> None:
+    made = method()
+    state, local = made.start(SPEC)
+    for round_ in (1, 2):
+        local = made.contribute(state, local, turn(round_=round_)).local
+    restarted = made.load_local(BytesReader(b"".join(made.save_local(local))))
+    unbroken, again = (made.contribute(state, each, turn(round_=3)) for each in (local, restarted))
+    assert b"".join(unbroken.payload) == b"".join(again.payload)
+
+
+def test_the_next_shared_state_ends_being_ahead() -> None:
+    made = method()
+    state, local = made.start(SPEC)
+    work = made.contribute(state, local, turn())
+    after, _ = made.apply(state, [share_of(work, 1)])
+    settled = made.settle(work.local, after, True)
+    assert settled.ahead is None
+    fresh = made.contribute(after, Local(), turn(round_=2))
+    assert b"".join(made.contribute(after, settled, turn(round_=2)).payload) == b"".join(fresh.payload)
+
+
+def test_a_turn_without_samples_or_that_diverged_leaves_a_member_as_far_ahead_as_it_was() -> None:
+    made = method()
+    state, local = made.start(SPEC)
+    ahead = made.contribute(state, local, turn()).local
+    for broken in (method(samples=0), method(target=np.inf)):
+        work = broken.contribute(state, ahead, turn(round_=2))
+        assert work.samples == 0
+        assert work.local.ahead is ahead.ahead
 
 
 def test_a_round_without_contributions_moves_nothing_but_its_number() -> None:
@@ -204,7 +304,7 @@ def test_whatever_check_lets_through_leaves_a_state_that_loads(data: st.DataObje
     if made.check(SPEC, 1, "a", 5, reader) is not None:
         return
     for round_ in range(3):
-        state, _ = made.apply(state, [Share(round_ + 1, "a", 5, 1, round_, reader)])
+        state, _ = made.apply(state, [Share(round_ + 1, "a", 5, 5, round_, reader)])
     loaded = made.load(BytesReader(b"".join(made.save(state))))
     assert made.digest(loaded) == made.digest(state)
 
@@ -230,7 +330,7 @@ def test_the_optimizers_moments_are_kept_whether_taken_or_not(taken: bool) -> No
     made = method()
     state, local = made.start(SPEC)
     after = made.contribute(state, local, turn()).local
-    assert made.settle(after, state, taken) is after
+    assert made.settle(after, state, taken).moments is after.moments
     loaded = made.load_local(BytesReader(b"".join(made.save_local(after))))
     assert loaded.moments is not None
     assert loaded.moments.step_count == 1

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from shoal.training.checkpoint import Local
-from shoal.training.diloco import Trained
+from shoal.training.checkpoint import Local, State
+from shoal.training.diloco import Diloco, Trained
 from shoal.training.diloco_settings import DilocoSettings
 from shoal.training.loop import LoopTrainer, Outer, SwarmEnded, custom_name, model_layout, parameters_of, place
 from shoal.training.method import Turn
+from shoal.training.spec import Spec
 
 JOIN_S = 20.0  # far more than any of these threads needs
 
@@ -72,6 +73,28 @@ def test_each_turn_gets_the_scripts_steps_from_that_turns_anchor() -> None:
     trainer.end("no rounds are left")
     thread.join(JOIN_S)
     assert results == ["no rounds are left"]
+
+
+def test_a_script_whose_round_cannot_be_closed_goes_on_from_where_it_is() -> None:
+    model = small_model()
+    trainer = trainer_of(model, steps=5)
+    spec = Spec(creator="1" * 52, nonce=bytes(16), model=custom_name(trainer.layout))
+    made = Diloco(spec, trainer.settings, trainer)
+    thread, _ = in_thread(script(trainer, model))
+    state, local = made.start(spec)
+    moved: list[np.ndarray] = []
+    for round_ in (1, 2, 3):
+        work = made.contribute(state, local, turn(round_))
+        local = work.local
+        moved.append(np.frombuffer(work.payload[1], "<f4"))
+    assert np.allclose(moved, -5, atol=1e-5)
+    assert local.ahead is not None
+    assert np.allclose(local.ahead, -15, atol=1e-5)
+    after = State(1, np.full(len(state.parameters), 100, np.float32), state.momentum)
+    work = made.contribute(after, made.settle(local, after, False), turn(2))
+    assert np.allclose(np.frombuffer(work.payload[1], "<f4"), -5, atol=1e-4)
+    trainer.end("enough")
+    thread.join(JOIN_S)
 
 
 def test_the_anchor_is_copied_so_that_the_script_cannot_change_it() -> None:

@@ -116,7 +116,7 @@ method = Diloco(spec, DilocoSettings(), Shapes())
 payload = BytesReader(b"".join(write_payload("float32", Shapes.layout, np.ones(6, np.float32))))
 state = State(0, np.zeros(6, np.float32), np.zeros(6, np.float32))
 print(method.check(spec, 1, "a", 5, payload))
-print(method.apply(state, [Share(1, "a", 5, 1, 0, payload)])[0].parameters.astype(float).round(2).tolist())
+print(method.apply(state, [Share(1, "a", 5, 5, 0, payload)])[0].parameters.astype(float).round(2).tolist())
 """
     assert run_python(program) == f"None\n{[-1.33] * 6}\n"
 
