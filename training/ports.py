@@ -51,11 +51,18 @@ class Blobs(Protocol):
         ...
 
     async def fetch(
-        self, ref: BlobRef, holders: Callable[[], Iterable[PeerId]], *, pin: str, timeout_s: float
+        self,
+        ref: BlobRef,
+        holders: Callable[[], Iterable[PeerId]],
+        *,
+        pin: str,
+        timeout_s: float,
+        like: BlobRef | None = None,
     ) -> Refusal | None:
         """Have `ref` here, verified and pinned, fetching what is missing from several of `holders()` at once.
 
-        `holders` is asked again while the fetch goes on, so newly announced holders are used.
+        `holders` is asked again while the fetch goes on, so newly announced holders are used. Of what is complete here
+        as `like`, only the chunks that differ are fetched. Pin it, or the room that `ref` needs may be its own.
         """
         ...
 

@@ -10,12 +10,13 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
 
-from .blobs import CHUNK_BYTES, MANIFEST_BYTES_MAX, BlobRef, Manifest, parse_manifest
+from .blobs import CHUNK_BYTES, MANIFEST_BYTES_MAX, BlobRef, Manifest, parse_manifest, same_chunks
 
 FOOTER_BYTES: Final = 4
 
@@ -131,6 +132,20 @@ def verified_chunks(path: Path, manifest: Manifest, checkpoint: Callable[[], Non
             if file.readinto(view) == len(view) and blake3(view).digest() == manifest.chunk_hash(index):
                 have |= 1 << index
     return have
+
+
+def shared_chunks(path: Path, digest: bytes, manifest: Manifest, wanted: int) -> Iterator[tuple[int, bytes]]:
+    """(index, bytes) of the chunks of `manifest`, as bits in `wanted`, that the blob `digest` in this file has in the
+    same place; unverified, and without those that the disk does not give.
+    """
+    found = read_manifest(path, digest)
+    same = 0 if found is None else same_chunks(manifest, found[0]) & wanted
+    for index in range(same.bit_length()):
+        if same >> index & 1:
+            with suppress(OSError):
+                data = read_chunk(path, index)
+                if data is not None:
+                    yield index, data
 
 
 def is_whole(path: Path, digest: bytes) -> bool:

@@ -35,6 +35,7 @@ from .blob_file import (
     is_whole,
     read_chunk,
     read_manifest,
+    shared_chunks,
     trailer,
     verified_chunks,
     write_chunk,
@@ -197,6 +198,19 @@ class BlobStore:
         with self._lock:
             partial.have |= 1 << index
         return True
+
+    def copy_same(self, digest: bytes, like: bytes, checkpoint: Callable[[], None] = lambda: None) -> int | Refusal:
+        """Write what a begun blob shares with a complete one, `like`: the chunks that are here then, as bits.
+
+        They are hashed as all others are, so what has gone bad in `like` stays missing.
+        """
+        partial = self._active[digest]
+        for index, data in shared_chunks(self._directory / cid_text(like), like, partial.manifest, ~partial.have):
+            checkpoint()
+            written = self.write_chunk(digest, index, [data])
+            if isinstance(written, Refusal):
+                return written
+        return partial.have
 
     def finish(self, digest: bytes, labels: Iterable[str]) -> Refusal | None:
         """A begun blob has all its chunks: from now on it is complete, and pinned under `labels`.

@@ -185,6 +185,15 @@ def parse_manifest(data: bytes, digest: bytes) -> Manifest | Malformed:
     return manifest
 
 
+def same_chunks(one: Manifest, other: Manifest) -> int:
+    """Chunks, as bits, that both blobs have in the same place."""
+    return sum(
+        1 << index
+        for index in range(min(one.chunk_count, other.chunk_count))
+        if one.chunk_hash(index) == other.chunk_hash(index)
+    )
+
+
 def bitmap_from_mask(mask: int, count: int) -> bytes:
     """The bitmap of a holder that has the chunks whose bits are set in `mask`, of `count`."""
     return mask.to_bytes(-(-count // 8), "little")

@@ -27,6 +27,7 @@ from .blobs import (
     CHUNKS,
     MANIFEST,
     BlobRef,
+    Manifest,
     ManifestReply,
     ManifestRequest,
     bitmap_from_mask,
@@ -77,6 +78,7 @@ async def run_inline(function: Callable[[], T], /, *, limiter: trio.CapacityLimi
 class _Waiter:
     holders: Callable[[], Iterable[PeerId]]
     label: str
+    like: BlobRef | None
 
 
 @dataclass(slots=True, eq=False)
@@ -159,11 +161,20 @@ class BlobService:
         return await self._blocking(lambda: self._store.put(pieces, pin, _check_cancelled))
 
     async def fetch(
-        self, ref: BlobRef, holders: Callable[[], Iterable[PeerId]], *, pin: str, timeout_s: float
+        self,
+        ref: BlobRef,
+        holders: Callable[[], Iterable[PeerId]],
+        *,
+        pin: str,
+        timeout_s: float,
+        like: BlobRef | None = None,
     ) -> Refusal | None:
-        """Have `ref` here, verified and pinned. Fetches of one blob are one, which ends with the last who waits."""
+        """Have `ref` here, verified and pinned. Fetches of one blob are one, which ends with the last who waits.
+
+        Only what differs from `like` is fetched, if that is complete here when the manifest has come.
+        """
         fetch: _Fetch | None = None
-        waiter = _Waiter(holders, pin)
+        waiter = _Waiter(holders, pin, like)
         with trio.move_on_after(timeout_s):
             while True:
                 is_here = await self._blocking(partial(self._pin_if_here, ref, pin))
@@ -237,8 +248,8 @@ class BlobService:
         is_begun, offer_at = False, -math.inf
         while fetch.disk_refusal is None and plan.failure is None and not plan.is_hopeless(trio.current_time()):
             if plan.manifest is not None and not is_begun:
-                begin = partial(self._store.begin, digest, plan.manifest, encode(plan.manifest), _check_cancelled)
-                have = await self._blocking(begin)
+                likes = [waiter.like.digest for waiter in fetch.waiters if waiter.like is not None]
+                have = await self._blocking(partial(self._begin, digest, plan.manifest, likes))
                 if isinstance(have, Refusal):
                     return have
                 plan.begin(have)
@@ -258,6 +269,15 @@ class BlobService:
         if plan.failure is not None:
             return fetch.disk_refusal or Refusal(Code.MALFORMED, plan.failure)
         return fetch.disk_refusal or Refusal(Code.NOT_FOUND, f"{plan.ref.cid} is not to be had: {plan.explain()}")
+
+    def _begin(self, digest: bytes, manifest: Manifest, likes: list[bytes]) -> int | Refusal:
+        """Make room, and have here what can be had without the network: chunks, as bits."""
+        have = self._store.begin(digest, manifest, encode(manifest), _check_cancelled)
+        for like in likes:
+            if isinstance(have, Refusal):
+                break
+            have = self._store.copy_same(digest, like, _check_cancelled)
+        return have
 
     async def _search(self, fetch: _Fetch, find_holders: FindHolders) -> None:
         """While nobody delivers, ask those as well who say elsewhere that they hold it."""

@@ -160,7 +160,7 @@ BLOB = Unary("/test/blob", BlobAsk, BlobTell, 64, BLOB_BYTES_MAX)
 
 
 class DiskBlobs:
-    """`ports.Blobs` in one message per blob."""
+    """`ports.Blobs` in one message per blob, whatever of it is here already."""
 
     def __init__(self, transport: MemoryTransport, disk: Disk) -> None:
         self._transport = transport
@@ -177,7 +177,13 @@ class DiskBlobs:
         return self._disk.put(b"".join(bytes(piece) for piece in pieces), pin)
 
     async def fetch(
-        self, ref: BlobRef, holders: Callable[[], Iterable[PeerId]], *, pin: str, timeout_s: float
+        self,
+        ref: BlobRef,
+        holders: Callable[[], Iterable[PeerId]],
+        *,
+        pin: str,
+        timeout_s: float,
+        like: BlobRef | None = None,
     ) -> Refusal | None:
         if ref.digest in self._disk.blobs:
             self._disk.pins.setdefault(pin, set()).add(ref.digest)

@@ -189,7 +189,13 @@ class FullDisk:
         return Refusal(Code.REFUSED, "the disk is full")
 
     async def fetch(
-        self, ref: BlobRef, holders: Callable[[], Iterable[PeerId]], *, pin: str, timeout_s: float
+        self,
+        ref: BlobRef,
+        holders: Callable[[], Iterable[PeerId]],
+        *,
+        pin: str,
+        timeout_s: float,
+        like: BlobRef | None = None,
     ) -> Refusal | None:
         await trio.lowlevel.checkpoint()
         return Refusal(Code.REFUSED, "the disk is full")

@@ -68,7 +68,13 @@ class Labels:
         raise NotImplementedError
 
     async def fetch(
-        self, ref: BlobRef, holders: Callable[[], Iterable[PeerId]], *, pin: str, timeout_s: float
+        self,
+        ref: BlobRef,
+        holders: Callable[[], Iterable[PeerId]],
+        *,
+        pin: str,
+        timeout_s: float,
+        like: BlobRef | None = None,
     ) -> Refusal | None:
         raise NotImplementedError
 

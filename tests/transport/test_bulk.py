@@ -216,6 +216,86 @@ async def test_what_one_node_puts_another_fetches_verified_and_pinned(
         assert b.store.labels() == {"round 1": {ref.digest}, "round 2": {ref.digest}}
 
 
+def changed(data: bytes, *places: int) -> bytes:
+    """`data` with the bytes in these places turned into others."""
+    other = bytearray(data)
+    for place in places:
+        other[place] ^= 0xFF
+    return bytes(other)
+
+
+async def test_of_a_blob_that_is_like_another_only_what_differs_goes_over_the_wire(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as net:
+        a, b = await net.node("a"), await net.node("b")
+        old = content(8)
+        new = changed(old, 5 * CHUNK_BYTES + 17)
+        like, ref = await put(b, old), await put(a, new)
+        before = b.transport.traffic().bytes_received
+        assert await b.blobs.fetch(ref, known(a), pin="x", timeout_s=60, like=like) is None
+        assert read_all(b, ref) == new
+        assert b.received == [(a.peer, 5)]
+        assert CHUNK_BYTES < b.transport.traffic().bytes_received - before < CHUNK_BYTES + 8192
+        assert read_all(b, like) == old
+
+
+async def test_a_chunk_that_has_gone_bad_here_is_fetched_though_it_should_be_the_same(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as net:
+        a, b = await net.node("a"), await net.node("b")
+        old = content(4)
+        new = changed(old, 0)
+        like, ref = await put(b, old), await put(a, new)
+        file = tmp_path / "b" / like.cid
+        file.write_bytes(changed(file.read_bytes(), 2 * CHUNK_BYTES + 1))
+        assert await b.blobs.fetch(ref, known(a), pin="x", timeout_s=60, like=like) is None
+        assert read_all(b, ref) == new
+        assert sorted(b.received) == [(a.peer, 0), (a.peer, 2)]
+
+
+async def test_what_is_like_a_blob_that_is_not_here_is_fetched_as_a_whole(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as net:
+        a, b = await net.node("a"), await net.node("b")
+        like, ref = await put(a, content(3, seed=1)), await put(a, content(3))
+        assert await b.blobs.fetch(ref, known(a), pin="x", timeout_s=60, like=like) is None
+        assert read_all(b, ref) == content(3)
+
+
+@pytest.mark.parametrize("chunks", [2, 6])
+async def test_blobs_of_other_lengths_share_what_stands_in_the_same_place(
+    tmp_path: Path, autojump_clock: MockClock, chunks: int
+) -> None:
+    async with world(tmp_path) as net:
+        a, b = await net.node("a"), await net.node("b")
+        like, ref = await put(b, content(chunks)), await put(a, content(4))
+        assert await b.blobs.fetch(ref, known(a), pin="x", timeout_s=60, like=like) is None
+        assert read_all(b, ref) == content(4)
+        whole = min(chunks, 4) - 1  # the last of the shorter lacks a few bytes
+        assert sorted(index for _, index in b.received) == list(range(whole, 4))
+
+
+async def test_all_that_wait_for_a_blob_may_name_one_that_is_like_it(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with world(tmp_path) as net:
+        a, b = await net.node("a"), await net.node("b")
+        new = content(6)
+        ref = await put(a, new)
+        likes = [await put(b, changed(new, place * CHUNK_BYTES, 5 * CHUNK_BYTES)) for place in (1, 2)]
+        results: list[Refusal | None] = []
+
+        async def fetch(like: BlobRef) -> None:
+            results.append(await b.blobs.fetch(ref, known(a), pin="x", timeout_s=60, like=like))
+
+        async with trio.open_nursery() as nursery:
+            for like in likes:
+                nursery.start_soon(fetch, like)
+        assert results == [None, None]
+        assert [index for _, index in b.received] == [5]
+
+
 async def test_the_empty_blob_is_a_blob(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with world(tmp_path) as net:
         a, b = await net.node("a"), await net.node("b")
