@@ -95,9 +95,18 @@ class Diloco:
     def start_digest(self, spec: Spec) -> bytes | None:
         """The digest of the state of round 0 that the spec fixes, if it does: members that differ fetch that state.
 
-        Specs of models that people bring themselves do (their first values come from the creator's machine).
+        Specs of models that people bring themselves do (their first values come from the creator's machine), and those
+        of swarms that go on from another's state (`restart`).
         """
         return bytes.fromhex(self._settings.start) or None
+
+    def restart(self, state: State) -> State:
+        """Round 0 of a swarm that goes on from where another of the same model stood.
+
+        With its momentum: that is as much a part of what the old swarm has learned, and who wants none of it sets
+        `outer_momentum` to 0.
+        """
+        return State(0, state.parameters, state.momentum)
 
     def contribute(self, state: State, local: Local, turn: Turn) -> Work[Local]:
         """Train and encode the pseudo-gradient.

@@ -116,6 +116,14 @@ def describe_entry(path: Path) -> OwnModel | str:
     return OwnModel(name, {"start": start_setting(parameters_of(model), layout)})
 
 
+def describe_state(method: Diloco, state: State) -> Mapping[str, Setting]:
+    """What to put into the settings of a swarm that goes on from this state: its members start from it alone.
+
+    Whoever creates the swarm has to have `method.restart(state)`, and the others fetch that from it.
+    """
+    return {"start": method.digest(method.restart(state)).hex()}
+
+
 def gpt_trainer(spec: Spec, options: MemberOptions) -> "GptTrainer | str":
     """The built-in trainer for a spec, or why this machine cannot have it."""
     settings = _settings(spec)

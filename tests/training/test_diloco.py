@@ -325,6 +325,17 @@ def test_a_spec_may_fix_the_first_state() -> None:
     assert method().start_digest(SPEC) is None
 
 
+def test_another_swarms_state_becomes_round_0_with_its_momentum() -> None:
+    made = method()
+    state, _ = made.apply(made.start(SPEC)[0], [share(random_vector(1))])
+    restarted = made.restart(state)
+    assert restarted.round == 0
+    assert np.array_equal(restarted.parameters, state.parameters)
+    assert np.array_equal(restarted.momentum, state.momentum)
+    went_on, again = (made.apply(each, [share(random_vector(2))])[0] for each in (state, restarted))
+    assert np.array_equal(went_on.parameters, again.parameters)
+
+
 @pytest.mark.parametrize("taken", [True, False])
 def test_the_optimizers_moments_are_kept_whether_taken_or_not(taken: bool) -> None:
     made = method()

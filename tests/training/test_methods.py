@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from torch import nn
 
 from shoal.training import methods
 from shoal.training.baselines import alone, synchronous
+from shoal.training.checkpoint import State
 from shoal.training.diloco import Diloco
 from shoal.training.loop import Outer
 from shoal.training.methods import MemberOptions
+from shoal.training.ports import BytesReader
 from shoal.training.spec import Setting, Spec
 
 ROOT = Path(__file__).parents[2]
@@ -143,6 +146,20 @@ def test_a_scripts_model_joins_the_swarm_it_fits() -> None:
     assert isinstance(methods.build_loop(changed(model="gpt-0.2m"), model), str)
     too_large = msgspec.structs.replace(spec, payload_bytes_max=10)
     assert "payload_bytes_max" in str(methods.build_loop(too_large, model))
+
+
+def test_a_spec_fixes_the_old_state_that_its_swarm_goes_on_from() -> None:
+    old = methods.build(SPEC, MemberOptions())
+    assert isinstance(old, Diloco)
+    start, _ = old.start(SPEC)
+    later = State(7, start.parameters * np.float32(2), start.parameters)
+    spec = methods.with_settings(SPEC, **methods.describe_state(old, later))
+    new = methods.build(spec, MemberOptions())
+    assert isinstance(new, Diloco)
+    assert new.start_digest(spec) == new.digest(new.restart(later))
+    assert new.start_digest(spec) not in (new.digest(later), new.digest(new.start(spec)[0]))
+    fetched = new.load(BytesReader(b"".join(old.save(old.restart(later)))))
+    assert new.digest(fetched) == new.start_digest(spec)
 
 
 def test_baselines_learn_and_more_data_per_step_learns_more() -> None:
