@@ -1,4 +1,4 @@
-"""What many pseudo-gradients become: their weighted mean.
+"""What many pseudo-gradients become: the weighted mean of how far each member has come.
 
 Equal to the bit on every member: shares come sorted by member, and every operation is elementwise on float32, one
 rounding per numpy call (IEEE 754 fixes each; no fused multiply-add can form across calls, and no sum runs over the
@@ -19,20 +19,23 @@ if TYPE_CHECKING:
     from .tensors import Vector
 
 
-def weighted_mean(deltas: Sequence[tuple[int, Delta]], start: int, stop: int) -> "Vector":
-    """sum(weight * values) / sum(weight) of values `start` to `stop`, over (weight, delta) in the order given.
+def weighted_mean(walks: Sequence[tuple[int, Sequence[Delta]]], start: int, stop: int) -> "Vector":
+    """sum(weight * sum(deltas)) / sum(weight) of values `start` to `stop`, over (weight, deltas) in the order given.
 
+    A walk's deltas follow one another: they are added up, and what they come to has the weight.
     Weights are from 1 to WEIGHT_MAX. They are divided by what divides them all, so that members with as much weight
     each cost no multiplication. What is left of each, and their sum, is an integer that float64 holds exactly; above
     2^24 float32 may not, and rounds it, once and on all machines alike.
     """
     import numpy as np
 
-    divisor = math.gcd(*(weight for weight, _ in deltas))
-    total = np.float32(sum(weight // divisor for weight, _ in deltas))
+    divisor = math.gcd(*(weight for weight, _ in walks))
+    total = np.float32(sum(weight // divisor for weight, _ in walks))
     mean: Vector | None = None
-    for weight, delta in deltas:
-        values = delta.values(start, stop)
+    for weight, (first, *others) in walks:
+        values = first.values(start, stop)
+        for delta in others:
+            values += delta.values(start, stop)
         if weight != divisor:
             values *= np.float32(weight // divisor)
         mean = values if mean is None else np.add(mean, values, out=mean)

@@ -3,7 +3,8 @@ together.
 
 Each round every member starts from the shared parameters, the anchor, trains for a while, and contributes the
 pseudo-gradient anchor - local. Where no round can be closed it goes on from where it is, and contributes what it did
-since. All apply the weighted mean of what the round took:
+since. All apply the weighted mean of what the round took, where a member's contributions from one state are one walk
+that they add up to (each counted by itself, three turns of everybody came to no more than one; docs/decisions.md):
 
     momentum  <- mu * momentum + mean
     parameters <- parameters - lr * (mean + mu * momentum)
@@ -37,7 +38,7 @@ from .tensors import Layout, element_count
 if TYPE_CHECKING:
     from .tensors import Vector
 
-STATE_VALUE_MAX = 2.0**60  # 2^31 rounds of the largest step that `check` lets through stay below it
+STATE_VALUE_MAX = 2.0**60  # 2^20 rounds of the largest step, 1024 contributions of one member, stay below it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,15 +148,16 @@ class Diloco:
         """One outer step; where no share has any weight only the round's number moves."""
         import numpy as np
 
-        deltas = self._opened(shares)
-        stale = sum(share.base_round < state.round for share in shares)
-        evidence = {"contributions": float(len(deltas)), "stale": float(stale)}
-        if not deltas:
+        taken = [share for share in shares if share.weight]
+        stale = sum(share.base_round < state.round for share in taken)
+        evidence = {"contributions": float(len(taken)), "stale": float(stale)}
+        if not taken:
             return State(state.round + 1, state.parameters, state.momentum), evidence
+        walks = self._walks(taken)
         lr, mu = np.float32(self._settings.outer_lr), np.float32(self._settings.outer_momentum)
         parameters, momentum = (self._spare.vector(len(state.parameters)) for _ in range(2))
         for start, stop in spans(len(parameters)):
-            mean = weighted_mean(deltas, start, stop)
+            mean = weighted_mean(walks, start, stop)
             moved = np.multiply(state.momentum[start:stop], mu, out=momentum[start:stop])
             moved += mean
             step = flush_tiny(moved) * mu
@@ -202,17 +204,16 @@ class Diloco:
 
         return np.subtract(parameters, ahead, out=self._spare.vector(len(parameters)))
 
-    def _opened(self, shares: Sequence[Share]) -> list[tuple[int, Delta]]:
-        """(weight, delta) of each share that has any weight."""
-        opened: list[tuple[int, Delta]] = []
+    def _walks(self, shares: Sequence[Share]) -> list[tuple[int, list[Delta]]]:
+        """(weight, deltas) of each member from each state: the largest weight, for more turns are no more members."""
+        walks: dict[tuple[str, int], tuple[int, list[Delta]]] = {}
         for share in sorted(shares, key=lambda share: (share.member, share.turn_round)):
-            if not share.weight:
-                continue
             delta = open_payload(share.payload, self._settings.codec, self._layout)
             if isinstance(delta, Malformed):
                 raise ValueError(f"a payload that was never checked: {delta.reason}")
-            opened.append((share.weight, delta))
-        return opened
+            weight, deltas = walks.setdefault((share.member, share.base_round), (0, []))
+            walks[share.member, share.base_round] = max(weight, share.weight), [*deltas, delta]
+        return list(walks.values())
 
 
 def start_setting(first: "Vector", layout: Layout) -> str:

@@ -53,7 +53,9 @@ def rough(label: str) -> np.ndarray:
 
 
 def contributions(round_: int) -> list[np.ndarray]:
-    """By weight. Where the others have zeros the first two cancel but for a last bit: their mean is denormal."""
+    """By weight, two of each member's. Where the others have zeros the first two cancel but for a last bit: their mean
+    is denormal.
+    """
     first, *others = (rough(f"{round_}/{index}") for index in range(len(WEIGHTS) - 1))
     for values in others:
         values[::14] = 0
@@ -69,7 +71,12 @@ def rounds(codec: str, count: int) -> bytes:
     for round_ in range(1, count + 1):
         shares = [
             Share(
-                round_, str(index), 1, weight, round_ - 1, BytesReader(b"".join(write_payload(codec, LAYOUT, values)))
+                round_ + index,
+                str(index // 2),
+                1,
+                weight,
+                round_ - 1,
+                BytesReader(b"".join(write_payload(codec, LAYOUT, values))),
             )
             for index, (weight, values) in enumerate(zip(WEIGHTS, contributions(round_), strict=True))
         ]

@@ -31,7 +31,7 @@ def vectors(seed: int, members: int) -> list[np.ndarray]:
 @given(st.integers(0, 2**32), st.lists(WEIGHTS, min_size=1, max_size=16))
 def test_it_is_the_weighted_mean(seed: int, weights: list[int]) -> None:
     values = vectors(seed, len(weights))
-    ours = weighted_mean([(w, delta(v)) for w, v in zip(weights, values, strict=True)], 0, COUNT)
+    ours = weighted_mean([(w, [delta(v)]) for w, v in zip(weights, values, strict=True)], 0, COUNT)
     exact = np.average(np.array(values, np.float64), axis=0, weights=weights)
     assert np.allclose(ours, exact, rtol=0, atol=2 * len(weights) * 2.0**-23 * np.abs(values).max())
 
@@ -47,7 +47,7 @@ def test_every_operation_rounds_once(seed: int, weights: list[int]) -> None:
         for w, v in zip(weights, values, strict=True):
             product = np.float32(float(nearest_float32(w // divisor)) * float(v[column]))
             mean = np.float32(float(mean) + float(product))
-        ours = weighted_mean([(w, delta(v)) for w, v in zip(weights, values, strict=True)], 0, COUNT)
+        ours = weighted_mean([(w, [delta(v)]) for w, v in zip(weights, values, strict=True)], 0, COUNT)
         assert ours[column] == np.float32(mean / total)
 
 
@@ -64,8 +64,16 @@ def test_weights_are_told_apart_as_far_as_float32_does() -> None:
     """2^24 + 1 is halfway between two float32, and goes to the even one; 2^24 + 3 to the one above."""
     one, none = delta(np.ones(COUNT, np.float32)), delta(np.zeros(COUNT, np.float32))
     for weight, nearest in ((2**24 + 1, 2**24), (2**24 + 3, 2**24 + 4)):
-        mean = weighted_mean([(weight, one), (2, none)], 0, COUNT)
+        mean = weighted_mean([(weight, [one]), (2, [none])], 0, COUNT)
         assert mean[0] == np.float32(nearest) / nearest_float32(weight + 2)
+
+
+@given(st.integers(0, 2**32), st.lists(WEIGHTS, min_size=3, max_size=3))
+def test_the_parts_of_a_walk_are_added_up_and_have_its_weight_once(seed: int, weights: list[int]) -> None:
+    parts = [[delta(v) for v in vectors(seed + index, count)] for index, count in enumerate((1, 3, 2))]
+    ours = weighted_mean(list(zip(weights, parts, strict=True)), 0, COUNT)
+    ends = [np.sum([part.values(0, COUNT).astype(np.float64) for part in walk], axis=0) for walk in parts]
+    assert np.allclose(ours, np.average(ends, axis=0, weights=weights), atol=1e-5)
 
 
 def test_pieces_are_the_bits_of_the_whole() -> None:
@@ -73,13 +81,13 @@ def test_pieces_are_the_bits_of_the_whole() -> None:
     values = np.random.default_rng(1).standard_normal(700).astype(np.float32)
     opened = open_payload(BytesReader(b"".join(write_payload("int8", layout, values))), "int8", layout)
     assert isinstance(opened, Delta)
-    shares = [(3, opened), (5, opened)]
-    parts = [weighted_mean(shares, a, b) for a, b in ((0, 256), (256, 512), (512, 700))]
-    assert np.concatenate(parts).tobytes() == weighted_mean(shares, 0, 700).tobytes()
+    walks = [(3, [opened]), (5, [opened, opened])]
+    parts = [weighted_mean(walks, a, b) for a, b in ((0, 256), (256, 512), (512, 700))]
+    assert np.concatenate(parts).tobytes() == weighted_mean(walks, 0, 700).tobytes()
 
 
 def test_the_largest_swarm_of_the_largest_values_stays_finite() -> None:
     largest = delta(np.full(COUNT, VALUE_MAX, np.float32))
-    mean = weighted_mean([(WEIGHT_MAX, largest)] * 1023 + [(WEIGHT_MAX - 1, largest)], 0, COUNT)
+    mean = weighted_mean([(WEIGHT_MAX, [largest])] * 1023 + [(WEIGHT_MAX - 1, [largest])], 0, COUNT)
     assert np.all(np.isfinite(mean))
     assert np.allclose(mean, VALUE_MAX, rtol=1e-4)

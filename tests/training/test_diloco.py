@@ -131,7 +131,7 @@ def test_what_has_no_weight_is_left_out() -> None:
     state = replace(made.start(SPEC)[0], round=5)
     fresh, late = share(random_vector(1), "a", base_round=5), share(random_vector(2), "b", weight=0, base_round=3)
     both, evidence = made.apply(state, [fresh, late])
-    assert evidence == {"contributions": 1.0, "stale": 1.0}
+    assert evidence == {"contributions": 1.0, "stale": 0.0}
     assert made.digest(both) == made.digest(made.apply(state, [fresh])[0])
     nothing, _ = made.apply(state, [late])
     assert (nothing.round, nothing.parameters is state.parameters) == (6, True)
@@ -143,6 +143,31 @@ def test_a_contribution_counts_by_its_weight_and_not_by_its_samples() -> None:
     shares = [share(random_vector(seed), member, weight=seed) for seed, member in enumerate(MEMBERS, 1)]
     boasting = [replace(each, samples=1000 - each.weight) for each in shares]
     assert made.digest(made.apply(state, boasting)[0]) == made.digest(made.apply(state, shares)[0])
+
+
+def test_several_turns_of_a_member_from_one_state_count_as_one_longer_turn() -> None:
+    made = method()
+    state, _ = made.start(SPEC)
+    other, parts = share(random_vector(1), "b", weight=5), [random_vector(seed) for seed in (2, 3, 4)]
+    turns = [replace(share(part, "a", weight=3), turn_round=round_) for round_, part in enumerate(parts, 1)]
+    longer = share(parts[0] + parts[1] + parts[2], "a", weight=3)
+    assert made.digest(made.apply(state, [*turns, other])[0]) == made.digest(made.apply(state, [longer, other])[0])
+
+
+def test_turns_of_a_member_from_different_states_count_each() -> None:
+    made = method()
+    state = replace(made.start(SPEC)[0], round=1)
+    old, new = share(random_vector(1), "a", weight=1), share(random_vector(2), "a", weight=3, base_round=1)
+    elsewhere = replace(old, member="b")
+    assert made.digest(made.apply(state, [old, new])[0]) == made.digest(made.apply(state, [new, elsewhere])[0])
+
+
+def test_more_turns_give_a_member_no_more_weight() -> None:
+    made = method()
+    state, _ = made.start(SPEC)
+    still = [replace(share(np.zeros(COUNT), "a", weight=7), turn_round=round_) for round_ in range(1, 20)]
+    moving = share(random_vector(1), "b", weight=7)
+    assert made.digest(made.apply(state, [*still, moving])[0]) == made.digest(made.apply(state, [still[0], moving])[0])
 
 
 def test_who_cannot_be_taken_goes_on_and_contributes_only_what_is_new() -> None:
