@@ -1,0 +1,105 @@
+"""Weights: samples, less the staler; and no more than a fifth for all who have no votes."""
+
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.training.members import Electorate, electorate_of
+from shoal.training.method import WEIGHT_MAX
+from shoal.training.spec import Quorum
+from shoal.training.weights import STALE, Taken, weights
+from shoal.transport.port import PeerId
+
+VOTERS = [PeerId(f"voter {number}".ljust(40, ".")) for number in range(3)]
+GUESTS = [PeerId(f"guest {number}".ljust(40, ".")) for number in range(4)]
+STRANGER = PeerId("stranger".ljust(40, "."))
+ELECTORATE: Electorate = electorate_of(Quorum.TWO_THIRDS, dict.fromkeys(VOTERS, 1) | dict.fromkeys(GUESTS, 0))
+NEWEST = 70
+
+
+def taken(member: PeerId, samples: int, staleness: int = 0) -> Taken:
+    return Taken(member, NEWEST - staleness, samples, staleness)
+
+
+ANY = st.builds(taken, st.sampled_from([*VOTERS, *GUESTS, STRANGER]), st.integers(1, 2**24), st.integers(0, 3))
+
+
+def of(*rows: Taken) -> tuple[int, ...]:
+    return weights(rows, ELECTORATE)
+
+
+def full(row: Taken) -> int:
+    return row.samples * STALE[row.staleness]
+
+
+def counted(rows: Sequence[Taken], found: Sequence[int], members: Sequence[PeerId]) -> int:
+    """What these members' walks weigh in the mean."""
+    walks: dict[object, list[int]] = {}
+    for row, weight in zip(rows, found, strict=True):
+        if row.member in members:
+            walks.setdefault((row.member, row.base_round), []).append(weight)
+    return sum(map(max, walks.values()))
+
+
+def test_fresh_work_counts_by_its_samples() -> None:
+    first, second = of(taken(VOTERS[0], 300), taken(VOTERS[1], 100))
+    assert first == 3 * second > 0
+
+
+def test_each_round_that_work_is_stale_halves_it_until_nothing_is_left() -> None:
+    found = of(*(taken(VOTERS[0], 7, staleness) for staleness in range(70)))
+    assert found[0] == 2 * found[1] == 8 * found[3] > 0
+    assert found[16] > found[17] == found[69] == 0
+
+
+def test_of_several_contributions_of_one_member_each_has_its_own_weight() -> None:
+    one, two = taken(VOTERS[0], 100, 1), taken(VOTERS[0], 50, 1)
+    assert of(one, two) == (2 * of(two)[0], of(two)[0])
+
+
+@given(st.lists(ANY, max_size=40))
+def test_those_without_votes_have_at_most_a_fifth(rows: list[Taken]) -> None:
+    found = of(*rows)
+    guests, voters = counted(rows, found, [*GUESTS, STRANGER]), counted(rows, found, VOTERS)
+    assert 5 * guests <= guests + voters
+
+
+@given(st.lists(ANY, max_size=40))
+def test_the_cap_takes_nothing_from_voters_and_leaves_the_others_in_their_order(rows: list[Taken]) -> None:
+    found = of(*rows)
+    for weight, row in zip(found, rows, strict=True):
+        assert 0 <= weight <= full(row) <= WEIGHT_MAX
+        assert weight == full(row) or row.member not in VOTERS
+    cut = sorted((full(row), weight) for weight, row in zip(found, rows, strict=True) if row.member not in VOTERS)
+    assert [weight for _, weight in cut] == sorted(weight for _, weight in cut)
+
+
+def test_the_fifth_is_used_up() -> None:
+    found = of(taken(VOTERS[0], 1000), *(taken(guest, 1000) for guest in GUESTS))
+    assert abs(5 * sum(found[1:]) / sum(found) - 1) < 1e-3
+    assert len(set(found[1:])) == 1
+
+
+def test_few_samples_of_guests_count_in_full() -> None:
+    assert of(taken(VOTERS[0], 1000), taken(GUESTS[0], 250)) == (1000 * STALE[0], 250 * STALE[0])
+
+
+def test_many_keys_have_no_more_than_one() -> None:
+    voter = taken(VOTERS[0], 1000)
+    one, many = of(voter, taken(GUESTS[0], 2**24)), of(voter, *(taken(guest, 2**24) for guest in GUESTS))
+    assert sum(many[1:]) <= one[1]
+
+
+def test_voters_that_contribute_often_make_no_room_for_those_without_votes() -> None:
+    voter, guest = taken(VOTERS[0], 1000), taken(GUESTS[0], 2**24)
+    assert of(voter, voter, voter, guest)[3] == of(voter, guest)[1]
+
+
+def test_where_no_voter_contributes_nobody_has_weight() -> None:
+    assert of(taken(GUESTS[0], 1000), taken(STRANGER, 1000)) == (0, 0)
+    assert of() == ()
+
+
+def test_where_all_have_votes_nothing_is_cut() -> None:
+    assert of(*(taken(voter, 2**24) for voter in VOTERS)) == (2**24 * STALE[0],) * 3
