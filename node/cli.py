@@ -85,7 +85,7 @@ def common() -> argparse.ArgumentParser:
 def parser() -> argparse.ArgumentParser:
     """All commands."""
     # Here, not above: loading takes a third of a second, in which Ctrl-C shall be one line, too.
-    from . import cli_config, cli_dht, cli_node, cli_store, cli_swarm, cli_testnet, cli_view
+    from . import cli_config, cli_dht, cli_log, cli_node, cli_store, cli_swarm, cli_testnet, cli_view
 
     parent = common()
     root = argparse.ArgumentParser(
@@ -103,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     cli_swarm.add_commands(commands, parent)
     cli_view.add_commands(commands, parent)
     cli_store.add_commands(commands, parent)
+    cli_log.add_commands(commands, parent)
     cli_dht.add_commands(commands, parent)
     cli_testnet.add_commands(commands, parent)
     return root

@@ -25,7 +25,8 @@ from .local_protocol import NOT_JSON
 SPEC_NAME = "spec"
 MEMBER_NAME = "member.json"
 ROUNDS_NAME = "rounds"
-HISTORY_FILES = ("sequence", "store.db*")  # in it: of its presence, and training.namespaces.STORE_NAME
+# In it: of its presence, training.namespaces.STORE_NAME, and what it signed: training.archive_reading_service.LOG_NAME.
+HISTORY_FILES = ("sequence", "store.db*", "log.db*")
 MEMBER_BYTES_MAX = 4 * 1024 * 1024
 KNOWN_MEMBERS_MAX = 64  # remembered to come back by
 
@@ -103,6 +104,12 @@ def known_folders(root: Path) -> Iterator[SwarmFolder]:
     for path in sorted(root.iterdir()) if root.exists() else ():
         if len(path.name) == 64 and set(path.name) <= set("0123456789abcdef") and (path / SPEC_NAME).exists():
             yield SwarmFolder(root, bytes.fromhex(path.name))
+
+
+def find(root: Path, name: str | None) -> tuple[SwarmFolder, Spec]:
+    """The folder of the swarm of this id, beginning of an id or name; see `choose`. Raises Complaint."""
+    read = {folder.swarm.hex(): (folder, folder.read()[1]) for folder in known_folders(root)}
+    return read[choose(name, {id: spec.name for id, (_, spec) in read.items()})]
 
 
 def forget(doomed: Path) -> None:

@@ -26,7 +26,7 @@ from shoal.transport.wire import Malformed, decode
 from .complaint import Complaint, Exit
 from .directory import take_directory
 from .local_client import LocalClient
-from .membership import SwarmFolder, choose, known_folders
+from .membership import SwarmFolder, find
 
 SWARMS_NAME = "swarms"
 DAMAGED = "the file is damaged: a node that starts puts it aside, and the other members fill a new one"
@@ -34,10 +34,8 @@ DAMAGED = "the file is damaged: a node that starts puts it aside, and the other 
 
 def read_store(data_dir: Path, swarm: str | None) -> tuple[SwarmFolder, Rules, Found]:
     """The store of the swarm of this id, beginning of an id or name, verified. Raises Complaint."""
-    read = {folder: folder.read()[1] for folder in known_folders(data_dir / SWARMS_NAME)}
-    id = choose(swarm, {folder.swarm.hex(): spec.name for folder, spec in read.items()})
-    (folder,) = [folder for folder in read if folder.swarm.hex() == id]
-    rules = rules_of(read[folder])
+    folder, spec = find(data_dir / SWARMS_NAME, swarm)
+    rules = rules_of(spec)
     try:
         with stored(data_dir, folder) as path, Store(path, folder.swarm) as store:
             loaded = store.load()

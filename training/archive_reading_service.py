@@ -128,9 +128,11 @@ class ArchiveReader:
     def by_hash(self, hash: bytes) -> Row | None:
         return next(iter(self._rows("hash = ?", hash)), None)
 
-    def by_prefix(self, prefix: bytes, end: bytes) -> list[Row]:
-        """Two of the records at most whose hashes are from `prefix` on and below `end`."""
-        return self._rows("hash >= ? AND hash < ? LIMIT 2", prefix, end)
+    def hashes(self, first: bytes, last: bytes) -> list[bytes]:
+        """Of the records whose hashes lie between these, both included, two at most."""
+        queries = [f"SELECT hash FROM {table} WHERE hash BETWEEN ? AND ?" for table in ("log", "anchors")]
+        rows = self._fetch(f"{' UNION '.join(queries)} LIMIT 2", first, last, first, last)
+        return [hash for (hash,) in rows if isinstance(hash, bytes)]
 
     def range(self, first: int, last: int, bytes_max: int = RANGE_BYTES_MAX) -> tuple[Decided, ...]:
         """The records from round `first` to `last`, as far as they are here without a gap and fit."""
