@@ -18,6 +18,7 @@ from shoal.node.membership import (
     write_whole,
 )
 from shoal.training.admission import make_ticket
+from shoal.training.archive_reading_service import LOG_NAME
 from shoal.training.namespaces import STORE_NAME
 from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
 from shoal.training.store import MemberStore
@@ -105,7 +106,8 @@ def test_a_removed_swarm_is_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("is_interrupted", [False, True])
 def test_who_comes_back_to_a_swarm_finds_its_own_history_there(tmp_path: Path, is_interrupted: bool) -> None:
     folder = folder_of(tmp_path)
-    (folder.rounds / STORE_NAME).write_bytes(b"history")
+    for name in (STORE_NAME, LOG_NAME):
+        (folder.rounds / name).write_bytes(b"history")
     sequence = MemberStore(folder.rounds).next_sequence()
     (folder.rounds / "head").write_bytes(b"round")
     if is_interrupted:
@@ -116,7 +118,8 @@ def test_who_comes_back_to_a_swarm_finds_its_own_history_there(tmp_path: Path, i
     sweep(tmp_path)
     assert list(known_folders(tmp_path)) == []
     folder = folder_of(tmp_path)
-    assert (folder.rounds / STORE_NAME).read_bytes() == b"history"
+    for name in (STORE_NAME, LOG_NAME):
+        assert (folder.rounds / name).read_bytes() == b"history"
     assert MemberStore(folder.rounds).next_sequence() == sequence + 1
     assert not (folder.rounds / "head").exists()
     assert [path.name for path in tmp_path.iterdir()] == [folder.path.name]

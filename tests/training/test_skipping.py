@@ -1,5 +1,6 @@
 """Where the log stands is proved by its changes alone, and by nothing less."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -246,6 +247,18 @@ def test_any_choice_of_leaps_proves_the_truth_or_nothing(data: st.DataObject) ->
     since = data.draw(st.integers(0, len(log.keeps)))
     found = proved(log, with_leaps(log, *(round for round in rounds if round > since), since=since), since)
     assert isinstance(found, Malformed) or found == log.at(found.round)
+
+
+@settings(max_examples=300, deadline=None)
+@given(since=st.integers(0, 20), seed=st.integers(0, 2**32))
+def test_a_proof_with_other_bytes_proves_the_truth_or_nothing(since: int, seed: int) -> None:
+    chance = random.Random(seed)
+    data = bytearray(encode(proof(LONG, since)))
+    for _ in range(chance.randint(1, 3)):
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    spoiled = decode(bytes(data), Proof, PROOF_BYTES_MAX)
+    found = spoiled if isinstance(spoiled, Malformed) else proved(LONG, spoiled, since)
+    assert isinstance(found, Malformed) or found == LONG.at(found.round)
 
 
 LONG = written(20, {1: joins(BEN), 2: joins(CLEO), 7: joins(DAN), 11: (Suspend(BEN.peer_id),)})
