@@ -34,8 +34,8 @@ class Share(Message, frozen=True):
     """A contribution that a record takes."""
 
     member: PeerIdText
-    round: RoundNumber  # that it was made for; of a member's contributions to one round, one at most is ever taken
-    base_round: RoundNumber  # the round whose end it started from
+    round: RoundNumber  # that it was made for
+    base_round: RoundNumber  # the round whose end it started from; of one place one is ever taken
     contribution: Digest  # hash of its envelope, which names its payload
     samples: Samples
 
@@ -46,7 +46,7 @@ class AgreedRecord(Message, frozen=True):
     previous: Digest
     round: RoundNumber
     base_digest: StateDigest  # of the state that the taken contributions started from
-    taken: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MEMBERS_MAX)]  # sorted by member and round
+    taken: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MEMBERS_MAX)]  # sorted by member, round and base
     changes: Annotated[tuple[Change, ...], msgspec.Meta(max_length=CHANGES_MAX)]
     electorate: Digest  # after these changes
 
@@ -70,7 +70,7 @@ def read_record(value: Value) -> AgreedRecord | Malformed:
         return record
     if encode(record) != value.data:
         return Malformed("a record that is not written in its shortest form")
-    places = [(share.member, share.round) for share in record.taken]
+    places = [(share.member, share.round, share.base_round) for share in record.taken]
     if any(left >= right for left, right in pairwise(places)):
         return Malformed("a record's contributions are not sorted, or one stands in it twice")
     if any(not share.base_round < share.round or share.base_round >= record.round for share in record.taken):
@@ -106,7 +106,7 @@ def next_record(
     electorate = position.electorate.after(position.round + 1, changes)
     if isinstance(electorate, Malformed):
         return electorate
-    shares = tuple(sorted(taken, key=lambda share: (share.member, share.round)))
+    shares = tuple(sorted(taken, key=lambda share: (share.member, share.round, share.base_round)))
     return AgreedRecord(position.record, position.round + 1, base_digest, shares, changes, electorate.digest())
 
 

@@ -23,7 +23,8 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
 from .agreed import AgreedRecord, Position, follow
-from .votes import Ballot, Decided, Journal, Value, fault, value_of
+from .members import Electorate
+from .votes import Ballot, Decided, Journal, Value, Vote, fault, value_of, vote_statement
 from .voting import Voting
 from .voting_effects import Accuse, Began, Judge, Save, Send, Timeouts
 from .voting_effects import Effect as VotingEffect
@@ -38,6 +39,7 @@ class Keep:
     decided: Decided
     record: AgreedRecord
     position: Position  # after it
+    voters: Electorate  # who decided: as they stood before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Agreement:
         self.position = position
         self.split: Split | None = None
         self._asks_at = -math.inf  # not before
+        self._abstains_through = -1
         for decided in log:
             if isinstance(self._advance(decided), Malformed):
                 raise ValueError(f"round {decided.round} of the log does not follow the one before")
@@ -116,10 +119,45 @@ class Agreement:
 
     @property
     def deadline(self) -> float:
-        return self.voting.deadline
+        return math.inf if self.split is not None else self.voting.deadline
+
+    @property
+    def proposer(self) -> PeerId:
+        """Whose turn it is."""
+        return self.position.electorate.proposer(self.round, self.voting.attempt)
+
+    def be_patient(self, timeouts: Timeouts) -> None:
+        """From the next attempt on."""
+        self._timeouts = timeouts
+        self.voting.be_patient(timeouts)
+
+    def newest_of(self, member: PeerId) -> tuple[Vote, ...]:
+        """What `member` has voted last, as far as this member knows."""
+        return self.voting.newest_of(member)
+
+    def recall(self, votes: Iterable[Vote]) -> bool:
+        """What a peer remembers of this member's votes. Whether this member does not: then it abstains in that round.
+
+        Its data were restored from a copy, or a copy of it is running. To vote in a later attempt would need the lock
+        that an earlier one may have brought; whoever is not needed for a quorum does better to wait.
+        """
+        found = False
+        for vote in votes:
+            if vote.voter != self._signer.peer_id or vote.round <= max(self.position.round, self._abstains_through):
+                continue
+            if vote.round == self.round and self.voting.remembers(vote):
+                continue
+            statement = vote_statement(self._swarm, vote.round, vote.attempt, vote.step, vote.choice)
+            if self._verify(self._signer.peer_id, statement, vote.signature):
+                self._abstains_through, found = vote.round, True
+        if self.round <= self._abstains_through:
+            self.voting.abstain()
+        return found
 
     def ready(self, now: float, candidate: Value | None) -> list[Effect]:
         """As `Voting.ready`."""
+        if self.split is not None:
+            return []
         return self._after(self.voting.ready(now, candidate))
 
     def judged(self, now: float, hash: bytes, is_sound: bool) -> list[Effect]:
@@ -127,7 +165,7 @@ class Agreement:
         return self._after(self.voting.judged(now, hash, is_sound))
 
     def look(self, now: float) -> list[Effect]:
-        return self._after(self.voting.look(now))
+        return [] if self.split is not None else self._after(self.voting.look(now))
 
     def heard(self, now: float, peer: PeerId, ballot: Ballot) -> list[Effect]:
         """`peer` sent this; whose it is, it says itself."""
@@ -168,7 +206,10 @@ class Agreement:
 
     def _open(self, journal: Journal | None) -> Voting:
         electorate = self.position.electorate
-        return Voting(self._swarm, self.round, electorate, self._signer, self._timeouts, self._can_follow, journal)
+        voting = Voting(self._swarm, self.round, electorate, self._signer, self._timeouts, self._can_follow, journal)
+        if self.round <= self._abstains_through:
+            voting.abstain()
+        return voting
 
     def _can_follow(self, value: Value) -> bool:
         return not isinstance(follow(self.position, value), Malformed)
@@ -187,11 +228,12 @@ class Agreement:
         return done
 
     def _decide(self, decided: Decided) -> list[Effect]:
+        voters = self.position.electorate
         record = self._advance(decided)
         if isinstance(record, Malformed):
             raise TypeError(f"voting decided what cannot follow: {record.reason}")
         self.voting = self._open(None)
-        return [Keep(decided, record, self.position)]
+        return [Keep(decided, record, self.position, voters)]
 
     def _advance(self, decided: Decided) -> AgreedRecord | Malformed:
         found = follow(self.position, value_of(decided.value))

@@ -15,11 +15,11 @@ class Allowance:
         self._tokens = ENVELOPES_BURST
         self._at = now
 
-    def takes(self, now: float) -> bool:
-        """Whether one more is allowed now; it is counted."""
+    def takes(self, now: float, count: int = 1) -> bool:
+        """Whether so many more are allowed now; then they are counted."""
         self._tokens = min(ENVELOPES_BURST, self._tokens + (now - self._at) * ENVELOPES_PER_S)
         self._at = now
-        if self._tokens < 1.0:
+        if self._tokens < count:
             return False
-        self._tokens -= 1.0
+        self._tokens -= count
         return True

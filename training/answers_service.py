@@ -5,40 +5,46 @@ to the cores.
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import trio
 
-from shoal.transport.port import Code, PeerId, Refusal, Transport
-from shoal.transport.wire import Malformed
+from shoal.crdt.file_service import StoreError
+from shoal.transport.port import GOSSIP_BYTES_MAX, Code, PeerId, Refusal, Transport
+from shoal.transport.wire import Malformed, decode
 
-from .effects import Effect
-from .log import Log
-from .opening import Opener
-from .records import (
+from .archive_service import Archive
+from .calls import (
+    LOG_TOLD_MAX,
     PROTOCOL_VERSION,
+    TOLD_BYTES_MAX,
     Ack,
     AskContributions,
     AskHead,
-    AskRecord,
+    AskLog,
     AskSpec,
+    Ballots,
     Calls,
     Have,
     Hello,
     Offer,
-    Offered,
-    Present,
-    Propose,
-    Proposed,
-    Standing,
     TellContributions,
     TellHead,
-    open_contribution,
-    open_proposal,
+    TellLog,
+    Words,
 )
+from .effects import Effect
+from .log import Log
+from .opening import Opener
+from .records import Offered, Present, Standing, open_contribution
 from .roster import Roster
 from .rounds import Rounds
 from .spec import SignedSpec, swarm_id_of
+from .votes import signature_count
+from .workers_service import Workers
+
+SIGNATURES_PER_CHANGE = 4  # to verify: of an invite three and the newcomer's own
 
 _STRANGER = Refusal(Code.REFUSED, "say hello first")
 
@@ -47,13 +53,14 @@ class Gossiped(enum.IntEnum):
     """The first byte of a gossiped message; the envelope follows."""
 
     CONTRIBUTION = 1
-    PROPOSAL = 2
+    BALLOT = 2
+    WORDS = 3
 
 
 class Voice(Protocol):
     """The other direction: what answers need of it."""
 
-    def hello(self) -> Hello | Refusal: ...
+    def hello(self, peer: PeerId) -> Hello | Refusal: ...
 
     def welcome(self, peer: PeerId) -> None: ...
 
@@ -67,6 +74,7 @@ class Cores:
     rounds: Rounds
     roster: Roster
     log: Log
+    archive: Archive
 
 
 class Answers:
@@ -78,6 +86,7 @@ class Answers:
         cores: Cores,
         voice: Voice,
         do: Callable[[list[Effect]], None],
+        workers: Workers,
     ) -> None:
         swarm = swarm_id_of(signed_spec.spec)
         self._signed_spec = signed_spec
@@ -88,15 +97,19 @@ class Answers:
         self._log = cores.log
         self._voice = voice
         self._do = do
+        self._reader = cores.archive.reader
+        self._workers = workers
+        self._platforms: dict[PeerId, str] = {}
 
     def serve(self, transport: Transport) -> None:
         calls = self._calls
         transport.serve(calls.hello, self._on_hello)
         transport.serve(calls.offer, self._on_offer)
         transport.serve(calls.have, self._on_have)
-        transport.serve(calls.propose, self._on_propose)
+        transport.serve(calls.ballots, self._on_ballots)
+        transport.serve(calls.words, self._on_words)
         transport.serve(calls.head, self._on_head)
-        transport.serve(calls.record, self._on_record)
+        transport.serve(calls.log, self._on_log)
         transport.serve(calls.contributions, self._on_contributions)
         transport.serve(calls.spec, self._on_spec)
 
@@ -114,6 +127,9 @@ class Answers:
         self._voice.keep_members()
         if is_welcome and is_new:
             self._voice.welcome(peer)
+        if is_welcome:
+            self._platforms[peer] = hello.platform
+            self._do(self._rounds.heard_own_votes(hello.yours))
         self._do(self._rounds.look(now))
         has_left = hello.presence.standing is Standing.LEFT
         return None if is_welcome or has_left else Refusal(Code.BUSY, "no room, or you left with a later word")
@@ -121,66 +137,90 @@ class Answers:
     def on_gossip(self, peer: PeerId, data: bytes) -> bool:
         """Hear a gossiped message that `peer` handed over. Whether it is worth passing on: a member's, truly signed."""
         now = trio.current_time()
-        opened: Offered | Proposed | Malformed
         match next(iter(data), None):
             case Gossiped.CONTRIBUTION:
                 opened = self._opener.open(now, peer, data[1:], open_contribution)
-            case Gossiped.PROPOSAL:
-                opened = self._opener.open(now, peer, data[1:], open_proposal)
+                if isinstance(opened, Malformed) or not self._roster.is_member(opened.member):
+                    return False
+                self._hear(opened)
+                return True
+            case Gossiped.BALLOT:
+                ballots = decode(data[1:], Ballots, GOSSIP_BYTES_MAX)
+                return not isinstance(ballots, Malformed) and self._hear_ballots(peer, ballots)
+            case Gossiped.WORDS:
+                words = decode(data[1:], Words, GOSSIP_BYTES_MAX)
+                return not isinstance(words, Malformed) and self._hear_words(peer, words)
             case _:
                 return False
-        if isinstance(opened, Malformed):
-            return False
-        if not self._roster.is_member(opened.member if isinstance(opened, Offered) else opened.proposer):
-            return False
-        self._hear(opened)
-        return True
 
     def _on_hello(self, peer: PeerId, hello: Hello) -> Hello | Refusal:
-        return self.greeted(peer, hello) or self._voice.hello()
+        return self.greeted(peer, hello) or self._voice.hello(peer)
 
     def _on_offer(self, peer: PeerId, request: Offer) -> Ack | Refusal:
         if not self._roster.is_connected(peer):
             return _STRANGER
-        return self._take(self._opener.open(trio.current_time(), peer, request.contribution, open_contribution))
-
-    def _on_propose(self, peer: PeerId, request: Propose) -> Ack | Refusal:
-        if not self._roster.is_connected(peer):
-            return _STRANGER
-        return self._take(self._opener.open(trio.current_time(), peer, request.proposal, open_proposal))
-
-    def _take(self, opened: Offered | Proposed | Malformed) -> Ack | Refusal:
+        opened = self._opener.open(trio.current_time(), peer, request.contribution, open_contribution)
         if isinstance(opened, Malformed):
             return Refusal(Code.MALFORMED, opened.reason)
         self._hear(opened)
         return Ack(self._rounds.head)
 
-    def _hear(self, opened: Offered | Proposed) -> None:
+    def _hear(self, offered: Offered) -> None:
         """What is of no use is not an error: rounds close while messages travel. The answer says where this member
         stands.
         """
-        now = trio.current_time()
-        heard = self._rounds.heard(now, opened) if isinstance(opened, Offered) else self._rounds.proposed(now, opened)
+        heard = self._rounds.heard(trio.current_time(), offered)
         if not isinstance(heard, str):
             self._do(heard)
+
+    def _on_ballots(self, peer: PeerId, request: Ballots) -> Ack | Refusal:
+        if not self._roster.is_connected(peer):
+            return _STRANGER
+        if not self._hear_ballots(peer, request):
+            return Refusal(Code.BUSY, "too many signatures in too short a time")
+        return Ack(self._rounds.head)
+
+    def _hear_ballots(self, peer: PeerId, heard: Ballots) -> bool:
+        now = trio.current_time()
+        if not self._opener.allows(now, peer, sum(map(signature_count, heard.ballots))):
+            return False
+        self._do(self._rounds.heard_ballots(now, peer, heard.ballots))
+        return True
+
+    def _on_words(self, peer: PeerId, request: Words) -> Ack | Refusal:
+        if not self._roster.is_connected(peer):
+            return _STRANGER
+        if not self._hear_words(peer, request):
+            return Refusal(Code.BUSY, "too many signatures in too short a time")
+        return Ack(self._rounds.head)
+
+    def _hear_words(self, peer: PeerId, words: Words) -> bool:
+        now = trio.current_time()
+        if not self._opener.allows(now, peer, SIGNATURES_PER_CHANGE * len(words.changes)):
+            return False
+        self._do(self._rounds.heard_words(now, words.changes))
+        return True
 
     def _on_have(self, peer: PeerId, have: Have) -> Ack | Refusal:
         if not self._roster.is_connected(peer):
             return _STRANGER
-        self._do(self._rounds.heard_have(trio.current_time(), peer, have.head, have.held, have.is_idle))
+        now, rate = trio.current_time(), have.bytes_per_s
+        self._do(self._rounds.heard_have(now, peer, have.head, have.held, rate, is_idle=have.is_idle))
         return Ack(self._rounds.head)
 
     def _on_head(self, peer: PeerId, request: AskHead) -> TellHead:
         return self._log.told
 
-    def _on_record(self, peer: PeerId, request: AskRecord) -> Propose | Refusal:
-        proposed = self._log.proposal(request.round)
-        if proposed is None:
-            return Refusal(Code.NOT_FOUND, f"the record of round {request.round} is not kept here")
-        return Propose(proposed.envelope)
+    async def _on_log(self, peer: PeerId, request: AskLog) -> TellLog:
+        last = request.round + LOG_TOLD_MAX - 1
+        read = partial(self._reader.range, request.round, last, TOLD_BYTES_MAX - 1024)
+        try:
+            return TellLog(await self._workers.run(read))
+        except StoreError:
+            return TellLog(())
 
     def _on_contributions(self, peer: PeerId, request: AskContributions) -> TellContributions:
-        found = (self._rounds.offer(hash) or self._log.contribution(hash) for hash in request.wanted)
+        found = (self._rounds.pool.get(hash) or self._log.contribution(hash) for hash in request.wanted)
         return TellContributions(tuple(offered.envelope for offered in found if offered is not None))
 
     def _on_spec(self, peer: PeerId, request: AskSpec) -> SignedSpec:

@@ -1,16 +1,21 @@
-"""What the round core wants done. `service.py` carries these out; the core is told their ends."""
+"""What the round core wants done. `engine_service.py` carries these out; the core is told their ends."""
 
 from dataclasses import dataclass
 
 from shoal.transport.port import PeerId
 
+from .agreeing import Keep, Split
 from .events import Event
-from .records import Head, Offered, Proposed, Record
+from .ledger import Closed
+from .members import Change
+from .records import Head, Offered
+from .votes import Ballot, Journal
 
 
 @dataclass(frozen=True, slots=True)
 class Train:
     round: int
+    base: Head
     members: tuple[str, ...]  # sorted, oneself among them
     deadline_at: float
 
@@ -31,27 +36,59 @@ class AnnounceHeld:
 
 
 @dataclass(frozen=True, slots=True)
-class ProposeRecord:
-    record: Record
+class Collect:
+    """Ask around for contributions that a record takes and that were never heard of here."""
+
+    record: bytes  # its hash
+    missing: tuple[bytes, ...]
+    proposer: PeerId | None  # who should have them
 
 
 @dataclass(frozen=True, slots=True)
-class Collect:
-    """Ask around for contributions of a proposed record that were never heard of here."""
+class SaveJournal:
+    """Have this on disk before any effect that follows it is carried out."""
 
-    proposed: Proposed
-    missing: tuple[bytes, ...]
+    journal: Journal
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRecord:
+    """Have this on disk before any effect that follows it is carried out."""
+
+    keep: Keep
+
+
+@dataclass(frozen=True, slots=True)
+class SaveSplit:
+    """Two certified records for one round: have it on disk."""
+
+    split: Split
+
+
+@dataclass(frozen=True, slots=True)
+class SendBallot:
+    """To all connected voters; or to one peer."""
+
+    ballot: Ballot
+    peer: PeerId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpreadWords:
+    """To all connected members."""
+
+    changes: tuple[Change, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyRecord:
-    proposed: Proposed
-    offers: tuple[Offered, ...]  # sorted by member
+    closed: Closed
+    offers: tuple[Offered, ...]  # sorted by member and round
 
 
 @dataclass(frozen=True, slots=True)
-class AskRecords:
-    """Catch up by one record."""
+class AskLog:
+    """For the records from this round on."""
 
     round: int
     holders: tuple[PeerId, ...]
@@ -75,10 +112,14 @@ Effect = (
     | FetchPayload
     | CheckPayload
     | AnnounceHeld
-    | ProposeRecord
     | Collect
+    | SaveJournal
+    | KeepRecord
+    | SaveSplit
+    | SendBallot
+    | SpreadWords
     | ApplyRecord
-    | AskRecords
+    | AskLog
     | Resync
     | Observe
 )

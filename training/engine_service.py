@@ -1,53 +1,54 @@
 """Carries out what the round core decides, and tells it how that ended. A shell."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import trio
 
+from shoal.crdt.file_service import StoreError
 from shoal.crdt.service import StoreService
 from shoal.transport.blob_disk import disk_refusal
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal
 
 from .answers_service import Cores
+from .archive_service import Archive
 from .attempt import Raised
+from .calls import TellHead
 from .effects import (
     AnnounceHeld,
     ApplyRecord,
-    AskRecords,
+    AskLog,
     CheckPayload,
     Collect,
     Effect,
     FetchPayload,
+    KeepRecord,
     Observe,
-    ProposeRecord,
     Resync,
+    SaveJournal,
+    SaveSplit,
+    SendBallot,
+    SpreadWords,
     Train,
 )
 from .events import Evaluated, Finished, LocalDone, Problem, Resynced
 from .exchange_service import Exchange, Means
-from .heads import contributors_of, head_after, proof
-from .log import RECORDS_KEPT
+from .log import ROUNDS_SERVED
 from .metering import RoundMeter
 from .method import Turn, Work
-from .records import (
-    INLINE_BYTES_MAX,
-    Contribution,
-    Offered,
-    Proposed,
-    TellHead,
-    seal_contribution,
-    seal_proposal,
-    turn_seed,
-)
+from .records import INLINE_BYTES_MAX, Contribution, Head, Offered, seal_contribution, turn_seed
 from .sharing_service import Sharing
-from .state_service import StateKeeper
+from .state_service import Applied, StateKeeper
 from .storage_service import StorageKeeper
 
 TRY_AGAIN_S = 10.0  # after training or storing failed
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
+DISK_PAUSE_S = 5.0  # before what could not be written is tried again
+PART_MIN = 0.5  # of the samples of its last turn that a turn cut short must have, to be worth its bytes
 
 
 class Engine:
@@ -61,14 +62,16 @@ class Engine:
         self._rounds = cores.rounds
         self._roster = cores.roster
         self._log = cores.log
+        self._archive = cores.archive
         self._keeper = keeper
-        self.exchange = Exchange(means, cores, self.do, store.meet)
+        self.exchange = Exchange(means, cores, self.do, store.meet, lambda: self._meter.bytes_per_s)
         self.sharing = Sharing(store, means.signer.peer_id, self.exchange.introduce, means.observe)
         self.finished = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._backlog: list[tuple[Callable[[Any], Any], object]] = []  # what is to be done once `run` runs
         self._changed = trio.Event()
-        self._fetches: set[trio.CancelScope] = set()  # of the open round's payloads
+        self._ordered = trio.open_memory_channel[Effect](math.inf)
+        self._last_samples = 0
         self._state_lock = trio.Lock()  # one applies or goes over to another head at a time
         self._turn_lock = trio.Lock()  # held while this member's turn is worked on, and while it is settled
         self._is_turn_void = False
@@ -81,6 +84,7 @@ class Engine:
                 self._nursery = nursery
                 for task, argument in self._backlog:
                     nursery.start_soon(task, argument)
+                nursery.start_soon(self._carry_out_in_order)
                 await nursery.start(self.exchange.run)
                 nursery.start_soon(self._watch_time)
                 task_status.started()
@@ -98,11 +102,10 @@ class Engine:
                         self.finished.set()
                 case AnnounceHeld():
                     self.exchange.announce()
-                case ProposeRecord(record):
-                    proposed = seal_proposal(self._means.signer, self._means.swarm, record)
-                    self.exchange.propose(proposed)
-                    own = self._rounds.proposed(trio.current_time(), proposed)
-                    self.do([] if isinstance(own, str) else own)
+                case SpreadWords(changes):
+                    self.exchange.spread(changes)
+                case SaveJournal() | KeepRecord() | SaveSplit() | SendBallot() | ApplyRecord():
+                    self._ordered[0].send_nowait(effect)
                 case Train():
                     self._start(self._train, effect)
                 case FetchPayload(offered):
@@ -111,10 +114,8 @@ class Engine:
                     self._start(self._check, offered)
                 case Collect():
                     self._start(self._collect, effect)
-                case ApplyRecord():
-                    self._start(self._apply, effect)
-                case AskRecords():
-                    self._start(self._ask_records, effect)
+                case AskLog():
+                    self._start(self._ask_log, effect)
                 case Resync():
                     self._start(self._resync, effect)
         self._changed.set()
@@ -138,6 +139,40 @@ class Engine:
             if scope.cancelled_caught:
                 self.do(self._rounds.look(trio.current_time()))
 
+    # By way of the disk -----------------------------------------------------------------------------------------
+
+    async def _carry_out_in_order(self) -> None:
+        """What has to be on disk before what follows it: all that has come meanwhile, in one write."""
+        effects = self._ordered[1]
+        while True:
+            batch = [await effects.receive()]
+            with suppress(trio.WouldBlock):
+                while True:
+                    batch.append(effects.receive_nowait())
+            await self._write(batch)
+            for effect in batch:
+                match effect:
+                    case SendBallot(ballot, peer):
+                        self.exchange.say(ballot, peer)
+                    case ApplyRecord():
+                        self._start(self._apply, effect)
+                    case _:
+                        pass
+
+    async def _write(self, batch: list[Effect]) -> None:
+        """However long it takes: what is not remembered must not be said."""
+        said = ""
+        while True:
+            try:
+                await self._means.workers.run(partial(write, self._archive, batch))
+            except StoreError as error:
+                if str(error) != said:
+                    self._observe(Problem(f"this member says nothing to agreement: {error}"))
+                said = str(error)
+                await trio.sleep(DISK_PAUSE_S)
+            else:
+                return
+
     # One's own part ---------------------------------------------------------------------------------------------
 
     async def _train(self, effect: Train) -> None:
@@ -149,53 +184,63 @@ class Engine:
             self.do(self._rounds.sits_out(trio.current_time()))
             await trio.sleep(TRY_AGAIN_S)  # room or memory may be there by then; who is alone would wait for ever
 
-    async def _take_turn(self, effect: Train) -> str | None:
+    async def _take_turn(self, turn: Train) -> str | None:
         """Train and contribute, if it is not too late; or why it should be tried again."""
         keeper = self._method_keeper()
         async with self._turn_lock:
-            if self._is_over(effect.round) or self._rounds.has_contributed():
+            if self._is_over(turn):
+                self.do(self._rounds.gave_up(trio.current_time()))
                 return None
             started_at = trio.current_time()
-            work = await keeper.train(self._turn(effect))
+            work = await keeper.train(self._turn(turn))
             if isinstance(work, Raised):
                 return work.reason
-            if self._is_over(effect.round):
-                if self._rounds.round == effect.round:  # paused; else the round's end settles it
-                    await keeper.discard()
+            is_whole = not self._is_over(turn) or work.samples >= PART_MIN * self._last_samples > 0
+            if self._is_turn_void or not (is_whole and self._rounds.is_in_time(turn)):
+                await keeper.discard()
+                self.do(self._rounds.gave_up(trio.current_time()))
                 return None
-            offered = await self._contribution(effect.round, work)
+            offered = await self._contribution(turn, work)
             if isinstance(offered, Refusal):
                 return offered.message
-            if offered is None or self._is_over(effect.round):
-                return None
-            keeper.offered(offered.hash)
-            now = trio.current_time()
-            self._meter.contribute(now)
-            self._observe(LocalDone(effect.round, work.samples, now - started_at, dict(work.metrics)))
-            self.exchange.offer(offered)
-            self.sharing.say_contribution(offered)
-            contributed = self._rounds.contributed(now, offered)
-            self.do([] if isinstance(contributed, str) else contributed)
+            if offered is not None:
+                self._last_samples = work.samples
+                self._contribute(offered, work, started_at)
             return None
 
-    def _turn(self, effect: Train) -> Turn:
+    def _contribute(self, offered: Offered, work: Work[Any], started_at: float) -> None:
+        self._method_keeper().offered(offered.hash)
+        now = trio.current_time()
+        self._meter.contribute(now)
+        self._observe(LocalDone(offered.round, work.samples, now - started_at, dict(work.metrics)))
+        self.offer(offered)
+
+    def offer(self, offered: Offered) -> None:
+        """This member's contribution is on disk: bring it to the others."""
+        self.exchange.offer(offered)
+        self.sharing.say_contribution(offered)
+        contributed = self._rounds.contributed(trio.current_time(), offered)
+        self.do([] if isinstance(contributed, str) else contributed)
+
+    def _turn(self, turn: Train) -> Turn:
         workers, me = self._means.workers, self._means.signer.peer_id
         return Turn(
-            round=effect.round,
+            round=turn.round,
             member=me,
-            members=effect.members,
-            seed=turn_seed(self._means.swarm, effect.round, me),
-            deadline_at=workers.clock() + effect.deadline_at - trio.current_time(),
+            members=turn.members,
+            seed=turn_seed(self._means.swarm, turn.round, turn.base.round, me),
+            deadline_at=workers.clock() + turn.deadline_at - trio.current_time(),
             clock=workers.clock,
-            is_over=partial(self._is_over, effect.round),
+            is_over=partial(self._is_over, turn),
         )
 
-    def _is_over(self, round: int) -> bool:
+    def _is_over(self, turn: Train) -> bool:
         """Read from the worker's thread, too."""
-        return self._is_turn_void or self._rounds.is_over(round)
+        return self._is_turn_void or self._rounds.is_over(turn)
 
-    async def _contribution(self, round: int, work: Work[Any]) -> Offered | Refusal | None:
+    async def _contribution(self, turn: Train, work: Work[Any]) -> Offered | Refusal | None:
         """The work as a contribution, its payload stored; None if there is nothing to contribute."""
+        round, base = turn.round, turn.base
         payload = await self._payload(round, work)
         if isinstance(payload, Refusal):
             return payload
@@ -203,11 +248,12 @@ class Engine:
             self._observe(Problem(f"nothing is contributed to round {round}: {payload}"))
             self.do(self._rounds.sits_out(trio.current_time()))
             return None
-        head = self._rounds.head
-        contribution = Contribution(head.record, head.digest, work.samples, payload)
+        contribution = Contribution(base.round, base.record, base.digest, work.samples, payload)
         offered = seal_contribution(self._means.signer, self._means.swarm, round, contribution)
+        own = self._rounds.pool.of(self._means.signer.peer_id)
+        envelopes = tuple(each.envelope for each in (*own, offered))
         try:
-            await self._means.workers.run(partial(self._means.store.save_turn, round, offered.envelope))
+            await self._means.workers.run(partial(self._means.store.save_turns, envelopes))
         except OSError as error:
             # Not offered either: after a restart this member would make, and sign, another one for the same round.
             return disk_refusal(error)
@@ -227,70 +273,84 @@ class Engine:
     # The others' parts ------------------------------------------------------------------------------------------
 
     async def _fetch(self, offered: Offered) -> None:
-        """Have a contribution's payload here, however often it takes, while its round is open."""
+        """Have a contribution's payload here, however often it takes, while a record may take it."""
         ref, means = offered.ref, self._means
         if ref is None:
             return
         label, holders = means.pins.label("round", offered.round), partial(self._roster.holders, offered)
         patience_s = means.spec.round_s + means.spec.grace_s
-        with trio.CancelScope() as scope:
-            self._fetches.add(scope)
-            while True:
-                refusal = await means.blobs.fetch(ref, holders, pin=label, timeout_s=patience_s)
-                if refusal is None:
-                    break
-                await trio.sleep(FETCH_PAUSE_S)
-        self._fetches.discard(scope)
-        if not scope.cancelled_caught:
-            self.do(self._rounds.fetched(trio.current_time(), offered))
+        started_at = trio.current_time()
+        while self._rounds.pool.get(offered.hash) is offered:
+            refusal = await means.blobs.fetch(ref, holders, pin=label, timeout_s=patience_s)
+            if refusal is None:
+                self._meter.fetched(ref.size, trio.current_time() - started_at)
+                self.do(self._rounds.fetched(trio.current_time(), offered))
+                return
+            await trio.sleep(FETCH_PAUSE_S)
 
     async def _check(self, offered: Offered) -> None:
         wrong = await self._method_keeper().check(offered)
         self.do(self._rounds.checked(trio.current_time(), offered, wrong))
 
     async def _collect(self, effect: Collect) -> None:
-        proposer = effect.proposed.proposer
-        others = tuple(peer for peer in self._roster.connected() if peer != proposer)
-        found = await self.exchange.collect(effect.missing, (proposer, *others))
-        self.do(self._rounds.collected(trio.current_time(), effect.proposed, found))
+        first = () if effect.proposer is None else (effect.proposer,)
+        others = tuple(peer for peer in self._roster.connected() if peer not in first)
+        found = await self.exchange.collect(effect.missing, (*first, *others))
+        self.do(self._rounds.collected(trio.current_time(), effect.record, effect.missing, found))
 
     async def _apply(self, effect: ApplyRecord) -> None:
-        keeper, proposed, started_at = self._method_keeper(), effect.proposed, trio.current_time()
+        keeper, closed, started_at = self._method_keeper(), effect.closed, trio.current_time()
+        record = closed.record
         async with self._state_lock:
-            if self._rounds.head.record != proposed.record.previous:
+            if self._rounds.head.record != record.previous:
                 return  # gone over to another head meanwhile
-            applied = await keeper.apply(effect.offers)
+            applied = await self._applied(effect)
             if isinstance(applied, str):
                 self._observe(Problem(applied))
-                self.do(self._rounds.unapplied(trio.current_time(), proposed))
+                self.do(self._rounds.unapplied(trio.current_time(), effect.offers))
                 return
             taken = frozenset(offered.hash for offered in effect.offers)
             now, traffic = trio.current_time(), self._means.transport.traffic()
             round_at = started_at if self._rounds.started_at is None else self._rounds.started_at
-            self._observe(self._meter.close(now, round_at, started_at, traffic, proposed, applied.digest))
-            head = head_after(proposed, applied.digest)
-            async with self._turn_lock:
-                checkpoint = await keeper.stand_at(head, proposed, applied.state, taken)
-            self._log.close(proposed, effect.offers)
-            await self._stood(TellHead(head, proposed.envelope, self._saved(checkpoint)))
-            figures = await keeper.evaluate()
-            if isinstance(figures, Raised):
-                self._observe(Problem(f"evaluating failed after round {head.round}: {figures.reason}"))
+            self._observe(self._meter.close(now, round_at, started_at, traffic, closed, applied.digest))
+            head = Head(record.round, closed.hash, applied.digest)
+            if not effect.offers:
+                # The state stays, and with it whatever this member is making of it.
+                checkpoint: BlobRef | str | None = await keeper.stand_on(head)
             else:
-                self._observe(Evaluated(head.round, dict(figures)))
-            self.do(self._rounds.applied(trio.current_time(), proposed, applied.digest))
+                async with self._turn_lock:
+                    checkpoint = await keeper.stand_at(head, applied.state, taken)
+            self._log.close(record.round, effect.offers)
+            await self._stood(TellHead(head, self._saved(checkpoint)))
+            if effect.offers:
+                await self._evaluate(head.round)
+            self.do(self._rounds.applied(trio.current_time(), closed, applied.digest))
+
+    async def _applied(self, effect: ApplyRecord) -> Applied[Any] | str:
+        if not effect.offers:
+            return Applied(self._keeper.state, self._rounds.head.digest)
+        weights = self._rounds.weights(effect.closed, effect.offers)
+        return await self._method_keeper().apply(effect.offers, weights)
+
+    async def _evaluate(self, round: int) -> None:
+        figures = await self._method_keeper().evaluate()
+        if isinstance(figures, Raised):
+            self._observe(Problem(f"evaluating failed after round {round}: {figures.reason}"))
+        else:
+            self._observe(Evaluated(round, dict(figures)))
 
     # Other heads ------------------------------------------------------------------------------------------------
 
-    async def _ask_records(self, effect: AskRecords) -> None:
-        proposed = await self.exchange.ask_record(effect.round, effect.holders)
-        is_found = False
-        if proposed is not None:
-            # Who closed the round may be unknown here or gone: that it leads to a head others stand at is what counts.
-            heard = self._rounds.caught_up(trio.current_time(), proposed)
-            is_found = not isinstance(heard, str)
-            self.do([] if isinstance(heard, str) else heard)
-        self.do(self._rounds.asked(trio.current_time(), is_found))
+    async def _ask_log(self, effect: AskLog) -> None:
+        """From whoever has it, in turn, until one tells something new."""
+        before = self._rounds.ledger.newest
+        for peer in effect.holders:
+            log = await self.exchange.ask_log(peer, effect.round)
+            self.do(self._rounds.log_told(trio.current_time(), peer, log))
+            if self._rounds.ledger.newest > before:
+                return
+        if not effect.holders:
+            self.do(self._rounds.log_told(trio.current_time(), self._means.signer.peer_id, ()))
 
     async def _resync(self, effect: Resync) -> None:
         """Go over to a head that others tell."""
@@ -298,7 +358,6 @@ class Engine:
         if told is None:
             self.do(self._rounds.resync_failed(trio.current_time(), effect.holders))
             return
-        proposed = proof(told, self._means.swarm)
         state: Any = self._keeper.state
         if told.head.digest and told.checkpoint is not None:
             holders = partial(self._holders_of_head, told, source)
@@ -308,35 +367,28 @@ class Engine:
                 self.do(self._rounds.resync_failed(trio.current_time(), (source,)))
                 return
             state = fetched.state
-        await self._go_over(told, proposed, state, source)
+        await self._go_over(told, state, source)
 
-    async def _go_over(self, told: TellHead, proposed: Proposed | None, state: Any, source: PeerId) -> None:
+    async def _go_over(self, told: TellHead, state: Any, source: PeerId) -> None:
         async with self._state_lock:
             before = self._rounds.head
             if not self._rounds.is_better(told.head):
-                self.do(self._rounds.resync_ended(trio.current_time()))
+                self.do(self._rounds.resync_failed(trio.current_time(), ()))
                 return
             self._is_turn_void = True
             async with self._turn_lock:
                 self._is_turn_void = False
-                checkpoint = await self._keeper.stand_at(told.head, proposed, state, frozenset())
-            if proposed is not None:
-                offers = (self._rounds.offer(taken.contribution) for taken in proposed.record.taken)
-                self._log.close(proposed, tuple(offered for offered in offers if offered is not None))
-            await self._stood(TellHead(told.head, told.proposal, self._saved(checkpoint)))
+                checkpoint = await self._keeper.stand_at(told.head, state, frozenset())
+            await self._stood(TellHead(told.head, self._saved(checkpoint)))
             self._roster.trust(source)
             self._observe(Resynced(before.round, told.head.round, source))
-            self.do(self._rounds.adopted(trio.current_time(), told.head, contributors_of(proposed)))
+            self.do(self._rounds.adopted(trio.current_time(), told.head))
 
     async def _ask_heads(self, effect: Resync) -> tuple[TellHead | None, PeerId]:
-        """A better head with its proof, from the first of its holders that gives one."""
+        """A better head with its checkpoint, from the first of its holders that gives one."""
         for peer in effect.holders:
             told = await self.exchange.ask_head(peer)
-            if (
-                told is None
-                or not self._rounds.is_better(told.head)
-                or (told.head.round and not proof(told, self._means.swarm))
-            ):
+            if told is None or not self._rounds.is_better(told.head):
                 continue
             if not told.head.digest or told.checkpoint is not None:
                 return told, peer
@@ -354,9 +406,8 @@ class Engine:
         self._log.told = told
         if told.checkpoint is not None:
             self.sharing.say_checkpoint(told.head.round, told.checkpoint)
-        for scope in self._fetches:
-            scope.cancel()
-        self._means.pins.keep_newest("round", told.head.round, RECORDS_KEPT)
+        late = self._means.spec.stale_rounds_max
+        self._means.pins.keep_newest("round", told.head.round, ROUNDS_SERVED + late, ahead=late + 2)
 
     def _saved(self, checkpoint: BlobRef | str | None) -> BlobRef | None:
         if isinstance(checkpoint, str):
@@ -368,3 +419,16 @@ class Engine:
         if isinstance(self._keeper, StorageKeeper):
             raise TypeError("the round core asked a storage member to train, check or apply")
         return self._keeper
+
+
+def write(archive: Archive, batch: Iterable[Effect]) -> None:
+    """Records first: a journal of a later round than the log's end would be taken for an old one. Blocks."""
+    keeps = [effect.keep for effect in batch if isinstance(effect, KeepRecord)]
+    if keeps:
+        archive.append(keeps)
+    journals = [effect.journal for effect in batch if isinstance(effect, SaveJournal)]
+    if journals:
+        archive.save_journal(journals[-1])
+    for effect in batch:
+        if isinstance(effect, SaveSplit):
+            archive.keep_split(effect.split)

@@ -39,7 +39,29 @@ class RoundClosed:
     bytes_sent: int  # by the whole node, since the round before closed
     bytes_received: int
     own_taken: bool
+    attempt: int  # of agreement in which it was decided; 0 is the first
     proposer: str
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptBegan:
+    """An attempt to agree on a round led nowhere, and the next begins."""
+
+    round: int
+    attempt: int
+    proposer: str
+    reason: str
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
+class MembersChanged:
+    """A record changed who is a member, who votes or who is waited for."""
+
+    round: int
+    changes: tuple[str, ...]  # for people
+    votes: int  # of all together
     as_json = _as_json
 
 
@@ -82,4 +104,15 @@ class Problem:
     as_json = _as_json
 
 
-Event = RoundStarted | LocalDone | RoundClosed | Evaluated | Resynced | Waiting | Finished | Problem
+Event = (
+    RoundStarted
+    | LocalDone
+    | RoundClosed
+    | AttemptBegan
+    | MembersChanged
+    | Evaluated
+    | Resynced
+    | Waiting
+    | Finished
+    | Problem
+)

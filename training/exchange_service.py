@@ -4,49 +4,52 @@ decides nothing.
 One talker task per connected peer empties that peer's outbox, so a slow or frozen peer holds up nobody else.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
 import trio
 
 from shoal.transport.port import GOSSIP_BYTES_MAX, Address, Code, PeerConnected, PeerId, Refusal, Transport
-from shoal.transport.wire import ADDRESSES_MAX
+from shoal.transport.wire import ADDRESSES_MAX, encode
 
 from .answers_service import Answers, Cores, Gossiped
-from .effects import Effect, Observe
-from .events import Event, Problem
-from .keeping import Keeping
-from .outbox import Kind, Outbox
-from .pins import Pins
-from .ports import Blobs, Signer
-from .records import (
+from .calls import (
     ASK_MAX,
+    BALLOTS_MAX,
+    HELD_MAX,
     PROTOCOL_VERSION,
     AskContributions,
     AskHead,
-    AskRecord,
+    AskLog,
+    Ballots,
     Calls,
     Have,
     Hello,
     Offer,
-    Offered,
-    Presence,
-    Present,
-    Propose,
-    Proposed,
-    Standing,
     TellHead,
-    open_contribution,
-    open_proposal,
+    Words,
     topic,
 )
+from .effects import Effect, Observe
+from .events import Event, Problem
+from .keeping import Keeping
+from .members import CHANGES_TOLD_MAX, Change
+from .outbox import Kind, Outbox
+from .pins import Pins
+from .platform_service import platform_of
+from .ports import Blobs, Signer
+from .records import Offered, Presence, Present, Standing, open_contribution
 from .spec import SignedSpec, Spec
 from .store import MemberStore
+from .votes import Ballot, Decided
 from .workers_service import Workers
 
 ANSWER_S = 5.0  # a peer that takes longer for a small message counts as silent
 KEPT_MAX = 64  # connections a member keeps up of its own; beyond, it relies on others dialing it, and on gossip
+OFFERS_KEPT = 8  # own contributions that a member newly met hears of
 COLLECT_FROM_MAX = 8  # members asked in turn for contributions that a proposal takes: the proposer has them, or lies
 
 
@@ -72,23 +75,29 @@ class Exchange:
     """One swarm's conversations. `do` carries out effects, `meet` lets the store meet a member."""
 
     def __init__(
-        self, means: Means, cores: Cores, do: Callable[[list[Effect]], None], meet: Callable[[PeerId], None]
+        self,
+        means: Means,
+        cores: Cores,
+        do: Callable[[list[Effect]], None],
+        meet: Callable[[PeerId], None],
+        bytes_per_s: Callable[[], int],
     ) -> None:
         self._swarm = swarm = means.swarm
         self._transport = means.transport
         self._keeping = means.keeping
         self._expects = means.expects
         self._meet = meet
+        self._bytes_per_s = bytes_per_s
         self._rounds = cores.rounds
         self._roster = cores.roster
         self._do = do
-        self._answers = Answers(means.signed_spec, cores, self, do)
+        self._answers = Answers(means.signed_spec, cores, self, do, means.workers)
         self._calls = Calls(swarm)
         self._talkers: dict[PeerId, _Talker] = {}
         self._kept: dict[PeerId, tuple[Address, ...]] = {}
         self._presence: Presence | None = None
-        self._own_offer: Offered | None = None
-        self._own_proposal: Proposed | None = None
+        self._own_offers: deque[Offered] = deque(maxlen=OFFERS_KEPT)
+        self._words: deque[Change] = deque(maxlen=CHANGES_TOLD_MAX)  # that this member wants
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Talk and answer until cancelled."""
@@ -134,16 +143,30 @@ class Exchange:
 
     def offer(self, offered: Offered) -> None:
         """Bring this member's contribution to the others."""
-        self._own_offer = offered
+        self._own_offers.append(offered)
+        for talker in self._talkers.values():
+            talker.offers.append(offered)
         self._want(Kind.OFFER, self._roster.connected())
         if self._roster.is_anybody_apart():  # else gossip would bring everybody again what they have, many times over
             self._publish(Gossiped.CONTRIBUTION, offered.envelope)
 
-    def propose(self, proposed: Proposed) -> None:
-        """Bring this member's proposal to the others."""
-        self._own_proposal = proposed
-        self._want(Kind.PROPOSAL, self._roster.connected())
-        self._publish(Gossiped.PROPOSAL, proposed.envelope)
+    def say(self, ballot: Ballot, peer: PeerId | None) -> None:
+        """Bring a ballot to all connected voters, or to one peer."""
+        electorate = self._rounds.electorate
+        peers = (each for each in self._roster.connected() if electorate.votes(each)) if peer is None else (peer,)
+        for each in peers:
+            talker = self._talkers.get(each)
+            if talker is not None:
+                talker.put(ballot)
+                self._want(Kind.BALLOTS, (each,))
+        if peer is None and self._roster.is_anybody_apart():
+            self._publish(Gossiped.BALLOT, encode(Ballots((ballot,))))
+
+    def spread(self, changes: tuple[Change, ...]) -> None:
+        """Tell all members what somebody wants changed, those too that are met later."""
+        self._words.extend(changes)
+        self._want(Kind.WORDS, self._roster.connected())
+        self._publish(Gossiped.WORDS, encode(Words(changes[:CHANGES_TOLD_MAX])))
 
     def announce(self) -> None:
         """Say where this member stands and what it holds, to those who do not know it anyway."""
@@ -152,16 +175,19 @@ class Exchange:
     def welcome(self, peer: PeerId) -> None:
         """A member that was not connected before hears everything again."""
         if peer in self._talkers:
-            self._talkers[peer].outbox.meet(trio.current_time())
+            talker = self._talkers[peer]
+            talker.outbox.meet(trio.current_time())
+            talker.offers.extend(offered for offered in self._own_offers if offered not in talker.offers)
             self._meet(peer)
-        for kind in (Kind.PROPOSAL, Kind.OFFER, Kind.HAVE):
+        for kind in (Kind.WORDS, Kind.OFFER, Kind.HAVE):
             self._want(kind, (peer,))
 
-    def hello(self) -> Hello | Refusal:
-        """This member's hello, also as an answer to others'."""
+    def hello(self, peer: PeerId) -> Hello | Refusal:
+        """This member's hello to `peer`, also as an answer to its."""
         if self._presence is None:
             return Refusal(Code.BUSY, "this member is just starting")
-        return Hello(PROTOCOL_VERSION, self._presence, self._rounds.head)
+        yours = self._rounds.newest_votes(peer)[:BALLOTS_MAX]
+        return Hello(PROTOCOL_VERSION, self._presence, self._rounds.head, platform_of(), yours)
 
     def keep_members(self) -> None:
         """Stay connected to all members, up to a bound."""
@@ -175,26 +201,25 @@ class Exchange:
                 self._kept[peer] = wanted[peer]
                 self._keeping.keep(self._swarm, peer, wanted[peer])
 
+    def has_ballots(self) -> bool:
+        """Whether there are votes that have yet to be said to somebody."""
+        return any(talker.outbox.is_due(Kind.BALLOTS) for talker in self._talkers.values())
+
     async def farewell(self, sequence: int) -> Presence:
         """Say goodbye to the connected members, each once."""
         peers = self._roster.connected()
         presence = self.stand(Standing.LEFT, sequence)
         async with trio.open_nursery() as nursery:
             for peer in peers:
-                hello = self.hello()
+                hello = self.hello(peer)
                 if isinstance(hello, Hello):
                     nursery.start_soon(self._say_goodbye, peer, hello)
         return presence
 
-    async def ask_record(self, round: int, holders: Iterable[PeerId]) -> Proposed | None:
-        """The record of `round` from the first of `holders` that has it."""
-        for peer in holders:
-            reply = await self._transport.request(peer, self._calls.record, AskRecord(round), timeout_s=ANSWER_S)
-            if isinstance(reply, Propose):
-                proposed = open_proposal(reply.proposal, self._swarm)
-                if isinstance(proposed, Proposed) and proposed.record.round == round:
-                    return proposed
-        return None
+    async def ask_log(self, peer: PeerId, round: int) -> tuple[Decided, ...]:
+        """The records from `round` on, as many as `peer` tells at once."""
+        reply = await self._transport.request(peer, self._calls.log, AskLog(round), timeout_s=ANSWER_S)
+        return () if isinstance(reply, Refusal) else reply.log
 
     async def ask_head(self, peer: PeerId) -> TellHead | None:
         """Where `peer` stands, with the proof and the checkpoint."""
@@ -232,7 +257,7 @@ class Exchange:
         talker = self._talkers.pop(peer, None)
         if talker is not None:
             talker.scope.cancel()
-            self._roster.lose(peer)
+            self._roster.lose(peer, trio.current_time())
             self._do(self._rounds.look(trio.current_time()))
 
     async def _talk(self, peer: PeerId, talker: "_Talker") -> None:
@@ -246,7 +271,7 @@ class Exchange:
                     with trio.move_on_at(outbox.wakes_at()):
                         await talker.wake.wait()
                     continue
-                refusal = await self._say(peer, kind)
+                refusal = await self._say(peer, talker, kind)
                 if refusal is None:
                     outbox.sent()
                     continue
@@ -258,26 +283,37 @@ class Exchange:
                     continue
                 if refusal.code is Code.REFUSED:
                     outbox.want(Kind.HELLO)  # it does not know this member, or no longer
+                if refusal.code in (Code.DEADLINE_EXCEEDED, Code.UNREACHABLE):
+                    self._miss(peer)
                 outbox.failed(kind, trio.current_time())
 
-    async def _say(self, peer: PeerId, kind: Kind) -> Refusal | None:
+    async def _say(self, peer: PeerId, talker: "_Talker", kind: Kind) -> Refusal | None:
         """None also when there is nothing to say any more."""
         calls, request = self._calls, self._transport.request
         match kind:
             case Kind.HELLO:
                 return await self._say_hello(peer)
-            case Kind.PROPOSAL:
-                proposed = self._own_proposal
-                if proposed is None:
+            case Kind.BALLOTS:
+                ballots = talker.take(self._rounds.round)
+                if not ballots:
                     return None
-                reply = await request(peer, calls.propose, Propose(proposed.envelope), timeout_s=ANSWER_S)
+                reply = await request(peer, calls.ballots, Ballots(ballots), timeout_s=ANSWER_S)
+                if isinstance(reply, Refusal):
+                    talker.put_back(ballots)
+            case Kind.WORDS:
+                if not self._words:
+                    return None
+                reply = await request(peer, calls.words, Words(tuple(self._words)), timeout_s=ANSWER_S)
             case Kind.OFFER:
-                offered = self._own_offer
-                if offered is None or offered.round < self._rounds.round:
+                if not talker.offers:
                     return None
+                offered = talker.offers[0]
                 reply = await request(peer, calls.offer, Offer(offered.envelope), timeout_s=ANSWER_S)
+                if not isinstance(reply, Refusal) or reply.code is Code.MALFORMED:
+                    talker.said(offered)
             case Kind.HAVE:
-                have = Have(self._rounds.head, self._rounds.held(), self._rounds.is_idle)
+                rounds = self._rounds
+                have = Have(rounds.head, rounds.held()[:HELD_MAX], rounds.is_idle, self._bytes_per_s())
                 reply = await request(peer, calls.have, have, timeout_s=ANSWER_S)
         if isinstance(reply, Refusal):
             return reply
@@ -286,7 +322,7 @@ class Exchange:
         return None
 
     async def _say_hello(self, peer: PeerId) -> Refusal | None:
-        hello = self.hello()
+        hello = self.hello(peer)
         if isinstance(hello, Refusal):
             return hello
         reply = await self._transport.request(peer, self._calls.hello, hello, timeout_s=ANSWER_S)
@@ -294,6 +330,11 @@ class Exchange:
 
     async def _say_goodbye(self, peer: PeerId, hello: Hello) -> None:
         await self._transport.request(peer, self._calls.hello, hello, timeout_s=1.0)
+
+    def _miss(self, peer: PeerId) -> None:
+        now = trio.current_time()
+        self._roster.miss(peer, now)
+        self._do(self._rounds.look(now))
 
     def _publish(self, kind: Gossiped, envelope: bytes) -> None:
         """Gossip what is small enough; who misses it hears it directly."""
@@ -308,3 +349,29 @@ class _Talker:
         self.outbox = Outbox(now, is_acquainted=is_acquainted)
         self.wake = trio.Event()
         self.scope = trio.CancelScope()
+        self.offers: deque[Offered] = deque(maxlen=OFFERS_KEPT)
+        self._ballots: deque[Ballot] = deque(maxlen=BALLOTS_MAX)
+
+    def said(self, offered: Offered) -> None:
+        """It has arrived; the next one's turn."""
+        with suppress(ValueError):  # many new ones may have pushed it out
+            self.offers.remove(offered)
+        self.outbox.want(Kind.OFFER)
+
+    def put(self, ballot: Ballot) -> None:
+        """To be said; what was said before and is repeated comes last."""
+        with suppress(ValueError):
+            self._ballots.remove(ballot)
+        self._ballots.append(ballot)
+
+    def put_back(self, ballots: tuple[Ballot, ...]) -> None:
+        """They did not arrive; newer ones keep their places."""
+        for ballot in reversed(ballots):
+            if len(self._ballots) < BALLOTS_MAX and ballot not in self._ballots:
+                self._ballots.appendleft(ballot)
+
+    def take(self, round: int) -> tuple[Ballot, ...]:
+        """What is to be said, but for what has been overtaken."""
+        ballots = tuple(each for each in self._ballots if each.round >= round or isinstance(each, Decided))
+        self._ballots.clear()
+        return ballots

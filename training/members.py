@@ -36,6 +36,8 @@ VOTES_MAX: Final = 2**40  # of one member: what is split in halves forty times i
 
 BARRED_MAX: Final = 1024  # remembered; a swarm that had to remove more is better founded anew
 
+CHANGES_TOLD_MAX: Final = 16  # by one peer at once
+
 PROOF_BYTES_MAX: Final = 1024  # of an admission
 
 _DOMAIN: Final = b"shoal/electorate/1\0"
@@ -129,6 +131,9 @@ class Electorate:
         voters = [(seat.since, seat.member) for seat in self.seats if seat.votes]
         return PeerId(min(voters)[1]) if voters else None
 
+    def is_barred(self, member: PeerId) -> bool:
+        return member in self.barred
+
     def votes(self, member: PeerId) -> int:
         seat = self.by_member.get(member)
         return 0 if seat is None else seat.votes
@@ -189,6 +194,25 @@ class Electorate:
             return Malformed(f"more than {MEMBERS_MAX} members")
         ordered = tuple(seats[member] for member in sorted(seats))
         return replace(self, seats=ordered, barred=tuple(sorted(barred)[:BARRED_MAX]))
+
+
+def described(change: Change) -> str:
+    """For people."""
+    match change:
+        case Join(member, votes):
+            return f"{member} joins with {votes} {'vote' if votes == 1 else 'votes'}"
+        case Vouch(member, voucher, votes):
+            return f"{voucher} gives {votes} of its votes to {member}"
+        case Leave(member):
+            return f"{member} leaves"
+        case Remove(member):
+            return f"{member} is removed by the others"
+        case Expel(member):
+            return f"{member} is expelled: it was proved to have voted for two things at once"
+        case Suspend(member):
+            return f"{member} is silent and no longer waited for"
+        case Resume(member):
+            return f"{member} is back"
 
 
 def electorate_of(quorum: Quorum, votes: Mapping[PeerId, int]) -> Electorate:

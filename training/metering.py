@@ -3,7 +3,7 @@
 from shoal.transport.port import PeerId, Traffic
 
 from .events import RoundClosed
-from .records import Proposed
+from .ledger import Closed
 
 
 class RoundMeter:
@@ -13,13 +13,19 @@ class RoundMeter:
         self._me = me
         self._traffic = traffic
         self._contributed_at = float("-inf")
+        self.bytes_per_s = 0  # at which payloads are fetched; 0: not known
+
+    def fetched(self, size: int, seconds: float) -> None:
+        """A payload has come."""
+        rate = int(size / max(seconds, 1e-3))
+        self.bytes_per_s = (self.bytes_per_s + rate) // 2 if self.bytes_per_s else rate
 
     def contribute(self, now: float) -> None:
         """This member's own work is done."""
         self._contributed_at = now
 
     def close(
-        self, now: float, started_at: float, applying_at: float, traffic: Traffic, proposed: Proposed, digest: bytes
+        self, now: float, started_at: float, applying_at: float, traffic: Traffic, closed: Closed, digest: bytes
     ) -> RoundClosed:
         """The round that started here at `started_at`, was complete at `applying_at` and is applied now.
 
@@ -27,9 +33,9 @@ class RoundMeter:
         """
         before, self._traffic = self._traffic, traffic
         contributed_at = self._contributed_at if self._contributed_at >= started_at else applying_at
-        contributors = tuple(taken.member for taken in proposed.record.taken)
+        contributors = tuple(dict.fromkeys(share.member for share in closed.record.taken))
         return RoundClosed(
-            round=proposed.record.round,
+            round=closed.record.round,
             contributors=contributors,
             state_digest=digest.hex(),
             seconds=now - started_at,
@@ -41,5 +47,6 @@ class RoundMeter:
             bytes_sent=traffic.bytes_sent - before.bytes_sent,
             bytes_received=traffic.bytes_received - before.bytes_received,
             own_taken=self._me in contributors,
-            proposer=proposed.proposer,
+            attempt=closed.decided.attempt,
+            proposer=closed.proposer,
         )

@@ -14,12 +14,12 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
 from .allowance import Allowance
-from .records import Offered, Present, Proposed
+from .records import Offered, Present
 
-OPENED_MAX = 512  # envelopes remembered; memory: up to 5 KB each, proposals of large swarms more
+OPENED_MAX = 512  # envelopes remembered; memory: up to 5 KB each
 PEERS_MAX = 512  # allowances remembered; a peer beyond starts with a fresh one, in place of the longest known
 
-Opened = TypeVar("Opened", Offered, Proposed, Present)
+Opened = TypeVar("Opened", Offered, Present)
 
 
 class Opener:
@@ -38,12 +38,7 @@ class Opener:
         known = self._opened.get(key)
         if known is not None:
             return known  # type: ignore[return-value]  # the key holds the function whose value this is
-        allowance = self._allowances.get(peer)
-        if allowance is None:
-            if len(self._allowances) >= PEERS_MAX:
-                del self._allowances[next(iter(self._allowances))]
-            allowance = self._allowances[peer] = Allowance(now)
-        if not allowance.takes(now):
+        if not self.allows(now, peer, 1):
             return Malformed("too many envelopes in too short a time")
         opened = open_(data, self._swarm)
         if not isinstance(opened, Malformed):  # else one liar's garbage would push the others' envelopes out
@@ -51,3 +46,12 @@ class Opener:
                 del self._opened[next(iter(self._opened))]
             self._opened[key] = opened
         return opened
+
+    def allows(self, now: float, peer: PeerId, count: int) -> bool:
+        """Whether so many more signatures of what `peer` sent may be verified now."""
+        allowance = self._allowances.get(peer)
+        if allowance is None:
+            if len(self._allowances) >= PEERS_MAX:
+                del self._allowances[next(iter(self._allowances))]
+            allowance = self._allowances[peer] = Allowance(now)
+        return allowance.takes(now, count)

@@ -18,9 +18,10 @@ class Kind(enum.IntEnum):
     """In the order they are sent."""
 
     HELLO = 1
-    PROPOSAL = 2  # the record this member proposed last
-    OFFER = 3  # this member's contribution to the open round
-    HAVE = 4
+    BALLOTS = 2  # votes and proposals
+    WORDS = 3  # changes of membership that this member wants
+    OFFER = 4  # this member's contributions
+    HAVE = 5
 
 
 class Outbox:
@@ -53,6 +54,10 @@ class Outbox:
         if kind is Kind.HELLO:
             self._hello_at = now + HELLO_EVERY_S
         return kind
+
+    def is_due(self, kind: Kind) -> bool:
+        """Whether this was not said yet."""
+        return kind in self._due
 
     def sent(self) -> None:
         self._failures = 0

@@ -26,11 +26,11 @@ class Pins:
         for kind in KINDS:
             self._rounds.setdefault(kind, set()).update(range(max(0, round - LEFT_OVER_ROUNDS), round + 2))
 
-    def keep_newest(self, kind: str, round: int, count: int) -> None:
-        """Let go of all rounds but the `count` that end with `round`; later ones are another branch's."""
+    def keep_newest(self, kind: str, round: int, count: int, ahead: int = 1) -> None:
+        """Let go of all rounds but the `count` that end with `round`, and some that may come."""
         kept = self._rounds.get(kind, set())
         for other in sorted(kept):
-            if not round - count < other <= round + 1:
+            if not round - count < other <= round + ahead:
                 kept.discard(other)
                 self._blobs.unpin(f"{self._prefix}/{kind}/{other}")
 

@@ -25,6 +25,7 @@ class _Entry:
     is_connected: bool = False
     head: Head | None = None  # while connected
     held: frozenset[bytes] = frozenset()  # contributions it says it holds
+    bytes_per_s: int = 0
     idle_at: Head | None = None
     doubts: int = 0
     doubted_until: float = -1.0
@@ -38,7 +39,7 @@ class Roster:
     """The members known here, oneself not among them."""
 
     def __init__(self, me: PeerId, members_max: int) -> None:
-        self._me = me
+        self.me = me
         self._entries_max = max(1, members_max - 1)
         self._entries: dict[PeerId, _Entry] = {}
         # Indexes over the entries, so that a message costs no walk over all members.
@@ -47,6 +48,8 @@ class Roster:
         self._at: dict[Head, set[PeerId]] = {}  # connected ones by head
         self._idle: set[PeerId] = set()
         self._doubted: set[PeerId] = set()
+        self._deaf: set[PeerId] = set()  # connected, but they do not answer
+        self._gone_at: dict[PeerId, float] = {}  # since when those who were here are not heard
 
     def hear(self, present: Present) -> bool:
         """Keep a presence if it is news and there is room; whether it was kept."""
@@ -59,6 +62,7 @@ class Roster:
         if entry is None or entry.standing is Standing.LEFT:
             return False
         entry.is_connected = True
+        self._answers(present.member)
         self._connected.add(present.member)
         if entry.standing is Standing.TRAINER:
             self._trainers.add(present.member)
@@ -66,29 +70,50 @@ class Roster:
         return True
 
     def tell(self, peer: PeerId, head: Head) -> None:
-        """A connected peer says where it stands, or its contribution shows it."""
+        """A connected peer says where it stands, or its contribution shows where it stood."""
+        self._answers(peer)
         entry = self._entries.get(peer)
-        if entry is not None and entry.is_connected and entry.head != head:
+        if entry is None or not entry.is_connected or entry.head == head:
+            return
+        if entry.head is None or entry.head.round <= head.round:
             self._stand(peer, entry, head)
 
-    def tell_work(self, peer: PeerId, held: Iterable[bytes], is_idle: bool) -> None:
-        """Which payloads can be had from a connected peer, and whether it contributes; the newest word counts."""
+    def tell_work(self, peer: PeerId, held: Iterable[bytes], bytes_per_s: int, *, is_idle: bool) -> None:
+        """Which payloads can be had from a connected peer, how fast it fetches, and whether it contributes; the newest
+        word counts.
+        """
         entry = self._entries.get(peer)
         if entry is not None and entry.is_connected:
             entry.held = frozenset(held)
+            entry.bytes_per_s = bytes_per_s
             entry.idle_at = entry.head if is_idle else None
             (self._idle.add if is_idle else self._idle.discard)(peer)
 
-    def lose(self, peer: PeerId) -> None:
+    def lose(self, peer: PeerId, now: float) -> None:
         """The connection is gone."""
+        if peer in self._connected:
+            self._gone_at.setdefault(peer, now)
+        self._disconnect(peer)
+
+    def _disconnect(self, peer: PeerId) -> None:
         entry = self._entries.get(peer)
         if entry is not None:
             self._stand(peer, entry, None)
             entry.is_connected = False
             entry.held = frozenset()
             entry.idle_at = None
-            for index in (self._connected, self._trainers, self._idle):
+            for index in (self._connected, self._trainers, self._idle, self._deaf):
                 index.discard(peer)
+
+    def miss(self, peer: PeerId, now: float) -> None:
+        """A connected peer did not answer in time: it may be frozen."""
+        if peer in self._connected:
+            self._deaf.add(peer)
+            self._gone_at.setdefault(peer, now)
+
+    def _answers(self, peer: PeerId) -> None:
+        self._deaf.discard(peer)
+        self._gone_at.pop(peer, None)
 
     def doubt(self, peer: PeerId, now: float) -> None:
         """The head that `peer` told led nowhere."""
@@ -116,6 +141,23 @@ class Roster:
     def connected(self) -> tuple[PeerId, ...]:
         """All connected members, sorted."""
         return tuple(sorted(self._connected))
+
+    def present(self) -> Set[PeerId]:
+        """The connected members that answer. Not to be kept: it changes."""
+        return self._connected - self._deaf if self._deaf else self._connected
+
+    def gone(self, now: float, voters: Iterable[PeerId], patience_s: float) -> Set[PeerId]:
+        """Which of these have not been heard for so long; who was never heard, since this member first asked."""
+        absent = (voter for voter in voters if voter not in self._connected or voter in self._deaf)
+        return frozenset(voter for voter in absent if now >= self._gone_at.setdefault(voter, now) + patience_s)
+
+    def that_hold(self, hash: bytes) -> list[PeerId]:
+        """The connected members that say they hold this contribution."""
+        return [peer for peer in self._connected if hash in self._entries[peer].held]
+
+    def rates(self) -> list[int]:
+        """At which the connected members say they fetch, in bytes per second."""
+        return [self._entries[peer].bytes_per_s for peer in self._connected]
 
     def trainers(self) -> Set[PeerId]:
         """The connected members who contribute. Not to be kept: it changes."""
@@ -187,7 +229,7 @@ class Roster:
 
     def _put(self, present: Present, *, may_displace: bool) -> bool:
         peer = present.member
-        if peer == self._me:
+        if peer == self.me:
             return False
         entry = self._entries.get(peer)
         if entry is None:
@@ -199,7 +241,7 @@ class Roster:
         else:
             entry.present = present
             if entry.standing is Standing.LEFT:
-                self.lose(peer)
+                self._disconnect(peer)
             (self._trainers.add if self._is_trainer(peer) else self._trainers.discard)(peer)
         return True
 

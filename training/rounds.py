@@ -1,42 +1,49 @@
 """The round, as one member lives it: events go in, effects come out. No clock, no network, no method.
 
-A member stands at a head: the newest record it applied. The round after it is open: contributions that start from
-that very record and state are heard, fetched, checked and held; a proposal of a set of them, once all of the set is
-held, is applied and makes the next head. `Roster` says who is there and where they stand, `Closing` when this member
-proposes.
+A member stands at a head: the newest record whose state it has computed. The log may be further; then it catches up
+(catching_up.py). Where it is not, the round after it is open: this member makes its part, contributions are heard,
+fetched, checked and held; when the round may close (open_round.py) the members agree on a record of it
+(deliberation.py), each applies what that took, and that makes the next head.
 
-A peer may send any contribution and proposal that its key can sign, of any round, any size, as many as it likes. It
-cannot: be heard without being in the roster; take more room than one contribution for this round and one for the
-next, and a proposal; be counted twice in a round; have a payload fetched that is larger than the spec allows; have a
-set applied that is not whole, starts from another state, is below members_min or holds what the method's `check`
-refused; stop a round by proposing what nobody has (a proposal that cannot be completed is given up). What a lying
-proposer can do stands in agreement.py.
+A peer may send any contribution that its key can sign, of any round, any size, as many as it likes. It cannot: be heard
+without being in the roster; take more room than some contributions for rounds that may still take them; have one
+counted twice; have a payload fetched that is larger than the spec allows; have anything applied that a quorum has not
+certified as whole, sound and made from a certified state. What it can do with votes stands in voting.py, with words
+about membership in words.py.
 """
 
 import enum
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
+from shoal.transport.envelope import Verify
+from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 
-from .agreement import Closing
-from .early import Early
-from .effects import (
-    AnnounceHeld,
-    CheckPayload,
-    Effect,
-    Observe,
-    ProposeRecord,
-)
-from .events import Finished, Problem, RoundStarted, Waiting
-from .following import Following
+from .agreed import Admits, Position
+from .agreeing import Agreement, Split
+from .catching_up import CatchingUp
+from .closing import missing, unspread
+from .deliberation import Deliberation
+from .effects import AnnounceHeld, ApplyRecord, CheckPayload, Effect, Observe, SpreadWords, Train
+from .events import Finished, MembersChanged, Problem, RoundStarted, Waiting
 from .gathering import Gathering
+from .judging import View, cannot_take
+from .ledger import Closed, Ledger
+from .members import Change, Electorate, described
 from .open_round import OpenRound
-from .records import Head, Offered, Proposed, Record, Standing
+from .patience import timeouts
+from .pool import Pool
+from .records import Head, Offered, Standing
 from .roster import Roster
-from .soundness import base_of, contribution_fault, starts_from
+from .soundness import base_of, contribution_fault
 from .spec import Spec
+from .votes import Ballot, Decided, Vote
+from .weights import Taken, weights
+from .words import Words
 
-EVIDENCE_MAX = 64  # equivocations kept; memory: 10 KB each
+SILENT_SPANS = 2  # of a proposer's silence; fewer: who changes its network is suspended and comes back at once
+JOIN_AGAIN_ROUNDS = 32  # after which a newcomer asks anew: what it asked for grows old (admission.py)
 
 
 class Phase(enum.Enum):
@@ -46,62 +53,122 @@ class Phase(enum.Enum):
     FINISHED = "finished"
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a member goes on from."""
+
+    head: Head
+    contributors: tuple[PeerId, ...]  # to the newest record that took any, up to the head's
+    agreement: Agreement
+    ledger: Ledger
+    start_digest: bytes | None = None  # what round 0's state must have, where the spec fixes that
+
+
 class Rounds:
     """See the module's text. Every method that takes `now` returns what is to be done, or why an input is of no use."""
 
     def __init__(
         self,
         spec: Spec,
-        me: PeerId,
+        swarm: bytes,
         roster: Roster,
-        new_closing: Callable[[], Closing],
+        place: Place,
         standing: Standing,
-        head: Head,
-        contributors: tuple[PeerId, ...] = (),
-        start_digest: bytes | None = None,
+        admits: Callable[[Position], Admits],
+        verify: Verify = verify,
     ) -> None:
-        """`start_digest` is what round 0's state must have, where the spec fixes that; None if each member makes it."""
         self._spec = spec
-        self._me = me
+        self._swarm = swarm
+        self._me = roster.me
         self._roster = roster
-        self._new_closing = new_closing
+        self._agreement = place.agreement
+        self.ledger = place.ledger
+        self._admits = admits
+        self._verify = verify
         self.standing = standing
-        self.head = head
-        self._contributors = frozenset(contributors)  # of the head's record
+        self.head = place.head
         self.phase = Phase.WAITING
-        self.evidence: dict[tuple[PeerId, int], tuple[bytes, bytes]] = {}  # two contributions to one round
-        self._round = self._new_round()
-        self._early = Early(spec.members_max)
+        self.pool = Pool(2 * spec.stale_rounds_max + 3, can_check=standing is not Standing.STORAGE)
+        self.words = Words(swarm, admits, verify)
+        self._deliberation = Deliberation(place.agreement, self.words, self._view)
+        self._open = OpenRound(self.head, frozenset(place.contributors))
+        self._taking_round = self.head.round  # the newest that took contributions
         self._gathering = Gathering(spec.members_start, spec.silence_s)
-        self._following = Following(start_digest)
+        self._catching_up = CatchingUp(spec.grace_s + spec.silence_s, can_apply=standing is not Standing.STORAGE)
+        self._start_digest = place.start_digest
+        self._closed_with: object = None  # what a record was last offered for
         self._waiting_for = ""
+        self._make_join: Callable[[int], Change | str] = lambda _: "nobody has said how"
+        self._asked_at = -1
 
     @property
     def round(self) -> int:
         """The open one."""
-        return self.head.round + 1
+        return self._agreement.round
+
+    @property
+    def position(self) -> Position:
+        """Where the log stands."""
+        return self._agreement.position
+
+    @property
+    def electorate(self) -> Electorate:
+        return self._agreement.position.electorate
+
+    @property
+    def record(self) -> bytes:
+        """The newest one's hash."""
+        return self._agreement.position.record
 
     @property
     def contributors(self) -> tuple[PeerId, ...]:
-        """Of the head's record, sorted."""
-        return tuple(sorted(self._contributors))
+        """Of the newest record that took any, sorted."""
+        return tuple(sorted(self._open.contributors))
 
     @property
     def started_at(self) -> float | None:
         """When the open round started here."""
-        return self._round.started_at
+        return self._open.started_at
 
-    def is_over(self, round: int) -> bool:
-        """Whether this member's work for `round` has become pointless."""
-        return round != self.round or self.phase is not Phase.OPEN or self.standing is not Standing.TRAINER
+    @property
+    def is_idle(self) -> bool:
+        """Whether this member has nothing to contribute to the open round."""
+        return self._open.is_idle
 
-    def offer(self, hash: bytes) -> Offered | None:
-        """A contribution to the open round."""
-        return self._round.offers.get(hash)
+    @property
+    def has_contributed(self) -> bool:
+        """Whether this member's contribution to the open round is made."""
+        return self._open.own_count > 0
+
+    def is_over(self, turn: Train) -> bool:
+        """Whether this member should hurry: a record was made without this turn."""
+        is_old = self._taking_round > turn.base.round or turn.base != self._open.base
+        return is_old or self.phase is Phase.FINISHED or self.standing is not Standing.TRAINER
+
+    def is_in_time(self, turn: Train) -> bool:
+        """Whether a record may still take what this turn makes."""
+        stale = self.ledger.staleness(turn.base.round)
+        is_young = stale is not None and stale <= self._spec.stale_rounds_max
+        return is_young and self.phase is not Phase.FINISHED and self.standing is Standing.TRAINER
 
     def held(self) -> tuple[bytes, ...]:
-        """Contributions to the open round that are here, whole and checked: sorted hashes."""
-        return self._round.offers.held()
+        """Contributions that are here, whole and checked: sorted hashes."""
+        return self.pool.held()
+
+    def weights(self, closed: Closed, offers: Iterable[Offered]) -> tuple[int, ...]:
+        """By how much each of the contributions that a record took counts."""
+        newest = closed.record.round - 1
+        taken: list[Taken] = []
+        for offered in offers:
+            base = offered.contribution.base_round
+            stale = self.ledger.staleness(base, newest)
+            assert stale is not None, "a record that this member followed took it"
+            taken.append(Taken(offered.member, base, offered.contribution.samples, stale))
+        return weights(taken, closed.voters)
+
+    def newest_votes(self, peer: PeerId) -> tuple[Vote, ...]:
+        """What `peer` has voted last, to tell it."""
+        return self._agreement.newest_of(peer)
 
     def owes_have(self, peer: PeerId) -> bool:
         """Whether `peer` cannot know by itself where this member stands or what it holds.
@@ -109,50 +176,52 @@ class Rounds:
         Whoever contributed to the last record is expected to go on without saying so: that spares a message per pair
         and round.
         """
-        is_expected = self._me in self._contributors and peer in self._contributors
-        holds_blobs = any(offered.ref for hash in self.held() if (offered := self.offer(hash)))
+        is_expected = self._me in self._open.contributors and peer in self._open.contributors
+        holds_blobs = any(offered.ref for hash in self.held() if (offered := self.pool.get(hash)))
         return not is_expected or holds_blobs or self.is_idle or self.phase is Phase.FINISHED
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether this member has nothing to contribute to the open round."""
-        return self._round.is_idle
+    # What this member does itself.
 
     def sits_out(self, now: float) -> list[Effect]:
         """This member has nothing to contribute to the open round: the others need not wait."""
-        self._round.is_idle = True
+        self._open.is_idle = True
         return [AnnounceHeld(), *self.look(now)]
 
-    def deadline(self, now: float) -> float:
-        """When to call `look` even if nothing happens."""
-        if self.phase in (Phase.APPLYING, Phase.FINISHED):
-            return float("inf")  # `look` has nothing to do: woken for what is overdue, it would be woken at once again
-        deadlines = [self._round.deadline(), self._roster.doubt_ends_at(now), self._following.deadline(now)]
-        if self.phase is Phase.WAITING:
-            deadlines.append(self._gathering.deadline(now))
-        return min(deadlines)
+    def contributed(self, now: float, offered: Offered) -> list[Effect] | str:
+        """This member's own contribution is made, or found again after a restart; its payload is stored here."""
+        is_fresh = base_of(offered) == self._open.base
+        self._open.worked(has_contributed=is_fresh)
+        if offered.contribution.base_round <= self.head.round:
+            fault = cannot_take(self._view(now), offered)
+            if fault is not None:
+                return fault
+        self._open.is_idle = self._open.is_idle and not is_fresh  # it may have failed before
+        self.pool.hold(offered)
+        return self.look(now)
 
-    def look(self, now: float) -> list[Effect]:
-        """Something changed, or time passed: the connected members, their heads, the deadline."""
-        if self.phase in (Phase.APPLYING, Phase.FINISHED):
-            return []
-        effects = self._drop_expired(now)
-        apply = self._round.complete()
-        if apply is not None:
-            self.phase = Phase.APPLYING
-            return [*effects, apply]
-        heads, pending = self._roster.heads(now), self._round.proposals.hashes()
-        effects += self._following.begin(now, self.head, heads, pending, self.standing is not Standing.STORAGE)
-        if self.phase is Phase.WAITING:
-            effects += self._start(now)
-        if self.phase is Phase.OPEN:
-            effects += self._round.work(self._roster, self.standing)
-            effects += self._close(now)
-        return effects
+    def gave_up(self, now: float) -> list[Effect]:
+        """This member's turn is over and made nothing."""
+        self._open.worked(has_contributed=False)
+        return self.look(now)
+
+    def stand(self, now: float, standing: Standing) -> list[Effect]:
+        """The owner pauses or resumes."""
+        self.standing = standing
+        return self.look(now)
 
     def hear_out(self, now: float, peers: Iterable[PeerId]) -> None:
         """Before anything else: who may tell, in a moment, where the swarm stands by now."""
         self._gathering.hear_out(now, peers)
+
+    def asks_by(self, make_join: Callable[[int], Change | str]) -> None:
+        """How this member asks to be let in: by the newest round it knows; or why it would be in vain."""
+        self._make_join = make_join
+
+    def stop_at(self, split: Split) -> None:
+        """Two certified records for one round are known from before: go no further."""
+        self._agreement.split = split
+
+    # What is heard.
 
     def heard(self, now: float, offered: Offered) -> list[Effect] | str:
         """A contribution arrived, by whatever way."""
@@ -161,39 +230,56 @@ class Rounds:
         fault = contribution_fault(self._spec, offered)
         if fault is not None:
             return fault
-        if offered.round == self.round + 1:
-            self._roster.tell(offered.member, base_of(offered))
-            self._early.add_offer(offered)
-            return self.look(now)
-        if offered.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
-            return f"round {offered.round} is not open"
-        self._roster.tell(offered.member, base_of(offered))
-        if not starts_from(self.head, offered):
-            return self.look(now)  # its author stands at another head: that may be worth following
-        return self._note(now, offered)
+        base = base_of(offered)
+        self._roster.tell(offered.member, base)
+        if base.round > self.ledger.newest + 1:
+            return self.look(now)  # its author is far ahead: that is worth following
+        if base.round <= self.head.round and self._is_current:
+            fault = cannot_take(self._view(now), offered)
+            if fault is not None:
+                self.look(now)
+                return fault
+        if base.round == 0:
+            self._gathering.hear_start(now)
+        known = self.pool.hear(offered)
+        return known if isinstance(known, str) else [*known, *self.look(now)]
 
-    def heard_have(self, now: float, peer: PeerId, head: Head, held: Iterable[bytes], is_idle: bool) -> list[Effect]:
+    def heard_have(
+        self, now: float, peer: PeerId, head: Head, held: Iterable[bytes], bytes_per_s: int, *, is_idle: bool
+    ) -> list[Effect]:
         """A member says where it stands, what it holds, and whether it is at work there."""
         self._roster.tell(peer, head)
-        self._roster.tell_work(peer, held, is_idle)
+        self._roster.tell_work(peer, held, bytes_per_s, is_idle=is_idle)
         if head == self.head and head.round == 0:
             self._gathering.hear_start(now)
         return self.look(now)
 
-    def contributed(self, now: float, offered: Offered) -> list[Effect] | str:
-        """This member's own contribution is made, or found again after a restart; its payload is stored here."""
-        if offered.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
-            return f"round {offered.round} is not open"
-        if not starts_from(self.head, offered):
-            return "it starts from another state"
-        self._round.offers.hold(offered)
-        self._round.has_work = True
-        self._round.is_idle = False  # it may have failed before
-        return self.look(now)
+    def heard_ballots(self, now: float, peer: PeerId, ballots: Iterable[Ballot]) -> list[Effect]:
+        """Votes, proposals and decisions arrived, by whatever way."""
+        if self._gathering.is_hearing(now, self._roster):
+            return []  # what is said before others have told what they remember might be said twice
+        effects = self._deliberation.heard(now, peer, ballots)
+        return [*effects, *self._closed(now), *self.look(now)]
+
+    def heard_words(self, now: float, changes: Iterable[Change]) -> list[Effect]:
+        """What somebody wants the members to change."""
+        news = tuple(change for change in changes if self.words.hear(self.position, change))
+        return self.look(now) if news else []
+
+    def heard_own_votes(self, votes: Iterable[Vote]) -> list[Effect]:
+        """A peer tells what it remembers of this member's votes."""
+        return self._deliberation.recall(votes)
+
+    def wants(self, now: float, change: Change) -> list[Effect]:
+        """This member's owner wants it."""
+        is_news = self.words.hear(self.position, change)
+        return [SpreadWords((change,)), *self.look(now)] if is_news else []
+
+    # The ends of effects.
 
     def fetched(self, now: float, offered: Offered) -> list[Effect]:
-        """The end of a FetchPayload; the shell tries for as long as the round is open."""
-        if self.offer(offered.hash) is not offered:
+        """The end of a FetchPayload; the shell tries for as long as it may be of use."""
+        if self.pool.get(offered.hash) is not offered:
             return []
         if self.standing is Standing.STORAGE:
             return self._hold(now, offered)  # it has no method to check with; those who apply do
@@ -201,156 +287,244 @@ class Rounds:
 
     def checked(self, now: float, offered: Offered, wrong: str | None) -> list[Effect]:
         """The end of a CheckPayload."""
-        if self.offer(offered.hash) is not offered:
+        if self.pool.get(offered.hash) is not offered:
             return []
         if wrong is None:
             return self._hold(now, offered)
-        self._round.offers.refuse(offered)
-        self._round.proposals.drop_with(offered.hash)
+        self.pool.refuse(offered)
         text = f"the contribution of {offered.member} to round {offered.round} is refused: {wrong}"
         return [Observe(Problem(text)), *self.look(now)]
 
-    def proposed(self, now: float, proposed: Proposed) -> list[Effect] | str:
-        """A proposal arrived."""
-        if proposed.proposer != self._me and not self._roster.is_member(proposed.proposer):
-            return "the proposer is not a known member"
-        if proposed.record.round == self.round + 1:
-            self._early.add_proposal(proposed)
-            return self.look(now)
-        if self._round.proposals.has_proposed(proposed.proposer):
-            return "that member has proposed before"
-        considered = self.caught_up(now, proposed)
-        if not isinstance(considered, str):
-            self._round.proposals.count(proposed.proposer)
-        return considered
-
-    def caught_up(self, now: float, proposed: Proposed) -> list[Effect] | str:
-        """A record arrived that was asked for: others stand at it, so who proposed it, known here or not, does not
-        matter.
-        """
-        record = proposed.record
-        if record.round != self.round or self.phase in (Phase.APPLYING, Phase.FINISHED):
-            return f"round {record.round} is not open"
-        if self.standing is Standing.STORAGE:  # it goes by heads, not by records
-            return self._round.fault(record) or self.look(now)
-        considered = self._round.consider(now, proposed)
-        return considered if isinstance(considered, str) else [*considered, *self.look(now)]
-
-    def collected(self, now: float, proposed: Proposed, offers: Iterable[Offered]) -> list[Effect]:
+    def collected(self, now: float, record: bytes, missing: Iterable[bytes], offers: Iterable[Offered]) -> list[Effect]:
         """The end of a Collect: what was found."""
-        if proposed.hash not in self._round.proposals.hashes():
-            return []
-        effects = self._round.collect(proposed, offers)
-        if effects is None:
-            self._following.close_way_by_records()  # if others did apply it, its checkpoint remains
-        return [*(effects or []), *self.look(now)]
+        wanted, effects = set(missing), list[Effect]()
+        for offered in offers:
+            if offered.hash in wanted and contribution_fault(self._spec, offered) is None:
+                wanted.discard(offered.hash)
+                effects += self.pool.take_in(offered)
+        following = self.ledger.closed(self.head.round + 1)
+        if wanted and following is not None and following.hash == record:
+            self._catching_up.close_way_by_records()
+        return [*effects, *self.look(now)]
 
-    def applied(self, now: float, proposed: Proposed, digest: bytes) -> list[Effect]:
+    def applied(self, now: float, closed: Closed, digest: bytes) -> list[Effect]:
         """The end of an ApplyRecord: the state after it has this digest, and is saved."""
-        record = proposed.record
-        contributors = tuple(PeerId(taken.member) for taken in record.taken)
-        return self._stand_at(now, Head(record.round, proposed.hash, digest), contributors)
+        return self._stand_at(now, Head(closed.record.round, closed.hash, digest), closed)
 
-    def asked(self, now: float, is_found: bool) -> list[Effect]:
-        """The end of an AskRecords; a record that was found has gone through `proposed` before."""
-        self._following.end()
-        if not is_found:
-            self._following.close_way_by_records()
+    def unapplied(self, now: float, offers: Iterable[Offered]) -> list[Effect]:
+        """The end of an ApplyRecord that could not be done here: a payload is gone from the disk."""
+        self.phase = Phase.WAITING
+        for offered in offers:
+            self.pool.drop(offered)
+        self._catching_up.close_way_by_records()
         return self.look(now)
 
-    def adopted(self, now: float, head: Head, contributors: tuple[PeerId, ...]) -> list[Effect]:
+    def log_told(self, now: float, peer: PeerId, log: Iterable[Decided]) -> list[Effect]:
+        """The end of an AskLog."""
+        newest, effects = self.ledger.newest, list[Effect]()
+        for decided in log:
+            effects += self._deliberation.heard(now, peer, (decided,))
+            effects += self._closed(now)
+        is_news = self.ledger.newest > newest
+        self._catching_up.log_told(now, is_news=is_news)
+        if not is_news:
+            self._roster.doubt(peer, now)
+        return [*effects, *self.look(now)]
+
+    def adopted(self, now: float, head: Head) -> list[Effect]:
         """The end of a Resync: this member now stands at `head`."""
-        self._following.end()
-        return self._stand_at(now, head, contributors)
+        self._catching_up.resynced(now, has_arrived=True)
+        return self._stand_at(now, head, self.ledger.closed(head.round))
 
     def resync_failed(self, now: float, holders: Iterable[PeerId]) -> list[Effect]:
         """The end of a Resync that led nowhere; `holders` told that head."""
-        self._following.fail(now)
+        self._catching_up.resynced(now, has_arrived=False)
         for peer in holders:
             self._roster.doubt(peer, now)
         return self.look(now)
 
-    def stand(self, now: float, standing: Standing) -> list[Effect]:
-        """The owner pauses or resumes."""
-        self.standing = standing
-        self._round.has_work = self.has_contributed()  # what a pause broke off is asked for again
-        return self.look(now)
-
-    def has_contributed(self) -> bool:
-        """Whether this member's contribution to the open round is made."""
-        return self._round.has_contributed()
-
-    def resync_ended(self, now: float) -> list[Effect]:
-        """The end of a Resync that was overtaken: this member stands better by now."""
-        self._following.end()
-        return self.look(now)
-
-    def unapplied(self, now: float, proposed: Proposed) -> list[Effect]:
-        """The end of an ApplyRecord that could not be done here: a payload is gone from the disk."""
-        self.phase = Phase.OPEN
-        self._round.proposals.drop(proposed)
-        self._following.close_way_by_records()
-        return self.look(now)
-
     def is_better(self, head: Head) -> bool:
-        """Whether `head` is worth going over to."""
-        return self._following.better(self.head, {head: {self._me}}) is not None
+        """Whether `head` is in the log and further than this member, or the certified one where it stands."""
+        if self.ledger.hash_at(head.round) != head.record or head.round < self.head.round:
+            return False
+        certified = self.ledger.digest_at(head.round)
+        if certified is not None and head.digest != certified:
+            return False
+        wanted = (certified, self._deliberation.other_state)
+        return head.round > self.head.round or (head.digest != self.head.digest and head.digest in wanted)
 
-    def _new_round(self) -> OpenRound:
-        can_check = self.standing is not Standing.STORAGE
-        return OpenRound(self._spec, self._me, self.head, self._contributors, self._new_closing(), can_check=can_check)
+    # What follows from where this member stands.
 
-    def _note(self, now: float, offered: Offered) -> list[Effect] | str:
-        """A sound contribution to the open round."""
-        first = self._round.offers.first_of(offered.member)
-        if first is not None and first.hash != offered.hash:
-            if len(self.evidence) < EVIDENCE_MAX:
-                self.evidence.setdefault((offered.member, offered.round), (first.envelope, offered.envelope))
-            return "another contribution of that member was heard first"
-        if first is None and self._round.offers.member_count() >= self._spec.members_max:
-            return "the round is full"
-        self._gathering.hear_start(now)
-        return [*self._round.offers.take_in(offered), *self.look(now)]
+    def deadline(self, now: float) -> float:
+        """When to call `look` even if nothing happens."""
+        if self.phase is Phase.FINISHED:
+            return float("inf")  # `look` has nothing to do: woken for what is overdue, it would be woken at once again
+        deadlines = [self._roster.doubt_ends_at(now), self._catching_up.deadline(now)]
+        is_hearing = self._gathering.is_hearing(now, self._roster)
+        if self.phase is Phase.WAITING or is_hearing:
+            deadlines.append(self._gathering.deadline(now))
+        if not is_hearing:
+            deadlines.append(self._deliberation.deadline(now))
+        overdue_at = self._open.overdue_at(self._spec)
+        if self.phase is Phase.OPEN and overdue_at > now:
+            deadlines.append(overdue_at)
+        return min(deadlines)
 
-    def _hold(self, now: float, offered: Offered) -> list[Effect]:
-        self._round.offers.hold(offered)
-        announce: list[Effect] = [AnnounceHeld()] if offered.ref is not None else []
-        return [*announce, *self.look(now)]
-
-    def _drop_expired(self, now: float) -> list[Effect]:
-        if not self._round.proposals.drop_expired(now):
+    def look(self, now: float) -> list[Effect]:
+        """Something changed, or time passed: the connected members, their heads, the deadline."""
+        if self.phase is Phase.FINISHED:
             return []
-        self._following.close_way_by_records()
-        return [Observe(Problem(f"a proposal for round {self.round} is given up: its payloads did not arrive in time"))]
+        effects: list[Effect] = []
+        if not self._gathering.is_hearing(now, self._roster):
+            effects += [*self._deliberation.look(now), *self._closed(now)]
+            effects += self._ask_in()
+        newest = -1
+        while newest < self.ledger.newest:  # whoever is alone ends rounds by looking
+            newest = self.ledger.newest
+            effects += self._catch_up(now)
+            if self.phase is Phase.WAITING and self._is_current:
+                effects += self._start(now)
+            if self.phase is Phase.OPEN:
+                effects += [*self._work(now), *self._close(now)]
+        return effects
+
+    @property
+    def _is_current(self) -> bool:
+        return self.head.round == self.ledger.newest and not self._is_startless
+
+    @property
+    def _is_startless(self) -> bool:
+        """Whether this member has yet to get the state that the swarm starts from."""
+        return self.head.round == 0 and self._start_digest not in (None, self.head.digest)
+
+    @property
+    def _is_below_quorum(self) -> bool:
+        return not self.electorate.is_quorum({*self._roster.present(), self._me})
+
+    def _view(self, now: float) -> View:
+        others = (PeerId(seat.member) for seat in self.electorate.seats if seat.votes and seat.member != self._me)
+        silent = self._roster.gone(now, others, SILENT_SPANS * self._spec.silence_s)
+        stood_on = self._spec, self._swarm, self._me, self.head, self.ledger, self.pool
+        return View(*stood_on, self.position, self._admits, silent, self._verify)
+
+    def _closed(self, now: float) -> list[Effect]:
+        """Take note of the rounds that have ended."""
+        effects: list[Effect] = []
+        closed, self._deliberation.closed = self._deliberation.closed, []
+        for each in closed:
+            self.ledger.add(each)
+            if each.record.taken:
+                self._taking_round = each.record.round
+            if each.record.changes:
+                said = tuple(described(change) for change in each.record.changes)
+                effects.append(Observe(MembersChanged(each.record.round, said, self.electorate.total)))
+        if closed:
+            self._closed_with = None
+            if self.phase is Phase.OPEN:
+                self.phase = Phase.WAITING
+        return effects
+
+    def _ask_in(self) -> list[Effect]:
+        """Ask to be a member, and again when that has grown old."""
+        if self._me in self.electorate.by_member or self.standing in (Standing.STORAGE, Standing.LEFT):
+            return []
+        newest = self.ledger.newest
+        if 0 <= self._asked_at > newest - JOIN_AGAIN_ROUNDS or self.electorate.is_barred(self._me):
+            return []
+        self._asked_at = newest
+        change = self._make_join(newest)
+        if isinstance(change, str):
+            return [Observe(Problem(f"this node is not let in: {change}"))]
+        self.words.hear(self.position, change)
+        return [SpreadWords((change,))]
+
+    def _catch_up(self, now: float) -> list[Effect]:
+        """Get to the log's end, and to the state of its newest record."""
+        told = self._roster.heads(now)
+        effects = self._catching_up.log(now, self.ledger.newest, told, self._deliberation.asks)
+        if self.phase is Phase.APPLYING:
+            return effects
+        following = self.ledger.closed(self.head.round + 1)
+        if following is not None and following.record.base_digest == self.head.digest and not self._is_startless:
+            apply = self._apply(following)
+            if apply is not None:
+                return [*effects, apply]
+        other_state = self._deliberation.other_state
+        if not self._is_current or other_state is not None:
+            effects += self._catching_up.state(now, self._view(now), following, other_state, told)
+        return effects
+
+    def _apply(self, following: Closed) -> ApplyRecord | None:
+        """The next record, if all that it took is here."""
+        if self.standing is Standing.STORAGE:
+            return None
+        offers = [self.pool.get(share.contribution) for share in following.record.taken]
+        held = tuple(offered for offered in offers if offered is not None and self.pool.is_held(offered.hash))
+        if len(held) < len(offers):
+            return None
+        self.phase = Phase.APPLYING
+        return ApplyRecord(following, held)
 
     def _start(self, now: float) -> list[Effect]:
-        """Open the round for work, unless there is a better place to be, or others are missing."""
+        """Open the round for work, unless others are missing."""
         if self._spec.rounds_max and self.head.round >= self._spec.rounds_max:
             self.phase = Phase.FINISHED
             return [Observe(Finished(self.head.round)), AnnounceHeld()]
         if self.standing is Standing.STORAGE:
             return []
-        if self._following.holds_up(self.head, self._roster.heads(now)):
-            return self._wait("catching up with the other members")
-        if self._following.is_startless(self.head):
-            return self._wait("no connected member has the state that this swarm starts from")
         if self._gathering.is_hearing(now, self._roster):
             return self._wait("hearing where the other members stand")
+        if self.electorate.is_barred(self._me):
+            return self._wait("the members have removed this node from the swarm")
         count = len(self._roster.trainers()) + (self.standing is Standing.TRAINER)
-        missing = self._gathering.missing(now, count) if self.head.round == 0 else None
-        if missing is not None:
-            return self._wait(missing)
+        absent = self._gathering.missing(now, count) if self.head.round == 0 else None
+        if absent is not None:
+            return self._wait(absent)
         self.phase = Phase.OPEN
-        self._round.begin(now)
+        if self._open.started_at is not None:
+            return []  # the record in between took nothing
+        self._open.begin(now)
         self._waiting_for = ""
         return [Observe(RoundStarted(self.round)), AnnounceHeld()]
 
+    def _work(self, now: float) -> list[Effect]:
+        if self.standing is not Standing.TRAINER:
+            return []
+        return self._open.work(now, self._view(now), self._roster, is_paused=self._is_below_quorum)
+
     def _close(self, now: float) -> list[Effect]:
-        """Propose, if it is this member's turn to, and nobody's proposal is being completed."""
-        closed = self._round.close(now, self._roster, self.standing)
-        if isinstance(closed, Record):
-            return [ProposeRecord(closed)]
-        return self._wait(closed) if closed else []
+        """Agree on what is here, once the round may close; at once, if somebody leaves."""
+        view, joining = self._view(now), self.words.joining(self.position)
+        standings = self._open.standings(view, self._roster, self.standing, joining)
+        offers: list[Offered] = []
+        late = missing(now, standings)
+        if late is None:
+            offers = self._open.offers(view, self._roster, joining)
+            late = unspread(now, standings, {offered.member for offered in offers})
+        if late is None:
+            return [*self._pause(), *self._deliberate(now, view, offers)]
+        if self.words.is_anybody_leaving(self.position):
+            return self._deliberate(now, view, [])
+        if now >= standings.overdue_at and not self._is_below_quorum:
+            return self._wait(f"round {self.round}: {late}")
+        return self._pause()
+
+    def _deliberate(self, now: float, view: View, offers: list[Offered]) -> list[Effect]:
+        known = self.pool.version, self.words.version, view.silent, tuple(offered.hash for offered in offers)
+        if known == self._closed_with:
+            return []
+        self._closed_with = known
+        sizes = (offered.payload_bytes for offered in offers if offered.ref is not None)
+        self._agreement.be_patient(timeouts(self._spec, max(sizes, default=0), self._roster.rates()))
+        return [*self._deliberation.close(now, offers), *self._closed(now)]
+
+    def _pause(self) -> list[Effect]:
+        """Say so if there is no quorum."""
+        if not self._is_below_quorum:
+            return []
+        here = self.electorate.count({*self._roster.present(), self._me})
+        text = f"{here} of {self.electorate.total} votes are connected, too few to agree; this member trains on"
+        return self._wait(f"round {self.round} is paused: {text}")
 
     def _wait(self, reason: str) -> list[Effect]:
         """Say why nothing goes on, once."""
@@ -359,15 +533,36 @@ class Rounds:
         self._waiting_for = reason
         return [Observe(Waiting(reason))]
 
-    def _stand_at(self, now: float, head: Head, contributors: tuple[PeerId, ...]) -> list[Effect]:
-        """A new head: forget the round that led here, open the next."""
+    def _hold(self, now: float, offered: Offered) -> list[Effect]:
+        self.pool.hold(offered)
+        announce: list[Effect] = [AnnounceHeld()] if offered.ref is not None else []
+        return [*announce, *self.look(now)]
+
+    def _stand_at(self, now: float, head: Head, closed: Closed | None) -> list[Effect]:
+        """A new head: the next round."""
+        base_moved = closed is None or bool(closed.record.taken) or head.digest != self.head.digest
         self.head = head
-        self._contributors = frozenset(contributors)
         self.phase = Phase.WAITING
-        self._round = self._new_round()
-        self._following.arrive()
-        self.hear_out(now, ())  # this is where the swarm stands
-        offers, proposals = self._early.take()
-        effects = self.look(now)
-        heard = [*(self.heard(now, offered) for offered in offers), *(self.proposed(now, each) for each in proposals)]
-        return [*effects, *(effect for found in heard if not isinstance(found, str) for effect in found)]
+        if base_moved:
+            taken = (
+                self._open.contributors if closed is None else {PeerId(share.member) for share in closed.record.taken}
+            )
+            self._open = OpenRound(head, frozenset(taken))
+        self._catching_up.arrived()
+        self._gathering.hear_out(now, ())  # this is where the swarm stands
+        self._deliberation.other_state = None
+        self.pool.keep(self._is_needed(now))
+        return self.look(now)
+
+    def _is_needed(self, now: float) -> Callable[[Offered], bool]:
+        """Whether a record may yet take it, or has taken it and is not applied."""
+        view = self._view(now)
+        later = range(self.head.round + 1, self.ledger.newest + 1)
+        records = [closed.record for round in later if (closed := self.ledger.closed(round)) is not None]
+        taken = {share.contribution for record in records for share in record.taken}
+
+        def is_needed(offered: Offered) -> bool:
+            is_early = offered.contribution.base_round > self.head.round
+            return is_early or offered.hash in taken or cannot_take(view, offered) is None
+
+        return is_needed

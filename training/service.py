@@ -17,28 +17,37 @@ from shoal.transport.bulk import RunBlocking, run_in_thread
 from shoal.transport.port import PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
 
-from .admission import Ticket
-from .agreement import LowestPeerCloses
+from .admission import Ticket, admits, join_change
+from .agreed import Admits, AgreedRecord, Position, leave_statement, remove_statement, vouch_statement
+from .agreeing import Agreement
 from .answers_service import Cores
+from .archive_reading_service import LOG_NAME
+from .archive_service import Archive, Loaded
+from .calls import AskSpec, Calls, TellHead
 from .engine_service import Engine
 from .events import Event, Problem
 from .exchange_service import Means
-from .heads import contributors_of
 from .keeping import Keeping
+from .ledger import Ledger, closed_by
 from .log import Log
+from .members import Leave, Remove, Vouch
 from .method import Method
 from .namespaces import STORE_NAME, rules_of
+from .patience import timeouts
 from .pins import Pins
 from .ports import Blobs, Signer
-from .records import AskSpec, Calls, Standing, TellHead, open_contribution
+from .records import Standing, open_contribution
 from .roster import Roster
-from .rounds import Phase, Rounds
+from .rounds import Phase, Place, Rounds
+from .skipping import beginning
 from .spec import SignedSpec, open_spec, swarm_id_of
 from .state_service import FixesStart, Restored, StateKeeper, open_keeper
 from .storage_service import StorageKeeper
-from .store import MemberStore, StoredTurn
+from .store import MemberStore, StoredTurns
+from .votes import Signed
 from .workers_service import ThreadWorkers, Workers
 
+LEAVE_S = 5.0  # until a record says that this member has left; then it goes all the same
 ADDRESSES_EVERY_S = 30.0  # how often the node's addresses are looked at
 
 
@@ -131,6 +140,7 @@ class SwarmService:
         self._cores: Cores | None = None
         self._engine: Engine | None = None
         self._keeper: StateKeeper[Any, Any] | StorageKeeper | None = None
+        self._archive: Archive | None = None
         self._restand = trio.Event()
         self._is_leaving = False
         self.finished = trio.Event()  # the last round is over, and the others have it or had their time to get it
@@ -156,8 +166,18 @@ class SwarmService:
             )
         for problem in restored.problems:
             means.observe(Problem(problem))
-        self._cores = cores = self._make_cores(restored)
-        self._engine = engine = Engine(means, cores, self._keeper, await self._open_store())
+        archive, loaded = await self._open_archive()
+        try:
+            self._cores = cores = self._make_cores(restored, archive, loaded)
+            self._engine = engine = Engine(means, cores, self._keeper, await self._open_store())
+            await self._take_part(engine, cores, sequence, stays, task_status)
+        finally:
+            archive.close()
+
+    async def _take_part(
+        self, engine: Engine, cores: Cores, sequence: int, stays: bool, task_status: trio.TaskStatus[None]
+    ) -> None:
+        means = self._means
         async with trio.open_nursery() as nursery:
             # Before anybody is heard: one's presence, the members known, and one's contribution if this round has it.
             await nursery.start(engine.sharing.run)
@@ -184,13 +204,48 @@ class SwarmService:
         self._restand.set()
 
     async def leave(self) -> None:
-        """Say goodbye and stop. What is on disk stays."""
+        """Have a record say that this member leaves, if a quorum is there for it; say goodbye and stop. What is on disk
+        stays.
+        """
+        if self._engine is not None and self._cores is not None:
+            await self._resign(self._engine, self._cores.rounds)
         self._is_leaving = True
         sequence = await self._next_sequence()
         if self._engine is not None and sequence is not None:
             presence = await self._engine.exchange.farewell(sequence)
             await self._engine.sharing.farewell(presence)
         self._over.set()
+
+    async def remove(self, member: PeerId) -> str | None:
+        """Say that `member` should go: it does once a quorum of votes has said so. Or why it cannot be said."""
+        if self._engine is None or self._cores is None:
+            return "the swarm does not run here"
+        rounds, signer = self._cores.rounds, self._means.signer
+        seat = rounds.electorate.by_member.get(member)
+        if seat is None:
+            return f"{member} is no member"
+        if not rounds.electorate.votes(signer.peer_id):
+            return "this node has no vote"
+        word = signer.sign(remove_statement(self.swarm, member, seat.since))
+        change = Remove(member, (Signed(signer.peer_id, word),))
+        self._engine.do(rounds.wants(trio.current_time(), change))
+        return None
+
+    async def vouch(self, member: PeerId, votes: int) -> str | None:
+        """Give `member` some of this one's votes; or why that is not possible."""
+        if self._engine is None or self._cores is None:
+            return "the swarm does not run here"
+        rounds, signer = self._cores.rounds, self._means.signer
+        seat = rounds.electorate.by_member.get(member)
+        if seat is None:
+            return f"{member} is no member"
+        word = signer.sign(vouch_statement(self.swarm, signer.peer_id, member, votes, seat.since))
+        change = Vouch(member, signer.peer_id, votes, word)
+        changed = rounds.electorate.after(rounds.round, (change,))
+        if isinstance(changed, Malformed):
+            return changed.reason
+        self._engine.do(rounds.wants(trio.current_time(), change))
+        return None
 
     def status(self) -> SwarmStatus:
         """Where this member stands and whom it knows."""
@@ -208,6 +263,14 @@ class SwarmService:
             contributions_held=len(rounds.held()),
             members=tuple(MemberStatus(*row) for row in roster.table()),
         )
+
+    def log(self) -> list[AgreedRecord]:
+        """The newest records, in order."""
+        if self._cores is None:
+            return []
+        ledger = self._cores.rounds.ledger
+        rounds = range(1, ledger.newest + 1)
+        return [closed.record for round in rounds if (closed := ledger.closed(round)) is not None]
 
     async def copy_store(self, path: Path) -> None:
         """Put what the members keep together, as this node has it on disk, into a file. Raises StoreError."""
@@ -253,16 +316,66 @@ class SwarmService:
             return Standing.STORAGE
         return Standing.PAUSED if self._is_paused else Standing.TRAINER
 
-    def _make_cores(self, restored: Restored) -> Cores:
+    async def _open_archive(self) -> tuple[Archive, Loaded]:
+        """The log on disk. Raises OSError."""
+        means = self._means
+        origin = beginning(self.swarm, means.spec)
+
+        def open_() -> tuple[Archive, Loaded]:
+            archive = Archive(self._directory / LOG_NAME, origin)
+            return archive, archive.load()
+
+        try:
+            archive, loaded = await self._blocking(open_)
+        except StoreError as error:
+            raise OSError(errno.ENOSPC if error.fault is Fault.FULL else errno.EIO, str(error)) from error
+        if loaded.is_damaged:
+            text = "the log was damaged and begins anew: this member abstains until the others have told it enough"
+            means.observe(Problem(text))
+        return archive, loaded
+
+    def _make_cores(self, restored: Restored, archive: Archive, loaded: Loaded) -> Cores:
         spec, me = self._means.spec, self._means.signer.peer_id
         roster = Roster(me, spec.members_max)
-        new_closing = partial(LowestPeerCloses, me, spec.members_min, spec.silence_s)
-        contributors = contributors_of(restored.proposed)
         start_digest = self._method.start_digest(spec) if isinstance(self._method, FixesStart) else None
-        rounds = Rounds(spec, me, roster, new_closing, self._standing(), restored.head, contributors, start_digest)
-        proposal = b"" if restored.proposed is None else restored.proposed.envelope
-        log = Log(TellHead(restored.head, proposal, restored.checkpoint))
-        return Cores(rounds, roster, log)
+        agreement = Agreement(
+            self.swarm,
+            self._means.signer,
+            timeouts(spec, 0, ()),
+            loaded.position,
+            loaded.log,
+            loaded.journal,
+        )
+        ledger = Ledger(loaded.position, start_digest)
+        position, contributors = loaded.position, tuple[PeerId, ...]()
+        for decided in loaded.log:
+            closed, position = closed_by(position, decided)
+            ledger.add(closed)
+            if closed.record.taken and closed.record.round <= restored.head.round:
+                contributors = tuple(dict.fromkeys(PeerId(share.member) for share in closed.record.taken))
+        place = Place(restored.head, contributors, agreement, ledger, start_digest)
+        rounds = Rounds(spec, self.swarm, roster, place, self._standing(), self._admits)
+        if loaded.split is not None:
+            rounds.stop_at(loaded.split)
+        rounds.asks_by(lambda round: join_change(spec, self.swarm, self._means.signer, self._ticket, round))
+        log = Log(TellHead(restored.head, restored.checkpoint))
+        return Cores(rounds, roster, log, archive)
+
+    def _admits(self, position: Position) -> Admits:
+        return partial(admits, self._means.spec, self.swarm, position)
+
+    async def _resign(self, engine: Engine, rounds: Rounds) -> None:
+        """Until a record says so, or for a while."""
+        signer = self._means.signer
+        seat = rounds.electorate.by_member.get(signer.peer_id)
+        if seat is None or len(rounds.electorate.seats) == 1:
+            return
+        word = signer.sign(leave_statement(self.swarm, signer.peer_id, seat.since))
+        engine.do(rounds.stand(trio.current_time(), Standing.PAUSED))
+        engine.do(rounds.wants(trio.current_time(), Leave(signer.peer_id, word)))
+        with trio.move_on_after(LEAVE_S):
+            while signer.peer_id in rounds.electorate.by_member or engine.exchange.has_ballots():
+                await engine.wait_for_change()
 
     async def _stand(self) -> None:
         """Tell everybody how this member stands."""
@@ -295,21 +408,15 @@ class SwarmService:
                 await self._stand()
 
     async def _offer_again(self, engine: Engine) -> None:
-        """After a restart in mid-round: the contribution made before counts, there must not be a second one."""
+        """After a restart: the contributions made before count, there must not be others in their place."""
         means = self._means
-        stored = await means.workers.run(means.store.load_turn)
-        if not isinstance(stored, StoredTurn) or self._cores is None:
-            return
-        offered = open_contribution(stored.contribution, self.swarm)
-        if isinstance(offered, Malformed) or offered.member != means.signer.peer_id:
-            return
-        if offered.ref is not None and means.blobs.open(offered.ref) is None:
-            return
-        contributed = self._cores.rounds.contributed(trio.current_time(), offered)
-        if not isinstance(contributed, str):
-            engine.exchange.offer(offered)
-            engine.sharing.say_contribution(offered)
-            engine.do(contributed)
+        stored = await means.workers.run(means.store.load_turns)
+        for envelope in stored.contributions if isinstance(stored, StoredTurns) else ():
+            offered = open_contribution(envelope, self.swarm)
+            if isinstance(offered, Malformed) or offered.member != means.signer.peer_id:
+                continue
+            if offered.ref is None or means.blobs.open(offered.ref) is not None:
+                engine.offer(offered)
 
     async def _watch_finish(self, stays: bool) -> None:
         """After the last round, wait until the others have it too, or for as long as a round may take to close."""

@@ -1,6 +1,6 @@
-"""What makes a contribution or a record useless before anything is fetched for it: cheap, and equal on all members."""
+"""What makes a contribution useless before anything is fetched for it: cheap, and equal on all members."""
 
-from .records import Head, Offered, Record
+from .records import Head, Offered
 from .spec import Spec
 
 
@@ -13,22 +13,7 @@ def contribution_fault(spec: Spec, offered: Offered) -> str | None:
     return None
 
 
-def starts_from(head: Head, offered: Offered) -> bool:
-    """Whether it was made for the round after `head`, from that very record and state."""
-    contribution = offered.contribution
-    is_next = offered.round == head.round + 1
-    return is_next and contribution.base == head.record and contribution.base_digest == head.digest
-
-
 def base_of(offered: Offered) -> Head:
     """Where its author stood: a contribution is as good as telling."""
-    return Head(offered.round - 1, offered.contribution.base, offered.contribution.base_digest)
-
-
-def record_fault(spec: Spec, head: Head, record: Record) -> str | None:
-    """Why it cannot follow `head`; None if it can."""
-    if record.round != head.round + 1 or record.previous != head.record or record.base_digest != head.digest:
-        return "it starts from another state"
-    if not spec.members_min <= len(record.taken) <= spec.members_max:
-        return f"it takes {len(record.taken)} contributions"
-    return None
+    contribution = offered.contribution
+    return Head(contribution.base_round, contribution.base, contribution.base_digest)

@@ -78,7 +78,7 @@ class Spec(Message, frozen=True, kw_only=True):
     quorum: Quorum = Quorum.MAJORITY  # an author's default where anybody is let in: TWO_THIRDS
     admission: AdmissionRule = AdmissionRule.INVITE  # an author's default where is_public: OPEN
     allowed: PeerIds = ()  # the list, sorted, where members are let in by it; the creator need not stand in it
-    stale_rounds_max: Annotated[int, msgspec.Meta(ge=0, le=64)] = 4  # of what a contribution may start from, in rounds
+    stale_rounds_max: Annotated[int, msgspec.Meta(ge=0, le=16)] = 4  # of what a contribution may start from, in rounds
     is_public: bool = False  # members list it where anybody may find it (`shoal swarm list --public`)
 
 

@@ -3,7 +3,7 @@
 The engine calls one thing at a time here, but for `check` and `train`, which run beside everything else.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, Protocol, runtime_checkable
@@ -16,7 +16,7 @@ from .attempt import Raised, attempt
 from .method import Local, Method, Share, State, Turn, Work
 from .pins import Pins
 from .ports import BlobReader, Blobs, BytesReader
-from .records import Head, Offered, Proposed, open_proposal
+from .records import Head, Offered
 from .spec import Spec, swarm_id
 from .store import FILE_VERSION, MemberStore, StoredHead
 from .workers_service import Workers
@@ -48,7 +48,6 @@ class Restored:
     """Where an earlier run of this member stood, or the start."""
 
     head: Head
-    proposed: Proposed | None  # the head's record
     checkpoint: BlobRef | None
     problems: tuple[str, ...]
 
@@ -74,7 +73,9 @@ class StateKeeper(Generic[State, Local]):
         self._workers = workers
         self._pins = pins
         self._state, self._local = start
-        self._work: tuple[Work[Local], bytes | None] | None = None  # unsettled, and its contribution's hash
+        self._trained: Work[Local] | None = None  # no contribution yet
+        self._work: tuple[Work[Local], bytes] | None = None  # unsettled, and its contribution's hash
+        self._saved: tuple[BlobRef, BlobRef] | None = None  # the state and the local value
         self._checkpoint_bytes_max = 0
 
     @property
@@ -96,17 +97,14 @@ class StateKeeper(Generic[State, Local]):
                 return restored
             problems.append(f"{restored}; starting from round 0")
         head = Head(0, self._swarm, digest)
-        saved = await self._save(head, None)
+        saved = await self._save(head)
         if isinstance(saved, str):
-            return Restored(head, None, None, (*problems, saved))
-        return Restored(head, None, saved, tuple(problems))
+            return Restored(head, None, (*problems, saved))
+        return Restored(head, saved, tuple(problems))
 
     async def _load(self, stored: StoredHead) -> Restored | str:
         """What an earlier run saved, or why it cannot be used. A local value that is lost is started afresh."""
         round = stored.head.round
-        proposed = open_proposal(stored.proposal, self._swarm) if round else None
-        if isinstance(proposed, Malformed):
-            return f"the saved record cannot be read: {proposed.reason}"
         state = None if stored.state is None else await self._load_state(stored.state)
         if state is None or isinstance(state, str):
             return state or "no state was saved"
@@ -122,8 +120,10 @@ class StateKeeper(Generic[State, Local]):
                 self._local = await self._workers.run(partial(self._method.load_local, local))
             except ValueError as error:
                 problems = (f"the saved optimizer state cannot be used ({error}); starting with a fresh one",)
+        if stored.state is not None and stored.local is not None and not problems:
+            self._saved = stored.state, stored.local
         self._pins.remember_until(round)
-        return Restored(stored.head, proposed, stored.state, problems)
+        return Restored(stored.head, stored.state, problems)
 
     async def _load_state(self, ref: BlobRef) -> State | str:
         reader = self._blobs.open(ref)
@@ -136,21 +136,24 @@ class StateKeeper(Generic[State, Local]):
 
     async def train(self, turn: Turn) -> Work[Local] | Raised:
         """This member's part of a round; settled by `stand_at` or `discard`."""
-        call = partial(self._method.contribute, self._state, self._local, turn)
+        local = self._local if self._work is None else self._work[0].local  # more of what is not settled yet
+        call = partial(self._method.contribute, self._state, local, turn)
         tried = await self._workers.train(partial(attempt, call))
         if isinstance(tried, Raised):
             return tried
-        self._work = tried.result, None
+        self._trained = tried.result
         return tried.result
 
     def offered(self, hash: bytes) -> None:
         """The work done last became this contribution."""
-        if self._work is not None:
-            self._work = self._work[0], hash
+        if self._trained is not None:
+            self._work, self._trained = (self._trained, hash), None
 
     async def discard(self) -> None:
-        """The work done last is not going to be a contribution."""
-        await self._settle(self._state, frozenset())
+        """The work done last is not going to be a contribution. What came before it may be one: then it goes on there."""
+        work, self._trained = self._trained, None
+        if work is not None and self._work is None:
+            self._local = await self._workers.run(partial(self._method.settle, work.local, self._state, False))
 
     async def check(self, offered: Offered) -> str | None:
         """None when its payload is sound."""
@@ -162,15 +165,16 @@ class StateKeeper(Generic[State, Local]):
         )
         return await self._workers.run(check)
 
-    async def apply(self, offers: Iterable[Offered]) -> Applied[State] | str:
-        """The state after these contributions, sorted by member; or which is missing."""
+    async def apply(self, offers: Sequence[Offered], weights: Sequence[int]) -> Applied[State] | str:
+        """The state after these contributions, sorted by member and round; or which is missing."""
         shares: list[Share] = []
-        for offered in offers:
+        for offered, weight in zip(offers, weights, strict=True):
             reader = self.reader(offered)
             if reader is None:
                 return f"the payload of {offered.member} for round {offered.round} is gone"
-            samples = offered.contribution.samples
-            shares.append(Share(offered.round, offered.member, samples, 1, offered.round - 1, reader))
+            contribution = offered.contribution
+            places = offered.round, offered.member, contribution.samples, weight, contribution.base_round
+            shares.append(Share(*places, reader))
         applied, _ = await self._workers.run(partial(self._method.apply, self._state, shares))
         return Applied(applied, await self._digest(applied))
 
@@ -190,15 +194,20 @@ class StateKeeper(Generic[State, Local]):
         digest = await self._digest(state)
         return Applied(state, digest) if digest == head.digest else "its checkpoint is of another state"
 
-    async def stand_at(
-        self, head: Head, proposed: Proposed | None, state: State, taken: frozenset[bytes]
-    ) -> BlobRef | str:
+    async def stand_at(self, head: Head, state: State, taken: frozenset[bytes]) -> BlobRef | str:
         """Go on from `state`: settle one's own work, save both. The saved state, or why it was not saved; either
         way it is taken.
         """
         await self._settle(state, taken)
         self._state = state
-        return await self._save(head, proposed)
+        return await self._save(head)
+
+    async def stand_on(self, head: Head) -> BlobRef | str | None:
+        """As `stand_at`, after a record that took nothing: the state stays, and so does one's own work."""
+        if self._saved is None:
+            return await self._save(head)
+        state, local = self._saved
+        return await self._save_head(StoredHead(FILE_VERSION, head, state, local)) or state
 
     async def evaluate(self) -> Mapping[str, float] | Raised:
         tried = await self._workers.run(partial(attempt, partial(self._method.evaluate, self._state)))
@@ -212,10 +221,10 @@ class StateKeeper(Generic[State, Local]):
         if self._work is None:
             return
         (work, hash), self._work = self._work, None
-        settle = partial(self._method.settle, work.local, state, hash is not None and hash in taken)
+        settle = partial(self._method.settle, work.local, state, hash in taken)
         self._local = await self._workers.run(settle)
 
-    async def _save(self, head: Head, proposed: Proposed | None) -> BlobRef | str:
+    async def _save(self, head: Head) -> BlobRef | str:
         saved = await self._blobs.put(self._method.save(self._state), pin=self._pins.label("state", head.round))
         if isinstance(saved, Refusal):
             return f"the state of round {head.round} is not saved: {saved.message}"
@@ -224,14 +233,20 @@ class StateKeeper(Generic[State, Local]):
         )
         if isinstance(saved_local, Refusal):
             return f"the optimizer state of round {head.round} is not saved: {saved_local.message}"
-        stored = StoredHead(FILE_VERSION, head, b"" if proposed is None else proposed.envelope, saved, saved_local)
-        try:
-            await self._workers.run(partial(self._store.save_head, stored))
-        except OSError as error:
-            return f"the position in round {head.round} is not saved: {error.strerror}"
+        problem = await self._save_head(StoredHead(FILE_VERSION, head, saved, saved_local))
+        if problem is not None:
+            return problem
+        self._saved = saved, saved_local
         self._pins.keep_newest("state", head.round, STATES_KEPT)
         self._pins.keep_newest("local", head.round, 1)
         return saved
+
+    async def _save_head(self, stored: StoredHead) -> str | None:
+        try:
+            await self._workers.run(partial(self._store.save_head, stored))
+        except OSError as error:
+            return f"the position in round {stored.head.round} is not saved: {error.strerror}"
+        return None
 
     async def _digest(self, state: State) -> bytes:
         return await self._workers.run(partial(self._method.digest, state)) or b""

@@ -7,7 +7,7 @@ from shoal.transport.wire import Malformed
 
 from .pins import Pins
 from .ports import Blobs
-from .records import Head, Proposed, open_proposal
+from .records import Head
 from .state_service import CHECKPOINT_S, STATES_KEPT, Applied, Holders, Restored
 from .store import FILE_VERSION, MemberStore, StoredHead
 from .workers_service import Workers
@@ -32,23 +32,19 @@ class StorageKeeper:
         """Where an earlier run stood, if its checkpoint is still here."""
         stored = await self._workers.run(self._store.load_head)
         if isinstance(stored, StoredHead) and stored.state is not None and self._blobs.open(stored.state) is not None:
-            proposed = open_proposal(stored.proposal, self._swarm)
-            if isinstance(proposed, Proposed):
-                self._pins.remember_until(stored.head.round)
-                return Restored(stored.head, proposed, stored.state, ())
+            self._pins.remember_until(stored.head.round)
+            return Restored(stored.head, stored.state, ())
         problems = (f"the saved position cannot be read: {stored.reason}",) if isinstance(stored, Malformed) else ()
-        return Restored(Head(0, self._swarm, b""), None, None, problems)
+        return Restored(Head(0, self._swarm, b""), None, problems)
 
     async def fetch_state(self, head: Head, ref: BlobRef, holders: Holders) -> Applied[BlobRef] | str:
         label = self._pins.label("state", head.round)
         refusal = await self._blobs.fetch(ref, holders, pin=label, timeout_s=CHECKPOINT_S)
         return Applied(ref, head.digest) if refusal is None else refusal.message
 
-    async def stand_at(
-        self, head: Head, proposed: Proposed | None, state: BlobRef | None, taken: frozenset[bytes]
-    ) -> BlobRef | str | None:
+    async def stand_at(self, head: Head, state: BlobRef | None, taken: frozenset[bytes]) -> BlobRef | str | None:
         """Keep this checkpoint from now on; or why it is not kept."""
-        stored = StoredHead(FILE_VERSION, head, b"" if proposed is None else proposed.envelope, state, None)
+        stored = StoredHead(FILE_VERSION, head, state, None)
         try:
             await self._workers.run(partial(self._store.save_head, stored))
         except OSError as error:

@@ -14,10 +14,11 @@ import msgspec
 from shoal.transport.blobs import BlobRef
 from shoal.transport.wire import U64, Malformed, Message, decode, encode
 
-from .records import CONTRIBUTION_BYTES_MAX, PROPOSAL_BYTES_MAX, ContributionBytes, Head, ProposalBytes, RoundNumber
+from .records import CONTRIBUTION_BYTES_MAX, ContributionBytes, Head
 
-FILE_VERSION = 1
-FILE_BYTES_MAX = PROPOSAL_BYTES_MAX + CONTRIBUTION_BYTES_MAX + 1024
+FILE_VERSION = 2
+TURNS_MAX = 2 * 16 + 3  # of one member that a record may still take
+FILE_BYTES_MAX = TURNS_MAX * CONTRIBUTION_BYTES_MAX + 1024
 
 Version = Annotated[int, msgspec.Meta(ge=FILE_VERSION, le=FILE_VERSION)]
 StoredMessage = TypeVar("StoredMessage", bound=Message)
@@ -28,17 +29,15 @@ class StoredHead(Message, frozen=True):
 
     version: Version
     head: Head
-    proposal: ProposalBytes  # of the head's record; empty for round 0
     state: BlobRef | None
     local: BlobRef | None
 
 
-class StoredTurn(Message, frozen=True):
-    """This member's contribution to a round, so that a restart never makes a second one."""
+class StoredTurns(Message, frozen=True):
+    """This member's contributions that a record may still take, so that a restart never makes others in their place."""
 
     version: Version
-    round: RoundNumber
-    contribution: ContributionBytes
+    contributions: Annotated[tuple[ContributionBytes, ...], msgspec.Meta(max_length=TURNS_MAX)]
 
 
 class StoredSequence(Message, frozen=True):
@@ -62,11 +61,11 @@ class MemberStore:
         """Raises OSError, as all saves here do."""
         self._save("head", head)
 
-    def load_turn(self) -> StoredTurn | Malformed | None:
-        return self._load("turn", StoredTurn)
+    def load_turns(self) -> StoredTurns | Malformed | None:
+        return self._load("turns", StoredTurns)
 
-    def save_turn(self, round: int, contribution: bytes) -> None:
-        self._save("turn", StoredTurn(FILE_VERSION, round, contribution))
+    def save_turns(self, contributions: tuple[bytes, ...]) -> None:
+        self._save("turns", StoredTurns(FILE_VERSION, contributions[-TURNS_MAX:]))
 
     def next_sequence(self) -> int:
         """A sequence never given before, on disk before it is used."""

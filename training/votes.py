@@ -220,3 +220,14 @@ def _signatures_fault(
         if not verify(member, statement, each.signature):
             return Malformed(f"a vote that {member} did not sign")
     return None
+
+
+def signature_count(ballot: Ballot) -> int:
+    """That `fault` verifies."""
+    match ballot:
+        case Vote(bound_by=polka):
+            return 1 + (0 if polka is None else len(polka.prevotes))
+        case Proposal(prevotes=prevotes):
+            return 1 + len(prevotes)
+        case Decided(precommits=precommits):
+            return len(precommits)

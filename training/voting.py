@@ -101,6 +101,26 @@ class Voting:
         """When to call `look` even if nothing happens."""
         return math.inf if self.decided else min(self._step_until, self._attempt_until, self._repeat_at)
 
+    def be_patient(self, timeouts: Timeouts) -> None:
+        """From the next step on."""
+        self._timeouts = timeouts
+
+    def abstain(self) -> None:
+        """Say nothing in this round."""
+        self._is_voter = False
+
+    def newest_of(self, member: PeerId) -> tuple[Vote, ...]:
+        """The votes of the newest attempt in which `member` is known to have voted."""
+        votes = list(self._votes.of(member, 0))
+        newest = max((vote.attempt for vote in votes), default=0)
+        return tuple(vote for vote in votes if vote.attempt == newest)
+
+    def remembers(self, vote: Vote) -> bool:
+        """Whether this member knows that it has cast `vote`, or a later one."""
+        known = {(own.attempt, own.step): own.choice for own in self._votes.of(self._me, 0)}
+        place = vote.attempt, vote.step
+        return known[place] == vote.choice if place in known else place < max(known, default=place)
+
     # Events. Each returns what is to be done, in this order.
 
     def ready(self, now: float, candidate: Value | None) -> list[Effect]:

@@ -338,7 +338,8 @@ def make_nodes(directory: Path, count: int, payload_bytes: int = 8) -> list[Node
 
 def make_spec(nodes: list[Node], **values: Any) -> SignedSpec:
     """A spec signed by node 0. Small spans, so that waits show."""
-    settled: dict[str, Any] = {"round_s": 20.0, "grace_s": 5.0, "silence_s": 2.0, "members_start": 1} | values
+    listed = {"admission": "list", "allowed": [node.peer_id for node in nodes]}
+    settled: dict[str, Any] = {"round_s": 20.0, "grace_s": 5.0, "silence_s": 2.0, "members_start": 1} | listed | values
     spec = spec_from(settled, nodes[0].peer_id, bytes(16))
     assert isinstance(spec, Spec), spec
     return sign_spec(spec, nodes[0].identity)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from shoal.training.events import Finished, Problem, Resynced, RoundClosed, RoundStarted, Waiting
+from shoal.training.events import Finished, LocalDone, Problem, Resynced, RoundClosed, RoundStarted, Waiting
 from shoal.training.rounds import Phase
 from shoal.transport.conditions import Conditions
 from tests.sim.harness import make_nodes, make_spec, simulated
@@ -54,8 +54,8 @@ async def test_payloads_too_large_for_a_message_travel_as_blobs_and_are_let_go_o
         assert all(len(set(swarm.digests(round))) == 1 for round in range(1, 10))
         for node in nodes:
             kept = [label for label in node.disk.pins if "/round/" in label]
-            assert len(kept) == 4
-            assert sum(len(data) == 100_000 for data in node.disk.blobs.values()) == 16
+            assert len(kept) == 8  # four rounds for who fell behind, four for what is stale
+            assert sum(len(data) == 100_000 for data in node.disk.blobs.values()) == 32
 
 
 async def test_a_member_killed_in_mid_round_is_left_out_and_back_within_two_rounds(
@@ -89,7 +89,7 @@ async def test_a_restarted_member_hears_the_others_before_it_trains(autojump_clo
         before = len(nodes[2].observed(RoundStarted))
         await swarm.start(2)
         await swarm.until(lambda: len(nodes[2].observed(RoundStarted)) > before)
-        assert nodes[2].observed(RoundStarted)[before].round > 8
+        assert nodes[2].observed(RoundStarted)[before].round >= 3
         swarm.kill(0, 1, 2)
         at, before = trio.current_time(), len(nodes[2].observed(RoundStarted))
         await swarm.start(2)  # nobody is there to be heard: no reason to wait for long
@@ -105,17 +105,19 @@ async def test_the_proposer_killed_in_mid_round_is_replaced(autojump_clock: obje
         await swarm.until_round(2)
         await trio.sleep(0.9)
         swarm.kill(0, silently=True)
-        await swarm.until_round(6, 1, 2, 3)
-        for round in range(3, 7):
+        await swarm.until_round(9, 1, 2, 3)
+        for round in range(3, 10):
             assert len(set(swarm.digests(round)[1:])) == 1
-        assert {closed.proposer for closed in nodes[1].observed(RoundClosed)[3:]} == {nodes[1].peer_id}
+        later = nodes[1].observed(RoundClosed)[5:]
+        assert {closed.proposer for closed in later} <= {node.peer_id for node in nodes[1:]}
+        assert all(closed.attempt == 0 for closed in later)  # it has no turn any more
 
 
 async def test_a_frozen_proposer_costs_one_slow_round_and_catches_up_when_it_wakes(
     autojump_clock: object, folder: Path
 ) -> None:
     nodes = make_nodes(folder, 4)
-    async with simulated(nodes, make_spec(nodes, members_start=4, members_min=2), break_after_s=1e6) as swarm:
+    async with simulated(nodes, make_spec(nodes, members_start=4, members_min=2)) as swarm:
         await swarm.start(0, 1, 2, 3, introducer=3)
         await swarm.until_round(2)
         await trio.sleep(0.5)
@@ -123,7 +125,7 @@ async def test_a_frozen_proposer_costs_one_slow_round_and_catches_up_when_it_wak
         await swarm.until_round(8, 1, 2, 3)
         closed = [closed for closed in nodes[1].observed(RoundClosed) if closed.round in range(3, 9)]
         assert closed[0].seconds < 20.0 + 5.0 + 3.0  # round, grace, and little else
-        assert all(later.seconds < 3.0 for later in closed[1:])
+        assert sum(later.seconds >= 3.0 for later in closed[1:]) <= 1  # its turn, before it was suspended
         swarm.network.heal()
         last = max(node.round for node in nodes) + 9  # others try it again every 8 s at most
         await swarm.until_round(last)
@@ -198,21 +200,31 @@ async def test_a_member_whose_optimizer_state_is_damaged_says_so_and_goes_on(
         assert len(set(swarm.digests(6))) == 1
 
 
-async def test_after_a_partition_heals_all_end_at_one_head(autojump_clock: object, folder: Path) -> None:
+async def test_a_minority_that_is_cut_off_trains_on_and_its_work_enters_when_it_is_back(
+    autojump_clock: object, folder: Path
+) -> None:
     nodes = make_nodes(folder, 5)
-    async with simulated(nodes, make_spec(nodes, members_start=5, members_min=1), break_after_s=4.0) as swarm:
+    for node in nodes:
+        node.turn_s = 4.0
+    spec = make_spec(nodes, members_start=5, round_s=4.0, grace_s=1.0, silence_s=0.5)
+    async with simulated(nodes, spec, break_after_s=1.0) as swarm:
         await swarm.start(0, 1, 2, 3, 4, introducer=0)
         await swarm.until_round(2)
+        cut_off = {nodes[0].peer_id, nodes[1].peer_id}
         swarm.cut(0, 1)
-        await swarm.until_round(5)
-        split = min(node.round for node in nodes)
-        assert len(set(swarm.digests(split))) == 2  # the weakness that docs/protocol.md admits
+        await swarm.until_round(5, 2, 3, 4)
+        assert nodes[0].round == nodes[1].round == 2
+        assert any("is paused: 2 of 5 votes" in waiting.reason for waiting in nodes[0].observed(Waiting))
+        alone = [done.round for done in nodes[0].observed(LocalDone) if done.round > 3]
+        assert len(alone) >= 2
         swarm.network.heal()
-        await swarm.until(lambda: len({len(node.running.status().contributors) for node in nodes} - {5}) == 0)
-        last = min(node.round for node in nodes)
-        await swarm.until_round(last + 2)
-        assert len(set(swarm.digests(last + 2))) == 1
-        assert any(node.observed(Resynced) for node in nodes)
+        last = max(node.round for node in nodes) + 5
+        await swarm.until_round(last)
+        assert len(set(swarm.digests(last))) == 1
+        log = nodes[2].running.log()
+        late = [share for record in log for share in record.taken if share.base_round < record.round - 1]
+        assert {share.member for share in late} == cut_off
+        assert {share.round for share in late if share.member == nodes[0].peer_id} >= set(alone)
 
 
 async def test_the_majoritys_rounds_outlive_a_partition_and_of_two_each_goes_on_alone(
@@ -288,18 +300,18 @@ async def test_a_storage_member_keeps_and_serves_the_state_after_all_trainers_ar
     autojump_clock: object, folder: Path
 ) -> None:
     nodes = make_nodes(folder, 4, payload_bytes=10_000)
-    nodes[0].method = None
+    nodes[3].method = None
     async with simulated(nodes, make_spec(nodes, members_start=2)) as swarm:
-        await swarm.start(0, 1, 2, introducer=1)
-        await swarm.until(lambda: nodes[0].round >= 4)
-        assert nodes[0].peer_id not in nodes[1].observed(RoundClosed)[-1].contributors
-        swarm.kill(1, 2)
+        await swarm.start(0, 1, 3, introducer=0)
+        await swarm.until(lambda: nodes[3].round >= 4)
+        assert nodes[3].peer_id not in nodes[1].observed(RoundClosed)[-1].contributors
+        swarm.kill(0, 1)
         await trio.sleep(5.0)
-        kept = nodes[0].round
-        await swarm.start(3, introducer=0)
-        await swarm.until_round(kept + 1, 3)
-        assert nodes[3].observed(Resynced)[0].to_round == kept
-        assert nodes[3].observed(Resynced)[0].source == nodes[0].peer_id
+        kept = nodes[3].round
+        await swarm.start(2, introducer=3)
+        await swarm.until_round(kept, 2)
+        assert nodes[2].observed(Resynced)[0].to_round == kept
+        assert nodes[2].observed(Resynced)[0].source == nodes[3].peer_id
 
 
 async def test_a_member_whose_machine_computes_wrongly_takes_over_the_others_state(

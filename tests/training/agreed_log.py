@@ -74,7 +74,7 @@ class Written:
         electorate = before.electorate.after(record.round, changes)
         assert not isinstance(electorate, Malformed), electorate
         after = Position(record.round, record_value(record).hash, electorate)
-        self.keeps.append(Keep(signed(before, record, self.swarm), record, after))
+        self.keeps.append(Keep(signed(before, record, self.swarm), record, after, before.electorate))
         return self.keeps[-1]
 
     def anchor(self, round: int) -> Anchor:

@@ -1,0 +1,146 @@
+"""What a next record may take and change, as one member knows it: the same questions for who proposes and who votes.
+
+A proposer may name anything. It gets no honest vote for a record that takes what is not here whole and checked, what
+starts from no certified state or one too old, what was taken before, more members than the spec allows, a change
+without proof; nor for suspending whom this member still hears, unless a quorum has backed it already (opinions do not
+gate what is backed: see voting_effects.Judge).
+"""
+
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
+
+from shoal.transport.envelope import Verify
+from shoal.transport.identity import verify
+from shoal.transport.port import PeerId
+from shoal.transport.wire import Malformed
+
+from .agreed import Admits, AgreedRecord, Position, Share, unproved
+from .ledger import Ledger
+from .members import Electorate, Suspend
+from .pool import Pool
+from .records import Head, Offered
+from .soundness import contribution_fault
+from .spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one member stands on: the log's newest records, the state it has applied, what it holds."""
+
+    spec: Spec
+    swarm: bytes
+    me: PeerId
+    head: Head
+    ledger: Ledger
+    pool: Pool
+    position: Position
+    admits: Callable[[Position], Admits]
+    silent: Set[PeerId]
+    verify: Verify = verify
+
+    @property
+    def electorate(self) -> Electorate:
+        return self.position.electorate
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the state is that after the log's newest record."""
+        return self.head.round == self.ledger.newest
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """A record cannot be judged yet."""
+
+    missing: tuple[bytes, ...]  # contributions never heard of
+    other_state: bytes | None = None  # a quorum computed this state, and here is another
+
+
+def digest_of(view: View, base_round: int) -> bytes | None:
+    """Of the certified state after `base_round`, or of the newest one as computed here."""
+    if view.is_current and base_round == view.head.round:
+        return view.head.digest
+    return view.ledger.digest_at(base_round)
+
+
+def cannot_take(view: View, offered: Offered) -> str | None:
+    """Why no next record may take this contribution; None if one may, once it is held."""
+    fault = contribution_fault(view.spec, offered)
+    if fault is not None:
+        return fault
+    base = offered.contribution.base_round
+    if view.ledger.hash_at(base) != offered.contribution.base:
+        return "it starts from a record that is not in the log"
+    if digest_of(view, base) != offered.contribution.base_digest:
+        return "it starts from another state"
+    stale = view.ledger.staleness(base)
+    if stale is None or stale > view.spec.stale_rounds_max:
+        return f"it starts from a state more than {view.spec.stale_rounds_max} rounds old"
+    if offered.round > base + 1 + view.spec.stale_rounds_max:
+        return f"it is for round {offered.round} and starts from round {base}"
+    if view.ledger.was_taken(offered.member, offered.round, base):
+        return "it was taken before"
+    return None
+
+
+def takeable(view: View, members: Set[PeerId]) -> list[Offered]:
+    """What is held here and a next record may take, if those are the members; sorted by member and round."""
+    held = (offered for offered in view.pool.all() if view.pool.is_held(offered.hash) and offered.member in members)
+    return [offered for offered in held if cannot_take(view, offered) is None]
+
+
+def shares_of(offers: Iterable[Offered], members_max: int) -> tuple[Share, ...]:
+    """As a record names them."""
+    shares: list[Share] = []
+    members: set[PeerId] = set()
+    for offered in offers:
+        if offered.member not in members and len(members) == members_max:
+            break
+        members.add(offered.member)
+        contribution = offered.contribution
+        base, samples = contribution.base_round, contribution.samples
+        shares.append(Share(offered.member, offered.round, base, offered.hash, samples))
+    return tuple(shares)
+
+
+def judge(view: View, record: AgreedRecord, is_backed: bool) -> bool | Unsettled:
+    """Whether to vote for this record, which follows the log; Unsettled while that is not known."""
+    electorate = view.electorate
+    if not _is_wanted(view, record, is_backed):
+        return False
+    if unproved(record.changes, view.swarm, electorate, view.admits(view.position), view.verify) is not None:
+        return False
+    after = electorate.after(record.round, record.changes)
+    if isinstance(after, Malformed) or len(after.seats) > max(view.spec.members_max, len(electorate.seats)):
+        return False
+    if not view.is_current:
+        return Unsettled(())
+    if record.base_digest != view.head.digest:
+        return Unsettled((), record.base_digest) if is_backed else False
+    return _judge_taken(view, record, after)
+
+
+def _is_wanted(view: View, record: AgreedRecord, is_backed: bool) -> bool:
+    members = {share.member for share in record.taken}
+    if not record.taken and not record.changes:
+        return False
+    if record.taken and not view.spec.members_min <= len(members) <= view.spec.members_max:
+        return False
+    suspended = {PeerId(change.member) for change in record.changes if isinstance(change, Suspend)}
+    return is_backed or suspended <= view.silent - {view.me}
+
+
+def _judge_taken(view: View, record: AgreedRecord, after: Electorate) -> bool | Unsettled:
+    missing: list[bytes] = []
+    is_whole = True
+    for share in record.taken:
+        offered = view.pool.get(share.contribution)
+        if offered is None:
+            missing.append(share.contribution)
+            continue
+        if share not in shares_of((offered,), 1) or share.member not in after.by_member:
+            return False
+        if view.pool.is_refused(offered.hash) or cannot_take(view, offered) is not None:
+            return False
+        is_whole = is_whole and view.pool.is_held(offered.hash)
+    return True if is_whole and not missing else Unsettled(tuple(missing))

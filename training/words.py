@@ -1,0 +1,115 @@
+"""Changes of membership that members ask for, kept until a record makes them.
+
+A peer may ask for anything; what is kept is proved: one change for each member, and of a removal the signatures of
+voters, as they come. Who proposes takes what fits at that moment; the others check it again.
+"""
+
+from collections.abc import Callable, Iterable
+
+from shoal.transport.envelope import Verify
+from shoal.transport.port import PeerId
+from shoal.transport.wire import Malformed
+
+from .agreed import Admits, Position, remove_statement, unproved
+from .members import Change, Electorate, Expel, Join, Leave, Remove, Resume, Suspend, Vouch
+from .records import MEMBERS_MAX
+from .votes import Signed
+
+WORDS_MAX = MEMBERS_MAX  # kept at once; memory: 1 KB each
+
+
+class Words:
+    """What one member has heard."""
+
+    def __init__(self, swarm: bytes, admits: Callable[[Position], Admits], verify: Verify) -> None:
+        """`admits` is who is let in, as the members stand."""
+        self._swarm = swarm
+        self._admits = admits
+        self._verify = verify
+        self._changes: dict[tuple[PeerId, type[Change]], Change] = {}
+        self._removals: dict[PeerId, dict[PeerId, Signed]] = {}  # by member: who wants it to go
+        self.version = 0  # grows with what is known
+        self._fitting_at: tuple[bytes, int] = b"", -1
+        self._fitting: tuple[Change, ...] = ()
+
+    def hear(self, position: Position, change: Change) -> bool:
+        """Whether this is news and worth telling others."""
+        if isinstance(change, Suspend | Resume) or len(self._changes) + len(self._removals) >= WORDS_MAX:
+            return False
+        if isinstance(change, Remove):
+            return self._hear_removal(position.electorate, change)
+        key = PeerId(change.member), type(change)
+        known = self._changes.get(key)
+        if change == known or not self._is_sound(position, change):
+            return False
+        if known is not None and self._is_sound(position, known):
+            return False
+        self._changes[key] = change
+        self.version += 1
+        return True
+
+    def is_anybody_leaving(self, position: Position) -> bool:
+        return any(isinstance(change, Leave) for change in self.fitting(position))
+
+    def joining(self, position: Position) -> frozenset[PeerId]:
+        """Who would be let in by the next record."""
+        return frozenset(PeerId(change.member) for change in self.fitting(position) if isinstance(change, Join))
+
+    def fitting(self, position: Position) -> tuple[Change, ...]:
+        """What the next record can make, in order."""
+        key = position.record, self.version
+        if key != self._fitting_at:
+            self._fitting_at, self._fitting = key, self._fit(position)
+        return self._fitting
+
+    def _fit(self, position: Position) -> tuple[Change, ...]:
+        electorate, round = position.electorate, position.round + 1
+        wanted = [
+            *(change for _, change in sorted(self._changes.items(), key=_rank)),
+            *self._wanted_removals(electorate),
+        ]
+        made: list[Change] = []
+        for change in wanted:
+            fits = not isinstance(electorate.after(round, (*made, change)), Malformed)
+            if fits and self._is_sound(position, change):
+                made.append(change)
+        return tuple(made)
+
+    def forget(self, electorate: Electorate) -> None:
+        """Let go of what can never fit any more."""
+        members = electorate.by_member
+
+        def may_fit(change: Change) -> bool:
+            return (change.member in members) != isinstance(change, Join)
+
+        self._changes = {key: change for key, change in self._changes.items() if may_fit(change)}
+        self._removals = {member: words for member, words in self._removals.items() if member in members}
+
+    def _is_sound(self, position: Position, change: Change) -> bool:
+        return unproved((change,), self._swarm, position.electorate, self._admits(position), self._verify) is None
+
+    def _hear_removal(self, electorate: Electorate, change: Remove) -> bool:
+        member = PeerId(change.member)
+        seat = electorate.by_member.get(member)
+        if seat is None:
+            return False
+        statement = remove_statement(self._swarm, member, seat.since)
+        words = self._removals.setdefault(member, {})
+        before = len(words)
+        for each in change.words:
+            signer = PeerId(each.member)
+            is_news = signer not in words and electorate.votes(signer) > 0
+            if is_news and self._verify(signer, statement, each.signature):
+                words[signer] = each
+        self.version += len(words) - before
+        return len(words) > before
+
+    def _wanted_removals(self, electorate: Electorate) -> Iterable[Remove]:
+        for member, words in sorted(self._removals.items()):
+            yield Remove(member, tuple(words[signer] for signer in sorted(words) if electorate.votes(signer)))
+
+
+def _rank(item: tuple[tuple[PeerId, type[Change]], Change]) -> tuple[int, PeerId]:
+    """Who lies goes first, then who leaves; who comes, comes last, and before it is vouched for."""
+    (member, kind), _ = item
+    return (Expel, Leave, Join, Vouch).index(kind), member
