@@ -150,7 +150,7 @@ class StateKeeper(Generic[State, Local]):
             self._work, self._trained = (self._trained, hash), None
 
     async def discard(self) -> None:
-        """The work done last is not going to be a contribution. What came before it may be one: then it goes on there."""
+        """The work done last is not going to be a contribution; this member goes on from the one before it, if any."""
         work, self._trained = self._trained, None
         if work is not None and self._work is None:
             self._local = await self._workers.run(partial(self._method.settle, work.local, self._state, False))
