@@ -82,7 +82,6 @@ class Plan:
             "model": self.model,
             "data": self.data,
             "members_start": self.nodes,
-            "members_min": self.nodes // 2 + 1,  # two halves of a torn testnet must not both go on
             "members_max": max(64, self.nodes),
             "round_s": ROUND_S,
             "grace_s": GRACE_S,

@@ -24,7 +24,7 @@ from shoal.transport.wire import Malformed
 
 from .agreed import AgreedRecord, Position, follow
 from .members import Electorate
-from .votes import Ballot, Decided, Journal, Value, Vote, fault, value_of, vote_statement
+from .votes import Ballot, Decided, Journal, Proposal, Value, Vote, fault, value_of, vote_statement
 from .voting import Voting
 from .voting_effects import Accuse, Began, Judge, Save, Send, Timeouts
 from .voting_effects import Effect as VotingEffect
@@ -107,6 +107,7 @@ class Agreement:
         self.split: Split | None = None
         self._asks_at = -math.inf  # not before
         self._abstains_through = -1
+        self._late: set[PeerId] = set()  # whose votes for the newest record came after it
         for decided in log:
             if isinstance(self._advance(decided), Malformed):
                 raise ValueError(f"round {decided.round} of the log does not follow the one before")
@@ -134,6 +135,18 @@ class Agreement:
     def newest_of(self, member: PeerId) -> tuple[Vote, ...]:
         """What `member` has voted last, as far as this member knows."""
         return self.voting.newest_of(member)
+
+    def leap(self, position: Position) -> None:
+        """The log goes on from there, as was proved (skipping.py)."""
+        self.position = position
+        self._kept.clear()
+        self.voting = self._open(None)
+
+    def abstain_through(self, round: int) -> None:
+        """Say nothing up to this round, in which this member may have said what it does not remember."""
+        self._abstains_through = round
+        if self.round <= round:
+            self.voting.abstain()
 
     def recall(self, votes: Iterable[Vote]) -> bool:
         """What a peer remembers of this member's votes. Whether this member does not: then it abstains in that round.
@@ -192,7 +205,7 @@ class Agreement:
         if decided is None or before is None:
             return []
         if not isinstance(ballot, Decided):
-            return [Answer(peer, decided)]
+            return [] if self._is_just_late(peer, ballot, decided) else [Answer(peer, decided)]
         if ballot.value == decided.value:
             return []
         if fault(ballot, self._swarm, before.electorate.by_member, self._verify) is not None:
@@ -203,6 +216,13 @@ class Agreement:
         both = signers & {PeerId(each.member) for each in decided.precommits}
         self.split = Split(decided, ballot, tuple(sorted(both)))
         return [self.split]
+
+    def _is_just_late(self, peer: PeerId, ballot: Vote | Proposal, decided: Decided) -> bool:
+        """Whether it came after a quorum had, and for the first time: who says it again has not seen how it ended."""
+        if ballot.round != self.round - 1 or peer in self._late or not isinstance(ballot, Vote):
+            return False
+        self._late.add(peer)
+        return ballot.attempt == decided.attempt and ballot.choice == value_of(decided.value).hash
 
     def _open(self, journal: Journal | None) -> Voting:
         electorate = self.position.electorate
@@ -244,4 +264,5 @@ class Agreement:
             self._kept.popitem(last=False)
         record, self.position = found
         self._asks_at = -math.inf
+        self._late.clear()
         return record

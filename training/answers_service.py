@@ -23,6 +23,7 @@ from .calls import (
     AskContributions,
     AskHead,
     AskLog,
+    AskProof,
     AskSpec,
     Ballots,
     Calls,
@@ -32,6 +33,7 @@ from .calls import (
     TellContributions,
     TellHead,
     TellLog,
+    TellProof,
     Words,
 )
 from .effects import Effect
@@ -89,6 +91,7 @@ class Answers:
         workers: Workers,
     ) -> None:
         swarm = swarm_id_of(signed_spec.spec)
+        spec = cores.rounds.spec
         self._signed_spec = signed_spec
         self._calls = Calls(swarm)
         self._opener = Opener(swarm)
@@ -99,7 +102,8 @@ class Answers:
         self._do = do
         self._reader = cores.archive.reader
         self._workers = workers
-        self._platforms: dict[PeerId, str] = {}
+        # What is newer is told record by record: who comes new has to know what these took.
+        self._short_of = spec.stale_rounds_max + 2
 
     def serve(self, transport: Transport) -> None:
         calls = self._calls
@@ -110,6 +114,7 @@ class Answers:
         transport.serve(calls.words, self._on_words)
         transport.serve(calls.head, self._on_head)
         transport.serve(calls.log, self._on_log)
+        transport.serve(calls.proof, self._on_proof)
         transport.serve(calls.contributions, self._on_contributions)
         transport.serve(calls.spec, self._on_spec)
 
@@ -128,7 +133,7 @@ class Answers:
         if is_welcome and is_new:
             self._voice.welcome(peer)
         if is_welcome:
-            self._platforms[peer] = hello.platform
+            self._roster.tell_platform(peer, hello.platform)
             self._do(self._rounds.heard_own_votes(hello.yours))
         self._do(self._rounds.look(now))
         has_left = hello.presence.standing is Standing.LEFT
@@ -218,6 +223,12 @@ class Answers:
             return TellLog(await self._workers.run(read))
         except StoreError:
             return TellLog(())
+
+    async def _on_proof(self, peer: PeerId, request: AskProof) -> TellProof:
+        try:
+            return TellProof(await self._workers.run(partial(self._reader.proof, request.record, self._short_of)))
+        except StoreError:
+            return TellProof(None)
 
     def _on_contributions(self, peer: PeerId, request: AskContributions) -> TellContributions:
         found = (self._rounds.pool.get(hash) or self._log.contribution(hash) for hash in request.wanted)

@@ -27,6 +27,7 @@ from .votes import Decided, Journal, value_of
 LOG_NAME: Final = "log.db"  # beside the rounds
 FILE_VERSION: Final = 1
 RANGE_BYTES_MAX: Final = PROOF_BYTES_MAX  # of records in one answer
+ROUNDS_MAX: Final = 2**31
 RECORDS_READ: Final = 64  # at once; memory: their records
 
 _WAIT_S: Final = 5.0  # for another process that looks at the file, while it begins to
@@ -146,16 +147,16 @@ class ArchiveReader:
             found.append(leap.decided)
         return tuple(found)
 
-    def walk(self, after: int, *, is_all: bool = True) -> Iterator[Leap | Anchor]:
-        """All records after round `after`, in order: where some are missing between two, as leaps over them; where the
-        log begins anew, or not at round 1, at a record that was trusted, that one's anchor first.
+    def walk(self, after: int, last_round: int = ROUNDS_MAX, *, is_all: bool = True) -> Iterator[Leap | Anchor]:
+        """All records after round `after` up to `last_round`, in order: where some are missing between two, as leaps
+        over them; where the log begins anew, or not at round 1, at a record that was trusted, that one's anchor first.
 
         Args:
-            is_all: else only those that change the electorate, and the newest.
+            is_all: else only those that change the electorate, and the one of `last_round`, or the newest.
         """
         anchors = iter(self._trusted(after))
         anchor, last = next(anchors, None), after
-        for row in self._walk(after, is_all):
+        for row in self._walk(after, last_round, is_all):
             while anchor is not None and anchor[0] < row.round:
                 yield anchor[1]
                 last, anchor = anchor[0], next(anchors, None)
@@ -187,16 +188,20 @@ class ArchiveReader:
         anchor = self._read(found[0], Anchor)
         return self._anchored(anchor), anchor
 
-    def proof(self, hash: bytes, bytes_max: int = PROOF_BYTES_MAX) -> Proof | None:
-        """The log from the record that is named to the newest, as far as it is here without a break and fits."""
+    def proof(self, hash: bytes, short_of: int = 0, bytes_max: int = PROOF_BYTES_MAX) -> Proof | None:
+        """The log from the record that is named to the newest, or to so many rounds short of it, as far as it is here
+        without a break and fits.
+        """
         found = self.anchor(hash)
         if found is None:
             return None
         position, anchor = found
-        return prove(anchor, self._leaps(position.round), bytes_max)
+        newest = self.newest()
+        last = position.round if newest is None else newest.round - short_of
+        return prove(anchor, self._leaps(position.round, last), bytes_max)
 
-    def _leaps(self, after: int) -> Iterator[Leap]:
-        for leap in self.walk(after, is_all=False):
+    def _leaps(self, after: int, last: int) -> Iterator[Leap]:
+        for leap in self.walk(after, last, is_all=False):
             if isinstance(leap, Anchor):
                 return
             yield leap
@@ -248,11 +253,12 @@ class ArchiveReader:
             raise self._damaged(f"round {row[2]} has another record than its row says")
         return Row(hash, decided)
 
-    def _walk(self, after: int, is_all: bool) -> Iterator[Row]:
+    def _walk(self, after: int, last_round: int, is_all: bool) -> Iterator[Row]:
         """Not by one statement, which would keep the file from being tidied, and see nothing of what is new."""
-        which = "1" if is_all else "(has_changes OR round = (SELECT max(round) FROM log))"
+        which = "1" if is_all else "(has_changes OR round = min(?2, (SELECT max(round) FROM log)))"
         while True:
-            rows = self._rows(f"round > ? AND {which} ORDER BY round LIMIT ?", after, RECORDS_READ)
+            query = f"round > ?1 AND round <= ?2 AND {which} ORDER BY round LIMIT ?3"
+            rows = self._rows(query, after, last_round, RECORDS_READ)
             if not rows:
                 return
             yield from rows

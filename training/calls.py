@@ -24,6 +24,7 @@ from .records import (
     Presence,
     RoundNumber,
 )
+from .skipping import Proof
 from .spec import SPEC_BYTES_MAX, SignedSpec
 from .votes import Ballot, Decided, Vote
 
@@ -100,6 +101,18 @@ class TellLog(Message, frozen=True):
     log: Annotated[tuple[Decided, ...], msgspec.Meta(max_length=LOG_TOLD_MAX)]
 
 
+class AskProof(Message, frozen=True):
+    """For the way from this record to one near the newest."""
+
+    record: Digest
+
+
+class TellProof(Message, frozen=True):
+    """None if the answerer does not have that record."""
+
+    proof: Proof | None
+
+
 class AskContributions(Message, frozen=True):
     wanted: Annotated[tuple[Digest, ...], msgspec.Meta(min_length=1, max_length=ASK_MAX)]
 
@@ -128,6 +141,7 @@ class Calls:
         self.words: Unary[Words, Ack] = Unary(f"{prefix}/words", Words, Ack, CHANGES_BYTES_MAX, 256)
         self.head: Unary[AskHead, TellHead] = Unary(f"{prefix}/head", AskHead, TellHead, 16, 512)
         self.log: Unary[AskLog, TellLog] = Unary(f"{prefix}/log", AskLog, TellLog, 16, TOLD_BYTES_MAX)
+        self.proof: Unary[AskProof, TellProof] = Unary(f"{prefix}/proof", AskProof, TellProof, 64, TOLD_BYTES_MAX)
         self.contributions: Unary[AskContributions, TellContributions] = Unary(
             f"{prefix}/contributions",
             AskContributions,
@@ -139,7 +153,8 @@ class Calls:
 
     def names(self) -> tuple[str, ...]:
         methods = (self.hello, self.offer, self.have, self.ballots, self.words, self.head, self.log)
-        return (*(method.name for method in methods), self.contributions.name, self.spec.name)
+        others = (self.proof.name, self.contributions.name, self.spec.name)
+        return (*(method.name for method in methods), *others)
 
 
 def topic(swarm: bytes) -> str:

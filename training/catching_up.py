@@ -10,7 +10,9 @@ from collections.abc import Mapping, Set
 
 from shoal.transport.port import PeerId
 
-from .effects import AskLog, Collect, Effect, Observe, Resync
+from .agreed import Position
+from .calls import LOG_TOLD_MAX
+from .effects import AskLog, AskProof, Collect, Effect, Observe, Resync
 from .events import Problem
 from .judging import View
 from .ledger import Closed
@@ -38,17 +40,26 @@ class CatchingUp:
         self._collected: set[bytes] = set()  # records for whose contributions was asked
         self._is_record_missing = False  # the way by records is closed: go by checkpoint
 
-    def log(self, now: float, newest: int, told: Mapping[Head, Set[PeerId]], asks: set[PeerId]) -> list[Effect]:
-        """Ask those who say that they are further."""
+    def log(
+        self, now: float, position: Position, trusted: bytes | None, told: Mapping[Head, Set[PeerId]], asks: set[PeerId]
+    ) -> list[Effect]:
+        """Ask those who say that they are further; `trusted` is a record to be proved before anything else."""
+        newest = position.round
         ahead = {peer for head, peers in told.items() if head.round > newest for peer in peers} | asks
+        if trusted is not None:
+            ahead = {peer for peers in told.values() for peer in peers}
         if self._is_asking_log or now < self._asks_log_at or not ahead:
             return []
         asks.clear()
         self._is_asking_log = True
-        return [AskLog(newest + 1, tuple(sorted(ahead)))]
+        holders = tuple(sorted(ahead))
+        is_far = max((head.round for head in told), default=0) - newest > LOG_TOLD_MAX
+        if trusted is not None or is_far:
+            return [AskProof(position, trusted or position.record, holders)]
+        return [AskLog(newest + 1, holders)]
 
     def log_told(self, now: float, *, is_news: bool) -> None:
-        """The end of an AskLog."""
+        """The end of an AskLog or AskProof."""
         self._is_asking_log = False
         self._asks_log_at = now if is_news else now + PAUSE_S
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
-from .agreed import CHANGES_MAX, AgreedRecord, next_record, record_value
+from .agreed import CHANGES_MAX, AgreedRecord, Position, next_record, record_value
 from .agreeing import Agreement, Answer, Ask, JudgeRecord, Keep, Split
 from .agreeing import Effect as AgreementEffect
 from .effects import Collect, Effect, KeepRecord, Observe, SaveJournal, SaveSplit, SendBallot, SpreadWords
@@ -79,6 +79,13 @@ class Deliberation:
         for ballot in ballots:
             effects += self._do(now, self._agreement.heard(now, peer, ballot))
         return [*effects, *self._judge(now)]
+
+    def leap(self, position: Position) -> None:
+        """The log goes on from there."""
+        self._agreement.leap(position)
+        self._waiting.clear()
+        self._words.forget(position.electorate)
+        self.asks.clear()
 
     def recall(self, votes: Iterable[Vote]) -> list[Effect]:
         """What a peer remembers of this member's votes."""

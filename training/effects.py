@@ -4,11 +4,13 @@ from dataclasses import dataclass
 
 from shoal.transport.port import PeerId
 
+from .agreed import Position
 from .agreeing import Keep, Split
 from .events import Event
 from .ledger import Closed
 from .members import Change
 from .records import Head, Offered
+from .skipping import Proof
 from .votes import Ballot, Journal
 
 
@@ -95,6 +97,28 @@ class AskLog:
 
 
 @dataclass(frozen=True, slots=True)
+class AskProof:
+    """For the way from this record to one near the newest."""
+
+    start: Position  # what is known
+    trusted: bytes  # the record; the position's, or one that an invite names
+    holders: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepLeap:
+    """Have this on disk before any effect that follows it is carried out."""
+
+    proof: Proof
+    position: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a damaged log has lost can do no harm any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Resync:
     """Go over to this head, by its checkpoint."""
 
@@ -120,6 +144,9 @@ Effect = (
     | SpreadWords
     | ApplyRecord
     | AskLog
+    | AskProof
+    | KeepLeap
+    | Recovered
     | Resync
     | Observe
 )

@@ -13,7 +13,9 @@ from shoal.crdt.service import StoreService
 from shoal.transport.blob_disk import disk_refusal
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal
+from shoal.transport.wire import Malformed
 
+from .agreed import Position
 from .answers_service import Cores
 from .archive_service import Archive
 from .attempt import Raised
@@ -22,12 +24,15 @@ from .effects import (
     AnnounceHeld,
     ApplyRecord,
     AskLog,
+    AskProof,
     CheckPayload,
     Collect,
     Effect,
     FetchPayload,
+    KeepLeap,
     KeepRecord,
     Observe,
+    Recovered,
     Resync,
     SaveJournal,
     SaveSplit,
@@ -42,12 +47,14 @@ from .metering import RoundMeter
 from .method import Turn, Work
 from .records import INLINE_BYTES_MAX, Contribution, Head, Offered, seal_contribution, turn_seed
 from .sharing_service import Sharing
+from .skipping import Proof, verify_proof
 from .state_service import Applied, StateKeeper
 from .storage_service import StorageKeeper
 
 TRY_AGAIN_S = 10.0  # after training or storing failed
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
 DISK_PAUSE_S = 5.0  # before what could not be written is tried again
+PROOFS_MAX = 4  # members asked for the way to the newest record
 PART_MIN = 0.5  # of the samples of its last turn that a turn cut short must have, to be worth its bytes
 
 
@@ -71,6 +78,7 @@ class Engine:
         self._backlog: list[tuple[Callable[[Any], Any], object]] = []  # what is to be done once `run` runs
         self._changed = trio.Event()
         self._ordered = trio.open_memory_channel[Effect](math.inf)
+        self._unwritten = 0  # effects in that channel, or being carried out
         self._last_samples = 0
         self._state_lock = trio.Lock()  # one applies or goes over to another head at a time
         self._turn_lock = trio.Lock()  # held while this member's turn is worked on, and while it is settled
@@ -104,7 +112,10 @@ class Engine:
                     self.exchange.announce()
                 case SpreadWords(changes):
                     self.exchange.spread(changes)
-                case SaveJournal() | KeepRecord() | SaveSplit() | SendBallot() | ApplyRecord():
+                case (
+                    SaveJournal() | KeepRecord() | KeepLeap() | Recovered() | SaveSplit() | SendBallot() | ApplyRecord()
+                ):
+                    self._unwritten += 1
                     self._ordered[0].send_nowait(effect)
                 case Train():
                     self._start(self._train, effect)
@@ -116,9 +127,15 @@ class Engine:
                     self._start(self._collect, effect)
                 case AskLog():
                     self._start(self._ask_log, effect)
+                case AskProof():
+                    self._start(self._ask_proof, effect)
                 case Resync():
                     self._start(self._resync, effect)
         self._changed.set()
+
+    def has_votes_to_say(self) -> bool:
+        """Whether this member has voted and some have yet to hear it."""
+        return self._unwritten > 0 or self.exchange.has_ballots()
 
     async def wait_for_change(self) -> None:
         """Until something was heard or done."""
@@ -158,6 +175,8 @@ class Engine:
                         self._start(self._apply, effect)
                     case _:
                         pass
+            self._unwritten -= len(batch)
+            self._changed.set()
 
     async def _write(self, batch: list[Effect]) -> None:
         """However long it takes: what is not remembered must not be said."""
@@ -352,6 +371,22 @@ class Engine:
         if not effect.holders:
             self.do(self._rounds.log_told(trio.current_time(), self._means.signer.peer_id, ()))
 
+    async def _ask_proof(self, effect: AskProof) -> None:
+        """From all who have it, for one may have less, or none that holds."""
+        best: tuple[Position, Proof] | None = None
+        for peer in effect.holders[:PROOFS_MAX]:
+            proof = await self.exchange.ask_proof(peer, effect.trusted)
+            if proof is None:
+                continue
+            verify = partial(verify_proof, self._means.swarm, effect.start, effect.trusted, proof)
+            position = await self._means.workers.run(verify)
+            if isinstance(position, Malformed):
+                self._observe(Problem(f"{peer} tells a log that does not hold: {position.reason}"))
+            elif best is None or position.round > best[0].round:
+                best = position, proof
+        now = trio.current_time()
+        self.do(self._rounds.not_proved(now) if best is None else self._rounds.leapt(now, *best))
+
     async def _resync(self, effect: Resync) -> None:
         """Go over to a head that others tell."""
         told, source = await self._ask_heads(effect)
@@ -426,6 +461,11 @@ def write(archive: Archive, batch: Iterable[Effect]) -> None:
     keeps = [effect.keep for effect in batch if isinstance(effect, KeepRecord)]
     if keeps:
         archive.append(keeps)
+    for effect in batch:
+        if isinstance(effect, KeepLeap):
+            archive.leap(effect.proof, effect.position)
+        elif isinstance(effect, Recovered):
+            archive.recovered()
     journals = [effect.journal for effect in batch if isinstance(effect, SaveJournal)]
     if journals:
         archive.save_journal(journals[-1])

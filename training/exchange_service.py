@@ -24,6 +24,7 @@ from .calls import (
     AskContributions,
     AskHead,
     AskLog,
+    AskProof,
     Ballots,
     Calls,
     Have,
@@ -42,12 +43,14 @@ from .pins import Pins
 from .platform_service import platform_of
 from .ports import Blobs, Signer
 from .records import Offered, Presence, Present, Standing, open_contribution
+from .skipping import Proof
 from .spec import SignedSpec, Spec
 from .store import MemberStore
 from .votes import Ballot, Decided
 from .workers_service import Workers
 
 ANSWER_S = 5.0  # a peer that takes longer for a small message counts as silent
+PROOF_S = 60.0  # to fetch 4 MiB over a thin line
 KEPT_MAX = 64  # connections a member keeps up of its own; beyond, it relies on others dialing it, and on gossip
 OFFERS_KEPT = 8  # own contributions that a member newly met hears of
 COLLECT_FROM_MAX = 8  # members asked in turn for contributions that a proposal takes: the proposer has them, or lies
@@ -97,7 +100,6 @@ class Exchange:
         self._kept: dict[PeerId, tuple[Address, ...]] = {}
         self._presence: Presence | None = None
         self._own_offers: deque[Offered] = deque(maxlen=OFFERS_KEPT)
-        self._words: deque[Change] = deque(maxlen=CHANGES_TOLD_MAX)  # that this member wants
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Talk and answer until cancelled."""
@@ -164,7 +166,6 @@ class Exchange:
 
     def spread(self, changes: tuple[Change, ...]) -> None:
         """Tell all members what somebody wants changed, those too that are met later."""
-        self._words.extend(changes)
         self._want(Kind.WORDS, self._roster.connected())
         self._publish(Gossiped.WORDS, encode(Words(changes[:CHANGES_TOLD_MAX])))
 
@@ -203,7 +204,7 @@ class Exchange:
 
     def has_ballots(self) -> bool:
         """Whether there are votes that have yet to be said to somebody."""
-        return any(talker.outbox.is_due(Kind.BALLOTS) for talker in self._talkers.values())
+        return any(talker.is_voting or talker.outbox.is_due(Kind.BALLOTS) for talker in self._talkers.values())
 
     async def farewell(self, sequence: int) -> Presence:
         """Say goodbye to the connected members, each once."""
@@ -220,6 +221,11 @@ class Exchange:
         """The records from `round` on, as many as `peer` tells at once."""
         reply = await self._transport.request(peer, self._calls.log, AskLog(round), timeout_s=ANSWER_S)
         return () if isinstance(reply, Refusal) else reply.log
+
+    async def ask_proof(self, peer: PeerId, record: bytes) -> Proof | None:
+        """The way from this record to one near the newest, as `peer` tells it; to be verified."""
+        reply = await self._transport.request(peer, self._calls.proof, AskProof(record), timeout_s=PROOF_S)
+        return None if isinstance(reply, Refusal) else reply.proof
 
     async def ask_head(self, peer: PeerId) -> TellHead | None:
         """Where `peer` stands, with the proof and the checkpoint."""
@@ -297,13 +303,16 @@ class Exchange:
                 ballots = talker.take(self._rounds.round)
                 if not ballots:
                     return None
+                talker.is_voting = True
                 reply = await request(peer, calls.ballots, Ballots(ballots), timeout_s=ANSWER_S)
+                talker.is_voting = False
                 if isinstance(reply, Refusal):
                     talker.put_back(ballots)
             case Kind.WORDS:
-                if not self._words:
+                words = self._rounds.words.fitting(self._rounds.position)[:CHANGES_TOLD_MAX]
+                if not words:
                     return None
-                reply = await request(peer, calls.words, Words(tuple(self._words)), timeout_s=ANSWER_S)
+                reply = await request(peer, calls.words, Words(words), timeout_s=ANSWER_S)
             case Kind.OFFER:
                 if not talker.offers:
                     return None
@@ -350,6 +359,7 @@ class _Talker:
         self.wake = trio.Event()
         self.scope = trio.CancelScope()
         self.offers: deque[Offered] = deque(maxlen=OFFERS_KEPT)
+        self.is_voting = False  # ballots are on their way
         self._ballots: deque[Ballot] = deque(maxlen=BALLOTS_MAX)
 
     def said(self, offered: Offered) -> None:
@@ -372,6 +382,7 @@ class _Talker:
 
     def take(self, round: int) -> tuple[Ballot, ...]:
         """What is to be said, but for what has been overtaken."""
-        ballots = tuple(each for each in self._ballots if each.round >= round or isinstance(each, Decided))
+        # Of the round before, too: others may need this member's vote to see how it ended.
+        ballots = tuple(each for each in self._ballots if each.round >= round - 1 or isinstance(each, Decided))
         self._ballots.clear()
         return ballots

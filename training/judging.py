@@ -140,7 +140,10 @@ def _judge_taken(view: View, record: AgreedRecord, after: Electorate) -> bool | 
             continue
         if share not in shares_of((offered,), 1) or share.member not in after.by_member:
             return False
-        if view.pool.is_refused(offered.hash) or cannot_take(view, offered) is not None:
+        if view.pool.is_refused(offered.hash):
             return False
-        is_whole = is_whole and view.pool.is_held(offered.hash)
+        is_known = view.ledger.staleness(share.base_round) is not None  # else before this member's time
+        if is_known and cannot_take(view, offered) is not None:
+            return False
+        is_whole = is_whole and is_known and view.pool.is_held(offered.hash)
     return True if is_whole and not missing else Unsettled(tuple(missing))

@@ -26,6 +26,7 @@ class _Entry:
     head: Head | None = None  # while connected
     held: frozenset[bytes] = frozenset()  # contributions it says it holds
     bytes_per_s: int = 0
+    platform: str = ""
     idle_at: Head | None = None
     doubts: int = 0
     doubted_until: float = -1.0
@@ -88,6 +89,16 @@ class Roster:
             entry.bytes_per_s = bytes_per_s
             entry.idle_at = entry.head if is_idle else None
             (self._idle.add if is_idle else self._idle.discard)(peer)
+
+    def tell_platform(self, peer: PeerId, platform: str) -> None:
+        """What computes the state there, for people."""
+        entry = self._entries.get(peer)
+        if entry is not None:
+            entry.platform = platform
+
+    def platform(self, peer: PeerId) -> str:
+        entry = self._entries.get(peer)
+        return "" if entry is None else entry.platform
 
     def lose(self, peer: PeerId, now: float) -> None:
         """The connection is gone."""

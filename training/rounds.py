@@ -13,7 +13,7 @@ about membership in words.py.
 """
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 
 from shoal.transport.envelope import Verify
@@ -25,7 +25,17 @@ from .agreeing import Agreement, Split
 from .catching_up import CatchingUp
 from .closing import missing, unspread
 from .deliberation import Deliberation
-from .effects import AnnounceHeld, ApplyRecord, CheckPayload, Effect, Observe, SpreadWords, Train
+from .effects import (
+    AnnounceHeld,
+    ApplyRecord,
+    CheckPayload,
+    Effect,
+    KeepLeap,
+    Observe,
+    Recovered,
+    SpreadWords,
+    Train,
+)
 from .events import Finished, MembersChanged, Problem, RoundStarted, Waiting
 from .gathering import Gathering
 from .judging import View, cannot_take
@@ -36,6 +46,7 @@ from .patience import timeouts
 from .pool import Pool
 from .records import Head, Offered, Standing
 from .roster import Roster
+from .skipping import Proof
 from .soundness import base_of, contribution_fault
 from .spec import Spec
 from .votes import Ballot, Decided, Vote
@@ -43,6 +54,8 @@ from .weights import Taken, weights
 from .words import Words
 
 SILENT_SPANS = 2  # of a proposer's silence; fewer: who changes its network is suspended and comes back at once
+CAREFUL_ROUNDS = 2  # that one may have signed beyond the newest that others tell: it votes on one, having decided one
+ROUNDS_MAX = 2**31
 JOIN_AGAIN_ROUNDS = 32  # after which a newcomer asks anew: what it asked for grows old (admission.py)
 
 
@@ -77,7 +90,7 @@ class Rounds:
         admits: Callable[[Position], Admits],
         verify: Verify = verify,
     ) -> None:
-        self._spec = spec
+        self.spec = self._spec = spec
         self._swarm = swarm
         self._me = roster.me
         self._roster = roster
@@ -98,6 +111,10 @@ class Rounds:
         self._start_digest = place.start_digest
         self._closed_with: object = None  # what a record was last offered for
         self._waiting_for = ""
+        self._trusted: bytes | None = None  # a record to be proved before anything else
+        self._is_leaving = False
+        self._is_careful = False  # what this member has signed may be lost
+        self._careful_through = -1
         self._make_join: Callable[[int], Change | str] = lambda _: "nobody has said how"
         self._asked_at = -1
 
@@ -204,6 +221,12 @@ class Rounds:
         self._open.worked(has_contributed=False)
         return self.look(now)
 
+    def resign(self, now: float, word: Change) -> list[Effect]:
+        """This member leaves, by this word of its."""
+        self._is_leaving = True
+        self.standing = Standing.PAUSED
+        return self.wants(now, word)
+
     def stand(self, now: float, standing: Standing) -> list[Effect]:
         """The owner pauses or resumes."""
         self.standing = standing
@@ -216,6 +239,15 @@ class Rounds:
     def asks_by(self, make_join: Callable[[int], Change | str]) -> None:
         """How this member asks to be let in: by the newest round it knows; or why it would be in vain."""
         self._make_join = make_join
+
+    def trust(self, record: bytes) -> None:
+        """An invite names this record: follow only a log that it is in."""
+        self._trusted = record
+
+    def be_careful(self) -> None:
+        """What this member has signed may be lost: say nothing until that can do no harm."""
+        self._is_careful = True
+        self._agreement.abstain_through(ROUNDS_MAX)
 
     def stop_at(self, split: Split) -> None:
         """Two certified records for one round are known from before: go no further."""
@@ -237,8 +269,7 @@ class Rounds:
         if base.round <= self.head.round and self._is_current:
             fault = cannot_take(self._view(now), offered)
             if fault is not None:
-                self.look(now)
-                return fault
+                return self.look(now) or fault  # that its author stands elsewhere may matter
         if base.round == 0:
             self._gathering.hear_start(now)
         known = self.pool.hear(offered)
@@ -256,7 +287,7 @@ class Rounds:
 
     def heard_ballots(self, now: float, peer: PeerId, ballots: Iterable[Ballot]) -> list[Effect]:
         """Votes, proposals and decisions arrived, by whatever way."""
-        if self._gathering.is_hearing(now, self._roster):
+        if self._gathering.is_hearing(now, self._roster) or self._trusted is not None:
             return []  # what is said before others have told what they remember might be said twice
         effects = self._deliberation.heard(now, peer, ballots)
         return [*effects, *self._closed(now), *self.look(now)]
@@ -327,9 +358,28 @@ class Rounds:
             effects += self._closed(now)
         is_news = self.ledger.newest > newest
         self._catching_up.log_told(now, is_news=is_news)
-        if not is_news:
+        told = self._roster.head(peer)
+        if not is_news and told is not None and told.round > newest:
             self._roster.doubt(peer, now)
         return [*effects, *self.look(now)]
+
+    def leapt(self, now: float, position: Position, proof: Proof) -> list[Effect]:
+        """The end of an AskProof: the log goes on from there."""
+        is_news = position.round > self.ledger.newest
+        self._catching_up.log_told(now, is_news=is_news or self._trusted is not None)
+        self._trusted = None
+        if not is_news:
+            return self.look(now)
+        self._deliberation.leap(position)
+        self.ledger = Ledger(position, self._start_digest)
+        if self.phase is Phase.OPEN:
+            self.phase = Phase.WAITING
+        return [KeepLeap(proof, position), *self.look(now)]
+
+    def not_proved(self, now: float) -> list[Effect]:
+        """The end of an AskProof that led nowhere."""
+        self._catching_up.log_told(now, is_news=False)
+        return self.look(now)
 
     def adopted(self, now: float, head: Head) -> list[Effect]:
         """The end of a Resync: this member now stands at `head`."""
@@ -375,7 +425,9 @@ class Rounds:
         if self.phase is Phase.FINISHED:
             return []
         effects: list[Effect] = []
-        if not self._gathering.is_hearing(now, self._roster):
+        if self._trusted is not None:
+            effects += self._wait("for a member that shows the way from the record that the invite names")
+        elif not self._gathering.is_hearing(now, self._roster):
             effects += [*self._deliberation.look(now), *self._closed(now)]
             effects += self._ask_in()
         newest = -1
@@ -390,7 +442,7 @@ class Rounds:
 
     @property
     def _is_current(self) -> bool:
-        return self.head.round == self.ledger.newest and not self._is_startless
+        return self.head.round == self.ledger.newest and not self._is_startless and self._trusted is None
 
     @property
     def _is_startless(self) -> bool:
@@ -426,7 +478,7 @@ class Rounds:
 
     def _ask_in(self) -> list[Effect]:
         """Ask to be a member, and again when that has grown old."""
-        if self._me in self.electorate.by_member or self.standing in (Standing.STORAGE, Standing.LEFT):
+        if self._me in self.electorate.by_member or self.standing is Standing.STORAGE or self._is_leaving:
             return []
         newest = self.ledger.newest
         if 0 <= self._asked_at > newest - JOIN_AGAIN_ROUNDS or self.electorate.is_barred(self._me):
@@ -441,7 +493,8 @@ class Rounds:
     def _catch_up(self, now: float) -> list[Effect]:
         """Get to the log's end, and to the state of its newest record."""
         told = self._roster.heads(now)
-        effects = self._catching_up.log(now, self.ledger.newest, told, self._deliberation.asks)
+        effects = self._catching_up.log(now, self.position, self._trusted, told, self._deliberation.asks)
+        effects += self._take_care(told)
         if self.phase is Phase.APPLYING:
             return effects
         following = self.ledger.closed(self.head.round + 1)
@@ -454,6 +507,20 @@ class Rounds:
             effects += self._catching_up.state(now, self._view(now), following, other_state, told)
         return effects
 
+    def _take_care(self, told: Mapping[Head, Set[PeerId]]) -> list[Effect]:
+        """A member whose log was damaged: it cannot have signed anything beyond what a quorum tells, and two rounds."""
+        if self._is_careful:
+            tellers = {peer for peers in told.values() for peer in peers}
+            if not self.electorate.is_quorum(tellers | {self._me}) or not tellers:
+                return []
+            self._is_careful = False
+            self._careful_through = max(head.round for head in told) + CAREFUL_ROUNDS
+            self._agreement.abstain_through(self._careful_through)
+        if 0 <= self._careful_through < self.ledger.newest:
+            self._careful_through = -1
+            return [Recovered()]
+        return []
+
     def _apply(self, following: Closed) -> ApplyRecord | None:
         """The next record, if all that it took is here."""
         if self.standing is Standing.STORAGE:
@@ -461,6 +528,10 @@ class Rounds:
         offers = [self.pool.get(share.contribution) for share in following.record.taken]
         held = tuple(offered for offered in offers if offered is not None and self.pool.is_held(offered.hash))
         if len(held) < len(offers):
+            return None
+        newest = following.record.round - 1
+        if any(self.ledger.staleness(share.base_round, newest) is None for share in following.record.taken):
+            self._catching_up.close_way_by_records()  # what it weighs, this member came too late to know
             return None
         self.phase = Phase.APPLYING
         return ApplyRecord(following, held)
@@ -497,6 +568,9 @@ class Rounds:
         view, joining = self._view(now), self.words.joining(self.position)
         standings = self._open.standings(view, self._roster, self.standing, joining)
         offers: list[Offered] = []
+        torn = self._torn(now)
+        if torn is not None:
+            return self._wait(torn)
         late = missing(now, standings)
         if late is None:
             offers = self._open.offers(view, self._roster, joining)
@@ -517,6 +591,23 @@ class Rounds:
         sizes = (offered.payload_bytes for offered in offers if offered.ref is not None)
         self._agreement.be_patient(timeouts(self._spec, max(sizes, default=0), self._roster.rates()))
         return [*self._deliberation.close(now, offers), *self._closed(now)]
+
+    def _torn(self, now: float) -> str | None:
+        """How the members' states differ, if no quorum can ever certify one of them: nothing goes on then."""
+        told = self._roster.heads(now)
+        here = {head: set(peers) for head, peers in told.items() if head.record == self.head.record}
+        here.setdefault(self.head, set()).add(self._me)
+        known = set[PeerId]().union(*here.values(), *told.values())
+        unknown = {PeerId(seat.member) for seat in self.electorate.seats} - known
+        if len(here) < 2 or any(self.electorate.is_quorum(peers | unknown) for peers in here.values()):
+            return None
+        rows = sorted(f"{head.digest.hex()[:12]}: {self._computers(peers)}" for head, peers in here.items())
+        text = f"the states after round {self.head.round} differ, and no quorum has computed one: {'; '.join(rows)}"
+        return f"{text}. Nothing goes on until enough members compute alike"
+
+    def _computers(self, peers: Iterable[PeerId]) -> str:
+        named = ((peer, "this node" if peer == self._me else self._roster.platform(peer)) for peer in sorted(peers))
+        return ", ".join(f"{peer} ({platform})" for peer, platform in named)
 
     def _pause(self) -> list[Effect]:
         """Say so if there is no quorum."""

@@ -57,6 +57,7 @@ class MemberStatus:
     standing: Standing
     is_connected: bool
     round: int | None  # the newest it says it applied
+    votes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +262,7 @@ class SwarmService:
             standing=rounds.standing,
             contributors=rounds.contributors,
             contributions_held=len(rounds.held()),
-            members=tuple(MemberStatus(*row) for row in roster.table()),
+            members=tuple(MemberStatus(*row, rounds.electorate.votes(row[0])) for row in roster.table()),
         )
 
     def log(self) -> list[AgreedRecord]:
@@ -357,6 +358,10 @@ class SwarmService:
         rounds = Rounds(spec, self.swarm, roster, place, self._standing(), self._admits)
         if loaded.split is not None:
             rounds.stop_at(loaded.split)
+        if loaded.is_damaged:
+            rounds.be_careful()
+        if self._trusted not in (None, self.swarm) and loaded.position.round == 0 and not loaded.log:
+            rounds.trust(self._trusted)
         rounds.asks_by(lambda round: join_change(spec, self.swarm, self._means.signer, self._ticket, round))
         log = Log(TellHead(restored.head, restored.checkpoint))
         return Cores(rounds, roster, log, archive)
@@ -371,10 +376,9 @@ class SwarmService:
         if seat is None or len(rounds.electorate.seats) == 1:
             return
         word = signer.sign(leave_statement(self.swarm, signer.peer_id, seat.since))
-        engine.do(rounds.stand(trio.current_time(), Standing.PAUSED))
-        engine.do(rounds.wants(trio.current_time(), Leave(signer.peer_id, word)))
+        engine.do(rounds.resign(trio.current_time(), Leave(signer.peer_id, word)))
         with trio.move_on_after(LEAVE_S):
-            while signer.peer_id in rounds.electorate.by_member or engine.exchange.has_ballots():
+            while signer.peer_id in rounds.electorate.by_member or engine.has_votes_to_say():
                 await engine.wait_for_change()
 
     async def _stand(self) -> None:

@@ -62,13 +62,11 @@ class Spec(Message, frozen=True, kw_only=True):
     model: Name = "gpt-0.8m"
     data: Name = "shakespeare"
     members_start: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # round 1 waits until so many are connected
-    members_min: Annotated[int, msgspec.Meta(ge=1, le=1024)] = (
-        1  # a round takes no fewer; an author's default: least_of
-    )
+    members_min: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1  # a round that takes any takes no fewer members'
     members_max: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
     round_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 30.0  # to train in, from a round's start to its deadline
     grace_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 10.0  # after it, for payloads on their way
-    silence_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 5.0  # a proposer silent for so long is passed over
+    silence_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)] = 1.0  # a proposer silent for so long is passed over
     samples_max: Annotated[int, msgspec.Meta(ge=1, le=2**24)] = 1_000_000  # per contribution; 2^24: exact in float32
     payload_bytes_max: Annotated[int, msgspec.Meta(ge=1, le=2**36)] = 64 * 1024 * 1024
     rounds_max: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0  # 0: no end
@@ -113,7 +111,6 @@ def spec_from(values: Mapping[str, Any], creator: PeerId, nonce: bytes) -> Spec 
             checked[key] = msgspec.convert(value, fields[key].type)
         except msgspec.ValidationError as error:
             return Malformed(f"spec key {key!r}: {error}")
-    checked.setdefault("members_min", least_of(checked.get("members_start", 1)))
     if checked.get("is_public"):
         checked.setdefault("admission", AdmissionRule.OPEN)  # who finds it has nobody to ask for an invite
     if checked.get("admission") is AdmissionRule.OPEN:
@@ -124,14 +121,6 @@ def spec_from(values: Mapping[str, Any], creator: PeerId, nonce: bytes) -> Spec 
     spec = Spec(creator=creator, nonce=nonce, **checked)
     wrong = _contradiction(spec)
     return Malformed(wrong) if wrong else spec
-
-
-def least_of(members_start: int) -> int:
-    """Below how many contributions a round should wait: more than half of those who start, so that a minority that was
-    cut off makes no rounds for which the others' would be given up. Of two neither is a majority: each goes on while
-    the other sleeps.
-    """
-    return members_start // 2 + 1 if members_start > 2 else 1
 
 
 def spec_from_toml(text: str, creator: PeerId, nonce: bytes) -> Spec | Malformed:

@@ -185,7 +185,8 @@ class StateKeeper(Generic[State, Local]):
         if ref.size > self._checkpoint_bytes_max:
             return f"a checkpoint of {ref.size} bytes is more than {self._checkpoint_bytes_max}"
         label = self._pins.label("state", head.round)
-        refusal = await self._blobs.fetch(ref, holders, pin=label, timeout_s=CHECKPOINT_S)
+        like = None if self._saved is None else self._saved[0]
+        refusal = await self._blobs.fetch(ref, holders, pin=label, timeout_s=CHECKPOINT_S, like=like)
         if refusal is not None:
             return refusal.message
         state = await self._load_state(ref)

@@ -256,8 +256,8 @@ class Swarm:
         self.nodes = nodes
         self._nursery = nursery
 
-    async def start(self, *numbers: int, introducer: int | None = None) -> None:
-        """Start these nodes, or start them again; each dials `introducer`, if it is given."""
+    async def start(self, *numbers: int, introducer: int | None = None, trusted: bytes | None = None) -> None:
+        """Start these nodes, or start them again; each dials `introducer`, if it is given, and trusts this record."""
         for number in numbers:
             node = self.nodes[number]
             node.transport = await self.network.open(node.peer_id)
@@ -271,6 +271,7 @@ class Swarm:
                 node.identity,
                 node.directory,
                 node.observe,
+                trusted=trusted,
                 workers=VirtualWorkers(node.turn_s),
                 blocking=run_inline,
             )

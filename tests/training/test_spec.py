@@ -66,12 +66,6 @@ def test_a_public_swarm_lets_anybody_in_unless_its_author_says_otherwise() -> No
     assert make(admission="open", quorum="majority").quorum is Quorum.MAJORITY
 
 
-def test_a_round_takes_more_than_half_of_those_who_start_unless_the_author_says_otherwise() -> None:
-    starts = {start: make(members_start=start, members_max=64).members_min for start in range(1, 8)}
-    assert starts == {1: 1, 2: 1, 3: 2, 4: 3, 5: 3, 6: 4, 7: 4}
-    assert make(members_start=5, members_min=1).members_min == 1
-
-
 @pytest.mark.parametrize(
     ("values", "word"),
     [
