@@ -4,6 +4,9 @@ Three things end a node with its testnet. It is told to stop, and killed if it d
 own, so whatever it started dies with it; and its standard input is a pipe that this process holds open: when this
 process is gone, even by kill -9, the operating system closes the pipe, and the node, started with --until-stdin-closes,
 stops by itself. (Rejected: PR_SET_PDEATHSIG, which only Linux has and which follows the parent's thread, not process.)
+
+A frozen node (SIGSTOP) would notice neither. So it has a keeper beside it, a shell that waits for a pipe of its own to
+close, and then lets the node go on: so it does whenever the node is to be thawed, and when this process is gone.
 """
 
 import os
@@ -19,15 +22,21 @@ import trio
 STOP_TIMEOUT_S = 5.0  # a node promises to end within 2 s of a SIGTERM
 KILL_TIMEOUT_S = 10.0  # a process may be stuck in the kernel, on a dead disk; then nobody can end it
 LOG_TAIL_BYTES = 4096
+KEEP = 'cat > /dev/null; kill -s CONT -- "-$0"'  # of a frozen group, until standard input ends
 
 
 class NodeProcess:
-    """One `python -m shoal node` on its data directory. It may be started again after its end."""
+    """One `python -m shoal node` on its data directory. It may be started again after its end.
 
-    def __init__(self, directory: Path, arguments: Sequence[str]) -> None:
+    Args:
+        prefix: a command that runs the one behind it and becomes it, as `nice` does.
+    """
+
+    def __init__(self, directory: Path, arguments: Sequence[str], prefix: Sequence[str] = ()) -> None:
         self.directory = directory
-        self._command = [sys.executable, "-m", "shoal", "node", "--data-dir", str(directory), *arguments]
+        self._command = [*prefix, sys.executable, "-m", "shoal", "node", "--data-dir", str(directory), *arguments]
         self._process: trio.Process | None = None
+        self._keeper: trio.Process | None = None
 
     @property
     def log(self) -> Path:
@@ -60,8 +69,28 @@ class NodeProcess:
             await process.stdin.aclose()
         return status
 
+    async def freeze(self) -> None:
+        """Stop all of it where it is (SIGSTOP), as a laptop that sleeps. Not on Windows. Raises OSError."""
+        if sys.platform == "win32" or self._process is None or self._keeper is not None:
+            return
+        command = ["sh", "-c", KEEP, str(self._process.pid)]
+        self._keeper = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, **own_group())
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    async def thaw(self) -> None:
+        """Let it go on where it was."""
+        if self._keeper is None:
+            return
+        with trio.move_on_after(KILL_TIMEOUT_S) as scope:
+            scope.shield = True
+            assert self._keeper.stdin is not None
+            await self._keeper.stdin.aclose()
+            await self._keeper.wait()
+            self._keeper = None
+
     async def stop(self) -> None:
         """Ask it to end, and kill it if it does not. Shielded: nothing may be left behind."""
+        await self.thaw()
         if self._process is None:
             return
         with trio.move_on_after(STOP_TIMEOUT_S + KILL_TIMEOUT_S) as scope:
@@ -74,6 +103,7 @@ class NodeProcess:
 
     async def kill(self) -> None:
         """kill -9, to the whole group, whatever it does at the moment."""
+        await self.thaw()
         if self._process is None:
             return
         with trio.move_on_after(KILL_TIMEOUT_S) as scope:
