@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, TextIO
 
 import msgspec
 
+from . import cli_chaos
 from . import report as reports
 from .cli_parts import add_command
 from .complaint import Complaint, Exit
-from .report import GeneratedText, Report
+from .report import Chaos, GeneratedText, Report
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -34,12 +35,14 @@ HTML = "report.html"
 PROMPT = "KING EDWARD\n"
 SAMPLE_BYTES = 240
 REFRESH_S = 0.25
+CHAOS_MINUTES = 2.0
 
 EPILOG = """\
   shoal testnet                            four nodes, twelve rounds, under three minutes; report/report.html shows it
   shoal testnet --compare                  and then one member alone and synchronous training, for comparison
   shoal testnet --nodes 8 --minutes 10     longer, by the clock
   shoal testnet --model gpt-0.2m --set steps=20 --set codec=int8 --json
+  shoal testnet --nodes 8 --chaos 7        nodes are killed, frozen, restarted and cut off; in the end all agree
 
 a run repeats: on one machine the same --seed gives the same states, bit for bit
 """
@@ -61,6 +64,8 @@ class Run:
 
     report: Report
     failure: Complaint | None = None  # why it got no further
+    chaos: Chaos | None = None
+    last: int | None = None  # the last round to report; None: the newest
 
 
 def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
@@ -77,7 +82,7 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     length.add_argument("--rounds", type=int, metavar="N", help="how many rounds (default: 12)")
     length.add_argument("--minutes", type=float, metavar="M", help="train for so long instead")
     testnet.add_argument("--method", default="diloco", help="training method (default: diloco)")
-    testnet.add_argument("--model", default="gpt-0.8m", help="model by name (default: gpt-0.8m)")
+    testnet.add_argument("--model", help="model by name (default: gpt-0.8m; gpt-0.2m with --chaos)")
     testnet.add_argument("--data", default="shakespeare", help="text by name, or a file (default: shakespeare)")
     testnet.add_argument("--seed", type=int, default=0, metavar="S", help="for keys, weights and data (default: 0)")
     testnet.add_argument(
@@ -87,6 +92,13 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         "--report", default="report", metavar="DIR", help="where to write the report (default: report)"
     )
     testnet.add_argument("--compare", action="store_true", help="afterwards train alone and synchronously, too")
+    testnet.add_argument(
+        "--chaos",
+        type=int,
+        metavar="SEED",
+        help="kill, freeze and cut off nodes as this seed says, for 2 minutes if no length is given; then compare them "
+        "with each other and with an undisturbed run",
+    )
     testnet.add_argument("--keep", action="store_true", help="keep the nodes' data directories")
 
 
@@ -97,6 +109,7 @@ def run(arguments: argparse.Namespace) -> Exit:
 
     plan = plan_of(arguments)
     check(plan)
+    cli_chaos.check(plan)
     options = options_of(arguments)
     return trio.run(main, plan, options)
 
@@ -105,14 +118,18 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
     """What the flags ask for. Raises Complaint for what cannot be run."""
     from shoal.training.data import file_name
 
-    from .testnet import NODES_MAX, Plan
+    from .testnet import CHAOS_MODEL, CHAOS_SETTINGS, NODES_MAX, Plan
 
-    rounds = None if arguments.minutes is not None else 12 if arguments.rounds is None else int(arguments.rounds)
+    is_chaos, minutes, rounds = arguments.chaos is not None, arguments.minutes, arguments.rounds
+    settings = CHAOS_SETTINGS if is_chaos and arguments.method == "diloco" else {}
+    if rounds is None and minutes is None:
+        rounds, minutes = (None, CHAOS_MINUTES) if is_chaos else (12, None)
     for name, value, least, most in (
         ("nodes", arguments.nodes, 1, NODES_MAX),
         ("rounds", rounds, 1, 100_000),
-        ("minutes", arguments.minutes, 0.01, 100_000),
+        ("minutes", minutes, 0.01, 100_000),
         ("seed", arguments.seed, 0, 2**32 - 1),
+        ("chaos", arguments.chaos, 0, 2**32 - 1),
     ):
         if value is not None and not least <= value <= most:
             raise Complaint(f"--{name} {value}: expected a number from {least} to {most}", Exit.USAGE)
@@ -124,13 +141,14 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
     return Plan(
         nodes=arguments.nodes,
         rounds=rounds,
-        minutes=arguments.minutes,
+        minutes=minutes,
         method=arguments.method,
-        model=arguments.model,
+        model=arguments.model or (CHAOS_MODEL if is_chaos else "gpt-0.8m"),
         data=data,
         data_path=data_path,
         seed=arguments.seed,
-        settings=dict(setting_of(text) for text in arguments.set),
+        settings={**settings, **dict(setting_of(text) for text in arguments.set)},
+        chaos=arguments.chaos,
     )
 
 
@@ -185,6 +203,8 @@ async def run_and_report(plan: "Plan", options: Options, where: Path, training: 
         await train(plan, where, display, run)
         if options.is_comparing and run.failure is None and run.report.rounds:
             await compared(plan, run, display)
+        if run.chaos is not None and run.failure is None and run.report.rounds:
+            await cli_chaos.compare(plan, where, run, display)
     is_interrupted = training.cancelled_caught
     closed = len(run.report.rounds)
     if is_interrupted and not closed:
@@ -221,7 +241,7 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
     from .testnet import open_testnet
 
     before = after = ""
-    async with open_testnet(plan, where) as testnet:
+    async with cli_chaos.open_network(plan, where, display, run) as lan, open_testnet(plan, where, lan) as testnet:
 
         async def sample() -> None:
             nonlocal before
@@ -232,7 +252,7 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
             await testnet.launch(sample)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(refresh, testnet, display)
-                await until_done(testnet)
+                await (until_done(testnet) if run.chaos is None else cli_chaos.until_over(testnet, lan, display, run))
                 nursery.cancel_scope.cancel()
             display.show(testnet.view())
             after = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
@@ -240,8 +260,14 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
             run.failure = await testnet.explain(first(group))
         finally:
             samples = GeneratedText(prompt=PROMPT, before=before, after=after) if after else None
-            details = {"model": plan.model, "data": plan.data, "seed": plan.seed, "samples": samples}
-            run.report = msgspec.structs.replace(testnet.tally.report(plan.method), **details)
+            details = {
+                "model": plan.model,
+                "data": plan.data,
+                "seed": plan.seed,
+                "samples": samples,
+                "chaos": run.chaos,
+            }
+            run.report = msgspec.structs.replace(testnet.tally.report(plan.method, last=run.last), **details)
 
 
 async def until_done(testnet: "Testnet") -> None:
@@ -258,9 +284,9 @@ async def refresh(testnet: "Testnet", display: "Display") -> None:
     import trio
 
     began_at = time.monotonic()
-    minutes = testnet.plan.minutes
+    span_s = testnet.plan.span_s
     while True:
-        left_s = None if minutes is None else max(0.0, minutes * 60 - (time.monotonic() - began_at))
+        left_s = None if span_s is None else max(0.0, span_s - (time.monotonic() - began_at))
         display.show(testnet.view(left_s))
         await trio.sleep(REFRESH_S)
 
@@ -304,6 +330,8 @@ def summarize(report: Report, html_path: Path, stream: TextIO) -> None:
         lines.append(
             f"one member alone: {base.alone.validation_loss:.3f}; synchronous: {base.synchronous.validation_loss:.3f}"
         )
+    if report.chaos is not None:
+        lines += cli_chaos.lines_for(report, report.chaos)
     lines.append(f"report: {html_path} and report.json beside it")
     print("\n".join(lines), file=stream, flush=True)
 
@@ -319,6 +347,7 @@ def summary(report: Report, found: Sequence[str], json_path: Path, html_path: Pa
         "final": msgspec.to_builtins(report.final),
         "baselines": msgspec.to_builtins(report.baselines),
         "state_digests": digests,
+        **cli_chaos.summary(report),
         "report": str(json_path),
         "html": str(html_path),
     }

@@ -133,11 +133,11 @@ async def _hold(enter: Sequence[str], *, is_users: bool) -> AsyncGenerator[_Name
     assert holder.stdin is not None
     assert holder.stdout is not None
     try:
-        answer = b""
+        is_inside = False
         with trio.move_on_after(HELD_TIMEOUT_S):
             await holder.stdin.send_all(b"\n")
-            answer = await holder.stdout.receive_some()
-        if not answer:  # once `cat` answers, it is inside
+            is_inside = bool(await holder.stdout.receive_some())  # `cat` answers once it is
+        if not is_inside:
             raise Complaint("a network namespace cannot be made here")
         yield _Namespace(holder, is_users=is_users)
     finally:

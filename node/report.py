@@ -31,6 +31,8 @@ class ReportedRound(msgspec.Struct, frozen=True, kw_only=True):
     tokens: dict[str, Count] = {}  # that the member trained on in this round
     training_loss: dict[str, float] = {}  # the mean over its own steps
     phases: dict[str, dict[str, Seconds]] = {}  # by peer: {"train": s, "exchange": s, "apply": s}
+    attempts: Count = 1  # that agreement on the round took
+    closed_at: dict[str, Seconds] = {}  # by peer: since the first round's start
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -72,6 +74,29 @@ class Incident(msgspec.Struct, frozen=True, kw_only=True):
     what: str
 
 
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """What `--chaos` did to some nodes. Both times are seconds since the first round's start."""
+
+    time: Seconds
+    until: Seconds
+    kind: Literal["kill", "freeze", "partition"]
+    nodes: tuple[str, ...]  # of a partition those on one side
+
+
+class Chaos(msgspec.Struct, frozen=True, kw_only=True):
+    """What else is to be known about a run whose nodes were disturbed on purpose."""
+
+    seed: Count
+    is_over: bool = False  # all nodes ran again when the run ended
+    left_out: str = ""  # why there were no partitions
+    unsound: tuple[str, ...] = ()  # what was found against the nodes' records
+    undisturbed: Baseline | None = None  # the same nodes for as many rounds, all of them left alone
+
+    def ratio(self, validation_loss: float) -> float | None:
+        """How many times the undisturbed run's loss this is."""
+        return None if self.undisturbed is None else validation_loss / (self.undisturbed.validation_loss or math.nan)
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A whole run."""
 
@@ -88,6 +113,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Seconds = 0.0  # training, from the first round's start to the last one's close
     samples: GeneratedText | None = None
     incidents: tuple[Incident, ...] = ()
+    chaos: Chaos | None = None
+    events: tuple[Event, ...] = ()  # in the order of their beginnings
 
     def honest(self) -> tuple[str, ...]:
         return tuple(node for node in self.nodes if node not in self.adversaries)
@@ -109,7 +136,23 @@ def faults(report: Report, rounds_expected: int) -> list[str]:
             found.append(f"honest members disagree about the state after round {entry.round}: {split}")
         if not math.isfinite(entry.validation_loss):
             found.append(f"the validation loss after round {entry.round} is {entry.validation_loss}: training diverged")
+    if report.chaos is not None:
+        found += report.chaos.unsound
+        found += _absent(report, report.rounds[-1]) if report.chaos.is_over and report.rounds else []
     return found
+
+
+def _absent(report: Report, last: ReportedRound) -> list[str]:
+    """Who is missing in the last round of a run at whose end everybody runs again."""
+    absent = {
+        "did not close": [peer for peer in report.honest() if not last.state_digest.get(peer)],
+        "has no contribution in": [peer for peer in report.honest() if peer not in last.contributors],
+    }
+    return [
+        f"node {peer[-6:]} {verb} round {last.round}, the last, though it ran again"
+        for verb, peers in absent.items()
+        for peer in peers
+    ]
 
 
 def write(report: Report, path: Path) -> None:

@@ -4,14 +4,19 @@ A pure fold: events go in as the local API gives them, in any interleaving, some
 reconnects asks for all that is still kept); the same events give the same tally. The clock comes in with each event.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from .report import Final, Incident, Report, ReportedRound
+from .report import Event, Final, Incident, Report, ReportedRound
 
 INCIDENTS_MAX = 1000
+EVENTS_MAX = 10_000
+
+Trouble = Literal["kill", "freeze", "partition"]
+SEEN_AS: Mapping[Trouble, str] = {"kill": "killed", "freeze": "frozen", "partition": "cut off"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,18 @@ class _Told:
     training_loss: float | None = None
     tokens: int = 0
     train_s: float = 0.0
+    attempts: int = 1
+    closed_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Befallen:
+    """What was done to some nodes."""
+
+    kind: Trouble
+    nodes: tuple[str, ...]
+    at: float
+    until: float = math.inf  # while it goes on
 
 
 @dataclass(slots=True)
@@ -79,6 +96,7 @@ class Tally:
     def __init__(self, nodes: Sequence[str]) -> None:
         self._nodes = {peer: _Node() for peer in sorted(nodes)}
         self._incidents: list[Incident] = []
+        self._events: list[_Befallen] = []
         self._began_at: float | None = None
         self._ended_at = 0.0
 
@@ -97,6 +115,16 @@ class Tally:
     def rounds_closed(self) -> int:
         """The newest round that every running node has closed."""
         return min((node.newest for node in self._nodes.values() if node.is_running), default=0)
+
+    def newest_whole_round(self) -> int:
+        """The newest round that has everybody's contribution, that all closed by themselves, and one has evaluated."""
+        everybody = tuple(self._nodes)
+        for number in range(self.rounds_closed(), 0, -1):
+            told = [node.rounds.get(number) for node in self._nodes.values()]
+            closed = [each for each in told if each is not None and each.is_closed and each.contributors == everybody]
+            if len(closed) == len(told) and any(each.validation_loss is not None for each in closed):
+                return number
+        return 0
 
     def digest(self, peer: str, round: int) -> str | None:
         """The state digest, in hex, that `peer` had after closing `round`; None if it did not close it itself."""
@@ -118,6 +146,18 @@ class Tally:
         node = self._nodes[peer]
         node.is_running, node.doing = False, why
         self._note(peer, f"went down: {why}")
+
+    def befell(self, kind: Trouble, peers: Sequence[str], now: float) -> int:
+        """Something is done to these nodes; its number, for `passed`."""
+        for peer in peers:
+            self._nodes[peer].doing = SEEN_AS[kind]
+        if len(self._events) < EVENTS_MAX:
+            self._events.append(_Befallen(kind, tuple(sorted(peers)), now))
+        return len(self._events) - 1
+
+    def passed(self, number: int, now: float) -> None:
+        """It is over."""
+        self._events[number].until = now
 
     def connected(self, peer: str, peers: int) -> None:
         self._nodes[peer].peers = peers
@@ -158,10 +198,13 @@ class Tally:
         rows = tuple(self._row(peer, node) for peer, node in self._nodes.items())
         return View(rows, closed, rounds, elapsed, left_s)
 
-    def report(self, method: str, adversaries: Sequence[str] = ()) -> Report:
-        """The rounds that somebody honest closed and evaluated, up to the newest that all running nodes have closed."""
+    def report(self, method: str, adversaries: Sequence[str] = (), last: int | None = None) -> Report:
+        """The rounds that somebody honest closed and evaluated, up to round `last`; by default the newest that all
+        running nodes have closed.
+        """
         honest = [peer for peer in self._nodes if peer not in adversaries]
-        last = self.rounds_closed() or max((self._nodes[peer].newest for peer in honest), default=0)
+        if last is None:
+            last = self.rounds_closed() or max((self._nodes[peer].newest for peer in honest), default=0)
         built = [self._round(number, honest) for number in range(1, last + 1)]
         rounds = [entry for entry in built if entry is not None]
         tokens = [sum(self._nodes[peer].told(entry.round).tokens for entry in rounds) for peer in honest]
@@ -178,6 +221,7 @@ class Tally:
             ),
             seconds=max(0.0, self._ended_at - (self._began_at or 0.0)) if rounds else 0.0,
             incidents=tuple(self._incidents),
+            events=tuple(self._event(each) for each in self._events),
         )
 
     def _add_local(self, node: _Node, round: int, event: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
@@ -196,6 +240,9 @@ class Tally:
         told.phases = {str(name): float(value) for name, value in event.get("phases", {}).items()}
         told.bytes_sent = int(event.get("bytes_sent", 0))
         told.bytes_received = int(event.get("bytes_received", 0))
+        told.attempts = int(event.get("attempt", 0)) + 1
+        if not told.is_closed:  # else it is told once more
+            told.closed_at = now
         told.is_closed = True
         if round > node.newest:
             node.newest = round
@@ -244,7 +291,16 @@ class Tally:
             tokens={peer: each.tokens for peer, each in told.items() if each.tokens},
             training_loss={peer: each.training_loss for peer, each in told.items() if each.training_loss is not None},
             phases={peer: each.phases for peer, each in closed.items() if each.phases},
+            attempts=max(each.attempts for each in own),
+            closed_at={peer: self._since_start(each.closed_at) for peer, each in closed.items()},
         )
+
+    def _event(self, each: _Befallen) -> Event:
+        until = min(each.until, max(each.at, self._ended_at))
+        return Event(kind=each.kind, nodes=each.nodes, time=self._since_start(each.at), until=self._since_start(until))
+
+    def _since_start(self, at: float) -> float:
+        return round(max(0.0, at - (self._began_at or 0.0)), 3)
 
     def _note(self, peer: str, what: str) -> None:
         newest = max(node.newest for node in self._nodes.values())

@@ -7,9 +7,9 @@ every round.
 
 import importlib.util
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from shoal.transport.wire import Malformed
 
 from .async_client import AsyncClient, connect
 from .complaint import Complaint, Exit, nearest
-from .config import KEY_NAME
+from .config import CONFIG_NAME, KEY_NAME
+from .lan import Lan
 from .processes import NodeProcess
 from .tally import Tally, View
 
@@ -37,14 +38,18 @@ POLL_S = 2.0
 EXPLAIN_S = 3.0  # between a connection that breaks and the end of the process behind it
 ROUND_S = 600.0  # a member is waited for so long: far longer than it takes, for a member left out breaks repeatability
 GRACE_S = 10.0
-STALL_S = ROUND_S + 120.0  # no round closed for so long: the run has failed
+STALL_S = 120.0  # no round closed for so long after its deadline: the run has failed
 NODES_MAX = 64  # of one machine
+
+# Where nodes are killed each of them that is missing costs a deadline. On two cores eight nodes with CHAOS_SETTINGS
+# need 2 s for a round, 5 s while other programs take two thirds of the time.
+CHAOS_ROUND_S, CHAOS_GRACE_S, CHAOS_SILENCE_S = 6.0, 4.0, 2.0
+CHAOS_MODEL = "gpt-0.2m"
+CHAOS_SETTINGS: "Settings" = {"steps": 5, "codec": "int8", "validation_windows": 4}
 
 Settings = Mapping[str, int | float | bool | str]
 
 ARGUMENTS = (
-    "--listen",
-    "/ip4/127.0.0.1/tcp/0",
     "--json-logs",
     "--threads",
     "1",
@@ -56,7 +61,7 @@ ARGUMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run. One of `rounds` and `minutes` is given."""
+    """What to run: for so many rounds, or so many minutes; where neither is given, without an end."""
 
     nodes: int = 4
     rounds: int | None = 12
@@ -67,14 +72,36 @@ class Plan:
     data_path: Path | None = None  # the file that `data` names by its hash, if it is one
     seed: int = 0
     settings: Settings = field(default_factory=dict[str, int | float | bool | str])  # of the method, over the defaults
+    chaos: int | None = None  # the seed of what befalls the nodes; None: nothing does
 
     @property
     def _short_run(self) -> Settings:
         """What suits a dozen rounds: the method's own defaults are for long runs."""
         return SHORT_RUN if self.method == "diloco" else {}
 
+    @property
+    def span_s(self) -> float | None:
+        """For how long to train; None: until the last round."""
+        if self.minutes is not None:
+            return self.minutes * 60
+        return None if self.chaos is None else (self.rounds or 0) * CHAOS_ROUND_S
+
+    @property
+    def rounds_max(self) -> int:
+        """The last round; 0: none, for who was killed might come back too late for it."""
+        return self.rounds or 0 if self.chaos is None else 0
+
+    @property
+    def round_s(self) -> float:
+        return ROUND_S if self.chaos is None else CHAOS_ROUND_S
+
+    def undisturbed(self) -> "Plan":
+        """The same without an end and without chaos."""
+        return replace(self, chaos=None, rounds=None, minutes=None)
+
     def spec(self) -> dict[str, object]:
         """As a SPEC.toml would say it."""
+        chaos = {} if self.chaos is None else {"grace_s": CHAOS_GRACE_S, "silence_s": CHAOS_SILENCE_S}
         return {
             "name": "testnet",
             "seed": self.seed,
@@ -83,10 +110,11 @@ class Plan:
             "data": self.data,
             "members_start": self.nodes,
             "members_max": max(64, self.nodes),
-            "round_s": ROUND_S,
+            "round_s": self.round_s,
             "grace_s": GRACE_S,
-            "rounds_max": self.rounds or 0,
+            "rounds_max": self.rounds_max,
             "settings": {**self._short_run, **self.settings},
+            **chaos,
         }
 
     def identity(self, index: int) -> Identity:
@@ -140,9 +168,10 @@ class TestnetNode:
 class Testnet:
     """Obtained from `open_testnet`. `tally` knows what happened."""
 
-    def __init__(self, plan: Plan, directory: Path, nursery: trio.Nursery) -> None:
+    def __init__(self, plan: Plan, directory: Path, nursery: trio.Nursery, lan: Lan | None = None) -> None:
         self.plan = plan
         self.directory = directory
+        self._lan = lan
         self.nodes = [self._make(index) for index in range(plan.nodes)]
         self.tally = Tally([node.peer for node in self.nodes])
         self.invite = ""
@@ -208,11 +237,12 @@ class Testnet:
             if self._failure:
                 raise Complaint(self._failure)
             closed = self.tally.rounds_closed()
-            with trio.move_on_after(STALL_S) as scope:
+            stall_s = self.plan.round_s + STALL_S
+            with trio.move_on_after(stall_s) as scope:
                 while not is_true() and not self._failure and self.tally.rounds_closed() == closed:
                     await self._changed.wait()
             if scope.cancelled_caught:
-                raise Complaint(f"no round closed for {STALL_S:.0f} s after round {closed}; the nodes' logs say more")
+                raise Complaint(f"no round closed for {stall_s:.0f} s after round {closed}; the nodes' logs say more")
 
     async def explain(self, complaint: Complaint) -> Complaint:
         """`complaint`, or what is behind it when a node ended while it was asked something."""
@@ -232,7 +262,7 @@ class Testnet:
 
     def view(self, left_s: float | None = None) -> View:
         """The run now."""
-        return self.tally.view(self.plan.rounds, time.monotonic(), left_s)
+        return self.tally.view(self.plan.rounds_max or None, time.monotonic(), left_s)
 
     async def stop(self) -> None:
         """End all processes, at the same time. Nothing is left behind."""
@@ -247,7 +277,15 @@ class Testnet:
         directory.mkdir(parents=True, mode=0o700)
         identity = self.plan.identity(index)
         identity.write(directory / KEY_NAME)
-        return TestnetNode(index, identity.peer_id, NodeProcess(directory, ARGUMENTS))
+        listen, prefix = ("/ip4/127.0.0.1/tcp/0", ()) if self._lan is None else self._place(index, directory, self._lan)
+        return TestnetNode(index, identity.peer_id, NodeProcess(directory, ("--listen", listen, *ARGUMENTS), prefix))
+
+    def _place(self, index: int, directory: Path, lan: Lan) -> tuple[str, Sequence[str]]:
+        """Where it listens, and what to put before its command. By mDNS nodes would find each other on such a LAN: here
+        they are to come back to the addresses that they know.
+        """
+        (directory / CONFIG_NAME).write_text("mdns = false\n")
+        return lan.listen_address(index), lan.prefix(index)
 
     async def _join(self, node: TestnetNode, data: str | None) -> None:
         async with connect(node.data_dir) as client:
@@ -296,10 +334,12 @@ class Testnet:
 
 
 @asynccontextmanager
-async def open_testnet(plan: Plan, directory: Path) -> AsyncGenerator[Testnet, None]:
-    """A testnet in `directory`, which is empty or missing. At the end all its processes are ended, whatever happens."""
+async def open_testnet(plan: Plan, directory: Path, lan: Lan | None = None) -> AsyncGenerator[Testnet, None]:
+    """A testnet in `directory`, which is empty or missing, on loopback or on a LAN of its own. At the end all its
+    processes are ended, whatever happens.
+    """
     async with trio.open_nursery() as nursery:
-        testnet = Testnet(plan, directory, nursery)
+        testnet = Testnet(plan, directory, nursery, lan)
         try:
             yield testnet
         finally:
