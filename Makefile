@@ -15,7 +15,7 @@ help:
 	@echo "make testnet   train a language model on a swarm of four local nodes, then show the report (first run: installs)"
 	@echo "make test      run the unit and integration tests (first run: installs); TESTS=path runs a part"
 	@echo "make check     lint, types, import contracts"
-	@echo "make soak      the tests with full counts of seeds, kills and fuzzing: hours"
+	@echo "make soak      the tests with full counts of seeds, kills and fuzzing, ten minutes of chaos among them: hours"
 	@echo "make format    let ruff rewrite the sources"
 	@echo "make clean     remove .venv and what the tools left behind"
 

@@ -1,7 +1,7 @@
 """Carries out on a testnet what node/chaos.py draws: kills, freezes and cuts off its nodes, and lets them come back."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import trio
@@ -9,9 +9,11 @@ import trio
 from .chaos import Kind, Misfortune
 from .complaint import Complaint
 from .lan import Lan
+from .report import DONE_TO, Trouble
 from .report_html import duration, short
-from .tally import SEEN_AS
 from .testnet import Testnet, TestnetNode
+
+OVER: Mapping[Trouble, str] = {"kill": "up again", "freeze": "awake again", "partition": "connected again"}
 
 Say = Callable[[str], None]
 
@@ -36,20 +38,19 @@ async def befall(testnet: Testnet, plan: Sequence[Misfortune], lan: Lan | None, 
 async def _befall(
     testnet: Testnet, misfortune: Misfortune, began_at: float, locks: Sequence[trio.Lock], lan: Lan | None, say: Say
 ) -> None:
-    """One misfortune. A node that still starts after the one before is let finish: that is what the locks are for."""
+    """One misfortune. A node that still starts after being killed is let finish: that is what the locks are for."""
     nodes = [testnet.nodes[index] for index in misfortune.nodes]
     names = ", ".join(short(node.peer) for node in nodes)
     await trio.sleep_until(began_at + misfortune.at_s)
     async with AsyncExitStack() as held:
-        for index in misfortune.nodes:
+        for index in misfortune.nodes if misfortune.kind is not Kind.PARTITION else ():
             await held.enter_async_context(locks[index])
         number = testnet.tally.befell(misfortune.kind.value, [node.peer for node in nodes], time.monotonic())
-        what = SEEN_AS[misfortune.kind.value]
-        say(f"{what}: {names}, for {duration(misfortune.until_s - misfortune.at_s)}")
+        say(f"{DONE_TO[misfortune.kind.value]}: {names}, for {duration(misfortune.until_s - misfortune.at_s)}")
         async with _doing(testnet, misfortune.kind, nodes, lan):
-            await trio.sleep_until(began_at + misfortune.until_s)
+            await trio.sleep(misfortune.until_s - misfortune.at_s)
         testnet.tally.passed(number, time.monotonic())
-        say(f"no longer {what}: {names}")
+        say(f"{OVER[misfortune.kind.value]}: {names}")
 
 
 @asynccontextmanager

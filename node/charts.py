@@ -1,4 +1,4 @@
-"""Charts as HTML text with SVG inside: lines and stacked bars that need no script, no font and no file beside them.
+"""Charts as HTML text with SVG inside: lines, stacked bars and lanes, without script, font or any file beside them.
 
 Colours come from the page: `STYLE` defines them for light and dark, charts only name classes. Everything that a mouse
 can point at carries a <title>, which browsers show as a tooltip and screen readers read.
@@ -11,6 +11,7 @@ from html import escape
 
 WIDTH, HEIGHT = 760, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 34, 52  # margins for the ticks and labels
+LANE = 26  # the height of a lane, with the gap to the next
 COLORS = 8  # series beyond it repeat the colours
 MARKERS_MAX = 60  # points of one line that get a visible dot
 DRAWN_MAX = 1e15  # beyond it a value is a training run that diverged: an axis for it would hide all others
@@ -28,6 +29,7 @@ svg.chart{display:block;width:100%;height:auto;font:12px system-ui,sans-serif}
 .chart .line{fill:none;stroke-width:2.25;stroke-linejoin:round;stroke-linecap:round}.chart .dashed{stroke-dasharray:7 5}
 .legend{display:flex;flex-wrap:wrap;gap:4px 16px;font:13px system-ui,sans-serif;margin:0 0 8px 10px}
 .legend span{display:flex;align-items:center;gap:6px}.legend i{width:11px;height:11px;border-radius:3px}
+.chart .calm{fill:var(--grid)}.chart .mark{stroke:var(--ink);stroke-width:1.2}.chart .mark:hover{stroke-width:3}
 .chart .hit{fill:transparent}.chart g.dot:hover .mark{r:5.5}.chart .bar:hover{opacity:.72}
 """ + "".join(
     f".l{i}{{stroke:var(--c{i})}}.f{i}{{fill:var(--c{i})}}.b{i}{{background:var(--c{i})}}" for i in range(COLORS)
@@ -58,6 +60,25 @@ class Stack:
     name: str
     values: tuple[float, ...]  # one per bar, not negative
     color: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a lane."""
+
+    start: float
+    end: float
+    color: int
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What befell one of several along the same axis."""
+
+    name: str
+    stretches: tuple[Stretch, ...]  # later ones are drawn over earlier ones
+    marks: tuple[tuple[float, str], ...] = ()  # places on the axis and their titles
 
 
 def nice_ticks(low: float, high: float, step_least: float = 0.0, wished: int = TICKS) -> list[float]:
@@ -135,6 +156,34 @@ def stacked_bars(title: str, bars: Sequence[str], stacks: Sequence[Stack], x_axi
     return _frame(title, "".join(body), [(stack.name, stack.color) for stack in stacks], x_axis, y_axis)
 
 
+def lanes_chart(title: str, lanes: Sequence[Lane], end: float, legend: Sequence[tuple[str, int]], x_axis: Axis) -> str:
+    """A lane below the other for each, from 0 to `end`; what lies beyond is cut off."""
+    height = TOP + LANE * len(lanes) + BOTTOM
+    x_of = _scale(0.0, end, LEFT, WIDTH - RIGHT)
+    body = [_x_tick(x_of(tick), x_axis.show(tick), height) for tick in nice_ticks(0.0, end) if tick <= end * 1.0001]
+    for index, lane in enumerate(lanes):
+        top = TOP + LANE * index
+        body.append(f'<text x="{LEFT - 8}" y="{top + LANE / 2 + 1}" text-anchor="end">{escape(lane.name)}</text>')
+        body.append(_bar("calm", x_of(0.0), x_of(end), top, f"{lane.name}: up"))
+        for each in lane.stretches:
+            start, stop = (x_of(min(max(0.0, place), end)) for place in (each.start, each.end))
+            body.append(_bar(f"bar f{each.color % COLORS}", start, stop, top, each.title))
+        body += [
+            f'<line class="mark" x1="{x_of(place):.1f}" x2="{x_of(place):.1f}" y1="{top + 4}" y2="{top + LANE - 10}">'
+            f"<title>{escape(text)}</title></line>"
+            for place, text in lane.marks
+            if 0 <= place <= end
+        ]
+    return _frame(title, "".join(body), legend, x_axis, Axis("", str), height=height)
+
+
+def _bar(style: str, start: float, stop: float, top: float, title: str) -> str:
+    return (
+        f'<rect class="{style}" x="{start:.1f}" y="{top}" width="{max(1.5, stop - start):.1f}" height="{LANE - 6}" '
+        f'rx="3"><title>{escape(title)}</title></rect>'
+    )
+
+
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
     """The map from values in [low, high] to pixels in [start, end]."""
     span = (high - low) or 1.0
@@ -149,12 +198,19 @@ def _y_grid(ticks: Sequence[float], y_of: Callable[[float], float], axis: Axis) 
     )
 
 
-def _x_tick(x: float, text: str) -> str:
-    return f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{escape(text)}</text>'
+def _x_tick(x: float, text: str, height: int = HEIGHT) -> str:
+    return f'<text x="{x:.1f}" y="{height - BOTTOM + 18}" text-anchor="middle">{escape(text)}</text>'
 
 
 def _frame(
-    title: str, body: str, legend: Sequence[tuple[str, int]], x_axis: Axis, y_axis: Axis, *, empty: bool = False
+    title: str,
+    body: str,
+    legend: Sequence[tuple[str, int]],
+    x_axis: Axis,
+    y_axis: Axis,
+    *,
+    empty: bool = False,
+    height: int = HEIGHT,
 ) -> str:
     """The chart around its body: legend, base line, axis labels. The legend is HTML, because only that wraps."""
     keys = "".join(
@@ -163,11 +219,11 @@ def _frame(
     )
     middle = (LEFT + WIDTH - RIGHT) / 2
     if empty:
-        body = f'<text x="{middle}" y="{HEIGHT / 2}" text-anchor="middle">nothing to show</text>'
+        body = f'<text x="{middle}" y="{height / 2}" text-anchor="middle">nothing to show</text>'
     return (
         f'<div class="legend">{keys}</div>'
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f'{body}<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
-        f'<text class="axis" x="{middle}" y="{HEIGHT - 10}" text-anchor="middle">{escape(x_axis.label)}</text>'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f'{body}<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height - BOTTOM}" y2="{height - BOTTOM}"/>'
+        f'<text class="axis" x="{middle}" y="{height - 10}" text-anchor="middle">{escape(x_axis.label)}</text>'
         f'<text class="axis" x="10" y="14">{escape(y_axis.label)}</text></svg>'
     )

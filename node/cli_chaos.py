@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from .complaint import Complaint, Exit, only_complaint
-from .report import Baseline, Chaos, Point, Report
+from .report import DONE_TO, Baseline, Chaos, Point, Report
 
 if TYPE_CHECKING:
     from .cli_testnet import Run
@@ -172,9 +172,7 @@ async def undisturbed(plan: "Plan", where: Path, rounds: int, display: "Display"
 
 def lines_for(report: Report, chaos: Chaos) -> list[str]:
     """The key figures for a person."""
-    from .tally import SEEN_AS
-
-    counts = [(what, sum(each.kind == kind for each in report.events)) for kind, what in SEEN_AS.items()]
+    counts = [(what, sum(each.kind == kind for each in report.events)) for kind, what in DONE_TO.items()]
     lines = [f"chaos {chaos.seed}: " + ", ".join(f"{what} {count} times" for what, count in counts if count)]
     if chaos.left_out:
         lines.append(f"without partitions: {chaos.left_out}")

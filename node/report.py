@@ -5,6 +5,7 @@ Readers ignore fields they do not know, unlike on the wire: a report is read by 
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +13,9 @@ import msgspec
 
 REPORT_VERSION: Literal[1] = 1
 REPORT_BYTES_MAX = 256 * 1024 * 1024  # 1,000 nodes for 10,000 rounds stay far below it
+
+Trouble = Literal["kill", "freeze", "partition"]
+DONE_TO: Mapping[Trouble, str] = {"kill": "killed", "freeze": "frozen", "partition": "cut off"}
 
 Hex = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{2})*$", max_length=128)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -79,7 +83,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 
     time: Seconds
     until: Seconds
-    kind: Literal["kill", "freeze", "partition"]
+    kind: Trouble
     nodes: tuple[str, ...]  # of a partition those on one side
 
 

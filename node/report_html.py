@@ -1,11 +1,11 @@
 """report.html: a run as one page for people, with everything inside it, from nothing but the report."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
-from .charts import STYLE, Axis, Line, Stack, line_chart, stacked_bars
-from .report import Report, ReportedRound, faults
+from .charts import STYLE, Axis, Lane, Line, Stack, Stretch, lanes_chart, line_chart, stacked_bars
+from .report import DONE_TO, Event, Report, ReportedRound, Trouble, faults
 from .visible import visible as visible
 
 BARS_MAX = 96  # more rounds than this share bars
@@ -35,6 +35,7 @@ summary{cursor:pointer;font-weight:600;font-size:17px}details[open] summary{marg
 li{margin:2px 0}
 """
 
+TROUBLE_COLORS: Mapping[Trouble, int] = {"kill": 5, "freeze": 0, "partition": 1}
 ROUNDS = Axis("round", lambda value: f"{value:g}", step_least=1)
 
 
@@ -45,6 +46,8 @@ def render(report: Report, rounds_expected: int | None = None) -> str:
     parts = [_header(report, title), _figures(report, found), _verdict(found), _loss_section(report)]
     if report.samples is not None:
         parts.append(_samples_section(report.samples.prompt, report.samples.before, report.samples.after))
+    if report.chaos is not None:
+        parts.append(_chaos_section(report, report.chaos.left_out))
     parts += [_bytes_section(report), _phases_section(report), _training_section(report), _incidents_section(report)]
     parts.append(_rounds_table(report))
     return (
@@ -93,6 +96,7 @@ def tokens_so_far(rounds: Sequence[ReportedRound], members: int) -> list[float]:
 
 def _header(report: Report, title: str) -> str:
     about = [part for part in (report.model, report.data and f"on {report.data}", f"seed {report.seed}") if part]
+    about += [] if report.chaos is None else [f"chaos {report.chaos.seed}"]
     return f'<h1>{escape(title)}</h1><p class="soft">{escape(", ".join(about))} · trained with Shoal</p>'
 
 
@@ -112,6 +116,8 @@ def _figures(report: Report, found: list[str]) -> str:
         cells.append(
             (f"{final.validation_loss - base.synchronous.validation_loss:+.3f}", "nats per byte behind synchronous")
         )
+    if report.chaos is not None and (ratio := report.chaos.ratio(final.validation_loss)) is not None:
+        cells.append((f"{ratio:.3f}", "times the loss of the same members undisturbed"))
     body = "".join(f'<div class="figure"><b>{escape(big)}</b><span>{escape(text)}</span></div>' for big, text in cells)
     return f'<div class="figures">{body}</div>'
 
@@ -143,8 +149,40 @@ def _loss_section(report: Report) -> str:
         together = tuple((float(p.tokens), p.validation_loss) for p in base.synchronous.curve)
         lines += [Line("one member alone", alone, 1, True), Line("synchronous", together, 2, True)]
         note += " Alone: the same member without a swarm. Synchronous: gradients exchanged in every step."
+    if (chaos := report.chaos) is not None and chaos.undisturbed is not None:
+        alone = tuple((float(p.tokens), p.validation_loss) for p in chaos.undisturbed.curve)
+        lines.append(Line("the same undisturbed", alone, 4, True))
+        note += " Undisturbed: the same members for as many rounds, all of them left alone."
     title = "Validation loss"
     return _section(title, note, line_chart(title, lines, x_axis, Axis("nats per byte", lambda value: f"{value:.4g}")))
+
+
+def _chaos_section(report: Report, left_out: str) -> str:
+    note = "Each member's lane from the first round's start, with a mark for each round that it closed."
+    if left_out:
+        note += f" Without partitions: {left_out}."
+    lanes = [
+        Lane(
+            short(peer),
+            tuple(_stretch(each) for each in report.events if peer in each.nodes),
+            tuple(
+                (entry.closed_at[peer], f"{short(peer)} closed round {entry.round} after {entry.closed_at[peer]:.1f} s")
+                for entry in report.rounds
+                if peer in entry.closed_at
+            ),
+        )
+        for peer in report.nodes
+    ]
+    legend = [(DONE_TO[kind], color) for kind, color in TROUBLE_COLORS.items()]
+    title = "What was done to whom"
+    chart = lanes_chart(title, lanes, report.seconds, legend, Axis("time", duration))
+    return _section(title, note, chart)
+
+
+def _stretch(event: Event) -> Stretch:
+    names = ", ".join(short(peer) for peer in event.nodes)
+    title = f"{names}: {DONE_TO[event.kind]} from {event.time:.1f} s to {event.until:.1f} s"
+    return Stretch(event.time, event.until, TROUBLE_COLORS[event.kind], title)
 
 
 def _bytes_section(report: Report) -> str:
@@ -225,14 +263,15 @@ def _rounds_table(report: Report) -> str:
         digests = sorted(set(entry.state_digest.values()))
         rows.append(
             f"<tr><td>{entry.round}</td><td>{entry.validation_loss:.4f}</td><td>{entry.seconds:.1f} s</td>"
+            f"<td>{entry.attempts}</td>"
             f"<td>{', '.join(escape(short(peer)) for peer in entry.contributors)}</td>"
             f"<td>{size(sum(entry.bytes_sent.values()))}</td>"
             f"<td><code>{' '.join(digest[:12] for digest in digests)}</code></td></tr>"
         )
     return (
         "<section><details><summary>All rounds</summary><div class='scroll'><table><thead><tr><th>round</th>"
-        "<th>validation loss</th><th>time</th><th>contributors</th><th>sent</th><th>state digest</th></tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div></details></section>"
+        "<th>validation loss</th><th>time</th><th>attempts</th><th>contributors</th><th>sent</th><th>state digest</th>"
+        f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details></section>"
     )
 
 

@@ -8,15 +8,12 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from .report import Event, Final, Incident, Report, ReportedRound
+from .report import DONE_TO, Event, Final, Incident, Report, ReportedRound, Trouble
 
 INCIDENTS_MAX = 1000
 EVENTS_MAX = 10_000
-
-Trouble = Literal["kill", "freeze", "partition"]
-SEEN_AS: Mapping[Trouble, str] = {"kill": "killed", "freeze": "frozen", "partition": "cut off"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +147,7 @@ class Tally:
     def befell(self, kind: Trouble, peers: Sequence[str], now: float) -> int:
         """Something is done to these nodes; its number, for `passed`."""
         for peer in peers:
-            self._nodes[peer].doing = SEEN_AS[kind]
+            self._nodes[peer].doing = DONE_TO[kind]
         if len(self._events) < EVENTS_MAX:
             self._events.append(_Befallen(kind, tuple(sorted(peers)), now))
         return len(self._events) - 1

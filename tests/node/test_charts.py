@@ -15,8 +15,11 @@ from shoal.node.charts import (
     TOP,
     WIDTH,
     Axis,
+    Lane,
     Line,
     Stack,
+    Stretch,
+    lanes_chart,
     line_chart,
     nice_ticks,
     stacked_bars,
@@ -86,3 +89,24 @@ def test_any_values_give_well_formed_markup(points: list[tuple[float, float]], v
     parse(line_chart("t", [Line("a", tuple(sorted(points)), 0)], X, Y))
     bars = [str(index) for index in range(len(values))]
     parse(stacked_bars("t", bars, [Stack("a", tuple(values), 0), Stack("b", tuple(values), 1)], X, Y))
+
+
+def test_a_stretch_lies_in_its_lane_where_its_times_say() -> None:
+    lanes = [Lane("a", ()), Lane("b<", (Stretch(25.0, 50.0, 5, "b: killed"), Stretch(90.0, 400.0, 0, "b: frozen")))]
+    svg = parse(lanes_chart("Lanes", lanes, 100.0, [("killed", 5), ("frozen", 0)], X))
+    bars = [bar for bar in svg.iter("rect") if "bar" in bar.attrib["class"]]
+    width = WIDTH - LEFT - RIGHT
+    assert [float(bar.attrib["x"]) for bar in bars] == [LEFT + width * 0.25, pytest.approx(LEFT + width * 0.9, abs=0.1)]
+    assert [float(bar.attrib["width"]) for bar in bars] == [width * 0.25, pytest.approx(width * 0.1, abs=0.1)]
+    calm = [bar.attrib["y"] for bar in svg.iter("rect") if bar.attrib["class"] == "calm"]
+    assert {bar.attrib["y"] for bar in bars} == {calm[1]}
+    assert "b<" in [text.text for text in svg.iter("text")]
+
+
+def test_marks_of_a_lane_carry_titles_and_those_beyond_the_end_are_left_out() -> None:
+    svg = parse(lanes_chart("Lanes", [Lane("a", (), ((5.0, "round 1"), (11.0, "round 2")))], 10.0, [], X))
+    assert [mark[0].text for mark in svg.iter("line") if mark.attrib["class"] == "mark"] == ["round 1"]
+
+
+def test_a_run_that_ended_at_once_is_drawn_all_the_same() -> None:
+    parse(lanes_chart("Lanes", [], 0.0, [], X))

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.node import report as reports
-from shoal.node.report import Baseline, Baselines, Final, GeneratedText, Report, ReportedRound, faults
+from shoal.node.report import (
+    Baseline,
+    Baselines,
+    Chaos,
+    Event,
+    Final,
+    GeneratedText,
+    Point,
+    Report,
+    ReportedRound,
+    faults,
+)
 from shoal.node.report_html import count, duration, render, size, tokens_so_far
 
 A, B = "12D3KooWAAAAAA", "12D3KooWBBBBBB"
@@ -151,3 +162,47 @@ def test_figures_are_written_for_people() -> None:
     assert [count(9_999), count(51_200), count(614_400), count(2.5e6)] == ["9,999", "51.2 k", "614.4 k", "2.5 M"]
     assert [size(12), size(3_400_000), size(5.36e9)] == ["12 B", "3.4 MB", "5.36 GB"]
     assert [duration(0.25), duration(105.3), duration(185)] == ["0.25 s", "105 s", "3 min 05 s"]
+
+
+def test_who_is_missing_in_the_last_round_after_chaos_is_a_fault_that_names_it() -> None:
+    lacking = a_round(2, contributors=(A,), state_digest={A: "ab" * 32})
+    found = faults(a_report(a_round(1), lacking, chaos=Chaos(seed=7, is_over=True)), 2)
+    assert [line.split(",")[0] for line in found] == [
+        "node BBBBBB did not close round 2",
+        "node BBBBBB has no contribution in round 2",
+    ]
+    assert faults(a_report(lacking, a_round(3), chaos=Chaos(seed=7, is_over=True)), 0) == []
+
+
+def test_a_run_that_was_interrupted_amid_chaos_need_not_have_everybody() -> None:
+    lacking = a_round(1, contributors=(A,), state_digest={A: "ab" * 32})
+    assert faults(a_report(lacking, chaos=Chaos(seed=7)), 1) == []
+
+
+def test_records_that_do_not_verify_are_a_fault() -> None:
+    unsound = "the log of node 3 does not verify: round 9"
+    assert faults(a_report(a_round(1), chaos=Chaos(seed=7, is_over=True, unsound=(unsound,))), 1) == [unsound]
+
+
+def test_a_run_with_chaos_shows_what_was_done_to_whom_and_what_the_same_reach_undisturbed(tmp_path: Path) -> None:
+    undisturbed = Baseline(validation_loss=2.0, curve=(Point(0, 3.0), Point(4000, 2.0)))
+    report = a_report(
+        a_round(1, closed_at={A: 1.0, B: 1.5}, attempts=3),
+        a_round(2),
+        chaos=Chaos(seed=7, is_over=True, left_out="no bridges", undisturbed=undisturbed),
+        events=(Event(time=1.0, until=2.5, kind="freeze", nodes=(B,)),),
+        seconds=3.0,
+    )
+    page = render(report)
+    for part in (
+        "BBBBBB: frozen from 1.0 s to 2.5 s",
+        "AAAAAA closed round 1 after 1.0 s",
+        "Without partitions: no bridges.",
+        "1.250",
+        "the same undisturbed",
+        "<td>3</td>",
+        "chaos 7",
+    ):
+        assert part in page
+    reports.write(report, tmp_path / "report.json")
+    assert reports.read(tmp_path / "report.json") == report

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shoal.node.cli import parser
+from shoal.node.cli_chaos import check
 from shoal.node.cli_testnet import KEPT_PREFIX, PREFIX, options_of, plan_of, setting_of, summary, sweep
 from shoal.node.complaint import Complaint, Exit
 from shoal.node.report import Final, Report
@@ -40,6 +41,34 @@ def test_what_cannot_be_run_is_refused_in_one_line(given: tuple[str, str]) -> No
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (("--nodes", "2", "--chaos", "1"), "no majority is left without one"),
+        (("--rounds", "1", "--chaos", "1"), "needs 10 s at least, not 6"),
+    ],
+)
+def test_chaos_that_cannot_be_carried_out_is_refused_in_one_line(given: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(Complaint, match=reason):
+        check(plan_of(flags(*given)))
+
+
+def test_chaos_lasts_two_minutes_unless_told_otherwise_and_has_no_last_round() -> None:
+    plan = plan_of(flags("--chaos", "7"))
+    assert (plan.chaos, plan.span_s, plan.rounds_max, plan.model) == (7, 120.0, 0, "gpt-0.2m")
+    assert plan_of(flags("--chaos", "7", "--minutes", "10")).span_s == 600.0
+    assert plan_of(flags("--chaos", "7", "--rounds", "30")).rounds_max == 0
+    assert plan_of(flags("--chaos", "7", "--model", "gpt-0.8m")).model == "gpt-0.8m"
+
+
+def test_what_chaos_is_compared_with_differs_in_nothing_but_its_waiting() -> None:
+    plan = plan_of(flags("--chaos", "7", "--set", "steps=9"))
+    disturbed, undisturbed = plan.spec(), plan.undisturbed().spec()
+    assert disturbed["settings"] == undisturbed["settings"]
+    apart = {key for key in disturbed.keys() | undisturbed.keys() if disturbed.get(key) != undisturbed.get(key)}
+    assert apart == {"round_s", "grace_s", "silence_s"}
+
+
 def test_settings_are_numbers_truths_or_texts() -> None:
     texts = ["steps=20", "outer_lr=0.5", "overlap=true", "codec=int8", 'codec="int8"', "list=[1]"]
     values = [20, 0.5, True, "int8", "int8", "[1]"]
@@ -69,7 +98,7 @@ def test_the_same_seed_gives_the_same_keys_and_swarm_and_another_seed_others() -
 
 
 def test_every_plan_makes_a_sound_spec() -> None:
-    for plan in (Plan(), Plan(nodes=1, rounds=None, minutes=1.0), Plan(nodes=64, settings={"steps": 3})):
+    for plan in (Plan(), Plan(chaos=1), Plan(nodes=1, rounds=None, minutes=1.0), Plan(nodes=64, settings={"steps": 3})):
         spec = spec_from(plan.spec(), plan.identity(0).peer_id, bytes.fromhex(plan.nonce()))
         assert not isinstance(spec, Malformed), spec
         assert spec.members_start == plan.nodes
