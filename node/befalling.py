@@ -46,9 +46,10 @@ async def _befall(
         for index in misfortune.nodes if misfortune.kind is not Kind.PARTITION else ():
             await held.enter_async_context(locks[index])
         number = testnet.tally.befell(misfortune.kind.value, [node.peer for node in nodes], time.monotonic())
-        say(f"{DONE_TO[misfortune.kind.value]}: {names}, for {duration(misfortune.until_s - misfortune.at_s)}")
         async with _doing(testnet, misfortune.kind, nodes, lan):
-            await trio.sleep(misfortune.until_s - misfortune.at_s)
+            lasting_s = misfortune.until_s - misfortune.at_s
+            say(f"{DONE_TO[misfortune.kind.value]}: {names}, for {duration(lasting_s)}")
+            await trio.sleep(lasting_s)
         testnet.tally.passed(number, time.monotonic())
         say(f"{OVER[misfortune.kind.value]}: {names}")
 

@@ -118,10 +118,10 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
     """What the flags ask for. Raises Complaint for what cannot be run."""
     from shoal.training.data import file_name
 
-    from .testnet import CHAOS_MODEL, CHAOS_SETTINGS, NODES_MAX, Plan
+    from .testnet import CHAOS_MODEL, CHAOS_SETTINGS, NODES_MAX, Plan, Settings
 
     is_chaos, minutes, rounds = arguments.chaos is not None, arguments.minutes, arguments.rounds
-    settings = CHAOS_SETTINGS if is_chaos and arguments.method == "diloco" else {}
+    settings: Settings = CHAOS_SETTINGS if is_chaos and arguments.method == "diloco" else {}
     if rounds is None and minutes is None:
         rounds, minutes = (None, CHAOS_MINUTES) if is_chaos else (12, None)
     for name, value, least, most in (
