@@ -11,6 +11,8 @@ SHELLS = {
     "handling", "link", "loop", "port", "stream_call",
 }  # fmt: skip
 
+CORES_OF_NODE = {"shoal.node.chaos"}  # all else there waits
+
 
 def is_shell(module: str) -> bool:
     return module in SHELLS or module.endswith("_service") or module.startswith("memory")
@@ -25,4 +27,4 @@ def test_every_core_is_held_free_of_io_by_a_contract() -> None:
         for path in (ROOT / layer).glob("*.py")
         if path.stem != "__init__" and not is_shell(path.stem)
     }
-    assert listed == cores
+    assert listed == cores | CORES_OF_NODE
