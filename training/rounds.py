@@ -208,7 +208,7 @@ class Rounds:
         """This member's own contribution is made, or found again after a restart; its payload is stored here."""
         is_fresh = base_of(offered) == self._open.base
         self._open.worked(has_contributed=is_fresh)
-        if offered.contribution.base_round <= self.head.round:
+        if offered.contribution.base_round <= self.head.round and self._is_current:
             fault = cannot_take(self._view(now), offered)
             if fault is not None:
                 return fault

@@ -11,10 +11,11 @@ from typing import TypeVar
 import pytest
 import trio
 
+from shoal.training.calls import AskSpec, Calls
 from shoal.training.events import Event, LocalDone, Problem, RoundClosed
 from shoal.training.method import Turn, Work
 from shoal.training.ports import BlobReader, Payload
-from shoal.training.records import AskSpec, Calls, Standing
+from shoal.training.records import Standing
 from shoal.training.rounds import Phase
 from shoal.training.service import SwarmService, fetch_spec
 from shoal.training.spec import SignedSpec, swarm_id_of
