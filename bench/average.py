@@ -32,10 +32,10 @@ from shoal.training.checkpoint import Local
 from shoal.training.diloco import Diloco, Trained
 from shoal.training.diloco_settings import parse_settings
 from shoal.training.events import Event, Problem, RoundClosed
-from shoal.training.log import RECORDS_KEPT
+from shoal.training.log import ROUNDS_SERVED
 from shoal.training.method import Turn
 from shoal.training.service import SwarmService
-from shoal.training.spec import Spec, sign_spec
+from shoal.training.spec import AdmissionRule, Spec, sign_spec
 from shoal.training.tensors import Layout, TensorShape
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.bulk import BlobService
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 ROUND_S = 120.0
 STORE_BYTES = 8 * 10**9
-WARM_ROUNDS = RECORDS_KEPT + 1  # from the next on, what a round stores takes the place of what an old one did
+WARM_ROUNDS = ROUNDS_SERVED + 1  # from the next on, what a round stores takes the place of what an old one did
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -118,6 +118,9 @@ def spec_of(recipe: Recipe) -> Spec:
         payload_bytes_max=8 * recipe.parameters + 4096,
         rounds_max=recipe.rounds,
         settings={"codec": recipe.codec, "steps": 1},
+        admission=AdmissionRule.LIST,
+        allowed=tuple(sorted(identity_of(index).peer_id for index in range(recipe.members))),
+        stale_rounds_max=0,  # everybody is in every round
     )
 
 
