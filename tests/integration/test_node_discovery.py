@@ -24,7 +24,7 @@ from shoal.node.membership import Membership
 from shoal.node.node import Node, Setup
 from shoal.node.proving import PROVE, Proof, holders_of, members_of
 from shoal.node.stall import StallMeter
-from shoal.training.records import Calls
+from shoal.training.calls import Calls
 from shoal.training.spec import Spec, spec_from
 from shoal.transport.blobs import BlobRef
 from shoal.transport.host import open_host
