@@ -6,7 +6,6 @@ from shoal.training.records import (
     Contribution,
     Offered,
     open_contribution,
-    open_proposal,
     seal_contribution,
 )
 from shoal.transport.identity import Identity
@@ -15,7 +14,7 @@ from shoal.transport.wire import Malformed
 
 SWARM = bytes(32)
 ANN, BEN = (Identity.from_seed(bytes([n]) * 32) for n in (1, 2))
-OFFERED = seal_contribution(ANN, SWARM, 1, Contribution(bytes(32), b"", 1, b""))
+OFFERED = seal_contribution(ANN, SWARM, 1, Contribution(0, bytes(32), b"", 1, b""))
 
 
 class Counting:
@@ -37,9 +36,10 @@ def test_copies_cost_no_second_verification_whoever_relays_them() -> None:
 
 
 def test_one_kind_never_passes_for_another_out_of_memory() -> None:
-    opener = Opener(SWARM)
+    opener, opening = Opener(SWARM), Counting()
     assert opener.open(0.0, ANN.peer_id, OFFERED.envelope, open_contribution) == OFFERED
-    assert isinstance(opener.open(0.0, ANN.peer_id, OFFERED.envelope, open_proposal), Malformed)
+    opener.open(0.0, ANN.peer_id, OFFERED.envelope, opening)
+    assert opening.count == 1  # another function: what the first one made is none of its business
 
 
 def test_a_flood_of_forgeries_is_cut_off_and_costs_nobody_else_anything() -> None:
@@ -54,12 +54,21 @@ def test_a_flood_of_forgeries_is_cut_off_and_costs_nobody_else_anything() -> Non
 
 def test_what_is_remembered_is_bounded() -> None:
     opener, opening = Opener(SWARM), Counting()
-    for number in range(OPENED_MAX + 10):
+    for number in range(1, OPENED_MAX + 11):
         offered = seal_contribution(ANN, SWARM, number, OFFERED.contribution)
         opener.open(0.0, PeerId(str(number % (PEERS_MAX + 10))), offered.envelope, opening)
-    first = seal_contribution(ANN, SWARM, 0, OFFERED.contribution)
+    first = seal_contribution(ANN, SWARM, 1, OFFERED.contribution)
     opener.open(0.0, ANN.peer_id, first.envelope, opening)
     assert opening.count == OPENED_MAX + 11  # the first had been forgotten
+
+
+def test_signatures_that_come_by_other_ways_count_against_the_same_allowance() -> None:
+    opener = Opener(SWARM)
+    assert opener.allows(0.0, BEN.peer_id, int(ENVELOPES_BURST) - 1)
+    assert not opener.allows(0.0, BEN.peer_id, 2)
+    assert opener.allows(0.0, BEN.peer_id, 1)
+    assert isinstance(opener.open(0.0, BEN.peer_id, OFFERED.envelope, open_contribution), Malformed)
+    assert opener.open(0.0, ANN.peer_id, OFFERED.envelope, open_contribution) == OFFERED
 
 
 def test_an_allowance_refills_with_time_up_to_its_burst() -> None:
