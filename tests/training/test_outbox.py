@@ -27,8 +27,25 @@ def test_what_is_wanted_twice_is_said_once() -> None:
     taken(outbox, 0.0)
     for _ in range(1000):
         outbox.want(Kind.HAVE)
-        outbox.want(Kind.PROPOSAL)
-    assert taken(outbox, 1.0) == [Kind.PROPOSAL, Kind.HAVE]
+        outbox.want(Kind.BALLOTS)
+    assert taken(outbox, 1.0) == [Kind.BALLOTS, Kind.HAVE]
+
+
+def test_votes_go_before_all_that_can_wait() -> None:
+    outbox = Outbox(0.0)
+    for kind in reversed(Kind):
+        outbox.want(kind)
+    assert taken(outbox, 0.0) == [Kind.HELLO, Kind.BALLOTS, Kind.WORDS, Kind.OFFER, Kind.HAVE]
+
+
+def test_what_has_yet_to_be_said_shows() -> None:
+    outbox = Outbox(0.0)
+    outbox.want(Kind.BALLOTS)
+    assert outbox.is_due(Kind.BALLOTS)
+    assert taken(outbox, 0.0) == [Kind.HELLO, Kind.BALLOTS]
+    assert not outbox.is_due(Kind.BALLOTS)
+    outbox.failed(Kind.BALLOTS, 0.0)
+    assert outbox.is_due(Kind.BALLOTS)
 
 
 def test_what_was_wanted_while_it_was_on_its_way_is_said_again() -> None:
