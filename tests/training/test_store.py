@@ -8,24 +8,31 @@ from hypothesis import strategies as st
 
 from shoal.training.pins import Pins
 from shoal.training.ports import BlobReader, Payload
-from shoal.training.records import Head
-from shoal.training.store import FILE_VERSION, MemberStore, StoredHead, StoredTurn
+from shoal.training.records import CONTRIBUTION_BYTES_MAX, Head
+from shoal.training.store import FILE_VERSION, TURNS_MAX, MemberStore, StoredHead, StoredSequence, StoredTurns
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed, decode
 
-HEAD = StoredHead(FILE_VERSION, Head(3, bytes(32), bytes(32)), b"proposal", BlobRef(bytes(32), 7), None)
+HEAD = StoredHead(FILE_VERSION, Head(3, bytes(32), bytes(32)), BlobRef(bytes(32), 7), None)
 
 
 def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
     store = MemberStore(tmp_path / "deep" / "down")
     assert store.load_head() is None
-    assert store.load_turn() is None
+    assert store.load_turns() is None
     store.save_head(HEAD)
-    store.save_turn(4, b"contribution")
+    store.save_turns((b"one", b"another"))
     again = MemberStore(tmp_path / "deep" / "down")
     assert again.load_head() == HEAD
-    assert again.load_turn() == StoredTurn(FILE_VERSION, 4, b"contribution")
+    assert again.load_turns() == StoredTurns(FILE_VERSION, (b"one", b"another"))
+
+
+def test_so_many_of_the_newest_turns_are_kept_as_a_record_may_still_take(tmp_path: Path) -> None:
+    store = MemberStore(tmp_path)
+    turns = tuple(round.to_bytes(2, "big") * (CONTRIBUTION_BYTES_MAX // 2) for round in range(TURNS_MAX + 5))
+    store.save_turns(turns)
+    assert store.load_turns() == StoredTurns(FILE_VERSION, turns[5:])
 
 
 def test_sequences_never_repeat_across_starts(tmp_path: Path) -> None:
@@ -46,12 +53,15 @@ def test_damaged_or_newer_files_are_a_value_not_a_crash(tmp_path: Path) -> None:
     for garbage in (b"", b"\xc1", b"\x95\x02", bytes(1000)):
         (tmp_path / "head").write_bytes(garbage)
         assert isinstance(store.load_head(), Malformed)
-    (tmp_path / "turn").mkdir()
-    assert isinstance(store.load_turn(), Malformed)
+    (tmp_path / "turns").mkdir()
+    assert isinstance(store.load_turns(), Malformed)
 
 
-@given(st.sampled_from([StoredHead, StoredTurn]), st.binary(max_size=200))
-def test_any_bytes_in_a_file_decode_or_are_refused(type_: type[StoredHead | StoredTurn], data: bytes) -> None:
+Stored = StoredHead | StoredTurns | StoredSequence
+
+
+@given(st.sampled_from([StoredHead, StoredTurns, StoredSequence]), st.binary(max_size=200))
+def test_any_bytes_in_a_file_decode_or_are_refused(type_: type[Stored], data: bytes) -> None:
     assert isinstance(decode(data, type_, 1000), type_ | Malformed)
 
 
