@@ -6,8 +6,9 @@ import trio
 
 from shoal.crdt.exchange_messages import Calls as StoreCalls
 from shoal.crdt.exchange_messages import Compare
+from shoal.training.calls import PROTOCOL_VERSION, AskHead, Calls, Hello
 from shoal.training.keeping import Keeping
-from shoal.training.records import PROTOCOL_VERSION, AskHead, Calls, Hello, Presence, Standing
+from shoal.training.records import Presence, Standing
 from shoal.training.service import SwarmService
 from shoal.training.spec import swarm_id_of
 from shoal.transport.bulk import run_inline
@@ -55,7 +56,7 @@ async def test_a_stranger_hears_of_a_swarm_when_it_speaks_of_it_first(autojump_c
         assert heard == []
         told = await stranger.request(ann.peer_id, calls.head, AskHead(), timeout_s=5.0)
         assert not isinstance(told, Refusal)
-        hello = Hello(PROTOCOL_VERSION, Presence(1, Standing.TRAINER, ()), told.head)
+        hello = Hello(PROTOCOL_VERSION, Presence(1, Standing.TRAINER, ()), told.head, "here", ())
         assert isinstance(await stranger.request(ann.peer_id, calls.hello, hello, timeout_s=5.0), Hello)
         await trio.sleep(60.0)
         assert set(heard) == {"hello", "compare"}
