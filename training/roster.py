@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from shoal.transport.port import Address, PeerId
 
-from .records import Head, Offered, Present, Standing
+from .records import MEMBERS_MAX, Head, Offered, Present, Standing
 
 DOUBT_S = 5.0  # a peer's head is ignored for so long after it led nowhere; doubles with each time
 DOUBT_S_MAX = 300.0
+GONE_MAX = 2 * MEMBERS_MAX  # remembered; more are not voters, nor known any more
 
 
 @dataclass(slots=True)
@@ -159,7 +160,10 @@ class Roster:
 
     def gone(self, now: float, voters: Iterable[PeerId], patience_s: float) -> Set[PeerId]:
         """Which of these have not been heard for so long; who was never heard, since this member first asked."""
-        absent = (voter for voter in voters if voter not in self._connected or voter in self._deaf)
+        asked = frozenset(voters)
+        if len(self._gone_at) > GONE_MAX:
+            self._gone_at = {peer: at for peer, at in self._gone_at.items() if peer in asked or peer in self._entries}
+        absent = (voter for voter in asked if voter not in self._connected or voter in self._deaf)
         return frozenset(voter for voter in absent if now >= self._gone_at.setdefault(voter, now) + patience_s)
 
     def that_hold(self, hash: bytes) -> list[PeerId]:

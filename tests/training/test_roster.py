@@ -14,7 +14,7 @@ from shoal.training.records import (
     Standing,
     seal_contribution,
 )
-from shoal.training.roster import DOUBT_S, Roster
+from shoal.training.roster import DOUBT_S, GONE_MAX, Roster
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
 
@@ -29,7 +29,7 @@ def present(who: Identity, sequence: int = 1, standing: Standing = Standing.TRAI
 
 
 def offered(who: Identity) -> Offered:
-    return seal_contribution(who, SWARM, 2, Contribution(bytes(32), bytes(32), 1, b""))
+    return seal_contribution(who, SWARM, 2, Contribution(1, bytes(32), bytes(32), 1, b""))
 
 
 def roster_with(*who: Identity, members_max: int = 64) -> Roster:
@@ -84,16 +84,69 @@ def test_at_work_are_those_who_stand_here_or_contributed_to_the_head_and_are_not
     roster = roster_with(ANN, BEN, CAT, DAN)
     roster.tell(BEN.peer_id, THERE)
     roster.tell(CAT.peer_id, THERE)
-    roster.tell_work(DAN.peer_id, (), is_idle=True)
+    roster.tell_work(DAN.peer_id, (), 0, is_idle=True)
     assert roster.at_work(HERE, {CAT.peer_id, EVE.peer_id}) == {ANN.peer_id, CAT.peer_id}
-    roster.tell_work(DAN.peer_id, (), is_idle=False)
+    roster.tell_work(DAN.peer_id, (), 0, is_idle=False)
     assert DAN.peer_id in roster.at_work(HERE, set())
+
+
+def test_a_head_that_was_overtaken_on_its_way_changes_nothing() -> None:
+    roster = roster_with(ANN)
+    roster.tell(ANN.peer_id, THERE)
+    roster.tell(ANN.peer_id, HERE)  # an older message, overtaken on its way
+    assert roster.head(ANN.peer_id) == THERE
+    assert roster.is_anybody_behind(3)
+    assert not roster.is_anybody_behind(2)
+
+
+def test_what_a_member_holds_and_how_fast_it_fetches_counts_while_it_is_connected() -> None:
+    roster = roster_with(ANN, BEN)
+    payload = offered(CAT)
+    roster.tell_work(ANN.peer_id, (payload.hash,), 500, is_idle=False)
+    roster.tell_work(BEN.peer_id, (payload.hash,), 700, is_idle=False)
+    roster.tell_work(DAN.peer_id, (payload.hash,), 900, is_idle=False)
+    assert sorted(roster.that_hold(payload.hash)) == [ANN.peer_id, BEN.peer_id]
+    assert sorted(roster.rates()) == [500, 700]
+    roster.tell_work(BEN.peer_id, (), 800, is_idle=False)
+    assert roster.that_hold(payload.hash) == [ANN.peer_id]
+    roster.lose(ANN.peer_id, 1.0)
+    assert roster.that_hold(payload.hash) == []
+    assert roster.rates() == [800]
+
+
+def test_who_went_is_gone_after_a_while_and_not_when_it_comes_back() -> None:
+    roster, voters = roster_with(ANN, BEN), (ANN.peer_id, BEN.peer_id)
+    roster.lose(ANN.peer_id, 10.0)
+    assert roster.gone(13.9, voters, 4.0) == set()
+    assert roster.gone(14.0, voters, 4.0) == {ANN.peer_id}
+    assert roster.gone(14.0, (BEN.peer_id,), 4.0) == set()
+    roster.greet(present(ANN, 2), HERE)
+    assert roster.gone(99.0, voters, 4.0) == set()
+
+
+def test_who_does_not_answer_is_missed_until_it_says_something() -> None:
+    roster = roster_with(ANN, BEN)
+    roster.miss(ANN.peer_id, 10.0)
+    assert roster.is_connected(ANN.peer_id)
+    assert roster.present() == {BEN.peer_id}
+    roster.miss(ANN.peer_id, 13.0)  # its silence began before
+    assert roster.gone(14.0, (ANN.peer_id,), 4.0) == {ANN.peer_id}
+    roster.tell(ANN.peer_id, HERE)
+    assert roster.present() == {ANN.peer_id, BEN.peer_id}
+    assert roster.gone(99.0, (ANN.peer_id,), 4.0) == set()
+
+
+def test_who_was_never_heard_is_gone_a_while_after_it_was_first_asked_for() -> None:
+    roster = roster_with(ANN)
+    assert roster.gone(50.0, (EVE.peer_id,), 4.0) == set()
+    assert roster.gone(53.9, (EVE.peer_id,), 4.0) == set()
+    assert roster.gone(54.0, (EVE.peer_id,), 4.0) == {EVE.peer_id}
 
 
 def test_a_payload_is_asked_of_its_author_first_then_of_those_who_say_they_have_it() -> None:
     roster = roster_with(ANN, BEN, CAT)
     payload = offered(BEN)
-    roster.tell_work(CAT.peer_id, (payload.hash,), is_idle=False)
+    roster.tell_work(CAT.peer_id, (payload.hash,), 0, is_idle=False)
     assert roster.holders(payload) == (BEN.peer_id, CAT.peer_id, ANN.peer_id)
 
 
@@ -121,6 +174,18 @@ def test_a_full_roster_refuses_the_unknown_and_lets_the_connected_displace_the_a
     assert roster.hear(present(CAT))
 
 
+def test_who_comes_and_goes_under_ever_new_keys_is_forgotten_and_absent_voters_are_not() -> None:
+    roster, voters = roster_with(ANN), [ANN.peer_id]
+    roster.lose(ANN.peer_id, 0.0)
+    strangers = [PeerId(f"m{number}".ljust(52, "-")) for number in range(GONE_MAX + 100)]
+    for second, peer in enumerate(strangers):
+        assert roster.greet(Present(peer, Presence(1, Standing.TRAINER, ())), HERE)
+        roster.lose(peer, float(second))
+        assert roster.gone(float(second), voters, 4.0) == ({ANN.peer_id} if second >= 4 else set())
+    now = float(GONE_MAX + 200)
+    assert roster.gone(now, [ANN.peer_id, strangers[0], strangers[-1]], 4.0) == {ANN.peer_id, strangers[-1]}
+
+
 Step = tuple[str, int, int]
 STEPS = st.lists(
     st.tuples(
@@ -143,12 +208,12 @@ def test_the_indexes_agree_with_a_walk_over_all_members(steps: Iterable[Step]) -
         standing = {"pause": Standing.PAUSED, "leave": Standing.LEFT}.get(action, Standing.TRAINER)
         match action:
             case "lose":
-                roster.lose(peer)
+                roster.lose(peer, 0.0)
                 heads.pop(peer, None)
             case "here" | "there":
                 head = HERE if action == "here" else THERE
                 roster.tell(peer, head)
-                if peer in heads:
+                if peer in heads and heads[peer].round <= head.round:
                     heads[peer] = head
             case _:
                 word = present(who, sequence, standing)
