@@ -86,11 +86,12 @@ def test_the_largest_of_each_kind_fits_its_bound() -> None:
     assert len(encode(presence)) <= PRESENCE_BYTES_MAX
 
 
-def test_a_turns_seed_depends_on_swarm_round_and_member() -> None:
-    seeds = {turn_seed(SWARM, 1, "a"), turn_seed(SWARM, 2, "a"), turn_seed(SWARM, 1, "b"), turn_seed(bytes(32), 1, "a")}
-    assert len(seeds) == 4
+def test_a_turns_seed_depends_on_swarm_round_base_and_member() -> None:
+    turns = [(SWARM, 2, 1, "a"), (SWARM, 3, 1, "a"), (SWARM, 2, 0, "a"), (SWARM, 2, 1, "b"), (bytes(32), 2, 1, "a")]
+    seeds = {turn_seed(*turn) for turn in turns}
+    assert len(seeds) == len(turns)
     assert all(0 <= seed < 2**64 for seed in seeds)
-    assert turn_seed(SWARM, 1, "a") == turn_seed(SWARM, 1, "a")
+    assert turn_seed(*turns[0]) == turn_seed(*turns[0])
 
 
 def test_a_contributions_bytes_are_always_the_same() -> None:
@@ -101,7 +102,7 @@ def test_a_contributions_bytes_are_always_the_same() -> None:
     offered = seal_contribution(key, swarm, 7, contribution)
     assert len(offered.envelope) == 202
     assert offered.hash.hex() == "537fe94a4f38873811af7d7b1ddcf731ba390309787ace81ea3eb0fd42d09e0e"
-    assert turn_seed(swarm, 7, key.peer_id) == 8125138343645169227
+    assert turn_seed(swarm, 7, 6, key.peer_id) == 8125138343645169227
 
 
 def test_an_independent_implementation_of_messagepack_reads_and_writes_the_same_bytes() -> None:
