@@ -173,7 +173,7 @@ def unproved(keep: Keep) -> Keep:
     """Ben is made to leave by a quorum that has not heard him say so."""
     before = LOG.at(keep.record.round - 1)
     record = record_at(before, Leave(BEN.peer_id, bytes(64)))
-    return Keep(signed(before, record, ID), record, Position(0, b"", before.electorate))
+    return Keep(signed(before, record, ID), record, Position(0, b"", before.electorate), before.electorate)
 
 
 @pytest.mark.parametrize(
