@@ -120,13 +120,12 @@ async def _fault_in_log(node: "TestnetNode") -> str:
     command = [sys.executable, "-m", "shoal", "--data-dir", str(node.data_dir), "log", "verify", "--json"]
     with trio.move_on_after(VERIFY_TIMEOUT_S):
         done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
-        last = done.stdout.decode(errors="replace").strip().rpartition("\n")[2]
         try:
-            is_sound = done.returncode == 0 and json.loads(last).get("ok") is True
-        except (ValueError, AttributeError):
-            is_sound = False
-        said = done.stderr.decode(errors="replace").strip() or last or f"exit code {done.returncode}"
-        return "" if is_sound else said.rpartition("\n")[2]
+            verified = json.loads(done.stdout)
+        except ValueError:
+            said = done.stderr.decode(errors="replace").strip() or f"exit code {done.returncode}"
+            return said.rpartition("\n")[2]
+        return "" if done.returncode == 0 and verified["ok"] else "; ".join(verified["problems"])
     return f"no answer within {VERIFY_TIMEOUT_S:g} s"
 
 

@@ -152,7 +152,7 @@ def spoiled(round: int, keep: Keep) -> list[Keep]:
 
 def other_members(keep: Keep) -> Keep:
     record = structs.replace(keep.record, electorate=bytes(32))
-    return Keep(signed(LOG.at(keep.record.round - 1), record, ID), record, keep.position)
+    return Keep(signed(LOG.at(keep.record.round - 1), record, ID), record, keep.position, keep.voters)
 
 
 def below_quorum(keep: Keep) -> Keep:

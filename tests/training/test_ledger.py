@@ -50,7 +50,8 @@ def test_the_newest_round_and_its_hash() -> None:
     assert growing.ledger.newest == 1
     assert growing.ledger.hash_at(1) == added.hash
     assert growing.ledger.closed(1) == added
-    assert growing.ledger.hash_at(2) is growing.ledger.closed(2) is None
+    assert growing.ledger.hash_at(2) is None
+    assert growing.ledger.closed(2) is None
 
 
 def test_a_state_is_agreed_upon_by_the_record_that_follows() -> None:
