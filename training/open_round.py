@@ -60,7 +60,8 @@ class OpenRound:
     def standings(self, view: View, roster: Roster, standing: Standing, joining: Iterable[PeerId]) -> Standings:
         """What this member sees of the round."""
         self._look(view, roster, joining)
-        expected = roster.at_work(view.head, self.contributors)
+        # Who has been in and is not met yet may be at work all the same, as others know.
+        expected = roster.at_work(view.head, self.contributors) | (roster.unmet(view.silent) & self.contributors)
         if standing is Standing.TRAINER and not self.is_idle:
             expected.add(view.me)
         spec = view.spec

@@ -51,7 +51,8 @@ class Roster:
         self._idle: set[PeerId] = set()
         self._doubted: set[PeerId] = set()
         self._deaf: set[PeerId] = set()  # connected, but they do not answer
-        self._gone_at: dict[PeerId, float] = {}  # since when those who were here are not heard
+        self._gone_at: dict[PeerId, float] = {}  # since when those who were here, or should be, are not heard
+        self._unmet: set[PeerId] = set()  # of these, who was never here
 
     def hear(self, present: Present) -> bool:
         """Keep a presence if it is news and there is room; whether it was kept."""
@@ -126,6 +127,7 @@ class Roster:
     def _answers(self, peer: PeerId) -> None:
         self._deaf.discard(peer)
         self._gone_at.pop(peer, None)
+        self._unmet.discard(peer)
 
     def doubt(self, peer: PeerId, now: float) -> None:
         """The head that `peer` told led nowhere."""
@@ -163,8 +165,18 @@ class Roster:
         asked = frozenset(voters)
         if len(self._gone_at) > GONE_MAX:
             self._gone_at = {peer: at for peer, at in self._gone_at.items() if peer in asked or peer in self._entries}
-        absent = (voter for voter in asked if voter not in self._connected or voter in self._deaf)
+        absent = [voter for voter in asked if voter not in self._connected or voter in self._deaf]
+        self._unmet = {voter for voter in absent if voter in self._unmet or voter not in self._gone_at}
         return frozenset(voter for voter in absent if now >= self._gone_at.setdefault(voter, now) + patience_s)
+
+    def next_gone_at(self, now: float, patience_s: float) -> float:
+        """When `gone` may say more than now."""
+        times = (at + patience_s for at in self._gone_at.values())
+        return min((at for at in times if at > now), default=float("inf"))
+
+    def unmet(self, gone: Set[PeerId]) -> set[PeerId]:
+        """The voters that were never connected, and for whom it is too early to say that they are gone."""
+        return self._unmet - gone
 
     def that_hold(self, hash: bytes) -> list[PeerId]:
         """The connected members that say they hold this contribution."""

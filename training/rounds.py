@@ -409,7 +409,9 @@ class Rounds:
         """When to call `look` even if nothing happens."""
         if self.phase is Phase.FINISHED:
             return float("inf")  # `look` has nothing to do: woken for what is overdue, it would be woken at once again
+        patience_s = SILENT_SPANS * self._spec.silence_s
         deadlines = [self._roster.doubt_ends_at(now), self._catching_up.deadline(now)]
+        deadlines.append(self._roster.next_gone_at(now, patience_s))
         is_hearing = self._gathering.is_hearing(now, self._roster)
         if self.phase is Phase.WAITING or is_hearing:
             deadlines.append(self._gathering.deadline(now))
