@@ -84,7 +84,7 @@ class Deliberation:
         """The log goes on from there."""
         self._agreement.leap(position)
         self._waiting.clear()
-        self._words.forget(position.electorate)
+        self._words.forget(position)
         self.asks.clear()
 
     def recall(self, votes: Iterable[Vote]) -> list[Effect]:
@@ -126,7 +126,7 @@ class Deliberation:
                 return [SaveSplit(effect), Observe(Problem(f"{text}: this node stops here"))]
             case Keep(decided, record, position, voters):
                 self._waiting.clear()
-                self._words.forget(position.electorate)
+                self._words.forget(position)
                 self.other_state = None
                 closed = Closed(decided, record, position.record, voters)
                 self.closed.append(closed)

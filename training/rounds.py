@@ -102,7 +102,7 @@ class Rounds:
         self.head = place.head
         self.phase = Phase.WAITING
         self.pool = Pool(2 * spec.stale_rounds_max + 3, can_check=standing is not Standing.STORAGE)
-        self.words = Words(swarm, admits, verify)
+        self.words = Words(swarm, spec.members_max, admits, verify)
         self._deliberation = Deliberation(place.agreement, self.words, self._view)
         self._open = OpenRound(self.head, frozenset(place.contributors))
         self._taking_round = self.head.round  # the newest that took contributions

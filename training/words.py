@@ -1,29 +1,35 @@
 """Changes of membership that members ask for, kept until a record makes them.
 
-A peer may ask for anything; what is kept is proved: one change for each member, and of a removal the signatures of
-voters, as they come. Who proposes takes what fits at that moment; the others check it again.
+A peer may ask for anything; what is kept is proved: one change of a kind for each member, and of a removal the
+signatures of voters, as they come. Newcomers, of whom there may be any number where anybody is let in, have room of
+their own, so that they crowd out nobody who leaves. Who proposes takes what fits at that moment, within the spec's
+members_max and a record's size; the others check it again.
 """
 
 from collections.abc import Callable, Iterable
 
 from shoal.transport.envelope import Verify
+from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
-from shoal.transport.wire import Malformed
+from shoal.transport.wire import Malformed, encode
 
-from .agreed import Admits, Position, remove_statement, unproved
+from .agreed import CHANGES_MAX, Admits, Position, remove_statement, unproved
 from .members import Change, Electorate, Expel, Join, Leave, Remove, Resume, Suspend, Vouch
-from .records import MEMBERS_MAX
-from .votes import Signed
+from .votes import VALUE_BYTES_MAX, Signed
 
-WORDS_MAX = MEMBERS_MAX  # kept at once; memory: 1 KB each
+JOINS_MAX = CHANGES_MAX  # kept at once; memory: 1 KB each
+CHANGES_BYTES_MAX = VALUE_BYTES_MAX // 2  # in one record; the rest is for what it takes
 
 
 class Words:
     """What one member has heard."""
 
-    def __init__(self, swarm: bytes, admits: Callable[[Position], Admits], verify: Verify) -> None:
+    def __init__(
+        self, swarm: bytes, members_max: int, admits: Callable[[Position], Admits], verify: Verify = verify
+    ) -> None:
         """`admits` is who is let in, as the members stand."""
         self._swarm = swarm
+        self._members_max = members_max
         self._admits = admits
         self._verify = verify
         self._changes: dict[tuple[PeerId, type[Change]], Change] = {}
@@ -34,7 +40,9 @@ class Words:
 
     def hear(self, position: Position, change: Change) -> bool:
         """Whether this is news and worth telling others."""
-        if isinstance(change, Suspend | Resume) or len(self._changes) + len(self._removals) >= WORDS_MAX:
+        if isinstance(change, Suspend | Resume):
+            return False
+        if isinstance(change, Join) and self._joins_count() >= JOINS_MAX:
             return False
         if isinstance(change, Remove):
             return self._hear_removal(position.electorate, change)
@@ -65,26 +73,40 @@ class Words:
 
     def _fit(self, position: Position) -> tuple[Change, ...]:
         electorate, round = position.electorate, position.round + 1
+        seats_max = max(self._members_max, len(electorate.seats))
         wanted = [
             *(change for _, change in sorted(self._changes.items(), key=_rank)),
             *self._wanted_removals(electorate),
         ]
         made: list[Change] = []
+        bytes_left = CHANGES_BYTES_MAX
         for change in wanted:
-            fits = not isinstance(electorate.after(round, (*made, change)), Malformed)
-            if fits and self._is_sound(position, change):
-                made.append(change)
+            after, size = electorate.after(round, (change,)), len(encode(change))
+            if isinstance(after, Malformed) or len(after.seats) > seats_max or size > bytes_left:
+                continue
+            if not self._is_sound(position, change):
+                continue
+            made.append(change)
+            electorate = after
+            bytes_left -= size
+            if len(made) == CHANGES_MAX:
+                break
         return tuple(made)
 
-    def forget(self, electorate: Electorate) -> None:
+    def forget(self, position: Position) -> None:
         """Let go of what can never fit any more."""
-        members = electorate.by_member
+        members = position.electorate.by_member
 
         def may_fit(change: Change) -> bool:
-            return (change.member in members) != isinstance(change, Join)
+            if isinstance(change, Join):
+                return change.member not in members and self._is_sound(position, change)
+            return change.member in members
 
         self._changes = {key: change for key, change in self._changes.items() if may_fit(change)}
         self._removals = {member: words for member, words in self._removals.items() if member in members}
+
+    def _joins_count(self) -> int:
+        return sum(kind is Join for _, kind in self._changes)
 
     def _is_sound(self, position: Position, change: Change) -> bool:
         return unproved((change,), self._swarm, position.electorate, self._admits(position), self._verify) is None
