@@ -162,3 +162,16 @@ def _unproved(change: Change, swarm: bytes, electorate: Electorate, admits: Admi
             return None if is_proof else f"it does not prove that {member} lies"
         case _:
             return None
+
+
+def proof_count(change: Change) -> int:
+    """Signatures that `unproved` verifies, at most."""
+    match change:
+        case Join():
+            return 4  # of an invite three, and the newcomer's own
+        case Remove(_, words):
+            return len(words)
+        case Expel():
+            return 2
+        case _:
+            return 1

@@ -14,6 +14,7 @@ from shoal.crdt.file_service import StoreError
 from shoal.transport.port import GOSSIP_BYTES_MAX, Code, PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed, decode
 
+from .agreed import proof_count
 from .archive_service import Archive
 from .calls import (
     LOG_TOLD_MAX,
@@ -45,8 +46,6 @@ from .rounds import Rounds
 from .spec import SignedSpec, swarm_id_of
 from .votes import signature_count
 from .workers_service import Workers
-
-SIGNATURES_PER_CHANGE = 4  # to verify: of an invite three and the newcomer's own
 
 _STRANGER = Refusal(Code.REFUSED, "say hello first")
 
@@ -201,7 +200,7 @@ class Answers:
 
     def _hear_words(self, peer: PeerId, words: Words) -> bool:
         now = trio.current_time()
-        if not self._opener.allows(now, peer, SIGNATURES_PER_CHANGE * len(words.changes)):
+        if not self._opener.allows(now, peer, sum(map(proof_count, words.changes))):
             return False
         self._do(self._rounds.heard_words(now, words.changes))
         return True

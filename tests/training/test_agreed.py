@@ -11,6 +11,7 @@ from shoal.training.agreed import (
     follow,
     leave_statement,
     next_record,
+    proof_count,
     record_value,
     remove_statement,
     unproved,
@@ -113,6 +114,13 @@ def test_a_quorum_of_the_others_has_a_member_go() -> None:
     assert not is_proved(Remove(CLEO.peer_id, tuple(words[:1])))
     assert not is_proved(Remove(CLEO.peer_id, (words[0], words[0], words[2])))
     assert not is_proved(Remove(CLEO.peer_id, (words[0], Signed(BEN.peer_id, words[0].signature))))
+
+
+def test_what_a_proof_costs_to_check_grows_with_its_signatures() -> None:
+    words = (Signed(BEN.peer_id, bytes(64)),) * 270  # as many as fit a message
+    assert proof_count(Remove(CLEO.peer_id, words)) == 270
+    assert proof_count(Join(DAN.peer_id, 1, b"")) == 4
+    assert proof_count(Leave(ANN.peer_id, bytes(64))) == 1
 
 
 def vote(key: Identity = CLEO, attempt: int = 0, step: Step = Step.PREVOTE, choice: bytes = b"") -> Vote:
