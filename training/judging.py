@@ -133,12 +133,14 @@ def _is_wanted(view: View, record: AgreedRecord, is_backed: bool) -> bool:
 def _judge_taken(view: View, record: AgreedRecord, after: Electorate) -> bool | Unsettled:
     missing: list[bytes] = []
     is_whole = True
+    if any(share.member not in after.by_member for share in record.taken):
+        return False  # before anything is fetched for it
     for share in record.taken:
         offered = view.pool.get(share.contribution)
         if offered is None:
             missing.append(share.contribution)
             continue
-        if share not in shares_of((offered,), 1) or share.member not in after.by_member:
+        if share not in shares_of((offered,), 1):
             return False
         if view.pool.is_refused(offered.hash):
             return False

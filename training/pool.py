@@ -2,7 +2,7 @@
 
 A member's first contribution to a round from a state counts; another one of the same place is evidence, and used only
 if a record takes it. A peer may send as many as it likes: of each member there is room for so many rounds, and what no
-record can take any more is let go.
+record can take any more is let go. Of how many members, `Rounds` decides, who knows who is one.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,6 +40,11 @@ class Pool:
         self._refused: set[bytes] = set()
         self.version = 0  # grows with whatever a record could take now and could not before, or the other way round
         self.evidence: dict[tuple[PeerId, Place], tuple[bytes, bytes]] = {}  # two contributions in one place
+
+    @property
+    def members_count(self) -> int:
+        """Of whom contributions wait."""
+        return len(self._first)
 
     def get(self, hash: bytes) -> Offered | None:
         return self._offers.get(hash)

@@ -272,6 +272,8 @@ class Rounds:
                 return self.look(now) or fault  # that its author stands elsewhere may matter
         if base.round == 0:
             self._gathering.hear_start(now)
+        if self.pool.members_count >= 2 * self.spec.members_max:  # the roster's and the electorate's
+            self.pool.keep(self._is_known)
         known = self.pool.hear(offered)
         return known if isinstance(known, str) else [*known, *self.look(now)]
 
@@ -646,6 +648,11 @@ class Rounds:
         self._deliberation.other_state = None
         self.pool.keep(self._is_needed(now))
         return self.look(now)
+
+    def _is_known(self, offered: Offered) -> bool:
+        """Whether its author is still somebody here: whoever comes under ever new keys would fill all memory."""
+        member = offered.member
+        return member == self._me or member in self.electorate.by_member or self._roster.is_member(member)
 
     def _is_needed(self, now: float) -> Callable[[Offered], bool]:
         """Whether a record may yet take it, or has taken it and is not applied."""

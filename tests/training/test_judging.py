@@ -187,6 +187,7 @@ def test_work_of_who_is_no_member_then_is_voted_against() -> None:
     join = join_change(SPEC, SWARM, DAN, None, 0)
     assert isinstance(join, Join)
     assert judge(desk.view, of_this(desk, A, stranger), False) is False
+    assert judge(Desk().view, of_this(desk, A, stranger), False) is False  # nor is anything fetched for it
     assert judge(desk.view, of_this(desk, A, stranger, changes=(join,)), False) is True
 
 
