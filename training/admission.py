@@ -11,7 +11,8 @@ Who cannot bear a leak takes LIST (the spec names everybody) or OPEN (anybody, w
 
 A peer may ask with any bytes, and all that others signed. What it cannot: come in by a ticket that it was not given, by
 another swarm's, by what another newcomer showed, or after it was removed; nor bring in somebody else, whose own word is
-always asked for and is good for WORD_ROUNDS_MAX rounds, so that who left is not brought back by what it said before.
+always asked for and is good for WORD_ROUNDS_MAX rounds, and not after it has left (`asked_at`), so that who left is not
+brought back by what it said before.
 """
 
 from typing import Final
@@ -118,6 +119,12 @@ def _show(ticket: Ticket, swarm: bytes, member: PeerId) -> Shown:
 def votes_of_newcomers(admission: AdmissionRule) -> int:
     """With how many votes one is let in."""
     return 0 if admission is AdmissionRule.OPEN else 1
+
+
+def asked_at(admission: bytes) -> int | None:
+    """The newest round that the newcomer knew when it asked. If it has left since, its word was for the time before."""
+    asked = decode(admission, Admission, PROOF_BYTES_MAX)
+    return None if isinstance(asked, Malformed) else asked.round
 
 
 def admits(

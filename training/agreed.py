@@ -154,7 +154,8 @@ def _unproved(change: Change, swarm: bytes, electorate: Electorate, admits: Admi
             return None if verify(PeerId(voucher), statement, word) else f"{voucher} has not vouched for {member}"
         case Remove(_, words):
             statement = remove_statement(swarm, member, since)
-            signers = {PeerId(each.member) for each in words if verify(PeerId(each.member), statement, each.signature)}
+            voters = (each for each in words if electorate.votes(PeerId(each.member)))
+            signers = {PeerId(each.member) for each in voters if verify(PeerId(each.member), statement, each.signature)}
             is_wanted = electorate.is_quorum(signers - {member})
             return None if is_wanted else f"no quorum wants {member} to go"
         case Expel(_, first, second):

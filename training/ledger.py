@@ -10,7 +10,7 @@ from typing import Final
 from shoal.transport.port import PeerId
 
 from .agreed import AgreedRecord, Position, follow
-from .members import Electorate
+from .members import Electorate, Expel, Leave, Remove
 from .votes import Decided, value_of
 
 RECORDS_KEPT: Final = 96  # more than any contribution may be stale, and than what is told of the log at once
@@ -77,6 +77,15 @@ class Ledger:
         since = range(base_round + 1, 1 + (self.newest if until is None else until))
         records = [closed for round in since if (closed := self._closed.get(round)) is not None]
         return sum(bool(closed.record.taken) for closed in records) if len(records) == len(since) else None
+
+    def has_left_since(self, member: PeerId, round: int) -> bool:
+        """Whether a record after that of `round` says that `member` goes."""
+        return any(
+            change.member == member and isinstance(change, Leave | Remove | Expel)
+            for closed in self._closed.values()
+            if closed.record.round > round
+            for change in closed.record.changes
+        )
 
     def was_taken(self, member: PeerId, round: int, base_round: int) -> bool:
         """Whether a contribution of `member` to `round`, which started from `base_round`, was taken before."""

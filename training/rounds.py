@@ -20,6 +20,7 @@ from shoal.transport.envelope import Verify
 from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 
+from .admission import asked_at
 from .agreed import Admits, Position
 from .agreeing import Agreement, Split
 from .catching_up import CatchingUp
@@ -102,7 +103,7 @@ class Rounds:
         self.head = place.head
         self.phase = Phase.WAITING
         self.pool = Pool(2 * spec.stale_rounds_max + 3, can_check=standing is not Standing.STORAGE)
-        self.words = Words(swarm, spec.members_max, admits, verify)
+        self.words = Words(swarm, spec.members_max, self._lets_in, verify)
         self._deliberation = Deliberation(place.agreement, self.words, self._view)
         self._open = OpenRound(self.head, frozenset(place.contributors))
         self._taking_round = self.head.round  # the newest that took contributions
@@ -461,7 +462,18 @@ class Rounds:
         others = (PeerId(seat.member) for seat in self.electorate.seats if seat.votes and seat.member != self._me)
         silent = self._roster.gone(now, others, SILENT_SPANS * self._spec.silence_s)
         stood_on = self._spec, self._swarm, self._me, self.head, self.ledger, self.pool
-        return View(*stood_on, self.position, self._admits, silent, self._verify)
+        return View(*stood_on, self.position, self._lets_in, silent, self._verify)
+
+    def _lets_in(self, position: Position) -> Admits:
+        """Who is let in: not by what it said before it left, which anybody may repeat."""
+        admits = self._admits(position)
+
+        def lets_in(member: PeerId, admission: bytes) -> int | None:
+            round = asked_at(admission)
+            has_left = round is not None and self.ledger.has_left_since(member, round)
+            return None if has_left else admits(member, admission)
+
+        return lets_in
 
     def _closed(self, now: float) -> list[Effect]:
         """Take note of the rounds that have ended."""

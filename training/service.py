@@ -28,7 +28,7 @@ from .engine_service import Engine
 from .events import Event, Problem
 from .exchange_service import Means
 from .keeping import Keeping
-from .ledger import Ledger, closed_by
+from .ledger import RECORDS_KEPT, Ledger, closed_by
 from .log import Log
 from .members import Leave, Remove, Vouch
 from .method import Method
@@ -44,6 +44,7 @@ from .spec import SignedSpec, open_spec, swarm_id_of
 from .state_service import FixesStart, Restored, StateKeeper, open_keeper
 from .storage_service import StorageKeeper
 from .store import MemberStore, StoredTurns
+from .verified import Verified
 from .votes import Signed
 from .workers_service import ThreadWorkers, Workers
 
@@ -142,6 +143,7 @@ class SwarmService:
         self._engine: Engine | None = None
         self._keeper: StateKeeper[Any, Any] | StorageKeeper | None = None
         self._archive: Archive | None = None
+        self._verified = Verified()
         self._restand = trio.Event()
         self._is_leaving = False
         self.finished = trio.Event()  # the last round is over, and the others have it or had their time to get it
@@ -324,7 +326,7 @@ class SwarmService:
 
         def open_() -> tuple[Archive, Loaded]:
             archive = Archive(self._directory / LOG_NAME, origin)
-            return archive, archive.load()
+            return archive, archive.load(RECORDS_KEPT)
 
         try:
             archive, loaded = await self._blocking(open_)
@@ -346,6 +348,7 @@ class SwarmService:
             loaded.position,
             loaded.log,
             loaded.journal,
+            self._verified,
         )
         ledger = Ledger(loaded.position, start_digest)
         position, contributors = loaded.position, tuple[PeerId, ...]()
@@ -355,7 +358,7 @@ class SwarmService:
             if closed.record.taken and closed.record.round <= restored.head.round:
                 contributors = tuple(dict.fromkeys(PeerId(share.member) for share in closed.record.taken))
         place = Place(restored.head, contributors, agreement, ledger, start_digest)
-        rounds = Rounds(spec, self.swarm, roster, place, self._standing(), self._admits)
+        rounds = Rounds(spec, self.swarm, roster, place, self._standing(), self._admits, self._verified)
         if loaded.split is not None:
             rounds.stop_at(loaded.split)
         if loaded.is_damaged:
@@ -367,7 +370,7 @@ class SwarmService:
         return Cores(rounds, roster, log, archive)
 
     def _admits(self, position: Position) -> Admits:
-        return partial(admits, self._means.spec, self.swarm, position)
+        return partial(admits, self._means.spec, self.swarm, position, verify=self._verified)
 
     async def _resign(self, engine: Engine, rounds: Rounds) -> None:
         """Until a record says so, or for a while."""

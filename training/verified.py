@@ -1,0 +1,35 @@
+"""Signatures that were found true, each checked once: what is signed comes again and again, in words that wait and in
+the prevotes that many members show.
+
+A peer may send any signatures. What is forged is not remembered: it cannot push out what is true, and how often it is
+checked is what its sender's allowance bounds (opening.py).
+"""
+
+from collections import OrderedDict
+from typing import Final
+
+from shoal.transport.envelope import Verify
+from shoal.transport.identity import verify
+from shoal.transport.port import PeerId
+
+VERIFIED_MAX: Final = 8192  # remembered; memory: 0.5 KB each. A round of a thousand voters, their words beside it
+
+
+class Verified:
+    """A `Verify` that remembers."""
+
+    def __init__(self, verify: Verify = verify) -> None:
+        self._verify = verify
+        self._true: OrderedDict[tuple[PeerId, bytes, bytes], None] = OrderedDict()
+
+    def __call__(self, peer: PeerId, message: bytes, signature: bytes) -> bool:
+        key = peer, message, signature
+        if key in self._true:
+            self._true.move_to_end(key)
+            return True
+        if not self._verify(peer, message, signature):
+            return False
+        self._true[key] = None
+        if len(self._true) > VERIFIED_MAX:
+            self._true.popitem(last=False)
+        return True
