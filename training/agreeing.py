@@ -175,7 +175,7 @@ class Agreement:
 
     def judged(self, now: float, hash: bytes, is_sound: bool) -> list[Effect]:
         """The end of a JudgeRecord."""
-        return self._after(self.voting.judged(now, hash, is_sound))
+        return [] if self.split is not None else self._after(self.voting.judged(now, hash, is_sound))
 
     def look(self, now: float) -> list[Effect]:
         return [] if self.split is not None else self._after(self.voting.look(now))

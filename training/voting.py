@@ -31,6 +31,7 @@ from shoal.transport.port import PeerId
 from .ballot_box import BallotBox
 from .members import Electorate
 from .votes import (
+    ATTEMPTS_MAX,
     Ballot,
     Decided,
     Journal,
@@ -47,6 +48,7 @@ from .votes import (
 )
 from .voting_effects import GROWTH_MAX, Accuse, Began, Effect, Judge, Save, Send, Timeouts
 
+FOLLOWED_MAX: Final = ATTEMPTS_MAX // 2  # who comes there by waiting needs centuries; a liar leaves room for more
 PROPOSALS_KEPT: Final = 16  # of all proposers together
 
 
@@ -93,6 +95,7 @@ class Voting:
         self._attempt_until = math.inf
         self._repeat_at = math.inf
         self._repeats = 0
+        self._journal_attempt = 0  # what it said before is not in the journal, but for what that bound it to
         if journal is not None and journal.round == round:
             self._recall(journal)
 
@@ -115,11 +118,17 @@ class Voting:
         newest = max((vote.attempt for vote in votes), default=0)
         return tuple(vote for vote in votes if vote.attempt == newest)
 
+    def is_known(self, hash: bytes) -> bool:
+        """Whether the value is still kept."""
+        return hash in self._values
+
     def remembers(self, vote: Vote) -> bool:
         """Whether this member knows that it has cast `vote`, or a later one."""
         known = {(own.attempt, own.step): own.choice for own in self._votes.of(self._me, 0)}
         place = vote.attempt, vote.step
-        return known[place] == vote.choice if place in known else place < max(known, default=place)
+        if place in known:
+            return known[place] == vote.choice
+        return vote.attempt < self._journal_attempt or place < max(known, default=place)
 
     # Events. Each returns what is to be done, in this order.
 
@@ -213,6 +222,8 @@ class Voting:
             self._polka = polka
             self._know(value)
         self._backed.add(value.hash)
+        if self._asked.get(value.hash) is False and self._verdicts.get(value.hash) is False:
+            del self._verdicts[value.hash]  # that may have been an opinion, which is not to keep us from the others
         return True
 
     def _know(self, value: Value) -> Value:
@@ -249,7 +260,8 @@ class Voting:
 
     def _follow(self, now: float) -> list[Effect] | None:
         """At least one honest member has come to a later attempt."""
-        ahead = sorted((attempt for attempt in self._newest.values() if attempt > self.attempt), reverse=True)
+        reached = (attempt for attempt in self._newest.values() if self.attempt < attempt <= FOLLOWED_MAX)
+        ahead = sorted(reached, reverse=True)
         for attempt in ahead:
             there = [member for member, reached in self._newest.items() if reached >= attempt]
             if self.electorate.has_honest(there):
@@ -379,9 +391,13 @@ class Voting:
     def _judge(self) -> list[Effect]:
         """Ask once, and once more when a quorum turns out to have prevoted the value."""
         judges: list[Effect] = []
+        # A liar's for attempts that nobody has reached may be as many as it likes: they cost the others nothing.
+        near = (self._proposals.get(attempt) for attempt in (self.attempt, self.attempt + 1))
+        wanted = self._backed.union(value_of(proposal.value).hash for proposal in near if proposal is not None)
         for hash, value in self._values.items():
             is_backed = hash in self._backed
-            if hash not in self._verdicts and (hash not in self._asked or (is_backed and not self._asked[hash])):
+            is_news = hash not in self._asked or (is_backed and not self._asked[hash])
+            if hash in wanted and hash not in self._verdicts and is_news:
                 self._asked[hash] = is_backed
                 judges.append(Judge(value, is_backed))
         return judges
@@ -404,7 +420,7 @@ class Voting:
         return [Send(ballot) for ballot in said]
 
     def _recall(self, journal: Journal) -> None:
-        self.attempt = journal.attempt
+        self.attempt = self._journal_attempt = journal.attempt
         self._is_ready = True
         if journal.proposal is not None:
             self._proposals[journal.attempt] = journal.proposal
