@@ -8,11 +8,13 @@ the round is over.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
+from typing import Final
 
 from shoal.transport.port import PeerId
-from shoal.transport.wire import Malformed
+from shoal.transport.wire import Malformed, encode
 
-from .agreed import CHANGES_MAX, AgreedRecord, Position, next_record, record_value
+from .agreed import CHANGES_MAX, AgreedRecord, Position, Share, next_record, record_value
 from .agreeing import Agreement, Answer, Ask, JudgeRecord, Keep, Split
 from .agreeing import Effect as AgreementEffect
 from .effects import Collect, Effect, KeepRecord, Observe, SaveJournal, SaveSplit, SendBallot, SpreadWords
@@ -20,11 +22,12 @@ from .events import AttemptBegan, Problem
 from .judging import Unsettled, View, judge, shares_of
 from .ledger import Closed
 from .members import Change, Expel, Resume, Suspend
-from .records import Offered
-from .votes import Ballot, Proposal, Vote, shortened
+from .records import MEMBERS_MAX, Offered
+from .votes import VALUE_BYTES_MAX, Ballot, Proposal, Vote, shortened
 from .voting_effects import Accuse, Began, Save, Send
 from .words import Words
 
+CHANGES_BYTES_MAX: Final = VALUE_BYTES_MAX - 128 * MEMBERS_MAX  # beside as many contributions as a record takes
 COLLECT_PAUSE_S = 1.0  # before what a record takes is asked for again
 
 
@@ -67,12 +70,19 @@ class Deliberation:
         """The round may close, with these contributions; without any, for the sake of its changes."""
         view = self._view(now)
         changes = self._changes(view)
-        shares = shares_of(offers, view.spec.members_max)
+        after = view.electorate.after(self.round, changes)
+        members = () if isinstance(after, Malformed) else after.by_member
+        shares = shares_of((offered for offered in offers if offered.member in members), view.spec)
         if not shares and not changes:
             return []
         record = next_record(self._agreement.position, view.head.digest, shares, changes)
         value = None if isinstance(record, Malformed) else record_value(record)
         return [*self._do(now, self._agreement.ready(now, value)), *self._judge(now)]
+
+    def shares(self, record: bytes) -> tuple[Share, ...]:
+        """What a record takes that this member has yet to judge."""
+        waiting = self._waiting.get(record)
+        return () if waiting is None else waiting.record.taken
 
     def heard(self, now: float, peer: PeerId, ballots: Iterable[Ballot]) -> list[Effect]:
         effects: list[Effect] = []
@@ -148,7 +158,7 @@ class Deliberation:
             if member in gone or member == view.me or seat.is_suspended == (member in view.silent):
                 continue
             changes.append(Resume(member) if seat.is_suspended else Suspend(member))
-        return tuple(changes[:CHANGES_MAX])
+        return tuple(_fitting(changes))
 
     def _judge(self, now: float) -> list[Effect]:
         """Say what can be said to what others propose; ask for what is missing."""
@@ -156,6 +166,9 @@ class Deliberation:
         for hash, waiting in list(self._waiting.items()):
             if self._waiting.get(hash) is not waiting:
                 continue  # decided by what was said before
+            if not self._agreement.voting.is_known(hash):
+                del self._waiting[hash]  # more was proposed since than is kept
+                continue
             verdict = judge(self._view(now), waiting.record, waiting.is_backed)
             if isinstance(verdict, Unsettled):
                 self.other_state = verdict.other_state or self.other_state
@@ -170,3 +183,13 @@ class Deliberation:
             return []
         waiting.collects_at = now + COLLECT_PAUSE_S
         return [Collect(hash, missing, self._agreement.proposer)]
+
+
+def _fitting(changes: Iterable[Change]) -> Iterable[Change]:
+    """As many as fit in a record; the first, for those that follow may build on them."""
+    room = CHANGES_BYTES_MAX
+    for change in islice(changes, CHANGES_MAX):
+        room -= len(encode(change)) + 1
+        if room < 0:
+            return
+        yield change

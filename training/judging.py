@@ -8,6 +8,7 @@ gate what is backed: see voting_effects.Judge).
 
 from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from shoal.transport.envelope import Verify
 from shoal.transport.identity import verify
@@ -18,7 +19,7 @@ from .agreed import Admits, AgreedRecord, Position, Share, unproved
 from .ledger import Ledger
 from .members import Electorate, Suspend
 from .pool import Pool
-from .records import Head, Offered
+from .records import MEMBERS_MAX, Head, Offered
 from .soundness import contribution_fault
 from .spec import Spec
 
@@ -44,8 +45,8 @@ class View:
 
     @property
     def is_current(self) -> bool:
-        """Whether the state is that after the log's newest record."""
-        return self.head.round == self.ledger.newest
+        """Whether the state is that after the log's newest record, and the ledger has it already."""
+        return self.head.round == self.ledger.newest == self.position.round
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,20 @@ def cannot_take(view: View, offered: Offered) -> str | None:
         return "it starts from a record that is not in the log"
     if digest_of(view, base) != offered.contribution.base_digest:
         return "it starts from another state"
+    return cannot_name(view, share_of(offered))
+
+
+def cannot_name(view: View, share: Share) -> str | None:
+    """Why no next record may take what is named so, whatever it is."""
+    base, late = share.base_round, view.spec.stale_rounds_max
     stale = view.ledger.staleness(base)
-    if stale is None or stale > view.spec.stale_rounds_max:
-        return f"it starts from a state more than {view.spec.stale_rounds_max} rounds old"
-    if offered.round > base + 1 + view.spec.stale_rounds_max:
-        return f"it is for round {offered.round} and starts from round {base}"
-    if view.ledger.was_taken(offered.member, offered.round, base):
+    if stale is None or stale > late:
+        return f"it starts from a state more than {late} rounds old"
+    if view.ledger.first_of(base) != base:
+        return "it does not name the round that made the state it starts from"
+    if share.round > base + 1 + late:
+        return f"it is for round {share.round} and starts from round {base}"
+    if view.ledger.was_taken(PeerId(share.member), share.round, base):
         return "it was taken before"
     return None
 
@@ -89,18 +98,26 @@ def takeable(view: View, members: Set[PeerId]) -> list[Offered]:
     return [offered for offered in held if cannot_take(view, offered) is None]
 
 
-def shares_of(offers: Iterable[Offered], members_max: int) -> tuple[Share, ...]:
-    """As a record names them."""
-    shares: list[Share] = []
-    members: set[PeerId] = set()
+def share_of(offered: Offered) -> Share:
+    """As a record names it."""
+    contribution = offered.contribution
+    return Share(offered.member, offered.round, contribution.base_round, offered.hash, contribution.samples)
+
+
+def shares_of(offers: Iterable[Offered], spec: Spec) -> tuple[Share, ...]:
+    """Of these, as many as one record takes, in order: nothing if they are of too few members.
+
+    Of everybody the first, then of everybody the second, and so on: who has contributed often takes nobody's place.
+    """
+    of_members: dict[PeerId, list[Share]] = {}
     for offered in offers:
-        if offered.member not in members and len(members) == members_max:
-            break
-        members.add(offered.member)
-        contribution = offered.contribution
-        base, samples = contribution.base_round, contribution.samples
-        shares.append(Share(offered.member, offered.round, base, offered.hash, samples))
-    return tuple(shares)
+        if offered.member in of_members or len(of_members) < spec.members_max:
+            of_members.setdefault(offered.member, []).append(share_of(offered))
+    if len(of_members) < spec.members_min:
+        return ()
+    turns = zip_longest(*of_members.values())
+    shares = [share for turn in turns for share in turn if share is not None][:MEMBERS_MAX]
+    return tuple(sorted(shares, key=lambda share: (share.member, share.round, share.base_round)))
 
 
 def judge(view: View, record: AgreedRecord, is_backed: bool) -> bool | Unsettled:
@@ -124,6 +141,8 @@ def _is_wanted(view: View, record: AgreedRecord, is_backed: bool) -> bool:
     members = {share.member for share in record.taken}
     if not record.taken and not record.changes:
         return False
+    if view.spec.rounds_max and record.round > view.spec.rounds_max:
+        return False
     if record.taken and not view.spec.members_min <= len(members) <= view.spec.members_max:
         return False
     suspended = {PeerId(change.member) for change in record.changes if isinstance(change, Suspend)}
@@ -136,16 +155,15 @@ def _judge_taken(view: View, record: AgreedRecord, after: Electorate) -> bool | 
     if any(share.member not in after.by_member for share in record.taken):
         return False  # before anything is fetched for it
     for share in record.taken:
+        is_known = view.ledger.can_tell(share.base_round, view.spec.stale_rounds_max)
+        if share.member not in after.by_member or (is_known and cannot_name(view, share) is not None):
+            return False
         offered = view.pool.get(share.contribution)
-        if offered is None:
-            missing.append(share.contribution)
+        if offered is None or not is_known:
+            is_whole = False
+            missing += [share.contribution] if is_known else []  # else it is from before this member's time
             continue
-        if share not in shares_of((offered,), 1):
+        if share != share_of(offered) or view.pool.is_refused(offered.hash) or cannot_take(view, offered) is not None:
             return False
-        if view.pool.is_refused(offered.hash):
-            return False
-        is_known = view.ledger.staleness(share.base_round) is not None  # else before this member's time
-        if is_known and cannot_take(view, offered) is not None:
-            return False
-        is_whole = is_whole and is_known and view.pool.is_held(offered.hash)
-    return True if is_whole and not missing else Unsettled(tuple(missing))
+        is_whole = is_whole and view.pool.is_held(offered.hash)
+    return True if is_whole else Unsettled(tuple(missing))

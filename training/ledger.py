@@ -68,6 +68,12 @@ class Ledger:
             return after.record.base_digest
         return self._start_digest if round == 0 else None
 
+    def first_of(self, round: int) -> int:
+        """The round that made the state after `round`, as far as is known: records that take nothing leave it."""
+        while (closed := self._closed.get(round)) is not None and not closed.record.taken:
+            round -= 1
+        return round
+
     def staleness(self, base_round: int, until: int | None = None) -> int | None:
         """How many rounds have taken contributions since `base_round` (up to the round `until`, else to the newest);
         None where that is not known.
@@ -77,6 +83,11 @@ class Ledger:
         since = range(base_round + 1, 1 + (self.newest if until is None else until))
         records = [closed for round in since if (closed := self._closed.get(round)) is not None]
         return sum(bool(closed.record.taken) for closed in records) if len(records) == len(since) else None
+
+    def can_tell(self, base_round: int, stale_max: int) -> bool:
+        """Whether it is known here if that round's state is staler than so much; not by who has come since."""
+        is_long = sum(bool(closed.record.taken) for closed in self._closed.values()) > stale_max
+        return is_long or self.staleness(base_round) is not None
 
     def has_left_since(self, member: PeerId, round: int) -> bool:
         """Whether a record after that of `round` says that `member` goes."""

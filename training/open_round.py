@@ -2,7 +2,7 @@
 for, and what a record could take.
 """
 
-from collections.abc import Iterable
+from collections.abc import Set
 
 from shoal.transport.port import PeerId
 
@@ -52,16 +52,21 @@ class OpenRound:
         began_at = now if self.own_count else self.started_at
         return [Train(self.base.round + 1 + self.own_count, self.base, members, began_at + view.spec.round_s)]
 
-    def offers(self, view: View, roster: Roster, joining: Iterable[PeerId]) -> list[Offered]:
-        """What a record could take: held here, and by a quorum as far as it does not travel in its message."""
-        self._look(view, roster, joining)
+    def offers(self, view: View, roster: Roster, members: Set[PeerId]) -> list[Offered]:
+        """What a record could take: held here, and by a quorum as far as it does not travel in its message.
+
+        Args:
+            members: and who may be let in by it.
+        """
+        self._look(view, members)
         return [offered for offered in self._takeable if _is_available(view, roster, offered)]
 
-    def standings(self, view: View, roster: Roster, standing: Standing, joining: Iterable[PeerId]) -> Standings:
-        """What this member sees of the round."""
-        self._look(view, roster, joining)
+    def standings(self, view: View, roster: Roster, standing: Standing, members: Set[PeerId]) -> Standings:
+        """What this member sees of the round; for others than `members` nobody waits."""
+        self._look(view, members)
         # Who has been in and is not met yet may be at work all the same, as others know.
-        expected = roster.at_work(view.head, self.contributors) | (roster.unmet(view.silent) & self.contributors)
+        unmet = roster.unmet(view.silent) & self.contributors
+        expected = (roster.at_work(view.head, self.contributors) | unmet) & members
         if standing is Standing.TRAINER and not self.is_idle:
             expected.add(view.me)
         spec = view.spec
@@ -78,13 +83,12 @@ class OpenRound:
         """Deadline plus grace; infinity before the round has started."""
         return float("inf") if self.started_at is None else self.started_at + spec.round_s + spec.grace_s
 
-    def _look(self, view: View, roster: Roster, joining: Iterable[PeerId]) -> None:
-        joiners = frozenset(joining)
-        known = view.pool.version, view.ledger.newest, view.head, joiners
+    def _look(self, view: View, members: Set[PeerId]) -> None:
+        known = view.pool.version, view.ledger.newest, view.head, frozenset(members)
         if known == self._known:
             return
         self._known = known
-        self._takeable = takeable(view, view.electorate.by_member.keys() | joiners)
+        self._takeable = takeable(view, members)
         self._fresh = frozenset(
             offered.member for offered in self._takeable if view.ledger.staleness(offered.contribution.base_round) == 0
         )

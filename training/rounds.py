@@ -21,7 +21,7 @@ from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 
 from .admission import asked_at
-from .agreed import Admits, Position
+from .agreed import Admits, Position, Share
 from .agreeing import Agreement, Split
 from .catching_up import CatchingUp
 from .closing import missing, unspread
@@ -39,7 +39,7 @@ from .effects import (
 )
 from .events import Finished, MembersChanged, Problem, RoundStarted, Waiting
 from .gathering import Gathering
-from .judging import View, cannot_take
+from .judging import View, cannot_take, share_of
 from .ledger import Closed, Ledger
 from .members import Change, Electorate, described
 from .open_round import OpenRound
@@ -105,7 +105,7 @@ class Rounds:
         self.pool = Pool(2 * spec.stale_rounds_max + 3, can_check=standing is not Standing.STORAGE)
         self.words = Words(swarm, spec.members_max, self._lets_in, verify)
         self._deliberation = Deliberation(place.agreement, self.words, self._view)
-        self._open = OpenRound(self.head, frozenset(place.contributors))
+        self._open = OpenRound(self._base, frozenset(place.contributors))
         self._taking_round = self.head.round  # the newest that took contributions
         self._gathering = Gathering(spec.members_start, spec.silence_s)
         self._catching_up = CatchingUp(spec.grace_s + spec.silence_s, can_apply=standing is not Standing.STORAGE)
@@ -260,6 +260,8 @@ class Rounds:
         """A contribution arrived, by whatever way."""
         if offered.member == self._me or not self._roster.is_member(offered.member):
             return "the contributor is not another member"
+        if offered.member not in self._comers:
+            return "the contributor is no member of the swarm, and does not ask to be one"
         fault = contribution_fault(self._spec, offered)
         if fault is not None:
             return fault
@@ -332,8 +334,10 @@ class Rounds:
     def collected(self, now: float, record: bytes, missing: Iterable[bytes], offers: Iterable[Offered]) -> list[Effect]:
         """The end of a Collect: what was found."""
         wanted, effects = set(missing), list[Effect]()
+        shares = {share.contribution: share for share in self._shares(record)}
         for offered in offers:
-            if offered.hash in wanted and contribution_fault(self._spec, offered) is None:
+            is_named = offered.hash in wanted and shares.get(offered.hash) == share_of(offered)
+            if is_named and contribution_fault(self._spec, offered) is None:
                 wanted.discard(offered.hash)
                 effects += self.pool.take_in(offered)
         following = self.ledger.closed(self.head.round + 1)
@@ -362,7 +366,7 @@ class Rounds:
         is_news = self.ledger.newest > newest
         self._catching_up.log_told(now, is_news=is_news)
         told = self._roster.head(peer)
-        if not is_news and told is not None and told.round > newest:
+        if not is_news and (told is None or told.round > newest):  # else it has come by another way meanwhile
             self._roster.doubt(peer, now)
         return [*effects, *self.look(now)]
 
@@ -450,9 +454,22 @@ class Rounds:
         return self.head.round == self.ledger.newest and not self._is_startless and self._trusted is None
 
     @property
+    def _base(self) -> Head:
+        """What contributions from this member's state start from: the round that made it. From a later one, which took
+        nothing, they would count as if from another state, once more.
+        """
+        round = self.ledger.first_of(self.head.round)
+        return Head(round, self.ledger.hash_at(round) or self.head.record, self.head.digest)
+
+    @property
     def _is_startless(self) -> bool:
         """Whether this member has yet to get the state that the swarm starts from."""
         return self.head.round == 0 and self._start_digest not in (None, self.head.digest)
+
+    @property
+    def _comers(self) -> Set[PeerId]:
+        """The members, and who may be let in by the next record."""
+        return self.electorate.by_member.keys() | self.words.joining(self.position)
 
     @property
     def _is_below_quorum(self) -> bool:
@@ -463,6 +480,13 @@ class Rounds:
         silent = self._roster.gone(now, others, SILENT_SPANS * self._spec.silence_s)
         stood_on = self._spec, self._swarm, self._me, self.head, self.ledger, self.pool
         return View(*stood_on, self.position, self._lets_in, silent, self._verify)
+
+    def _shares(self, record: bytes) -> tuple[Share, ...]:
+        """What a record takes that this member judges, or is about to apply."""
+        following = self.ledger.closed(self.head.round + 1)
+        if following is not None and following.hash == record:
+            return following.record.taken
+        return self._deliberation.shares(record)
 
     def _lets_in(self, position: Position) -> Admits:
         """Who is let in: not by what it said before it left, which anybody may repeat."""
@@ -581,15 +605,15 @@ class Rounds:
 
     def _close(self, now: float) -> list[Effect]:
         """Agree on what is here, once the round may close; at once, if somebody leaves."""
-        view, joining = self._view(now), self.words.joining(self.position)
-        standings = self._open.standings(view, self._roster, self.standing, joining)
+        view, comers = self._view(now), self._comers
+        standings = self._open.standings(view, self._roster, self.standing, comers)
         offers: list[Offered] = []
         torn = self._torn(now)
         if torn is not None:
             return self._wait(torn)
         late = missing(now, standings)
         if late is None:
-            offers = self._open.offers(view, self._roster, joining)
+            offers = self._open.offers(view, self._roster, comers)
             late = unspread(now, standings, {offered.member for offered in offers})
         if late is None:
             return [*self._pause(), *self._deliberate(now, view, offers)]
@@ -654,7 +678,7 @@ class Rounds:
             taken = (
                 self._open.contributors if closed is None else {PeerId(share.member) for share in closed.record.taken}
             )
-            self._open = OpenRound(head, frozenset(taken))
+            self._open = OpenRound(self._base, frozenset(taken))
         self._catching_up.arrived()
         self._gathering.hear_out(now, ())  # this is where the swarm stands
         self._deliberation.other_state = None

@@ -1,0 +1,179 @@
+"""What one voter or stranger makes of the others' rounds by what it proposes, contributes and tells."""
+
+from typing import Any
+
+import pytest
+
+from shoal.training.agreed import record_value
+from shoal.training.effects import AskLog, Collect, Effect, FetchPayload
+from shoal.training.judging import shares_of
+from shoal.training.records import Head
+from shoal.training.votes import Proposal, Vote, value_of
+from shoal.transport.blobs import BlobRef
+from tests.training.seated import DIGEST, PEOPLE, Seated, make_spec, of_kind, of_read, said, stranger
+
+ANN, BEN, CAT, DAN = PEOPLE[:4]
+
+
+def proposer(**values: Any) -> Seated:
+    """Whose turn it is."""
+    each = (Seated(me=number, spec=make_spec(**values)) for number in range(4))
+    return next(me for me in each if me.turn() is PEOPLE[me.me])
+
+
+def listener(**values: Any) -> Seated:
+    """Whose turn it is not."""
+    each = (Seated(me=number, spec=make_spec(**values)) for number in range(4))
+    return next(me for me in each if me.turn() is not PEOPLE[me.me])
+
+
+def all_contribute(me: Seated, now: float = 1.0) -> list[Effect]:
+    effects: list[Effect] = []
+    for each in PEOPLE[: me.voters]:
+        offered = me.contribution(each)
+        effects += me.contribute(now, offered) if each is PEOPLE[me.me] else me.hold(now, offered)
+    return effects
+
+
+def choices(effects: list[Effect]) -> list[bytes]:
+    return [vote.choice for vote in said(effects, Vote)]
+
+
+def test_who_leaves_or_is_expelled_takes_nothing_with_it_that_the_others_would_refuse() -> None:
+    """A record that lets a member go cannot take what it contributed: nobody would vote for that."""
+    me = proposer()
+    liar = next(each for each in PEOPLE[:4] if each is not PEOPLE[me.me])
+    me.rounds.heard_words(1.0, [me.expel(liar)])
+    (proposal,) = said(all_contribute(me), Proposal)
+    record = of_read(value_of(proposal.value))
+    assert [type(change).__name__ for change in record.changes] == ["Expel"]
+    assert liar.peer_id not in {share.member for share in record.taken}
+    assert len(record.taken) == 3
+
+
+def test_a_record_never_takes_fewer_members_than_the_spec_asks_for_because_one_goes() -> None:
+    me = proposer(members_min=4, members_start=4)
+    liar = next(each for each in PEOPLE[:4] if each is not PEOPLE[me.me])
+    me.rounds.heard_words(1.0, [me.expel(liar)])
+    (proposal,) = said(all_contribute(me), Proposal)
+    assert of_read(value_of(proposal.value)).taken == ()
+
+
+def test_more_contributions_than_fit_in_a_record_leave_out_nobody() -> None:
+    me = Seated(spec=make_spec(members_max=1024))
+    offers = [me.contribution(stranger(n), round) for n in range(300) for round in range(1, 6)]
+    shares = shares_of(offers, me.spec)
+    assert len(shares) == 1024
+    assert len({share.member for share in shares}) == 300
+    record = me.record(shares)
+    assert of_read(record_value(record)) == record
+
+
+def test_a_record_after_the_last_round_gets_no_vote() -> None:
+    me = listener(rounds_max=1)
+    contribution = me.contribution(BEN)
+    me.decide(1.0, me.record([me.share(contribution)]))
+    me.rounds.adopted(2.0, Head(1, me.position.record, DIGEST))
+    record = me.record((), me.leave(CAT))
+    heard = me.rounds.heard_ballots(3.0, me.turn().peer_id, [me.proposal(record)])
+    assert set(choices(heard)) <= {b""}
+
+
+def test_what_nobody_could_take_is_not_asked_for() -> None:
+    """Else a proposer had everybody fetch whatever it likes."""
+    me = listener()
+    liar = me.turn()
+    good = me.share(me.contribution(liar))
+    for spoiled in (
+        (good.member, 7, 0),  # too far ahead of the state it starts from
+        (stranger(1).peer_id, 1, 0),  # not a member
+    ):
+        share = type(good)(*spoiled, good.contribution, 1)
+        heard = listener().rounds.heard_ballots(1.0, liar.peer_id, [me.proposal(me.record([share]))])
+        assert of_kind(heard, Collect) == []
+        assert choices(heard) == [b""]
+
+
+def test_what_is_collected_is_fetched_only_if_it_is_what_the_record_says() -> None:
+    me = listener()
+    liar = me.turn()
+    real = me.contribution(liar, payload=BlobRef(bytes(32), 9_000), samples=5)
+    named = me.share(real)
+    record = me.record([type(named)(named.member, named.round, named.base_round, named.contribution, 6)])
+    heard = me.rounds.heard_ballots(1.0, liar.peer_id, [me.proposal(record)])
+    (collect,) = of_kind(heard, Collect)
+    assert of_kind(me.rounds.collected(2.0, collect.record, collect.missing, (real,)), FetchPayload) == []
+    sound = me.record([named])
+    again = listener()
+    (collect,) = of_kind(again.rounds.heard_ballots(1.0, liar.peer_id, [me.proposal(sound)]), Collect)
+    assert of_kind(again.rounds.collected(2.0, collect.record, collect.missing, (real,)), FetchPayload)
+
+
+def test_a_proposal_that_comes_with_the_record_before_is_judged_by_what_stands_after_it() -> None:
+    """Methods without a common state have nothing else that tells one state from the next."""
+    me = listener()
+    first = me.contribution(BEN)
+    me.hold(1.0, first)
+    record = me.record([me.share(first)])
+    me.decide(1.0, record)
+    position = me.position
+    again = listener()
+    again.hold(1.0, first)
+    twice = me.record([me.share(first)])
+    proposal = me.proposal(twice)
+    decided = me.closed(1).decided
+    heard = again.rounds.heard_ballots(1.0, me.turn().peer_id, [decided, proposal])
+    assert again.position == position
+    assert all(choice == b"" for choice in choices(heard))
+
+
+def test_contributions_from_one_state_count_as_from_one_state_however_many_records_took_nothing() -> None:
+    """Else who starts from each of these rounds were counted once for each."""
+    me = listener()
+    for round in range(1, 4):
+        me.decide(float(round), me.record((), me.join(PEOPLE[4 + round - 1], round - 1)))
+        me.rounds.applied(float(round), me.closed(round), DIGEST)
+    assert me.rounds.head.round == 3
+    base = Head(0, me.swarm, DIGEST)
+    assert not isinstance(me.rounds.heard(4.0, me.contribution(BEN, 1, base)), str)
+    for round in range(1, 4):
+        later = Head(round, me.closed(round).hash, DIGEST)
+        assert isinstance(me.rounds.heard(4.0, me.contribution(BEN, round + 1, later)), str)
+
+
+def test_proposals_for_far_attempts_are_neither_judged_nor_kept() -> None:
+    me = listener()
+    liar = PEOPLE[0] if me.me else PEOPLE[1]
+    attempt = 2
+    for number in range(200):
+        attempt = me.attempt_of(liar, attempt + 1)
+        share = me.share(me.contribution(liar, samples=1 + number % 100))
+        heard = me.rounds.heard_ballots(1.0, liar.peer_id, [me.proposal(me.record([share]), attempt)])
+        assert of_kind(heard, Collect) == []
+    assert len(me.rounds._deliberation._waiting) <= 2  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_member_that_tells_of_a_record_that_came_meanwhile_is_not_doubted() -> None:
+    me = listener()
+    head = Head(1, b"r" * 32, b"")
+    (ask,) = of_kind(me.rounds.heard_have(1.0, CAT.peer_id, head, (), 0, is_idle=False), AskLog)
+    me.decide(1.1, me.record((), me.leave(DAN)))
+    me.rounds.log_told(1.2, CAT.peer_id, ())
+    assert CAT.peer_id in {peer for peers in me.roster.heads(1.3).values() for peer in peers}
+    me.rounds.heard_have(2.0, CAT.peer_id, Head(9, b"r" * 32, b""), (), 0, is_idle=False)
+    me.rounds.log_told(3.5, CAT.peer_id, ())
+    assert CAT.peer_id not in {peer for peers in me.roster.heads(3.6).values() for peer in peers}
+    assert ask.round == 1
+
+
+@pytest.mark.parametrize("is_member", [True, False])
+def test_only_members_contribute_and_only_they_are_waited_for(is_member: bool) -> None:
+    me = proposer()
+    other = stranger(5)
+    if is_member:
+        me.rounds.heard_words(0.5, [me.join(other)])
+    me.meet(other)
+    me.rounds.heard_have(0.6, other.peer_id, me.rounds.head, (), 0, is_idle=False)
+    assert bool(said(all_contribute(me), Proposal)) is not is_member  # who is one is waited for
+    heard = me.rounds.heard(2.0, me.contribution(other, payload=BlobRef(bytes(32), 9_000)))
+    assert isinstance(heard, str) is not is_member
