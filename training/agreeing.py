@@ -167,6 +167,14 @@ class Agreement:
             self.voting.abstain()
         return found
 
+    def is_sound(self, ballot: Ballot) -> bool:
+        """Whether it is of the round that is voted on, and signed by those who may vote: worth passing on."""
+        voters = self.position.electorate.by_member
+        if ballot.round != self.round or fault(ballot, self._swarm, voters, self._verify) is not None:
+            return False
+        signers = [PeerId(each.member) for each in ballot.precommits] if isinstance(ballot, Decided) else []
+        return not isinstance(ballot, Decided) or self.position.electorate.is_quorum(signers)
+
     def ready(self, now: float, candidate: Value | None) -> list[Effect]:
         """As `Voting.ready`."""
         if self.split is not None:

@@ -47,6 +47,8 @@ from .spec import SignedSpec, swarm_id_of
 from .votes import signature_count
 from .workers_service import Workers
 
+LOG_COST = 20  # in signatures: five answers a second, of up to 4 MiB each
+
 _STRANGER = Refusal(Code.REFUSED, "say hello first")
 
 
@@ -133,7 +135,8 @@ class Answers:
             self._voice.welcome(peer)
         if is_welcome:
             self._roster.tell_platform(peer, hello.platform)
-            self._do(self._rounds.heard_own_votes(hello.yours))
+            if self._opener.allows(now, peer, len(hello.yours)):
+                self._do(self._rounds.heard_own_votes(hello.yours))
         self._do(self._rounds.look(now))
         has_left = hello.presence.standing is Standing.LEFT
         return None if is_welcome or has_left else Refusal(Code.BUSY, "no room, or you left with a later word")
@@ -150,10 +153,11 @@ class Answers:
                 return True
             case Gossiped.BALLOT:
                 ballots = decode(data[1:], Ballots, GOSSIP_BYTES_MAX)
-                return not isinstance(ballots, Malformed) and self._hear_ballots(peer, ballots)
+                return not isinstance(ballots, Malformed) and self._hear_ballots(peer, ballots, is_relayed=True)
             case Gossiped.WORDS:
-                words = decode(data[1:], Words, GOSSIP_BYTES_MAX)
-                return not isinstance(words, Malformed) and self._hear_words(peer, words)
+                words, known = decode(data[1:], Words, GOSSIP_BYTES_MAX), self._rounds.words.version
+                is_heard = not isinstance(words, Malformed) and self._hear_words(peer, words)
+                return is_heard and self._rounds.words.version > known
             case _:
                 return False
 
@@ -184,12 +188,16 @@ class Answers:
             return Refusal(Code.BUSY, "too many signatures in too short a time")
         return Ack(self._rounds.head)
 
-    def _hear_ballots(self, peer: PeerId, heard: Ballots) -> bool:
+    def _hear_ballots(self, peer: PeerId, heard: Ballots, *, is_relayed: bool = False) -> bool:
+        """Whether they were heard; of what is relayed, whether others should hear it from here: were all of it passed
+        on, forged ones would use up what those who do so may have verified.
+        """
         now = trio.current_time()
         if not self._opener.allows(now, peer, sum(map(signature_count, heard.ballots))):
             return False
+        is_worth_it = not is_relayed or self._rounds.are_sound(heard.ballots)
         self._do(self._rounds.heard_ballots(now, peer, heard.ballots))
-        return True
+        return is_worth_it
 
     def _on_words(self, peer: PeerId, request: Words) -> Ack | Refusal:
         if not self._roster.is_connected(peer):
@@ -215,7 +223,11 @@ class Answers:
     def _on_head(self, peer: PeerId, request: AskHead) -> TellHead:
         return self._log.told
 
-    async def _on_log(self, peer: PeerId, request: AskLog) -> TellLog:
+    async def _on_log(self, peer: PeerId, request: AskLog) -> TellLog | Refusal:
+        if not self._roster.is_connected(peer):
+            return _STRANGER
+        if not self._opener.allows(trio.current_time(), peer, LOG_COST):
+            return Refusal(Code.BUSY, "too much of the log in too short a time")
         last = request.round + LOG_TOLD_MAX - 1
         read = partial(self._reader.range, request.round, last, TOLD_BYTES_MAX - 1024)
         try:

@@ -105,11 +105,11 @@ class CatchingUp:
     def _target(
         self, view: View, told: Mapping[Head, Set[PeerId]], wanted: bytes | None
     ) -> tuple[Head, Set[PeerId]] | None:
-        """The best of the heads that are told: in the log, as far along as can be, certified or most told."""
+        """The best of the heads that are told: in the log, as far along as can be, certified or told by most votes."""
 
-        def rank(head: Head) -> tuple[int, bool, int, bytes]:
+        def rank(head: Head) -> tuple[int, bool, int, int, bytes]:
             is_certified = head.digest in (view.ledger.digest_at(head.round), wanted)
-            return head.round, is_certified, len(told[head]), head.digest
+            return head.round, is_certified, view.electorate.count(told[head]), len(told[head]), head.digest
 
         def is_better(head: Head) -> bool:
             if view.ledger.hash_at(head.round) != head.record or head.round < view.head.round:

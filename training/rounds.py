@@ -57,6 +57,7 @@ from .words import Words
 SILENT_SPANS = 2  # of a proposer's silence; fewer: who changes its network is suspended and comes back at once
 CAREFUL_ROUNDS = 2  # that one may have signed beyond the newest that others tell: it votes on one, having decided one
 ROUNDS_MAX = 2**31
+HASTY_MAX = 16  # records one after the other that take nothing, because members leave: more could outrun all work
 JOIN_AGAIN_ROUNDS = 32  # after which a newcomer asks anew: what it asked for grows old (admission.py)
 
 
@@ -296,6 +297,10 @@ class Rounds:
             return []  # what is said before others have told what they remember might be said twice
         effects = self._deliberation.heard(now, peer, ballots)
         return [*effects, *self._closed(now), *self.look(now)]
+
+    def are_sound(self, ballots: Iterable[Ballot]) -> bool:
+        """Whether all of them are of the open round, and signed by those who may vote."""
+        return all(map(self._agreement.is_sound, ballots))
 
     def heard_words(self, now: float, changes: Iterable[Change]) -> list[Effect]:
         """What somebody wants the members to change."""
@@ -617,7 +622,8 @@ class Rounds:
             late = unspread(now, standings, {offered.member for offered in offers})
         if late is None:
             return [*self._pause(), *self._deliberate(now, view, offers)]
-        if self.words.is_anybody_leaving(self.position):
+        is_hasty = self.ledger.newest - self._taking_round >= HASTY_MAX and now < standings.overdue_at
+        if self.words.is_anybody_leaving(self.position) and not is_hasty:
             return self._deliberate(now, view, [])
         if now >= standings.overdue_at and not self._is_below_quorum:
             return self._wait(f"round {self.round}: {late}")

@@ -223,11 +223,11 @@ def _signatures_fault(
 
 
 def signature_count(ballot: Ballot) -> int:
-    """That `fault` verifies."""
+    """That `fault` verifies, or its like in work: no ballot costs nothing."""
     match ballot:
         case Vote(bound_by=polka):
             return 1 + (0 if polka is None else len(polka.prevotes))
         case Proposal(prevotes=prevotes):
             return 1 + len(prevotes)
         case Decided(precommits=precommits):
-            return len(precommits)
+            return 1 + len(precommits)

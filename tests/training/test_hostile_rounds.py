@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from shoal.training.agreed import record_value
-from shoal.training.effects import AskLog, Collect, Effect, FetchPayload
+from shoal.training.effects import AskLog, Collect, Effect, FetchPayload, Resync
 from shoal.training.judging import shares_of
 from shoal.training.records import Head
-from shoal.training.votes import Proposal, Vote, value_of
+from shoal.training.rounds import HASTY_MAX
+from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
 from shoal.transport.blobs import BlobRef
 from tests.training.seated import DIGEST, PEOPLE, Seated, make_spec, of_kind, of_read, said, stranger
 
@@ -177,3 +179,42 @@ def test_only_members_contribute_and_only_they_are_waited_for(is_member: bool) -
     assert bool(said(all_contribute(me), Proposal)) is not is_member  # who is one is waited for
     heard = me.rounds.heard(2.0, me.contribution(other, payload=BlobRef(bytes(32), 9_000)))
     assert isinstance(heard, str) is not is_member
+
+
+def test_where_the_newest_state_is_not_certified_yet_votes_count_and_not_heads() -> None:
+    """Anybody can bring many keys that tell the same lie."""
+    me = listener()
+    me.decide(1.0, me.record([me.share(me.contribution(BEN, payload=BlobRef(DIGEST, 9_000)))]))
+    honest, lie = (Head(1, me.position.record, digest * 32) for digest in (b"h", b"l"))
+    for number in range(5):
+        me.meet(stranger(number))
+        me.rounds.heard_have(2.0, stranger(number).peer_id, lie, (), 0, is_idle=False)
+    voter = next(each for each in PEOPLE[:4] if each is not PEOPLE[me.me])
+    me.rounds.heard_have(2.0, voter.peer_id, honest, (), 0, is_idle=False)
+    (resync,) = of_kind(me.rounds.look(60.0), Resync)
+    assert resync.head == honest
+
+
+@pytest.mark.parametrize("is_hasty", [False, True])
+def test_many_who_come_and_go_do_not_outrun_the_others_work(is_hasty: bool) -> None:
+    me = Seated(spec=make_spec(members_max=1024))
+    count = 0
+    while count < (HASTY_MAX if is_hasty else 1) or me.turn() is not PEOPLE[me.me]:
+        me.decide(1.0, me.record((), me.join(stranger(count), count)))
+        count += 1
+        me.rounds.applied(1.0, me.closed(count), DIGEST)
+    leaver = next(each for each in PEOPLE[:4] if each is not PEOPLE[me.me])
+    assert bool(said(me.rounds.heard_words(1.1, [me.leave(leaver)]), Proposal)) is not is_hasty
+    assert said(me.rounds.look(26.0), Proposal) or not is_hasty
+
+
+def test_only_what_voters_have_signed_is_passed_on() -> None:
+    me = listener()
+    record = me.record([me.share(me.contribution(BEN))])
+    sound = me.vote(BEN, Step.PREVOTE, bytes(32))
+    forged = replace(sound, choice=b"x" * 32)
+    assert me.rounds.are_sound([sound, me.proposal(record)])
+    assert not me.rounds.are_sound([sound, forged])
+    assert not me.rounds.are_sound([me.vote(stranger(1), Step.PREVOTE, bytes(32))])
+    assert not me.rounds.are_sound([me.vote(BEN, Step.PREVOTE, bytes(32), round=2)])
+    assert not me.rounds.are_sound([Decided(1, 0, record_value(record).data, ())])
