@@ -74,10 +74,10 @@ class Words:
     def _fit(self, position: Position) -> tuple[Change, ...]:
         electorate, round = position.electorate, position.round + 1
         seats_max = max(self._members_max, len(electorate.seats))
-        wanted = [
-            *(change for _, change in sorted(self._changes.items(), key=_rank)),
-            *self._wanted_removals(electorate),
-        ]
+        others = [change for _, change in sorted(self._changes.items(), key=_rank)]
+        wanted = sorted(
+            [*others, *self._wanted_removals(electorate)], key=lambda change: isinstance(change, Join | Vouch)
+        )
         made: list[Change] = []
         bytes_left = CHANGES_BYTES_MAX
         for change in wanted:

@@ -9,7 +9,7 @@ from shoal.training.admission import admits, join_change
 from shoal.training.agreed import Admits, AgreedRecord, Position, next_record, record_value
 from shoal.training.agreeing import Agreement
 from shoal.training.effects import CheckPayload, Effect, Observe, SendBallot
-from shoal.training.judging import shares_of
+from shoal.training.judging import share_of
 from shoal.training.ledger import Closed, Ledger, closed_by
 from shoal.training.members import Change, Electorate, electorate_of
 from shoal.training.patience import timeouts
@@ -122,7 +122,7 @@ def record_of(
     *offers: Offered, after: Position = THREE, changes: tuple[Change, ...] = (), state: bytes = DIGEST
 ) -> AgreedRecord:
     """The next record after that position, which takes these; `state` is that before it."""
-    record = next_record(after, state, shares_of(offers, len(PEOPLE)), changes)
+    record = next_record(after, state, tuple(map(share_of, offers)), changes)
     assert isinstance(record, AgreedRecord), record
     return record
 

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from shoal.training.admission import join_change
 from shoal.training.agreed import AgreedRecord, Position, next_record
-from shoal.training.judging import Unsettled, View, cannot_take, digest_of, judge, shares_of, takeable
+from shoal.training.judging import Unsettled, View, cannot_take, digest_of, judge, share_of, shares_of, takeable
 from shoal.training.ledger import Ledger, closed_by
 from shoal.training.members import Change, Join, Leave, Resume, Suspend
 from shoal.training.pool import Pool
@@ -136,8 +136,10 @@ def test_takeable_is_what_is_held_of_members_sorted() -> None:
 
 def test_a_record_names_all_of_as_many_members_as_it_may_take() -> None:
     offers = [contribution(who, round) for who in PEOPLE[:3] for round in (1, 2)]
-    assert [share.contribution for share in shares_of(offers, 2)] == [offered.hash for offered in offers[:4]]
-    assert len(shares_of(offers, 3)) == 6
+    two = shares_of(offers, make_spec(members_max=2))
+    assert [share.contribution for share in two] == [offered.hash for offered in offers[:4]]
+    assert len(shares_of(offers, SPEC)) == 6
+    assert shares_of(offers[:2], make_spec(members_min=2, members_start=2)) == ()
 
 
 # How a record is judged.
@@ -166,7 +168,7 @@ def test_what_was_refused_here_is_voted_against_even_when_others_back_it() -> No
 
 def test_a_record_that_says_other_things_of_a_contribution_than_it_does_itself_is_voted_against() -> None:
     desk = Desk().holding(A)
-    (share,) = shares_of([A], 1)
+    share = share_of(A)
     lies: list[dict[str, Any]] = [{"samples": 9}, {"round": 2}, {"member": BEN.peer_id}]
     for other in (structs.replace(share, **lie) for lie in lies):
         record = next_record(THREE, DIGEST, [other])
@@ -176,7 +178,7 @@ def test_a_record_that_says_other_things_of_a_contribution_than_it_does_itself_i
 
 def test_what_no_record_may_take_is_voted_against() -> None:
     desk = Desk().holding(A).after([A])
-    record = next_record(desk.position, desk.head.digest, shares_of([A], 1))
+    record = next_record(desk.position, desk.head.digest, [share_of(A)])
     assert isinstance(record, AgreedRecord)
     assert judge(desk.view, record, False) is False
 
