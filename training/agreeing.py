@@ -175,6 +175,11 @@ class Agreement:
         signers = [PeerId(each.member) for each in ballot.precommits] if isinstance(ballot, Decided) else []
         return not isinstance(ballot, Decided) or self.position.electorate.is_quorum(signers)
 
+    def met(self, peer: PeerId) -> list[Effect]:
+        """It is connected and was not: if it votes, it may have missed what was said, and repetitions may be rare."""
+        is_of_use = self.split is None and self.position.electorate.votes(peer) > 0
+        return [Answer(peer, ballot) for ballot in self.voting.said()] if is_of_use else []
+
     def ready(self, now: float, candidate: Value | None) -> list[Effect]:
         """As `Voting.ready`."""
         if self.split is not None:

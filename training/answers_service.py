@@ -138,6 +138,8 @@ class Answers:
             if self._opener.allows(now, peer, len(hello.yours)):
                 self._do(self._rounds.heard_own_votes(hello.yours))
         self._do(self._rounds.look(now))
+        if is_welcome and is_new:
+            self._do(self._rounds.met(now, peer))
         has_left = hello.presence.standing is Standing.LEFT
         return None if is_welcome or has_left else Refusal(Code.BUSY, "no room, or you left with a later word")
 

@@ -66,6 +66,10 @@ class Deliberation:
         """Something changed, or time passed."""
         return [*self._do(now, self._agreement.look(now)), *self._judge(now)]
 
+    def met(self, now: float, peer: PeerId) -> list[Effect]:
+        """It is connected and was not: it hears what this member has to say."""
+        return self._do(now, self._agreement.met(peer))
+
     def close(self, now: float, offers: Iterable[Offered]) -> list[Effect]:
         """The round may close, with these contributions; without any, for the sake of its changes."""
         view = self._view(now)

@@ -257,6 +257,12 @@ class Rounds:
 
     # What is heard.
 
+    def met(self, now: float, peer: PeerId) -> list[Effect]:
+        """A member is connected that was not."""
+        if self._gathering.is_hearing(now, self._roster):
+            return []
+        return self._deliberation.met(now, peer)
+
     def heard(self, now: float, offered: Offered) -> list[Effect] | str:
         """A contribution arrived, by whatever way."""
         if offered.member == self._me or not self._roster.is_member(offered.member):

@@ -112,6 +112,11 @@ class Voting:
         """Say nothing in this round."""
         self._is_voter = False
 
+    def said(self) -> list[Ballot]:
+        """What this member has to say at present, to whoever may have missed it."""
+        proposal = self._proposals.get(self.attempt)
+        return [*([] if proposal is None else [proposal]), *map(self._shown, self._own())]
+
     def newest_of(self, member: PeerId) -> tuple[Vote, ...]:
         """The votes of the newest attempt in which `member` is known to have voted."""
         votes = list(self._votes.of(member, 0))
@@ -415,9 +420,7 @@ class Voting:
             return []
         self._repeats += 1
         self._repeat_at = now + self._timeouts.repeat_s * min(GROWTH_MAX, 2**self._repeats)
-        proposal = self._proposals.get(self.attempt)
-        said: list[Ballot] = [*([] if proposal is None else [proposal]), *map(self._shown, self._own())]
-        return [Send(ballot) for ballot in said]
+        return [Send(ballot) for ballot in self.said()]
 
     def _recall(self, journal: Journal) -> None:
         self.attempt = self._journal_attempt = journal.attempt

@@ -133,6 +133,12 @@ class Member:
         world.at(world.now + HOLD_S * world.draw.random(), self._announce, self._begin_count)
         self._open_round()
         self.do(self.core.look(self.now))
+        world.connect(self.peer_id)
+
+    def meet(self, peer: PeerId) -> None:
+        """It is connected again."""
+        if self.core is not None:
+            self.do(self.core.met(peer))
 
     def crash(self) -> None:
         if self.core is None:
