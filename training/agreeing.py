@@ -180,11 +180,11 @@ class Agreement:
         is_of_use = self.split is None and self.position.electorate.votes(peer) > 0
         return [Answer(peer, ballot) for ballot in self.voting.said()] if is_of_use else []
 
-    def ready(self, now: float, candidate: Value | None) -> list[Effect]:
+    def ready(self, now: float, candidate: Value | None, undisputed: Value | None = None) -> list[Effect]:
         """As `Voting.ready`."""
         if self.split is not None:
             return []
-        return self._after(self.voting.ready(now, candidate))
+        return self._after(self.voting.ready(now, candidate, undisputed))
 
     def judged(self, now: float, hash: bytes, is_sound: bool) -> list[Effect]:
         """The end of a JudgeRecord."""

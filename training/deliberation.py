@@ -23,7 +23,7 @@ from .judging import Unsettled, View, judge, shares_of
 from .ledger import Closed
 from .members import Change, Expel, Resume, Suspend
 from .records import MEMBERS_MAX, Offered
-from .votes import VALUE_BYTES_MAX, Ballot, Proposal, Vote, shortened
+from .votes import VALUE_BYTES_MAX, Ballot, Proposal, Value, Vote, shortened
 from .voting_effects import Accuse, Began, Save, Send
 from .words import Words
 
@@ -79,9 +79,14 @@ class Deliberation:
         shares = shares_of((offered for offered in offers if offered.member in members), view.spec)
         if not shares and not changes:
             return []
+        exact = tuple(change for change in changes if not isinstance(change, Suspend))
+        value = self._value(view, shares, changes)
+        undisputed = self._value(view, shares, exact) if shares or exact else None
+        return [*self._do(now, self._agreement.ready(now, value, undisputed)), *self._judge(now)]
+
+    def _value(self, view: View, shares: tuple[Share, ...], changes: tuple[Change, ...]) -> Value | None:
         record = next_record(self._agreement.position, view.head.digest, shares, changes)
-        value = None if isinstance(record, Malformed) else record_value(record)
-        return [*self._do(now, self._agreement.ready(now, value)), *self._judge(now)]
+        return None if isinstance(record, Malformed) else record_value(record)
 
     def shares(self, record: bytes) -> tuple[Share, ...]:
         """What a record takes that this member has yet to judge."""

@@ -81,6 +81,7 @@ class Voting:
         self.decided: Decided | None = None
         self._step: Step | None = None  # the last one taken in this attempt
         self._candidate: Value | None = None
+        self._undisputed: Value | None = None
         self._is_ready = False
         self._values: dict[bytes, Value] = {}
         self._verdicts: dict[bytes, bool] = {}
@@ -137,16 +138,23 @@ class Voting:
 
     # Events. Each returns what is to be done, in this order.
 
-    def ready(self, now: float, candidate: Value | None) -> list[Effect]:
+    def ready(self, now: float, candidate: Value | None, undisputed: Value | None = None) -> list[Effect]:
         """The round may close, as far as this member is concerned, and so it would propose. Call again for another.
 
-        Raises ValueError if the candidate cannot follow: the caller's bug.
+        Args:
+            undisputed: what to propose instead once the first attempt has failed, if another: free of opinions, such as
+                who is silent. A liar that is heard by one honest member at a time, never by whose turn it is next,
+                would else have each proposal contradicted, for ever.
+
+        Raises ValueError if they cannot follow: the caller's bug.
         """
+        for value in (candidate, undisputed):
+            if value is not None:
+                if not self._follows(value):
+                    raise ValueError("a candidate that cannot follow the log")
+                self._verdicts[self._know(value).hash] = True
         if candidate is not None:
-            if not self._follows(candidate):
-                raise ValueError("a candidate that cannot follow the log")
-            self._candidate = self._know(candidate)
-            self._verdicts[candidate.hash] = True
+            self._candidate, self._undisputed = candidate, undisputed or candidate
         self._is_ready = True
         return self.look(now)
 
@@ -241,8 +249,7 @@ class Voting:
         """All values but those that may still be needed."""
         kept = {value_of(each.value).hash for each in self._proposals.values()}
         kept |= {value_of(each.value).hash for each in (self._bound, self._polka) if each is not None}
-        if self._candidate is not None:
-            kept.add(self._candidate.hash)
+        kept |= {each.hash for each in (self._candidate, self._undisputed) if each is not None}
         newest = next(reversed(self._values))
         self._values = {hash: value for hash, value in self._values.items() if hash in kept or hash == newest}
         self._verdicts = {hash: verdict for hash, verdict in self._verdicts.items() if hash in self._values}
@@ -278,7 +285,8 @@ class Voting:
         is_turn = self._is_voter and self._me == self.electorate.proposer(self.round, self.attempt)
         if not is_turn or self.attempt in self._proposals or self._step is not None:
             return None
-        value = self._candidate if self._polka is None else value_of(self._polka.value)
+        own = self._undisputed if self.attempt else self._candidate
+        value = own if self._polka is None else value_of(self._polka.value)
         if value is None or (self._polka is not None and self._polka.attempt >= self.attempt):
             return None  # nothing to name, or the others are ahead
         proposal = propose(self._signer, self._swarm, self.round, self.attempt, value, self._polka)

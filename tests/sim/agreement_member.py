@@ -195,17 +195,21 @@ class Member:
         waited = {seat.member for seat in core.position.electorate.seats if not seat.is_suspended}
         is_in = all(contribution(PeerId(member), core.round) in self.held for member in waited)
         if is_in or self.now >= self.started_at + ROUND_S:
-            self.do(core.ready(self.now, self._candidate()))
+            self.do(core.ready(self.now, *self._candidates()))
 
-    def _candidate(self) -> Value | None:
+    def _candidates(self) -> tuple[Value | None, Value | None]:
+        """What it would propose, at first and later on."""
         assert self.core is not None
         position, round = self.core.position, self.core.round
         authors = {contribution(peer, round): peer for peer in position.electorate.by_member}
         # Proposers differ in what they know of; here more than they would, so that a second record is another one.
         chosen = [each for each in sorted(self.held) if each in authors and self.world.draw.random() < 0.7]
         taken = [share_of(authors[each], round) for each in chosen]
-        record = next_record(position, b"", taken, self._changes())
-        return None if isinstance(record, Malformed) else record_value(record)
+        changes = self._changes()
+        exact = tuple(change for change in changes if not isinstance(change, Suspend))
+        records = (next_record(position, b"", taken, each) for each in (changes, exact))
+        first, later = (None if isinstance(record, Malformed) else record_value(record) for record in records)
+        return first, later
 
     def _changes(self) -> tuple[Change, ...]:
         assert self.core is not None

@@ -246,3 +246,15 @@ def test_silence_is_broken_ever_more_rarely() -> None:
 )
 def test_what_is_not_signed_for_its_place_is_at_fault(ballot: Ballot) -> None:
     assert fault(ballot, SWARM, ELECTORATE.by_member) is not None
+
+
+def test_opinions_are_proposed_in_the_first_attempt_only() -> None:
+    first, later = proposer_of(0), proposer_of(1)
+    me = voting(first)
+    assert [ballot.value for ballot in sent(me.ready(0.0, ONE, OTHER)) if isinstance(ballot, Proposal)] == [ONE.data]
+    me = voting(later)
+    said = sent(me.ready(0.0, ONE, OTHER))
+    for each in range(4):
+        said += sent(me.heard(0.0, vote(each, Step.PRECOMMIT, b""))) if each != later else []
+    assert me.attempt == 1
+    assert [ballot.value for ballot in said if isinstance(ballot, Proposal)] == [OTHER.data]

@@ -1,0 +1,61 @@
+"""What a member would propose: opinions at first, and then without them."""
+
+from shoal.training.agreed import Position, read_record
+from shoal.training.agreeing import Agreement
+from shoal.training.deliberation import Deliberation
+from shoal.training.effects import SendBallot
+from shoal.training.judging import View
+from shoal.training.ledger import Ledger
+from shoal.training.members import Change, Suspend, electorate_of
+from shoal.training.pool import Pool
+from shoal.training.records import Contribution, Head, Offered, seal_contribution
+from shoal.training.spec import Quorum, Spec, spec_from
+from shoal.training.votes import Proposal, Step, cast, value_of
+from shoal.training.voting_effects import Timeouts
+from shoal.training.words import Words
+from shoal.transport.identity import Identity, verify
+from shoal.transport.port import PeerId
+from shoal.transport.wire import Malformed
+
+SWARM = b"s" * 32
+KEYS = {key.peer_id: key for key in (Identity.from_seed(bytes([number]) * 32) for number in range(1, 5))}
+ORIGIN = Position(0, SWARM, electorate_of(Quorum.MAJORITY, dict.fromkeys(KEYS, 1)))
+
+
+def deliberation_of(me: PeerId, silent: PeerId) -> Deliberation:
+    """A member that no longer hears `silent`."""
+    spec = spec_from({"admission": "open"}, me, bytes(16))
+    assert isinstance(spec, Spec), spec
+    head = Head(0, SWARM, b"")
+    words = Words(SWARM, lambda _: lambda *_: None, verify)
+
+    def view(now: float) -> View:
+        silent_ones = frozenset([silent])
+        pool = Pool(3, can_check=False)
+        return View(spec, SWARM, me, head, Ledger(ORIGIN), pool, ORIGIN, lambda _: lambda *_: None, silent_ones)
+
+    return Deliberation(Agreement(SWARM, KEYS[me], Timeouts(), ORIGIN), words, view)
+
+
+def offer(me: PeerId) -> Offered:
+    return seal_contribution(KEYS[me], SWARM, 1, Contribution(0, SWARM, b"", 7, b"payload"))
+
+
+def proposed(me: PeerId, silent: PeerId, attempt: int) -> tuple[Change, ...]:
+    deliberation = deliberation_of(me, silent)
+    effects = deliberation.close(0.0, [offer(me)])
+    for each in range(attempt):
+        for other in KEYS.keys() - {me}:
+            nothing = cast(KEYS[other], SWARM, 1, each, Step.PRECOMMIT, b"")
+            effects += deliberation.heard(0.0, other, [nothing])
+    said = [effect.ballot for effect in effects if isinstance(effect, SendBallot)]
+    (data,) = (ballot.value for ballot in said if isinstance(ballot, Proposal))
+    record = read_record(value_of(data))
+    assert not isinstance(record, Malformed), record
+    return record.changes
+
+
+def test_who_is_silent_here_is_suspended_by_a_first_proposal_and_no_later_one() -> None:
+    first, second, silent = (ORIGIN.electorate.proposer(1, attempt) for attempt in range(3))
+    assert proposed(first, silent, attempt=0) == (Suspend(silent),)
+    assert proposed(second, silent, attempt=1) == ()
