@@ -1,15 +1,31 @@
-"""Members that lie while the others agree: about what was proposed, what binds them, who is there, how far all are."""
+"""Members that lie while the others agree: about what was proposed, what binds them, who is there, how far all are.
+
+| attack | who |
+|---|---|
+| two proposals in one attempt, votes for both, some to these and some to those | `equivocates`, `TwoFaced` |
+| selective sending: what it says reaches whom it likes | `selects`, `TwoFaced`, `Besieger` |
+| quorums that one member alone sees, and denied before the rest | `Accomplice` |
+| proposals that nobody can have, or only one | `withholds` |
+| a payload that is served to the proposer alone | `favours` |
+| gamed time-outs: in time for some, too late for the rest | `lingers` |
+| votes in attempts to come | `hurries` |
+| replays of all that was ever said | `replays` |
+| joins, leaves and proofs of guilt that are forged | `forges` |
+| votes and certificates in others' names, its own signature counted often | `impersonates` |
+| silence, when it is its turn, too | `is_silent` |
+| a key in two places while the others are parted or suspended | `Besieger` |
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from shoal.training.agreed import Share, next_record, record_value
+from shoal.training.agreed import Position, Share, next_record, record_value
 from shoal.training.members import Change, Expel, Join, Leave
-from shoal.training.votes import Proposal, Step, Value, Vote, cast, propose, shortened, value_of
+from shoal.training.votes import Decided, Proposal, Signed, Step, Value, Vote, cast, propose, shortened, value_of
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
-from .agreement_member import SWARM, Disk, ForFace, Held, Key, Member, Sent, Word, contribution, share_of
+from .agreement_member import SWARM, TIMEOUTS, Disk, ForFace, Held, Key, Member, Sent, Word, contribution, share_of
 from .agreement_world import World
 
 ACT_S: Final = 0.7
@@ -126,6 +142,7 @@ class Liar:
         self.round = 1
         self.attempt = 0
         self.acts_at = 0.0
+        self.favoured: PeerId | None = None  # who alone is given what it has
         world.at(world.draw.uniform(0.0, ACT_S), self._turn)
 
     def hear(self, sender: PeerId, sent: Sent) -> None:
@@ -145,7 +162,7 @@ class Liar:
                 self.act(self)
 
     def gives(self, peer: PeerId) -> bool:
-        return self.world.draw.random() < 0.5
+        return self.world.draw.random() < 0.5 if self.favoured is None else peer == self.favoured
 
     def others(self) -> list[PeerId]:
         return [peer for peer in sorted(self.world.endpoints) if peer != self.peer_id]
@@ -162,11 +179,14 @@ class Liar:
 
     def record(self, taken: Sequence[Share] = (), changes: tuple[Change, ...] = ()) -> Value | None:
         """One that may follow what the honest agree on; the position is anybody's who is there."""
-        for member in self.world.members.values():
-            if member.core is not None and member.core.round == self.round:
-                made = next_record(member.core.position, b"", taken, changes)
-                return None if isinstance(made, Malformed) else record_value(made)
-        return None
+        position = self.position()
+        made = None if position is None else next_record(position, b"", taken, changes)
+        return None if made is None or isinstance(made, Malformed) else record_value(made)
+
+    def position(self) -> Position | None:
+        """Where the honest stand who are in this round."""
+        cores = (member.core for member in self.world.members.values() if member.core is not None)
+        return next((core.position for core in cores if core.round == self.round), None)
 
     def _turn(self) -> None:
         self.act(self)
@@ -210,6 +230,32 @@ def withholds(liar: Liar) -> None:
         liar.tell(liar.others(), propose(liar.key, SWARM, liar.round, liar.attempt, value, None))
 
 
+def favours(liar: Liar) -> None:
+    """Gives its contribution to whose turn it is, and to nobody else."""
+    position = liar.position()
+    if position is not None:
+        liar.favoured = position.electorate.proposer(liar.round, liar.attempt)
+        liar.tell([liar.favoured], Held(liar.round, frozenset([contribution(liar.peer_id, liar.round)])))
+
+
+def lingers(liar: Liar) -> None:
+    """Proposes and votes when the others' patience is about to end."""
+    world, spans = liar.world, TIMEOUTS.at(liar.attempt)
+    known = liar.values.get(liar.round, [])
+    value = known[-1] if known else liar.record([share_of(liar.peer_id, liar.round)])
+    if value is None:
+        return
+    waits_s = {None: spans.propose_s, Step.PREVOTE: spans.vote_s, Step.PRECOMMIT: spans.vote_s}
+    for step, wait_s in waits_s.items():
+        said: Sent = (
+            propose(liar.key, SWARM, liar.round, liar.attempt, value, None)
+            if step is None
+            else cast(liar.key, SWARM, liar.round, liar.attempt, step, value.hash)
+        )
+        for peers in liar.halves():
+            world.at(world.now + wait_s * world.draw.uniform(0.7, 1.1), liar.tell, peers, said)
+
+
 def replays(liar: Liar) -> None:
     """All that was ever said, again, to anybody."""
     for sent in liar.world.draw.sample(liar.heard, min(5, len(liar.heard))):
@@ -237,6 +283,19 @@ def forges(liar: Liar) -> None:
             liar.tell(liar.others(), propose(liar.key, SWARM, liar.round, liar.attempt, value, None))
 
 
+def impersonates(liar: Liar) -> None:
+    """Says what others never said."""
+    value = liar.record([share_of(liar.peer_id, liar.round)])
+    if value is None:
+        return
+    others, own = liar.others(), cast(liar.key, SWARM, liar.round, liar.attempt, Step.PRECOMMIT, value.hash)
+    for peer in others:
+        liar.tell(others, Vote(peer, liar.round, liar.attempt, Step.PRECOMMIT, value.hash, own.signature))
+    for signers in (others, [liar.peer_id] * len(liar.world.keys), [liar.peer_id]):
+        precommits = tuple(Signed(signer, own.signature) for signer in signers)
+        liar.tell(others, Decided(liar.round, liar.attempt, value.data, precommits))
+
+
 def is_silent(liar: Liar) -> None:
     """Takes its turns as proposer, and says nothing."""
 
@@ -245,9 +304,12 @@ ACTS: Final[Sequence[Callable[[Liar], None]]] = (
     equivocates,
     selects,
     withholds,
-    replays,
+    favours,
+    lingers,
     hurries,
+    replays,
     forges,
+    impersonates,
     is_silent,
 )
 
