@@ -58,12 +58,13 @@ class Sharing:
         self._say("presence", lambda replica: present_operation(replica, self._me, presence))
 
     def say_contribution(self, offered: Offered) -> None:
-        self._say(f"contribution {offered.round % ROUNDS_INDEXED}", lambda replica: indexed_operation(replica, offered))
+        """Not at once: who takes part hears it from its author, and gossip of it would cost more than agreement."""
+        slot = f"contribution {offered.round % ROUNDS_INDEXED}"
+        self._say_later(slot, lambda replica: indexed_operation(replica, offered))
 
     def say_checkpoint(self, round: int, state: BlobRef) -> None:
         checkpoint = Checkpoint(round, state)
-        self._wanted["checkpoint"] = lambda replica: checkpoint_operation(replica, self._me, checkpoint)
-        self._later.set()
+        self._say_later("checkpoint", lambda replica: checkpoint_operation(replica, self._me, checkpoint))
 
     def holders(self, state: BlobRef) -> set[PeerId]:
         """The members that say they hold this state."""
@@ -86,6 +87,10 @@ class Sharing:
     def _say(self, what: str, make: Callable[[Replica], Operation]) -> None:
         self._wanted[what] = make
         self._wake.set()
+
+    def _say_later(self, what: str, make: Callable[[Replica], Operation]) -> None:
+        self._wanted[what] = make
+        self._later.set()
 
     async def _write(self) -> None:
         while True:
