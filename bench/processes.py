@@ -1,0 +1,58 @@
+"""Processes that a benchmark starts, tells what to do in lines of JSON, and hears in lines of JSON."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import trio
+
+from shoal.node.processes import kill_group, own_group
+
+
+def tell(value: Mapping[str, object]) -> None:
+    """One line to the bench, from any thread."""
+    sys.stdout.write(json.dumps(value) + "\n")  # in one piece, which print does not promise
+    sys.stdout.flush()
+
+
+class BenchProcess:
+    """One process as the bench sees it. Obtained from `start`."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self._process = process
+        self._unread = b""
+        self._lines: list[dict[str, Any]] = []  # that nobody has asked for yet
+
+    async def send(self, value: object) -> None:
+        assert self._process.stdin is not None
+        await self._process.stdin.send_all(msgspec.json.encode(value) + b"\n")
+
+    async def receive(self, key: str) -> dict[str, Any]:
+        """The next line that has `key`; others wait until they are asked for."""
+        while True:
+            for line in self._lines:
+                if key in line:
+                    self._lines.remove(line)
+                    return line
+            assert self._process.stdout is not None
+            data = await self._process.stdout.receive_some()
+            if not data:
+                raise SystemExit(f"a member ended with status {await self._process.wait()}")
+            *lines, self._unread = (self._unread + data).split(b"\n")
+            self._lines += map(json.loads, lines)
+
+    async def kill(self) -> None:
+        """kill -9, to its whole group."""
+        kill_group(self._process)
+        await self._process.wait()
+
+
+async def start(module: str, *arguments: str) -> BenchProcess:
+    """`python -m module arguments`."""
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own_group()
+    )
+    return BenchProcess(process)
