@@ -62,11 +62,14 @@ class OpenRound:
         return [offered for offered in self._takeable if _is_available(view, roster, offered)]
 
     def standings(self, view: View, roster: Roster, standing: Standing, members: Set[PeerId]) -> Standings:
-        """What this member sees of the round; for others than `members` nobody waits."""
+        """What this member sees of the round; for others than `members`, and for who is suspended, nobody waits."""
         self._look(view, members)
+        awaited = members - {PeerId(seat.member) for seat in view.electorate.seats if seat.is_suspended}
+        # Who has yet to say that it stands after records that took nothing is at work from the same state.
+        at_work = roster.at_work(view.head, self.contributors) | roster.at_work(self.base, frozenset())
         # Who has been in and is not met yet may be at work all the same, as others know.
         unmet = roster.unmet(view.silent) & self.contributors
-        expected = (roster.at_work(view.head, self.contributors) | unmet) & members
+        expected = (at_work | unmet) & awaited
         if standing is Standing.TRAINER and not self.is_idle:
             expected.add(view.me)
         spec = view.spec
@@ -74,7 +77,7 @@ class OpenRound:
             expected=expected,
             ready=self._fresh,
             taken_count=len({offered.member for offered in self._takeable}),
-            awaited_min=spec.members_min if view.head.round else spec.members_start,
+            awaited_min=spec.members_min if self.base.round else spec.members_start,
             least=spec.members_min,
             overdue_at=self.overdue_at(spec),
         )
