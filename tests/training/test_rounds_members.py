@@ -135,8 +135,8 @@ def test_more_newcomers_than_there_is_room_for_do_not_hold_up_the_others() -> No
 def test_who_is_not_let_in_is_not_waited_for_and_its_work_is_not_taken() -> None:
     ben = at_work(BEN).meet(DAN, EVE)
     done(ben.rounds.contributed(0.2, B))
-    for offered in (A, contribution(DAN)):
-        ben.hold(0.3, offered)
+    assert "no member" in str(ben.rounds.heard(0.3, contribution(DAN)))
+    ben.hold(0.3, A)
     assert {share.member for share in proposed_by(ben.hold(0.3, C)).taken} == {each.peer_id for each in (ANN, BEN, CAT)}
 
 
