@@ -27,7 +27,7 @@ def deliberation_of(me: PeerId, silent: PeerId) -> Deliberation:
     spec = spec_from({"admission": "open"}, me, bytes(16))
     assert isinstance(spec, Spec), spec
     head = Head(0, SWARM, b"")
-    words = Words(SWARM, 64, lambda _: lambda *_: None, verify)
+    words = Words(SWARM, spec.members_max, lambda _: lambda *_: None, verify)
 
     def view(now: float) -> View:
         silent_ones = frozenset([silent])
