@@ -22,17 +22,21 @@ KEYS = {key.peer_id: key for key in (Identity.from_seed(bytes([number]) * 32) fo
 ORIGIN = Position(0, SWARM, electorate_of(Quorum.MAJORITY, dict.fromkeys(KEYS, 1)))
 
 
+def nobody(member: PeerId, admission: bytes) -> None:
+    """Is let in."""
+
+
 def deliberation_of(me: PeerId, silent: PeerId) -> Deliberation:
     """A member that no longer hears `silent`."""
     spec = spec_from({"admission": "open"}, me, bytes(16))
     assert isinstance(spec, Spec), spec
     head = Head(0, SWARM, b"")
-    words = Words(SWARM, spec.members_max, lambda _: lambda *_: None, verify)
+    words = Words(SWARM, spec.members_max, lambda _: nobody, verify)
 
     def view(now: float) -> View:
         silent_ones = frozenset([silent])
         pool = Pool(3, can_check=False)
-        return View(spec, SWARM, me, head, Ledger(ORIGIN), pool, ORIGIN, lambda _: lambda *_: None, silent_ones)
+        return View(spec, SWARM, me, head, Ledger(ORIGIN), pool, ORIGIN, lambda _: nobody, silent_ones)
 
     return Deliberation(Agreement(SWARM, KEYS[me], Timeouts(), ORIGIN), words, view)
 
