@@ -359,7 +359,10 @@ class Voting:
         return None
 
     def _has_quorum(self, step: Step) -> bool:
-        return self.electorate.is_quorum(self._votes.cast_in(self.attempt, step))
+        """Whether a quorum has taken this step or is past it: who goes on without it does not take it any more."""
+        past = {member for member, reached in self._newest.items() if reached > self.attempt}
+        there = (self._votes.cast_in(self.attempt, each) for each in Step if each >= step)
+        return self.electorate.is_quorum(past.union(*there))
 
     # What it does.
 

@@ -258,3 +258,18 @@ def test_opinions_are_proposed_in_the_first_attempt_only() -> None:
         said += sent(me.heard(0.0, vote(each, Step.PRECOMMIT, b""))) if each != later else []
     assert me.attempt == 1
     assert [ballot.value for ballot in said if isinstance(ballot, Proposal)] == [OTHER.data]
+
+
+def test_who_has_gone_on_is_not_waited_for() -> None:
+    """Two precommit, one goes on by a liar's vote and without its own: the two may not wait for that one's for ever."""
+    ahead, *here = (number for number in range(3))
+    me = voting(here[0])
+    me.ready(0.0, None)
+    me.look(2.0)
+    for number in range(3):
+        me.heard(2.0, vote(number, Step.PREVOTE, b""))
+    me.heard(2.0, vote(here[1], Step.PRECOMMIT, b""))
+    assert me.attempt == 0
+    me.heard(2.0, vote(ahead, Step.PREVOTE, b"", attempt=1))
+    me.look(3.1)
+    assert me.attempt == 1
