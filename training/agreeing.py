@@ -13,7 +13,7 @@ its owner lets one peer ask; nothing else: what is not signed by a voter of the 
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -105,6 +105,7 @@ class Agreement:
         self._kept: OrderedDict[int, tuple[Decided, Position]] = OrderedDict()  # and where the log stood before
         self.position = position
         self.split: Split | None = None
+        self._hears: Callable[[PeerId], bool] = lambda _: True
         self._asks_at = -math.inf  # not before
         self._abstains_through = -1
         self._late: set[PeerId] = set()  # whose votes for the newest record came after it
@@ -131,6 +132,10 @@ class Agreement:
         """From the next attempt on."""
         self._timeouts = timeouts
         self.voting.be_patient(timeouts)
+
+    def wait_for(self, hears: Callable[[PeerId], bool]) -> None:
+        """Wait for the proposals only of those whom this member hears."""
+        self._hears = self.voting.hears = hears
 
     def newest_of(self, member: PeerId) -> tuple[Vote, ...]:
         """What `member` has voted last, as far as this member knows."""
@@ -240,6 +245,7 @@ class Agreement:
     def _open(self, journal: Journal | None) -> Voting:
         electorate = self.position.electorate
         voting = Voting(self._swarm, self.round, electorate, self._signer, self._timeouts, self._can_follow, journal)
+        voting.hears = self._hears
         if self.round <= self._abstains_through:
             voting.abstain()
         return voting

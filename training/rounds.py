@@ -97,6 +97,7 @@ class Rounds:
         self._me = roster.me
         self._roster = roster
         self._agreement = place.agreement
+        self._agreement.wait_for(lambda peer: peer == roster.me or peer in roster.present())
         self.ledger = place.ledger
         self._admits = admits
         self._verify = verify

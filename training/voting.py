@@ -97,6 +97,7 @@ class Voting:
         self._repeat_at = math.inf
         self._repeats = 0
         self._journal_attempt = 0  # what it said before is not in the journal, but for what that bound it to
+        self.hears: Callable[[PeerId], bool] = lambda _: True  # whether a member is connected
         if journal is not None and journal.round == round:
             self._recall(journal)
 
@@ -346,8 +347,8 @@ class Voting:
         """Patience with a step begins when a quorum has taken it: votes that come later are late, or never come."""
         spans = self._timeouts.at(self.attempt)
         # A first attempt begins when this member finds that the round may close; until then it is not waited for.
-        if self._step is None and self._step_until == math.inf and (self._is_ready or self.attempt > 0):
-            self._step_until = now + spans.propose_s
+        if self._step is None and (self._is_ready or self.attempt > 0):
+            self._step_until = min(self._step_until, now + (spans.propose_s if self._may_come() else 0.0))
         if self._step is Step.PREVOTE and self._step_until == math.inf and self._has_quorum(Step.PREVOTE):
             self._step_until = now + spans.vote_s
         if self._attempt_until == math.inf and self._has_quorum(Step.PRECOMMIT):
@@ -357,6 +358,12 @@ class Voting:
         if now >= self._attempt_until:
             return self._begin(now, self.attempt + 1, "votes are missing, or they differ")
         return None
+
+    def _may_come(self) -> bool:
+        """Whether the proposal is here, or its author can still say it: to pass over one who is back in a moment costs
+        an attempt, to wait for one who is gone the whole patience.
+        """
+        return self.attempt in self._proposals or self.hears(self.electorate.proposer(self.round, self.attempt))
 
     def _has_quorum(self, step: Step) -> bool:
         """Whether a quorum has taken this step or is past it: who goes on without it does not take it any more."""

@@ -78,6 +78,26 @@ async def test_a_member_killed_in_mid_round_is_left_out_and_back_within_two_roun
             assert len(set(swarm.digests(later))) == 1
 
 
+async def test_it_makes_no_difference_whether_who_is_killed_was_to_propose(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes = make_nodes(folder, 4)
+    async with simulated(nodes, make_spec(nodes, members_start=4, silence_s=20.0)) as swarm:
+        await swarm.start(0, 1, 2, 3, introducer=0)
+        await swarm.until_round(3)
+        for number in range(1, 4):
+            round = max(node.round for node in nodes)
+            await swarm.until_round(round + 1)
+            await trio.sleep(0.3)
+            swarm.kill(number)
+            killed_at, others = trio.current_time(), [each for each in range(4) if each != number]
+            round = max(node.round for node in nodes)
+            await swarm.until_round(round + 2, *others)
+            assert trio.current_time() < killed_at + 4.0  # each round's work takes 1
+            await swarm.start(number, introducer=0)
+            await swarm.until_round(round + 5)
+
+
 async def test_a_restarted_member_hears_the_others_before_it_trains(autojump_clock: object, folder: Path) -> None:
     nodes = make_nodes(folder, 3)
     async with simulated(nodes, make_spec(nodes, members_start=3)) as swarm:

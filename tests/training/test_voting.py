@@ -160,6 +160,28 @@ def test_without_a_proposal_the_patience_ends_and_the_next_one_has_more() -> Non
     assert TIMEOUTS.at(3).propose_s == 4 * TIMEOUTS.propose_s
 
 
+def test_a_proposer_who_is_gone_is_not_waited_for() -> None:
+    number = other_than(proposer_of(0))
+    me = voting(number)
+    me.ready(0.0, ONE)
+    assert me.deadline == TIMEOUTS.propose_s
+    me.hears = lambda peer: peer != KEYS[proposer_of(0)].peer_id
+    (nothing,) = sent(me.look(0.5))
+    assert isinstance(nothing, Vote)
+    assert nothing.choice == b""
+
+
+def test_what_a_proposer_has_said_before_it_is_gone_still_counts() -> None:
+    me = voting(other_than(proposer_of(0)))
+    me.ready(0.0, None)
+    assert sent(me.heard(0.1, proposal())) == []  # not judged yet
+    me.hears = lambda peer: peer != KEYS[proposer_of(0)].peer_id
+    assert sent(me.look(0.2)) == []
+    (prevote,) = sent(me.judged(0.3, ONE.hash, True))
+    assert isinstance(prevote, Vote)
+    assert prevote.choice == ONE.hash
+
+
 def test_more_than_a_third_are_followed_and_fewer_are_not() -> None:
     me = voting(0)
     me.heard(0.0, vote(1, Step.PREVOTE, b"", 7))
