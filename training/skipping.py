@@ -31,11 +31,15 @@ from shoal.transport.wire import Malformed, Message, PeerIdText, encode
 from .agreed import AgreedRecord, Position, follow, read_record
 from .members import BARRED_MAX, Electorate, Seat, electorate_of
 from .records import MEMBERS_MAX
-from .spec import Spec
+from .spec import AdmissionRule, Spec
 from .votes import VALUE_BYTES_MAX, Decided, fault, value_of
 
 PROOF_BYTES_MAX: Final = 4 * 2**20 - 4096  # fits a reply of 4 MiB; an anchor and two leaps of the largest swarm
 LEAPS_MAX: Final = 4096  # in one proof; with a quorum of one vote each they need 3 MB
+
+# The creator's where newcomers have none: it shares them out by vouching, and so do those whom it vouches for. A round
+# number, for people; more than members_max, so that there is a vote for everybody.
+FOUNDING_VOTES: Final = 1_000_000
 
 KnownBytes = Annotated[bytes, msgspec.Meta(max_length=VALUE_BYTES_MAX)]
 
@@ -63,8 +67,9 @@ class Proof(Message, frozen=True):
 
 
 def beginning(swarm: bytes, spec: Spec) -> Position:
-    """Round 0: the creator has one vote, and nobody else is in."""
-    return Position(0, swarm, electorate_of(spec.quorum, {PeerId(spec.creator): 1}))
+    """Round 0: the creator has all votes, and nobody else is in."""
+    votes = FOUNDING_VOTES if spec.admission is AdmissionRule.OPEN else 1
+    return Position(0, swarm, electorate_of(spec.quorum, {PeerId(spec.creator): votes}))
 
 
 def certified(

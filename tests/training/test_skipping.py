@@ -11,7 +11,9 @@ from msgspec import structs
 
 from shoal.training.agreed import AgreedRecord, Position, record_value, vouch_statement
 from shoal.training.members import Electorate, Suspend, Vouch, electorate_of
+from shoal.training.records import MEMBERS_MAX
 from shoal.training.skipping import (
+    FOUNDING_VOTES,
     PROOF_BYTES_MAX,
     Anchor,
     Leap,
@@ -23,7 +25,7 @@ from shoal.training.skipping import (
     prove,
     verify_proof,
 )
-from shoal.training.spec import Quorum, Spec
+from shoal.training.spec import AdmissionRule, Quorum, Spec
 from shoal.training.votes import Decided, Signed
 from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
@@ -94,6 +96,12 @@ def test_the_beginning_is_the_creator_alone() -> None:
     position = beginning(SWARM, spec)
     assert (position.round, position.record) == (0, SWARM)
     assert position.electorate == electorate_of(Quorum.TWO_THIRDS, {ANN.peer_id: 1})
+
+
+def test_where_newcomers_have_no_votes_the_creator_has_enough_to_share_out() -> None:
+    spec = Spec(creator=ANN.peer_id, nonce=bytes(16), admission=AdmissionRule.OPEN)
+    (seat,) = beginning(SWARM, spec).electorate.seats
+    assert seat.votes == FOUNDING_VOTES > MEMBERS_MAX
 
 
 def test_what_does_not_fit_is_asked_for_from_the_last_leap(log: Written) -> None:
