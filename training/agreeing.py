@@ -128,6 +128,11 @@ class Agreement:
         """Whose turn it is."""
         return self.position.electorate.proposer(self.round, self.voting.attempt)
 
+    @property
+    def is_abstaining(self) -> bool:
+        """Whether this member says nothing in this round: it may have said what it does not remember."""
+        return self.round <= self._abstains_through
+
     def be_patient(self, timeouts: Timeouts) -> None:
         """From the next attempt on."""
         self._timeouts = timeouts

@@ -150,6 +150,11 @@ class Electorate:
             return 3 * count > 2 * self.total
         return 2 * count > self.total or (2 * count == self.total and self.senior in those)
 
+    @property
+    def votes_needed(self) -> int:
+        """Which are enough whoever casts them; for a majority, half of all are, too, with the most senior voter's."""
+        return 1 + (2 * self.total // 3 if self.quorum is Quorum.TWO_THIRDS else self.total // 2)
+
     def has_honest(self, members: Iterable[PeerId]) -> bool:
         """Whether at least one of these is honest, if liars are no more than the quorum bears."""
         count = self.count(members)

@@ -178,6 +178,11 @@ class Roster:
         """The voters that were never connected, and for whom it is too early to say that they are gone."""
         return self._unmet - gone
 
+    def silent_s(self, peer: PeerId, now: float) -> float | None:
+        """For how long one who should be here has not been heard; None if it is, or nobody has asked."""
+        gone_at = self._gone_at.get(peer)
+        return None if gone_at is None else now - gone_at
+
     def that_hold(self, hash: bytes) -> list[PeerId]:
         """The connected members that say they hold this contribution."""
         return [peer for peer in self._connected if hash in self._entries[peer].held]

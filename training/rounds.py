@@ -108,6 +108,7 @@ class Rounds:
         self.words = Words(swarm, spec.members_max, self._lets_in, verify)
         self._deliberation = Deliberation(place.agreement, self.words, self._view)
         self._open = OpenRound(self._base, frozenset(place.contributors))
+        self.closed_at: float | None = None  # when the newest record was known here; None: before this run
         self._taking_round = self.head.round  # the newest that took contributions
         self._gathering = Gathering(spec.members_start, spec.silence_s)
         self._catching_up = CatchingUp(spec.grace_s + spec.silence_s, can_apply=standing is not Standing.STORAGE)
@@ -139,6 +140,16 @@ class Rounds:
     def record(self) -> bytes:
         """The newest one's hash."""
         return self._agreement.position.record
+
+    @property
+    def split(self) -> Split | None:
+        """Two certified records of one round: this member goes no further."""
+        return self._agreement.split
+
+    @property
+    def is_abstaining(self) -> bool:
+        """Whether this member says nothing to what is agreed on."""
+        return self._agreement.is_abstaining
 
     @property
     def contributors(self) -> tuple[PeerId, ...]:
@@ -524,6 +535,7 @@ class Rounds:
                 effects.append(Observe(MembersChanged(each.record.round, said, self.electorate.total)))
         if closed:
             self._closed_with = None
+            self.closed_at = now
             if self.phase is Phase.OPEN:
                 self.phase = Phase.WAITING
         return effects

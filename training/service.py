@@ -18,7 +18,7 @@ from shoal.transport.port import PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
 
 from .admission import Ticket, admits, join_change
-from .agreed import Admits, AgreedRecord, Position, leave_statement, remove_statement, vouch_statement
+from .agreed import Admits, AgreedRecord, Position
 from .agreeing import Agreement
 from .answers_service import Cores
 from .archive_reading_service import LOG_NAME
@@ -30,7 +30,7 @@ from .exchange_service import Means
 from .keeping import Keeping
 from .ledger import RECORDS_KEPT, Ledger, closed_by
 from .log import Log
-from .members import Leave, Remove, Vouch
+from .membership_view import Known, MembershipView, Removal, membership_view, notice, removal
 from .method import Method
 from .namespaces import STORE_NAME, rules_of
 from .patience import timeouts
@@ -45,10 +45,10 @@ from .state_service import FixesStart, Restored, StateKeeper, open_keeper
 from .storage_service import StorageKeeper
 from .store import MemberStore, StoredTurns
 from .verified import Verified
-from .votes import Signed
+from .wishes_service import Parting, Wishes
 from .workers_service import ThreadWorkers, Workers
 
-LEAVE_S = 5.0  # until a record says that this member has left; then it goes all the same
+NOT_RUNNING = "the swarm does not run here"
 ADDRESSES_EVERY_S = 30.0  # how often the node's addresses are looked at
 
 
@@ -72,6 +72,7 @@ class SwarmStatus:
     contributors: tuple[PeerId, ...]  # of that round
     contributions_held: int  # to the open round
     members: tuple[MemberStatus, ...]  # the others
+    notice: str | None = None  # why nothing is agreed on, or not with this member
 
 
 async def fetch_spec(
@@ -206,49 +207,40 @@ class SwarmService:
         self._is_paused = False
         self._restand.set()
 
-    async def leave(self) -> None:
+    async def leave(self) -> Parting:
         """Have a record say that this member leaves, if a quorum is there for it; say goodbye and stop. What is on disk
         stays.
         """
-        if self._engine is not None and self._cores is not None:
-            await self._resign(self._engine, self._cores.rounds)
+        wishes = self._wishes()
+        parting = Parting.UNSEEN if wishes is None else await wishes.leave()
         self._is_leaving = True
         sequence = await self._next_sequence()
         if self._engine is not None and sequence is not None:
             presence = await self._engine.exchange.farewell(sequence)
             await self._engine.sharing.farewell(presence)
         self._over.set()
+        return parting
 
     async def remove(self, member: PeerId) -> str | None:
-        """Say that `member` should go: it does once a quorum of votes has said so. Or why it cannot be said."""
-        if self._engine is None or self._cores is None:
-            return "the swarm does not run here"
-        rounds, signer = self._cores.rounds, self._means.signer
-        seat = rounds.electorate.by_member.get(member)
-        if seat is None:
-            return f"{member} is no member"
-        if not rounds.electorate.votes(signer.peer_id):
-            return "this node has no vote"
-        word = signer.sign(remove_statement(self.swarm, member, seat.since))
-        change = Remove(member, (Signed(signer.peer_id, word),))
-        self._engine.do(rounds.wants(trio.current_time(), change))
-        return None
+        """As `Wishes.remove`."""
+        wishes = self._wishes()
+        return NOT_RUNNING if wishes is None else wishes.remove(member)
 
     async def vouch(self, member: PeerId, votes: int) -> str | None:
-        """Give `member` some of this one's votes; or why that is not possible."""
-        if self._engine is None or self._cores is None:
-            return "the swarm does not run here"
-        rounds, signer = self._cores.rounds, self._means.signer
-        seat = rounds.electorate.by_member.get(member)
-        if seat is None:
-            return f"{member} is no member"
-        word = signer.sign(vouch_statement(self.swarm, signer.peer_id, member, votes, seat.since))
-        change = Vouch(member, signer.peer_id, votes, word)
-        changed = rounds.electorate.after(rounds.round, (change,))
-        if isinstance(changed, Malformed):
-            return changed.reason
-        self._engine.do(rounds.wants(trio.current_time(), change))
-        return None
+        """As `Wishes.vouch`."""
+        wishes = self._wishes()
+        return NOT_RUNNING if wishes is None else wishes.vouch(member, votes)
+
+    def removal(self, member: PeerId) -> Removal | None:
+        """Who has said that `member` should go; None if that is no member, or the swarm does not run here."""
+        rounds = None if self._cores is None else self._cores.rounds
+        if rounds is None or member not in rounds.electorate.by_member:
+            return None
+        return removal(rounds.electorate, member, rounds.words.removers(member))
+
+    def membership(self) -> MembershipView | None:
+        """Who the members are, and how it stands with their agreement; None if the swarm does not run here."""
+        return None if self._cores is None else membership_view(trio.current_time(), self._known(self._cores))
 
     def status(self) -> SwarmStatus:
         """Where this member stands and whom it knows."""
@@ -265,6 +257,7 @@ class SwarmService:
             contributors=rounds.contributors,
             contributions_held=len(rounds.held()),
             members=tuple(MemberStatus(*row, rounds.electorate.votes(row[0])) for row in roster.table()),
+            notice=notice(self._known(self._cores)),
         )
 
     def log(self) -> list[AgreedRecord]:
@@ -372,17 +365,24 @@ class SwarmService:
     def _admits(self, position: Position) -> Admits:
         return partial(admits, self._means.spec, self.swarm, position, verify=self._verified)
 
-    async def _resign(self, engine: Engine, rounds: Rounds) -> None:
-        """Until a record says so, or for a while."""
-        signer = self._means.signer
-        seat = rounds.electorate.by_member.get(signer.peer_id)
-        if seat is None or len(rounds.electorate.seats) == 1:
-            return
-        word = signer.sign(leave_statement(self.swarm, signer.peer_id, seat.since))
-        engine.do(rounds.resign(trio.current_time(), Leave(signer.peer_id, word)))
-        with trio.move_on_after(LEAVE_S):
-            while signer.peer_id in rounds.electorate.by_member or engine.has_votes_to_say():
-                await engine.wait_for_change()
+    def _wishes(self) -> Wishes | None:
+        if self._engine is None or self._cores is None:
+            return None
+        return Wishes(self.swarm, self._means.signer, self._engine, self._cores.rounds)
+
+    def _known(self, cores: Cores) -> Known:
+        rounds = cores.rounds
+        return Known(
+            me=self._means.signer.peer_id,
+            standing=rounds.standing,
+            position=rounds.position,
+            ledger=rounds.ledger,
+            roster=cores.roster,
+            split=rounds.split,
+            is_abstaining=rounds.is_abstaining,
+            is_finished=rounds.phase is Phase.FINISHED,
+            heard_at=rounds.closed_at,
+        )
 
     async def _stand(self) -> None:
         """Tell everybody how this member stands."""

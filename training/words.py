@@ -93,6 +93,10 @@ class Words:
                 break
         return tuple(made)
 
+    def removers(self, member: PeerId) -> tuple[PeerId, ...]:
+        """Who is known to want `member` to go."""
+        return tuple(sorted(self._removals.get(member, {})))
+
     def forget(self, position: Position) -> None:
         """Let go of what can never fit any more."""
         members = position.electorate.by_member
