@@ -98,6 +98,11 @@ class Archive:
         self.close()
 
     def close(self) -> None:
+        """After what is being written: who stops may have left that to a thread, which would crash the process."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         self.reader.close()
         self._connection.close()
 
@@ -110,7 +115,7 @@ class Archive:
             except StoreError as error:
                 if error.fault is not Fault.DAMAGED:
                     raise
-            self.close()
+            self._close()
             self._begin_anew()
             return self._load(rounds)
 

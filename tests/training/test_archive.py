@@ -332,3 +332,25 @@ def test_damage_that_turns_up_in_use_is_named(archive: Archive) -> None:
         archive.reader.range(1, 5)
     assert caught.value.fault is Fault.DAMAGED
     assert [each.round for each in archive.reader.range(4, 5)] == [4, 5]
+
+
+def test_a_log_that_is_closed_while_threads_write_lets_them_end_first(tmp_path: Path) -> None:
+    """Who stops abandons its threads; a file that was closed under one would crash the process."""
+
+    def write(archive: Archive) -> str:
+        try:
+            for keep in LONG.keeps:
+                archive.append([keep])
+        except StoreError as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(20):
+            archive = Archive(tmp_path / f"{number}.db", ORIGIN)
+            writing = pool.submit(write, archive)
+            while archive.reader.newest() is None:
+                pass
+            archive.close()
+            problem = writing.result(10)
+            assert not problem or "closed database" in problem
