@@ -144,6 +144,9 @@ def _unproved(change: Change, swarm: bytes, electorate: Electorate, admits: Admi
     seat = electorate.by_member.get(member)
     since = 0 if seat is None else seat.since
     match change:
+        case Join() if seat is not None:
+            # In the same record it may leave: what it said to join would bring it back at once.
+            return f"{member} is a member already"
         case Join(_, votes, admission):
             return None if admits(member, admission) == votes else f"{member} is not let in with {votes} votes"
         case Leave(_, word):

@@ -153,8 +153,8 @@ class Exchange:
             self._publish(Gossiped.CONTRIBUTION, offered.envelope)
 
     def say(self, ballot: Ballot, peer: PeerId | None) -> None:
-        """Bring a ballot to all connected voters, or to one peer."""
-        electorate = self._rounds.electorate
+        """Bring a ballot to all connected voters of its round, who may have none in the next; or to one peer."""
+        electorate = self._rounds.voters(ballot.round)
         peers = (each for each in self._roster.connected() if electorate.votes(each)) if peer is None else (peer,)
         for each in peers:
             talker = self._talkers.get(each)

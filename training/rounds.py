@@ -136,6 +136,11 @@ class Rounds:
     def electorate(self) -> Electorate:
         return self._agreement.position.electorate
 
+    def voters(self, round: int) -> Electorate:
+        """Of a round at hand, else of the one that is voted on."""
+        closed = self.ledger.closed(round)
+        return self.electorate if closed is None else closed.voters
+
     @property
     def record(self) -> bytes:
         """The newest one's hash."""

@@ -100,6 +100,10 @@ def test_who_comes_is_let_in_with_the_votes_that_are_due() -> None:
     assert not is_proved(Join(DAN.peer_id, 1, b"forged"))
 
 
+def test_who_leaves_is_not_let_in_by_the_same_record() -> None:
+    assert not is_proved(Join(BEN.peer_id, 1, b"invited"))
+
+
 def test_a_voucher_gives_its_own_votes_away() -> None:
     statement = vouch_statement(SWARM, ANN.peer_id, BEN.peer_id, 1, 0)
     assert is_proved(Vouch(BEN.peer_id, ANN.peer_id, 1, ANN.sign(statement)))
