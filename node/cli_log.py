@@ -5,7 +5,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from .cli_parts import add_command, counted, data_dir_of, print_json, seen, span, table
+from .cli_parts import add_command, add_swarm, counted, data_dir_of, print_json, seen, span, table
 from .complaint import Complaint, Exit
 
 if TYPE_CHECKING:
@@ -56,9 +56,7 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     )
     verify.add_argument("--from", dest="start", metavar="RECORD", help="only what follows this record, which you trust")
     for command in (show, verify):
-        command.add_argument(
-            "swarm", nargs="?", metavar="SWARM", help="id, its beginning, or name; needed if there are several"
-        )
+        add_swarm(command)
 
 
 def run_show(arguments: argparse.Namespace) -> Exit:

@@ -32,6 +32,13 @@ def add_command(
     return parser
 
 
+def add_swarm(command: argparse.ArgumentParser) -> None:
+    """Which of the node's swarms a command is about."""
+    command.add_argument(
+        "swarm", nargs="?", metavar="SWARM", help="id, its beginning, or name; needed if there are several"
+    )
+
+
 def data_dir_of(arguments: argparse.Namespace) -> Path:
     """The data directory: --data-dir, or this system's usual place."""
     if arguments.data_dir is not None:

@@ -1,4 +1,4 @@
-"""`shoal swarm create|join|invite|list|show|leave`.
+"""`shoal swarm create|join|invite|list`; the commands about members are in cli_members.py.
 
 create and join use the node that runs on the data directory; where none runs they become it, in the foreground.
 """
@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from . import cli_members
 from .cli_dht import add_via, ask_dht
 from .cli_node import add_node_options, run_foreground
-from .cli_parts import add_command, counted, data_dir_of, print_json, seen, size, span, table
-from .cli_view import describe_swarm, role_of
+from .cli_parts import add_command, add_swarm, counted, data_dir_of, print_json, seen, size, span, table
+from .cli_view import role_of
 from .complaint import Complaint, Exit
 from .config import KEYS
 from .invite import parse_invite
@@ -71,7 +72,7 @@ in two terminals, or on two machines:
 def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     swarm = commands.add_parser(
         "swarm",
-        help="create, join, show and leave swarms",
+        help="create, join, show and leave swarms, and say who is in",
         description="A swarm is a group of nodes that train one model by one spec.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -114,23 +115,21 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         )
         command.add_argument("--role", choices=("train", "storage"), help="storage: keep and serve, without torch")
         add_node_options(command)
-    add_one_swarm(verbs, parent)
+    add_invite(verbs, parent)
     add_list(verbs, parent)
+    cli_members.add_commands(verbs, parent)
 
 
-def add_one_swarm(verbs: "Commands", parent: argparse.ArgumentParser) -> None:
-    """The commands about one swarm that this node is in."""
-    for name, run, help in (
-        ("invite", run_invite, "print a fresh invite: send it to whoever shall join"),
-        ("show", run_show, "show a swarm: its spec and how its training goes"),
-        ("leave", run_leave, "leave a swarm and delete its states; what this node said there stays, for a return"),
-    ):
-        command = add_command(
-            verbs, name, run, parent=parent, help=help, epilog=f"  shoal swarm {name}\n  shoal swarm {name} 3f2a"
-        )
-        command.add_argument(
-            "swarm", nargs="?", metavar="SWARM", help="id, its beginning, or name; needed if there are several"
-        )
+def add_invite(verbs: "Commands", parent: argparse.ArgumentParser) -> None:
+    invite = add_command(
+        verbs,
+        "invite",
+        run_invite,
+        parent=parent,
+        help="print a fresh invite: send it to whoever shall join",
+        epilog="  shoal swarm invite\n  shoal swarm invite 3f2a",
+    )
+    add_swarm(invite)
 
 
 def add_list(verbs: "Commands", parent: argparse.ArgumentParser) -> None:
@@ -346,26 +345,3 @@ def run_list_public(arguments: argparse.Namespace) -> Exit:
 def list_row(swarm: dict[str, Any]) -> list[Any]:
     trained = [swarm["model"], swarm["data"], role_of(swarm), swarm.get("round", "-")]
     return [swarm["id"][:12], swarm["name"], *trained, swarm["problem"] or ""]
-
-
-def run_show(arguments: argparse.Namespace) -> Exit:
-    with LocalClient(data_dir_of(arguments)) as node:
-        swarm = node.call("swarm.show", swarm=arguments.swarm)
-    if arguments.json:
-        print_json(swarm)
-        return Exit.OK
-    swarm = seen(swarm)
-    spec = swarm.pop("spec")
-    settings = spec.pop("settings")
-    print(describe_swarm(swarm))
-    print("\nspec")
-    for name, value in {**spec, **{f"settings.{name}": value for name, value in settings.items()}}.items():
-        print(f"  {name:<26} {value}")
-    return Exit.OK
-
-
-def run_leave(arguments: argparse.Namespace) -> Exit:
-    with LocalClient(data_dir_of(arguments)) as node:
-        left = node.call("swarm.leave", swarm=arguments.swarm)
-    print_json(left) if arguments.json else print(f"left swarm {seen(left['name'])} ({left['id'][:12]})")
-    return Exit.OK

@@ -91,14 +91,17 @@ def describe_swarm(swarm: dict[str, Any]) -> str:
     ]
     if swarm["problem"]:
         lines.append(f"problem   {swarm['problem']}")
+    if swarm.get("notice"):
+        lines.append(f"agreement {swarm['notice']}")
     if "round" in swarm:
         digest = f", state {swarm['state_digest'][:12]}" if swarm["state_digest"] else ""
         given = counted(len(swarm["contributors"]), "contribution")
         lines.append(f"round     {swarm['round']}, by {given}{digest}; {swarm['phase']}")
         figures = ", ".join(f"{name} {figure(value)}" for name, value in swarm["figures"].items())
         lines.append(f"figures   {figures or 'none yet'}")
-        connected = sum(member["is_connected"] for member in swarm["members"])
-        lines.append(f"members   {counted(len(swarm['members']), 'other')}, {connected} connected")
+        others = [member for member in swarm["members"] if member["standing"] != "left"]
+        connected = sum(member["is_connected"] for member in others)
+        lines.append(f"members   {counted(len(others), 'other')}, {connected} connected")
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ from .complaint import Complaint, Exit
 from .finding import enter, find_providers, find_public_swarms, find_record, put_note
 from .invite import Invite, format_invite, make_invite, parse_invite
 from .local_api import Answer, Events, Methods, NoParams
+from .members import MemberMethods, agreement_as_json
 from .membership import Membership, Role
 from .node import Node
 from .preview import preview
@@ -109,6 +110,7 @@ class LocalMethods:
             "swarm.list": Answer(NoParams, self.list),
             "swarm.show": Answer(OneSwarm, self.show),
             "swarm.leave": Answer(OneSwarm, self.leave),
+            **MemberMethods(self._swarms, self._node.identity.peer_id).table(),
             "pause": Answer(OneSwarm, partial(self.set_paused, is_paused=True)),
             "resume": Answer(OneSwarm, partial(self.set_paused, is_paused=False)),
             "generate": Answer(Generate, self.generate),
@@ -162,12 +164,17 @@ class LocalMethods:
     async def show(self, params: OneSwarm) -> object:
         joined = self._swarms.find(params.swarm)
         spec = msgspec.to_builtins(msgspec.structs.asdict(joined.spec))
-        return {**self._node.describe(joined), "spec": {**spec, "nonce": joined.spec.nonce.hex()}}
+        view = None if joined.service is None else joined.service.membership()
+        return {
+            **self._node.describe(joined),
+            "agreement": None if view is None else agreement_as_json(view, self._node.identity.peer_id),
+            "spec": {**spec, "nonce": joined.spec.nonce.hex()},
+        }
 
     async def leave(self, params: OneSwarm) -> object:
         joined = self._swarms.find(params.swarm)
-        await self._swarms.leave(joined)
-        return {"id": joined.id, "name": joined.spec.name}
+        parting = await self._swarms.leave(joined)
+        return {"id": joined.id, "name": joined.spec.name, "parting": parting.value}
 
     async def set_paused(self, params: OneSwarm, *, is_paused: bool) -> object:
         chosen = self._swarms.all() if params.swarm is None else [self._swarms.find(params.swarm)]

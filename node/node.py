@@ -100,6 +100,7 @@ def progress(status: SwarmStatus, figures: Mapping[str, float]) -> dict[str, Any
         "round": status.round,
         "phase": status.phase.name.lower(),
         "standing": status.standing.name.lower(),
+        "notice": status.notice,
         "state_digest": status.state_digest,
         "contributors": list(status.contributors),
         "figures": dict(figures),

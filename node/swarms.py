@@ -21,6 +21,7 @@ from shoal.training.methods import MemberOptions, build, device_problem
 from shoal.training.ports import Blobs, Signer
 from shoal.training.service import SwarmService
 from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
+from shoal.training.wishes_service import Parting
 from shoal.transport.blob_disk import disk_refusal
 from shoal.transport.port import Address, PeerId, Transport
 
@@ -157,10 +158,9 @@ class Swarms:
             joined.service.greet(offer.answered)  # the invite may not have named it
         return joined
 
-    async def leave(self, joined: Joined) -> None:
+    async def leave(self, joined: Joined) -> Parting:
         """Tell the others, end the engine and forget the swarm."""
-        if joined.service is not None:
-            await joined.service.leave()
+        parting = Parting.UNSEEN if joined.service is None else await joined.service.leave()
         joined.scope.cancel()
         if joined.service is not None:
             await joined.stopped.wait()
@@ -168,7 +168,8 @@ class Swarms:
         self.keeping.release_all(joined.id)
         await trio.to_thread.run_sync(joined.folder.remove)
         self._publish(joined.id, {"event": "left"})
-        log.info("left", swarm=joined.id[:12], name=joined.spec.name)
+        log.info("left", swarm=joined.id[:12], name=joined.spec.name, parting=parting.value)
+        return parting
 
     async def set_paused(self, joined: Joined, is_paused: bool) -> None:
         """Stop or go on contributing; remembered over restarts."""

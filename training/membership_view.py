@@ -4,7 +4,7 @@ what is missing for a quorum, and why nothing is agreed on, if so.
 What is shown follows from the log and from who is connected here. A peer's own word is only where it says it stands.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shoal.transport.port import PeerId
@@ -25,9 +25,11 @@ class Known:
 
     me: PeerId
     standing: Standing
-    position: Position
+    round: int  # the newest that is applied here
+    position: Position  # of the log, which may be further
     ledger: Ledger
     roster: Roster
+    removers: Mapping[PeerId, tuple[PeerId, ...]]  # by member: who has said that it should go
     split: Split | None
     is_abstaining: bool
     is_finished: bool  # there is nothing more to agree on
@@ -80,6 +82,17 @@ class Newest:
 
 
 @dataclass(frozen=True, slots=True)
+class Removal:
+    """How far the members are with having one go."""
+
+    member: PeerId
+    voters: tuple[PeerId, ...]  # who has said so, sorted
+    votes: int  # of those
+    votes_needed: int
+    is_wanted: bool  # by a quorum: the next record says it
+
+
+@dataclass(frozen=True, slots=True)
 class MembershipView:
     quorum: Quorum
     votes: int  # of all
@@ -88,22 +101,11 @@ class MembershipView:
     senior: PeerId | None  # with whose votes half of all are enough, where that can be
     members: tuple[MemberView, ...]  # sorted
     barred: tuple[PeerId, ...]
+    removals: tuple[Removal, ...]  # asked for
     weighed_round: int | None  # whose record the weights are of
     newest: Newest
     split: Split | None
     notice: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """How far the members are with having one go."""
-
-    member: PeerId
-    voters: tuple[PeerId, ...]  # who has said so, sorted
-    votes: int  # of those
-    votes_needed: int
-    votes_of_others: int  # all that could say so
-    is_wanted: bool  # by a quorum: the next record says it
 
 
 def membership_view(now: float, known: Known) -> MembershipView:
@@ -128,7 +130,7 @@ def membership_view(now: float, known: Known) -> MembershipView:
                 standing=known.standing if is_me else standing,
                 is_here=peer in known.present,
                 silent_s=None if is_me else known.roster.silent_s(peer, now),
-                round=known.position.round if is_me else round,
+                round=known.round if is_me else round,
             )
         )
     return MembershipView(
@@ -139,6 +141,7 @@ def membership_view(now: float, known: Known) -> MembershipView:
         senior=electorate.senior if electorate.quorum is Quorum.MAJORITY and electorate.total % 2 == 0 else None,
         members=tuple(members),
         barred=electorate.barred,
+        removals=tuple(removal for member in known.removers if (removal := removal_of(known, member)) is not None),
         weighed_round=weighed_round,
         newest=_newest(now, known),
         split=known.split,
@@ -177,17 +180,14 @@ def quorum_words(electorate: Electorate) -> str:
     return f"{text} (or {electorate.total // 2} with those of {electorate.senior})"
 
 
-def removal(electorate: Electorate, member: PeerId, voters: Iterable[PeerId]) -> Removal:
-    """`voters` have said that `member` should go; its own word does not count."""
-    said = tuple(sorted(set(voters) - {member}))
-    return Removal(
-        member=member,
-        voters=said,
-        votes=electorate.count(said),
-        votes_needed=electorate.votes_needed,
-        votes_of_others=electorate.total - electorate.votes(member),
-        is_wanted=electorate.is_quorum(said),
-    )
+def removal_of(known: Known, member: PeerId) -> Removal | None:
+    """How far it is with this one; None if it is no member. Its own word does not count."""
+    electorate = known.electorate
+    if member not in electorate.by_member:
+        return None
+    voters = tuple(voter for voter in known.removers.get(member, ()) if voter != member)
+    votes, needed = electorate.count(voters), electorate.votes_needed
+    return Removal(member, voters, votes, needed, electorate.is_quorum(voters))
 
 
 def cannot_remove(electorate: Electorate, member: PeerId) -> str | None:

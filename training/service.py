@@ -30,7 +30,7 @@ from .exchange_service import Means
 from .keeping import Keeping
 from .ledger import RECORDS_KEPT, Ledger, closed_by
 from .log import Log
-from .membership_view import Known, MembershipView, Removal, membership_view, notice, removal
+from .membership_view import Known, MembershipView, Removal, membership_view, notice, removal_of
 from .method import Method
 from .namespaces import STORE_NAME, rules_of
 from .patience import timeouts
@@ -233,10 +233,7 @@ class SwarmService:
 
     def removal(self, member: PeerId) -> Removal | None:
         """Who has said that `member` should go; None if that is no member, or the swarm does not run here."""
-        rounds = None if self._cores is None else self._cores.rounds
-        if rounds is None or member not in rounds.electorate.by_member:
-            return None
-        return removal(rounds.electorate, member, rounds.words.removers(member))
+        return None if self._cores is None else removal_of(self._known(self._cores), member)
 
     def membership(self) -> MembershipView | None:
         """Who the members are, and how it stands with their agreement; None if the swarm does not run here."""
@@ -375,9 +372,11 @@ class SwarmService:
         return Known(
             me=self._means.signer.peer_id,
             standing=rounds.standing,
+            round=rounds.head.round,
             position=rounds.position,
             ledger=rounds.ledger,
             roster=cores.roster,
+            removers=rounds.words.removers(),
             split=rounds.split,
             is_abstaining=rounds.is_abstaining,
             is_finished=rounds.phase is Phase.FINISHED,

@@ -93,9 +93,9 @@ class Words:
                 break
         return tuple(made)
 
-    def removers(self, member: PeerId) -> tuple[PeerId, ...]:
-        """Who is known to want `member` to go."""
-        return tuple(sorted(self._removals.get(member, {})))
+    def removers(self) -> dict[PeerId, tuple[PeerId, ...]]:
+        """Members that somebody wants to go, and who does: both sorted."""
+        return {member: tuple(sorted(self._removals[member])) for member in sorted(self._removals)}
 
     def forget(self, position: Position) -> None:
         """Let go of what can never fit any more."""

@@ -13,17 +13,19 @@ from shoal.training.members import Electorate, Resume, Seat, Suspend, electorate
 from shoal.training.membership_view import (
     Known,
     MemberView,
+    Removal,
     Suspension,
     cannot_remove,
     membership_view,
     notice,
-    removal,
+    removal_of,
     weighed,
 )
 from shoal.training.records import Head, Presence, Present, Standing
 from shoal.training.roster import Roster
 from shoal.training.spec import Quorum
 from shoal.transport.identity import Identity
+from shoal.transport.port import PeerId
 from tests.training.agreed_log import ANN, BEN, CLEO, DAN, ORIGIN, SWARM, Written, joins, leaves, signed, written
 
 NOW = 100.0
@@ -43,9 +45,11 @@ def known(log: Written, *here: Identity, me: Identity = ANN) -> Known:
     return Known(
         me=me.peer_id,
         standing=Standing.TRAINER,
+        round=log.position.round,
         position=log.position,
         ledger=ledger,
         roster=roster,
+        removers={},
         split=None,
         is_abstaining=False,
         is_finished=False,
@@ -154,11 +158,16 @@ def test_a_newcomer_a_removed_a_stopped_and_an_abstaining_node_are_told_so() -> 
 
 
 def test_a_removal_counts_the_others_votes_alone() -> None:
-    electorate = electorate_of(Quorum.MAJORITY, {key.peer_id: 1 for key in (ANN, BEN, CLEO, DAN)})
-    said = removal(electorate, DAN.peer_id, [DAN.peer_id, BEN.peer_id])
-    assert (said.voters, said.votes, said.votes_needed, said.votes_of_others) == ((BEN.peer_id,), 1, 3, 3)
-    assert not said.is_wanted
-    assert removal(electorate, DAN.peer_id, [ANN.peer_id, BEN.peer_id, CLEO.peer_id]).is_wanted
+    seen = known(written(4, {1: joins(BEN, CLEO), 2: joins(DAN)}))
+    seen = replace(seen, removers={DAN.peer_id: (BEN.peer_id, DAN.peer_id)})
+    said = Removal(DAN.peer_id, (BEN.peer_id,), 1, 3, is_wanted=False)
+    assert membership_view(NOW, seen).removals == (said,)
+    said = Removal(BEN.peer_id, (), 0, 3, is_wanted=False)
+    assert removal_of(seen, BEN.peer_id) == said
+    others = (ANN.peer_id, BEN.peer_id, CLEO.peer_id)
+    wanted = removal_of(replace(seen, removers={DAN.peer_id: others}), DAN.peer_id)
+    assert wanted == Removal(DAN.peer_id, others, 3, 3, is_wanted=True)
+    assert removal_of(seen, PeerId("a stranger")) is None
 
 
 def test_whom_all_others_together_cannot_remove_is_told() -> None:
