@@ -1,14 +1,16 @@
 """`shoal node`: the daemon in the foreground, also for commands that find none running and become it."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .cli_parts import add_command, data_dir_of
-from .complaint import Exit
+from .complaint import Complaint, Exit
 from .config import CONFIG_NAME, KEYS, load_config
+from .local_client import LocalClient
 from .logs import set_up_logs
 
 if TYPE_CHECKING:
@@ -51,6 +53,18 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--disk-gb-max", type=float, metavar="GB", help="room for blobs")
     group.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="the least important line")
     group.add_argument("--json-logs", action="store_true", default=None, help="log one JSON object a line")
+
+
+def add_member_options(parser: argparse.ArgumentParser) -> None:
+    """The files that a member brings itself."""
+    parser.add_argument("--data", metavar="PATH", help="a text of your own to train on; it stays here")
+    parser.add_argument("--entry", metavar="FILE.py", help="your own copy of the file that the spec names by its hash")
+
+
+def paths(arguments: argparse.Namespace) -> dict[str, str]:
+    """The member's own files, absolute: the node may run in another directory."""
+    given = {"data": arguments.data, "entry": arguments.entry}
+    return {name: str(Path(path).expanduser().absolute()) for name, path in given.items() if path is not None}
 
 
 def run(arguments: argparse.Namespace) -> Exit:
@@ -98,3 +112,33 @@ async def serve(data_dir: Path, config: "Config", stalls: Any, first: First | No
         await stopping.wait()
         app.end_process_after(app.STOP_S)
         nursery.cancel_scope.cancel()
+
+
+def with_node(arguments: argparse.Namespace, command: Callable[[LocalClient, bool], Exit]) -> Exit:
+    """Run `command` with the data directory's node. Where there is none, be it; `command` then runs beside it."""
+    data_dir = data_dir_of(arguments)
+    try:
+        client = LocalClient(data_dir)
+    except Complaint as complaint:
+        if complaint.code is not Exit.NO_NODE:
+            raise
+
+        def first() -> None:
+            with LocalClient(data_dir) as own:
+                command(own, True)
+
+        return run_foreground(arguments, first)
+    given = [f"--{key.replace('_', '-')}" for key in KEYS if getattr(arguments, key, None) is not None]
+    if given:
+        print(f"the running node keeps its settings: {', '.join(given)} has no effect", file=sys.stderr)
+    with client:
+        return command(client, False)
+
+
+def say_what_next(is_own: bool) -> None:
+    if is_own:
+        print(
+            "this terminal is the node now: Ctrl-C stops it, `shoal node` starts it again, `shoal status` looks at it"
+        )
+    else:
+        print("`shoal status` shows how it goes")

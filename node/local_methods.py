@@ -18,6 +18,7 @@ from shoal.transport.wire import Malformed
 
 from .complaint import Complaint, Exit
 from .finding import enter, find_providers, find_public_swarms, find_record, put_note
+from .founding import LATEST, Origin, forked, going_on, origin_at, origin_of
 from .invite import Invite, format_invite, make_invite, parse_invite
 from .local_api import Answer, Events, Methods, NoParams
 from .members import MemberMethods, agreement_as_json
@@ -44,6 +45,12 @@ class CreateSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entry: str | None = None  # path of a file of one's own code
     role: Role | None = None
     nonce: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")] | None = None  # for runs that repeat; None: random
+    origin: str | None = None  # SWARM@RECORD, whose state it goes on from
+
+
+class ForkSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    swarm: str | None = None
+    record: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] = LATEST  # its hash, or how that begins
 
 
 class PreviewSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +111,7 @@ class LocalMethods:
             "status": Answer(NoParams, self.status),
             "peers": Answer(NoParams, self.peers),
             "swarm.create": Answer(CreateSwarm, self.create),
+            "swarm.fork": Answer(ForkSwarm, self.fork),
             "swarm.preview": Answer(PreviewSwarm, self.preview),
             "swarm.join": Answer(JoinSwarm, self.join),
             "swarm.invite": Answer(OneSwarm, self.invite),
@@ -130,6 +138,13 @@ class LocalMethods:
         return self._node.peers()
 
     async def create(self, params: CreateSwarm) -> object:
+        if params.role == "storage":
+            raise Complaint(
+                "who founds a swarm trains in it: its vote begins it. Found it with a node that trains, and join it "
+                "from here with --role storage",
+                Exit.USAGE,
+            )
+        origin = None if params.origin is None else await origin_at(self._swarms, params.origin)
         nonce = os.urandom(16) if params.nonce is None else bytes.fromhex(params.nonce)
         spec = spec_from(params.spec, self._node.identity.peer_id, nonce)
         if isinstance(spec, Malformed):
@@ -137,8 +152,28 @@ class LocalMethods:
         membership = membership_of(params)
         if membership.entry is not None:
             spec = await trio.to_thread.run_sync(with_entry, spec, Path(membership.entry))
-        joined = await self._swarms.create(spec, membership)
-        return {**self._node.describe(joined), "invite": invite_to(self._node, joined)}
+        if origin is None:
+            return self._founded(await self._swarms.create(spec, membership), None)
+        return self._founded(await self._swarms.create(going_on(spec, origin), membership, state=origin.state), origin)
+
+    async def fork(self, params: ForkSwarm) -> object:
+        origin = await origin_of(self._swarms.find(params.swarm), params.record)
+        old = origin.joined.membership
+        spec = forked(origin, self._node.identity.peer_id, os.urandom(16))
+        membership = Membership(data=old.data, entry=old.entry)
+        return self._founded(await self._swarms.create(spec, membership, state=origin.state), origin)
+
+    def _founded(self, joined: Joined, origin: Origin | None) -> dict[str, Any]:
+        parent = None
+        if origin is not None:
+            old = origin.joined
+            parent = {
+                "id": old.id,
+                "name": old.spec.name,
+                "round": origin.head.round,
+                "record": origin.head.record.hex(),
+            }
+        return {**self._node.describe(joined), "invite": invite_to(self._node, joined), "parent": parent}
 
     async def preview(self, params: PreviewSwarm) -> object:
         invite = parse_invite(params.invite)
@@ -263,7 +298,7 @@ def membership_of(params: CreateSwarm | JoinSwarm) -> Membership:
     if role == "train" and not is_torch_here():
         raise Complaint(
             "training needs PyTorch, which is not installed here: pip install torch, "
-            "or take part without training: --role storage",
+            "or take part in a swarm without training in it: shoal swarm join INVITE --role storage",
             Exit.MISSING,
         )
     return Membership(role=role, data=absolute(params.data), entry=absolute(params.entry))

@@ -15,7 +15,9 @@ from typing import Literal
 import msgspec
 
 from shoal.training.admission import Ticket
+from shoal.training.founding_service import keep_start
 from shoal.training.spec import SPEC_BYTES_MAX, SignedSpec, Spec, open_spec
+from shoal.training.store import StoredHead
 from shoal.transport.port import Address, PeerId
 from shoal.transport.wire import Digest, Malformed, decode, encode
 
@@ -56,8 +58,8 @@ class SwarmFolder:
     def rounds(self) -> Path:
         return self.path / ROUNDS_NAME
 
-    def create(self, signed: SignedSpec, membership: Membership) -> None:
-        """Make the folder. Raises OSError."""
+    def create(self, signed: SignedSpec, membership: Membership, start: StoredHead | None = None) -> None:
+        """Make the folder; with the state from which the swarm starts, if that is another swarm's. Raises OSError."""
         draft = self.path.with_suffix(".new")
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True, mode=0o700)
@@ -66,6 +68,8 @@ class SwarmFolder:
             shutil.copytree(kept, draft / ROUNDS_NAME)
         else:
             (draft / ROUNDS_NAME).mkdir()
+        if start is not None:
+            keep_start(draft / ROUNDS_NAME, start)
         write_whole(draft / SPEC_NAME, encode(signed))
         write_whole(draft / MEMBER_NAME, msgspec.json.encode(membership))
         os.rename(draft, self.path)

@@ -24,6 +24,7 @@ class Preview(msgspec.Struct, frozen=True):
     model: str
     data: str
     creator: str
+    parent: str  # "<swarm>@<record>" that it goes on from; empty: from nothing
     members_max: int
     rounds_max: int
     parameters: int | None
@@ -59,6 +60,7 @@ def preview(spec: Spec, threads: int, obstacle: str | None = None, *, is_torch_h
         model=spec.model,
         data=spec.data,
         creator=spec.creator,
+        parent=spec.parent,
         members_max=spec.members_max,
         rounds_max=spec.rounds_max,
         parameters=parameters,

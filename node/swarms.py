@@ -15,15 +15,18 @@ import msgspec
 import trio
 
 from shoal.training.events import Evaluated, Event, LocalDone, Problem
+from shoal.training.founding_service import drop_start, put_start
 from shoal.training.keeping import Keeping
 from shoal.training.method import Method
 from shoal.training.methods import MemberOptions, build, device_problem
 from shoal.training.ports import Blobs, Signer
 from shoal.training.service import SwarmService
 from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
+from shoal.training.store import StoredHead
 from shoal.training.wishes_service import Parting
+from shoal.training.workers_service import ThreadWorkers
 from shoal.transport.blob_disk import disk_refusal
-from shoal.transport.port import Address, PeerId, Transport
+from shoal.transport.port import Address, PeerId, Refusal, Transport
 
 from .complaint import Complaint, Exit
 from .invite import Invite
@@ -136,9 +139,13 @@ class Swarms:
         """The swarm of this id, beginning of an id or name. Raises Complaint as `membership.choose`."""
         return self._joined[choose(name, {joined.id: joined.spec.name for joined in self.all()})]
 
-    async def create(self, spec: Spec, membership: Membership, method: AnyMethod | None = None) -> Joined:
-        """Found a swarm and run it, by `method` if one is given. Raises Complaint if its engine cannot run here."""
-        return await self._join(sign_spec(spec, self._signer), spec, membership, method)
+    async def create(
+        self, spec: Spec, membership: Membership, method: AnyMethod | None = None, state: Any = None
+    ) -> Joined:
+        """Found a swarm and run it, by `method` if one is given, from another swarm's `state` if one is given: then
+        `spec` names it. Raises Complaint if its engine cannot run here.
+        """
+        return await self._join(sign_spec(spec, self._signer), spec, membership, method, state)
 
     async def look(self, invite: Invite) -> Offer:
         """A swarm before it is joined. Raises Complaint as `looking.look`."""
@@ -186,18 +193,33 @@ class Swarms:
         joined.method = method
         await self._start(joined)
 
-    async def _join(self, signed: SignedSpec, spec: Spec, membership: Membership, method: AnyMethod | None) -> Joined:
+    async def _join(
+        self, signed: SignedSpec, spec: Spec, membership: Membership, method: AnyMethod | None, state: Any = None
+    ) -> Joined:
         folder = SwarmFolder(self._root, swarm_id(spec))
         if folder.swarm.hex() in self._joined:
             raise Complaint(f"this node is already in swarm {folder.swarm.hex()[:12]} ({spec.name})")
         joined = Joined(folder, signed, spec, membership)
         joined.method = method or await self._build(joined)
+        start = None if state is None else await self._put_start(joined, state)
         try:
-            await trio.to_thread.run_sync(folder.create, signed, membership)
+            await trio.to_thread.run_sync(folder.create, signed, membership, start)
         except OSError as error:
+            if start is not None:
+                drop_start(spec, self._blobs)
             raise Complaint(f"cannot write {folder.path}: {error.strerror}", Exit.DISK) from error
         await self._start(self._add(joined))
         return joined
+
+    async def _put_start(self, joined: Joined, state: Any) -> StoredHead:
+        """Have another swarm's state here as round 0 of this one. Raises Complaint."""
+        assert joined.method is not None, "who founds a swarm trains"
+        start = await put_start(joined.spec, joined.method, state, self._blobs, ThreadWorkers())
+        if isinstance(start, Refusal):
+            raise Complaint(start.message, Exit.DISK)
+        if isinstance(start, str):
+            raise Complaint(start, Exit.SPEC)
+        return start
 
     def _add(self, joined: Joined) -> Joined:
         self._joined[joined.id] = joined

@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,6 +13,7 @@ from . import data
 from .checkpoint import Local, State
 from .diloco import Diloco, start_setting
 from .diloco_settings import DilocoSettings, parse_settings
+from .founding_service import Restarts
 from .method import Method
 from .models import SIZES, gpt_layout, memory_bytes
 from .payload import payload_bytes
@@ -116,7 +117,7 @@ def describe_entry(path: Path) -> OwnModel | str:
     return OwnModel(name, {"start": start_setting(parameters_of(model), layout)})
 
 
-def describe_state(method: Diloco, state: State) -> Mapping[str, Setting]:
+def describe_state(method: Restarts, state: Any) -> Mapping[str, Setting]:
     """What to put into the settings of a swarm that goes on from this state: its members start from it alone.
 
     Whoever creates the swarm has to have `method.restart(state)`, and the others fetch that from it.

@@ -36,7 +36,7 @@ from .namespaces import STORE_NAME, rules_of
 from .patience import timeouts
 from .pins import Pins
 from .ports import Blobs, Signer
-from .records import Standing, open_contribution
+from .records import Head, Standing, open_contribution
 from .roster import Roster
 from .rounds import Phase, Place, Rounds
 from .skipping import beginning
@@ -278,6 +278,14 @@ class SwarmService:
     def state(self) -> Any:
         """The newest state, or None while there is none. It is never changed in place."""
         return None if self._keeper is None else self._keeper.state
+
+    def saved_heads(self) -> tuple[Head, ...]:
+        """After which records the state is still here, the newest first; none at a storage member."""
+        return self._keeper.saved_heads() if isinstance(self._keeper, StateKeeper) else ()
+
+    async def saved_state(self, head: Head) -> Any | str:
+        """The state of one of those; or why it cannot be had."""
+        return await self._keeper.saved_state(head) if isinstance(self._keeper, StateKeeper) else NOT_RUNNING
 
     async def _open_store(self) -> StoreService:
         """What the members keep together. Raises OSError."""

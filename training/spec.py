@@ -29,6 +29,8 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=120)]
 Setting = int | float | bool | Annotated[str, msgspec.Meta(max_length=200)]
 Settings = Annotated[dict[Name, Setting], msgspec.Meta(max_length=SETTINGS_MAX)]
 
+Parent = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{64}@[0-9a-f]{64})?$")]
+
 PeerIds = Annotated[tuple[PeerIdText, ...], msgspec.Meta(max_length=1024)]
 
 _DOMAIN = b"shoal/spec/1\0"  # of the id's hash and of the signature: neither serves as anything else
@@ -78,6 +80,7 @@ class Spec(Message, frozen=True, kw_only=True):
     allowed: PeerIds = ()  # the list, sorted, where members are let in by it; the creator need not stand in it
     stale_rounds_max: Annotated[int, msgspec.Meta(ge=0, le=16)] = 4  # of what a contribution may start from, in rounds
     is_public: bool = False  # members list it where anybody may find it (`shoal swarm list --public`)
+    parent: Parent = ""  # "<swarm>@<record>" that this one goes on from, in hex, as its creator says
 
 
 class SignedSpec(Message, frozen=True):
@@ -102,7 +105,7 @@ def spec_from(values: Mapping[str, Any], creator: PeerId, nonce: bytes) -> Spec 
     `values` is what a TOML file or a command line gives: plain values and one table, `settings`.
     """
     fields = {field.name: field for field in msgspec.structs.fields(Spec)}
-    settable = sorted(set(fields) - {"version", "creator", "nonce"})
+    settable = sorted(set(fields) - {"version", "creator", "nonce", "parent"})
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in settable:

@@ -3,6 +3,7 @@
 The engine calls one thing at a time here, but for `check` and `train`, which run beside everything else.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from .store import FILE_VERSION, MemberStore, StoredHead
 from .workers_service import Workers
 
 STATES_KEPT = 2  # the newest and the one before, which others may still be fetching; disk: so many states
+HEADS_KEPT = 8  # for whose states is looked: those of records that took nothing are one
 CHECKPOINT_BYTES_MAX_FACTOR = 2  # a checkpoint may be so many times as large as one's own state, plus a MiB
 CHECKPOINT_S = 3_600.0  # to fetch one
 
@@ -76,12 +78,22 @@ class StateKeeper(Generic[State, Local]):
         self._trained: Work[Local] | None = None  # no contribution yet
         self._work: tuple[Work[Local], bytes] | None = None  # unsettled, and its contribution's hash
         self._saved: tuple[BlobRef, BlobRef] | None = None  # the state and the local value
+        self._heads: deque[tuple[Head, BlobRef]] = deque(maxlen=HEADS_KEPT)  # of states that were saved
         self._checkpoint_bytes_max = 0
 
     @property
     def state(self) -> State:
         """The newest; never changed in place."""
         return self._state
+
+    def saved_heads(self) -> tuple[Head, ...]:
+        """Whose states are still here, the newest first."""
+        return tuple(head for head, ref in reversed(self._heads) if self._blobs.open(ref) is not None)
+
+    async def saved_state(self, head: Head) -> State | str:
+        """The state of one of those; or why it cannot be had."""
+        ref = next((ref for saved, ref in self._heads if saved == head), None)
+        return "it was never here" if ref is None else await self._load_state(ref)
 
     async def restore(self) -> Restored:
         """Go on where an earlier run stopped, or start."""
@@ -122,6 +134,8 @@ class StateKeeper(Generic[State, Local]):
                 problems = (f"the saved optimizer state cannot be used ({error}); starting with a fresh one",)
         if stored.state is not None and stored.local is not None and not problems:
             self._saved = stored.state, stored.local
+        if stored.state is not None:
+            self._heads.append((stored.head, stored.state))
         self._pins.remember_until(round)
         return Restored(stored.head, stored.state, problems)
 
@@ -247,6 +261,8 @@ class StateKeeper(Generic[State, Local]):
             await self._workers.run(partial(self._store.save_head, stored))
         except OSError as error:
             return f"the position in round {stored.head.round} is not saved: {error.strerror}"
+        if stored.state is not None:
+            self._heads.append((stored.head, stored.state))
         return None
 
     async def _digest(self, state: State) -> bytes:

@@ -114,6 +114,7 @@ COMMANDS = (
     *(("config", verb) for verb in ("init", "show", "check")),
     ("swarm",),
     *(("swarm", verb) for verb in ("create", "join", "invite", "list", "show", "leave")),
+    *(("swarm", verb) for verb in ("remove", "vouch", "fork")),
     *((command,) for command in ("status", "peers", "generate", "pause", "resume")),
 )
 
@@ -132,7 +133,8 @@ def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
     "command",
     [
         ("status",), ("peers",), ("generate",), ("pause",), ("resume",),
-        ("swarm", "list"), ("swarm", "show"), ("swarm", "invite"), ("swarm", "leave"),
+        ("swarm", "list"), ("swarm", "show"), ("swarm", "invite"), ("swarm", "leave"), ("swarm", "fork"),
+        ("swarm", "remove", "3Fx9aQ2b"), ("swarm", "vouch", "3Fx9aQ2b", "--votes", "1"),
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -148,6 +150,14 @@ def test_a_command_that_needs_a_node_and_finds_none_says_how_to_start_one(
 def test_wrong_usage_is_two() -> None:
     assert "invalid choice: 'stats'" in shoal("stats", code=Exit.USAGE).stderr
     assert "required: INVITE" in shoal("swarm", "join", code=Exit.USAGE).stderr
+    assert "required: --votes" in shoal("swarm", "vouch", "3Fx9aQ2b", code=Exit.USAGE).stderr
+
+
+def test_who_would_found_a_swarm_without_training_is_told_before_a_node_is_started(tmp_path: Path) -> None:
+    result = shoal("swarm", "create", "--role", "storage", "--data-dir", tmp_path, code=Exit.USAGE)
+    assert "who founds a swarm trains in it" in result.stderr
+    assert "shoal swarm join INVITE --role storage" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("address", ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/1/p2p/nobody"])

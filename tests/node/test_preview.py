@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from shoal.node.cli_swarm import DEFAULT_SPEC, LET_IN, QUORUMS, describe_preview
+from shoal.node.cli_founding import DEFAULT_SPEC
+from shoal.node.cli_swarm import LET_IN, QUORUMS, describe_preview
 from shoal.node.preview import preview
 from shoal.training.spec import AdmissionRule, Quorum, Spec, spec_from_toml
 from shoal.transport.identity import Identity
