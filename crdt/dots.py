@@ -93,7 +93,8 @@ def join(a: Cell, a_context: Vector, b: Cell, b_context: Vector) -> Cell:
             if is_new or dot in theirs.entries:
                 joined.entries[dot] = entry
     joined.gone = a.gone | {seen: min(by, a.gone.get(seen, by)) for seen, by in b.gone.items()}
-    joined.settle(joined_context(a_context, b_context))
+    for context in (a_context, b_context):  # not both joined: that would cost every key as much as there are writers
+        joined.settle(context)
     return joined
 
 
