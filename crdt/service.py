@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from shoal.transport.wire import Malformed
 
 from .cells import Key
 from .changes_service import Changes
-from .compact import digest_of, read_snapshot
+from .compact import Snapshot, digest_of, read_snapshot
 from .disk_service import Disk
 from .dots import Writer
 from .exchange import Asking, Busy, Exchanges, NeedsSnapshot, Question
@@ -76,6 +77,7 @@ class StoreService:
         self._signer = signer
         self._own = Writer(signer.public_key)
         self._disk = Disk(store, self.replica, blocking)
+        self._blocking = blocking
         self._calls = Calls(swarm)
         self._topic = topic(swarm)
         self._exchanges = Exchanges(self.replica, self._own)
@@ -171,9 +173,7 @@ class StoreService:
 
         Refusal: it is in force, but not on disk yet; own writes wait until it is.
         """
-        if digest_of(pieces) != digest:
-            return Malformed("a snapshot that is not the one agreed on")
-        snapshot = read_snapshot(pieces, self.replica.swarm)
+        snapshot = await self._blocking(partial(_read, pieces, digest, self.replica.swarm))
         if isinstance(snapshot, Malformed):
             return snapshot
         async with self._turn:  # or an own write could follow what only memory knows
@@ -383,3 +383,10 @@ class StoreService:
         """Let own writes go on, or end their waiting."""
         if self._guard.standing is not Standing.ASKING:
             self._may_write.set()
+
+
+def _read(pieces: Sequence[bytes], digest: bytes, swarm: bytes) -> Snapshot | Malformed:
+    """The snapshot in `pieces`; a thread's work, as it may be large."""
+    if digest_of(pieces) != digest:
+        return Malformed("a snapshot that is not the one agreed on")
+    return read_snapshot(pieces, swarm)

@@ -1,8 +1,8 @@
 """The log's records: what the members have agreed on, round by round, and what makes a record one that can follow.
 
-A record's hash covers the record before it, the contributions taken, all changes of membership and votes, and the state
-before; never attempt, proposer or signatures, which are its certificate: a value that bound some in one attempt may be
-decided in another, as the same record.
+A record's hash covers the record before it, the contributions taken, all changes of membership and votes, the state
+before, and now and then what the members compact their store to; never attempt, proposer or signatures, which are its
+certificate: a value that bound some in one attempt may be decided in another, as the same record.
 
 A member may propose any bytes. What it cannot: have honest members vote for a record that does not follow theirs, makes
 changes that do not fit or are not proved, or claims another electorate than follows from them.
@@ -15,6 +15,7 @@ from typing import Annotated
 
 import msgspec
 
+from shoal.crdt.compact import WriterMark
 from shoal.transport.envelope import Verify
 from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
@@ -25,6 +26,7 @@ from .records import MEMBERS_MAX, RoundNumber, Samples, StateDigest
 from .votes import VALUE_BYTES_MAX, Value, proves, value_of
 
 CHANGES_MAX = 256  # in one record
+FRONTIER_MAX = 4096  # writers in a frontier: 72 bytes of a record for each
 
 # Whether somebody is let in for this reason, and with how many votes; None: it is not.
 Admits = Callable[[PeerId, bytes], int | None]
@@ -40,6 +42,13 @@ class Share(Message, frozen=True):
     samples: Samples
 
 
+class StoreMark(Message, frozen=True):
+    """What the members put in the place of their store's operations: the snapshot at a frontier."""
+
+    frontier: Annotated[tuple[WriterMark, ...], msgspec.Meta(min_length=1, max_length=FRONTIER_MAX)]  # sorted by writer
+    digest: Digest  # `compact.digest_of` the snapshot's pieces
+
+
 class AgreedRecord(Message, frozen=True):
     """See the module's text."""
 
@@ -49,6 +58,7 @@ class AgreedRecord(Message, frozen=True):
     taken: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MEMBERS_MAX)]  # sorted by member, round and base
     changes: Annotated[tuple[Change, ...], msgspec.Meta(max_length=CHANGES_MAX)]
     electorate: Digest  # after these changes
+    store: StoreMark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +85,9 @@ def read_record(value: Value) -> AgreedRecord | Malformed:
         return Malformed("a record's contributions are not sorted, or one stands in it twice")
     if any(not share.base_round < share.round or share.base_round >= record.round for share in record.taken):
         return Malformed("a record takes a contribution that starts from a state of a round to come")
+    writers = () if record.store is None else (mark.writer for mark in record.store.frontier)
+    if any(left >= right for left, right in pairwise(writers)):
+        return Malformed("a record's frontier is not sorted, or names a writer twice")
     return record
 
 
@@ -101,13 +114,15 @@ def next_record(
     base_digest: bytes,
     taken: Iterable[Share],
     changes: tuple[Change, ...] = (),
+    store: StoreMark | None = None,
 ) -> AgreedRecord | Malformed:
     """A record that can come next; Malformed if the changes do not fit."""
     electorate = position.electorate.after(position.round + 1, changes)
     if isinstance(electorate, Malformed):
         return electorate
     shares = tuple(sorted(taken, key=lambda share: (share.member, share.round, share.base_round)))
-    return AgreedRecord(position.record, position.round + 1, base_digest, shares, changes, electorate.digest())
+    round, digest = position.round + 1, electorate.digest()
+    return AgreedRecord(position.record, round, base_digest, shares, changes, digest, store)
 
 
 # Proofs of changes.

@@ -133,6 +133,11 @@ class Agreement:
         """Whether this member says nothing in this round: it may have said what it does not remember."""
         return self.round <= self._abstains_through
 
+    @property
+    def is_first_turn(self) -> bool:
+        """Whether this member proposes in the round's first attempt, and that goes on."""
+        return self.voting.attempt == 0 and self.proposer == self._signer.peer_id
+
     def be_patient(self, timeouts: Timeouts) -> None:
         """From the next attempt on."""
         self._timeouts = timeouts

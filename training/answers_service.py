@@ -26,6 +26,7 @@ from .calls import (
     AskLog,
     AskProof,
     AskSpec,
+    AskStore,
     Ballots,
     Calls,
     Have,
@@ -35,6 +36,7 @@ from .calls import (
     TellHead,
     TellLog,
     TellProof,
+    TellStore,
     Words,
 )
 from .effects import Effect
@@ -116,6 +118,7 @@ class Answers:
         transport.serve(calls.head, self._on_head)
         transport.serve(calls.log, self._on_log)
         transport.serve(calls.proof, self._on_proof)
+        transport.serve(calls.store, self._on_store)
         transport.serve(calls.contributions, self._on_contributions)
         transport.serve(calls.spec, self._on_spec)
 
@@ -224,6 +227,9 @@ class Answers:
 
     def _on_head(self, peer: PeerId, request: AskHead) -> TellHead:
         return self._log.told
+
+    def _on_store(self, peer: PeerId, request: AskStore) -> TellStore:
+        return TellStore(self._log.snapshots.get(request.digest))
 
     async def _on_log(self, peer: PeerId, request: AskLog) -> TellLog | Refusal:
         if not self._roster.is_connected(peer):

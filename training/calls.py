@@ -89,6 +89,16 @@ class TellHead(Message, frozen=True):
     checkpoint: BlobRef | None  # the state after the head's round, as `Method.save` writes it
 
 
+class AskStore(Message, frozen=True):
+    """For a snapshot of the store."""
+
+    digest: Digest  # as a record names it
+
+
+class TellStore(Message, frozen=True):
+    snapshot: BlobRef | None  # its pieces, framed as in `compacting`
+
+
 class AskLog(Message, frozen=True):
     """For the records from this round on."""
 
@@ -142,6 +152,7 @@ class Calls:
         self.head: Unary[AskHead, TellHead] = Unary(f"{prefix}/head", AskHead, TellHead, 16, 512)
         self.log: Unary[AskLog, TellLog] = Unary(f"{prefix}/log", AskLog, TellLog, 16, TOLD_BYTES_MAX)
         self.proof: Unary[AskProof, TellProof] = Unary(f"{prefix}/proof", AskProof, TellProof, 64, TOLD_BYTES_MAX)
+        self.store: Unary[AskStore, TellStore] = Unary(f"{prefix}/store", AskStore, TellStore, 64, 64)
         self.contributions: Unary[AskContributions, TellContributions] = Unary(
             f"{prefix}/contributions",
             AskContributions,
@@ -153,8 +164,8 @@ class Calls:
 
     def names(self) -> tuple[str, ...]:
         methods = (self.hello, self.offer, self.have, self.ballots, self.words, self.head, self.log)
-        others = (self.proof.name, self.contributions.name, self.spec.name)
-        return (*(method.name for method in methods), *others)
+        others = (self.proof, self.store, self.contributions, self.spec)
+        return (*(method.name for method in methods), *(method.name for method in others))
 
 
 def topic(swarm: bytes) -> str:

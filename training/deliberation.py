@@ -14,10 +14,10 @@ from typing import Final
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, encode
 
-from .agreed import CHANGES_MAX, AgreedRecord, Position, Share, next_record, record_value
+from .agreed import CHANGES_MAX, AgreedRecord, Position, Share, StoreMark, next_record, record_value
 from .agreeing import Agreement, Answer, Ask, JudgeRecord, Keep, Split
 from .agreeing import Effect as AgreementEffect
-from .effects import Collect, Effect, KeepRecord, Observe, SaveJournal, SaveSplit, SendBallot, SpreadWords
+from .effects import Collect, Effect, JudgeStore, KeepRecord, Observe, SaveJournal, SaveSplit, SendBallot, SpreadWords
 from .events import AttemptBegan, Problem
 from .judging import Unsettled, View, judge, shares_of
 from .ledger import Closed
@@ -79,14 +79,21 @@ class Deliberation:
         shares = shares_of((offered for offered in offers if offered.member in members), view.spec)
         if not shares and not changes:
             return []
+        mark = view.compacting.proposal(self.round) if self._agreement.is_first_turn else None
+        plain = self._value(view, shares, changes)
+        value = plain if mark is None else self._value(view, shares, changes, mark) or plain
         exact = tuple(change for change in changes if not isinstance(change, Suspend))
-        value = self._value(view, shares, changes)
         undisputed = self._value(view, shares, exact) if shares or exact else None
-        return [*self._do(now, self._agreement.ready(now, value, undisputed)), *self._judge(now)]
+        ready = self._agreement.ready(now, value, undisputed or plain)
+        return [*self._do(now, ready), *self._judge(now)]
 
-    def _value(self, view: View, shares: tuple[Share, ...], changes: tuple[Change, ...]) -> Value | None:
-        record = next_record(self._agreement.position, view.head.digest, shares, changes)
-        return None if isinstance(record, Malformed) else record_value(record)
+    def _value(
+        self, view: View, shares: tuple[Share, ...], changes: tuple[Change, ...], mark: StoreMark | None = None
+    ) -> Value | None:
+        """What this member would propose; None where that is not possible."""
+        record = next_record(self._agreement.position, view.head.digest, shares, changes, mark)
+        value = None if isinstance(record, Malformed) else record_value(record)
+        return None if value is None or len(value.data) > VALUE_BYTES_MAX else value
 
     def shares(self, record: bytes) -> tuple[Share, ...]:
         """What a record takes that this member has yet to judge."""
@@ -181,17 +188,19 @@ class Deliberation:
             verdict = judge(self._view(now), waiting.record, waiting.is_backed)
             if isinstance(verdict, Unsettled):
                 self.other_state = verdict.other_state or self.other_state
-                effects += self._collect(now, hash, waiting, verdict.missing)
+                effects += self._collect(now, hash, waiting, verdict)
                 continue
             del self._waiting[hash]
             effects += self._do(now, self._agreement.judged(now, hash, verdict))
         return effects
 
-    def _collect(self, now: float, hash: bytes, waiting: _Waiting, missing: tuple[bytes, ...]) -> list[Effect]:
-        if not missing or now < waiting.collects_at:
+    def _collect(self, now: float, hash: bytes, waiting: _Waiting, unsettled: Unsettled) -> list[Effect]:
+        missing, mark = unsettled.missing, unsettled.mark
+        if not (missing or mark) or now < waiting.collects_at:
             return []
         waiting.collects_at = now + COLLECT_PAUSE_S
-        return [Collect(hash, missing, self._agreement.proposer)]
+        collect: list[Effect] = [Collect(hash, missing, self._agreement.proposer)] if missing else []
+        return collect if mark is None else [*collect, JudgeStore(self.round, mark)]
 
 
 def _fitting(changes: Iterable[Change]) -> Iterable[Change]:

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from shoal.crdt.dots import Writer
 from shoal.transport.port import PeerId
 
-from .agreed import Position
+from .agreed import Position, StoreMark
 from .agreeing import Keep, Split
+from .compacting import Marked
 from .events import Event
 from .ledger import Closed
 from .members import Change
@@ -44,6 +46,29 @@ class Collect:
     record: bytes  # its hash
     missing: tuple[bytes, ...]
     proposer: PeerId | None  # who should have them
+
+
+@dataclass(frozen=True, slots=True)
+class MarkStore:
+    """Work out what the store could be compacted to, and keep the snapshot: to be proposed in this round."""
+
+    round: int
+    writers: frozenset[Writer]  # who may stand in the frontier
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeStore:
+    """Work out the snapshot at the mark's frontier, if the operations are here, and keep it if it is the mark's."""
+
+    round: int
+    mark: StoreMark
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptStore:
+    """The members agreed on this snapshot: put it in the place of all operations up to its frontier."""
+
+    marked: Marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +162,9 @@ Effect = (
     | CheckPayload
     | AnnounceHeld
     | Collect
+    | MarkStore
+    | JudgeStore
+    | AdoptStore
     | SaveJournal
     | KeepRecord
     | SaveSplit

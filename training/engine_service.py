@@ -20,7 +20,9 @@ from .answers_service import Cores
 from .archive_service import Archive
 from .attempt import Raised
 from .calls import TellHead
+from .compaction_service import Compactor
 from .effects import (
+    AdoptStore,
     AnnounceHeld,
     ApplyRecord,
     AskLog,
@@ -29,8 +31,10 @@ from .effects import (
     Collect,
     Effect,
     FetchPayload,
+    JudgeStore,
     KeepLeap,
     KeepRecord,
+    MarkStore,
     Observe,
     Recovered,
     Resync,
@@ -72,6 +76,7 @@ class Engine:
         self._archive = cores.archive
         self._keeper = keeper
         self.exchange = Exchange(means, cores, self.do, store.meet, lambda: self._meter.bytes_per_s)
+        self._compactor = Compactor(means, store, cores.roster, cores.log, self.exchange.ask_store)
         self.sharing = Sharing(store, means.signer.peer_id, self.exchange.introduce, means.observe)
         self.finished = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -93,6 +98,9 @@ class Engine:
                 for task, argument in self._backlog:
                     nursery.start_soon(task, argument)
                 nursery.start_soon(self._carry_out_in_order)
+                nursery.start_soon(self._compactor.run)
+                if self._rounds.marked is not None:
+                    self._compactor.adopt(self._rounds.marked)
                 await nursery.start(self.exchange.run)
                 nursery.start_soon(self._watch_time)
                 task_status.started()
@@ -113,7 +121,14 @@ class Engine:
                 case SpreadWords(changes):
                     self.exchange.spread(changes)
                 case (
-                    SaveJournal() | KeepRecord() | KeepLeap() | Recovered() | SaveSplit() | SendBallot() | ApplyRecord()
+                    SaveJournal()
+                    | KeepRecord()
+                    | KeepLeap()
+                    | Recovered()
+                    | SaveSplit()
+                    | SendBallot()
+                    | ApplyRecord()
+                    | AdoptStore()
                 ):
                     self._unwritten += 1
                     self._ordered[0].send_nowait(effect)
@@ -125,6 +140,10 @@ class Engine:
                     self._start(self._check, offered)
                 case Collect():
                     self._start(self._collect, effect)
+                case MarkStore():
+                    self._start(self._mark_store, effect)
+                case JudgeStore():
+                    self._start(self._judge_store, effect)
                 case AskLog():
                     self._start(self._ask_log, effect)
                 case AskProof():
@@ -173,6 +192,8 @@ class Engine:
                         self.exchange.say(ballot, peer)
                     case ApplyRecord():
                         self._start(self._apply, effect)
+                    case AdoptStore(marked):
+                        self._compactor.adopt(marked)
                     case _:
                         pass
             self._unwritten -= len(batch)
@@ -316,6 +337,16 @@ class Engine:
         others = tuple(peer for peer in self._roster.connected() if peer not in first)
         found = await self.exchange.collect(effect.missing, (*first, *others))
         self.do(self._rounds.collected(trio.current_time(), effect.record, effect.missing, found))
+
+    async def _mark_store(self, effect: MarkStore) -> None:
+        mark = await self._compactor.mark(effect.round, effect.writers)
+        if mark is not None:
+            self.do(self._rounds.store_marked(trio.current_time(), effect.round, mark))
+
+    async def _judge_store(self, effect: JudgeStore) -> None:
+        is_right = await self._compactor.judge(effect.round, effect.mark)
+        if is_right is not None:
+            self.do(self._rounds.store_judged(trio.current_time(), effect.mark, is_right=is_right))
 
     async def _apply(self, effect: ApplyRecord) -> None:
         keeper, closed, started_at = self._method_keeper(), effect.closed, trio.current_time()

@@ -12,6 +12,7 @@ from itertools import islice
 
 import trio
 
+from shoal.transport.blobs import BlobRef
 from shoal.transport.port import GOSSIP_BYTES_MAX, Address, Code, PeerConnected, PeerId, Refusal, Transport
 from shoal.transport.wire import ADDRESSES_MAX, encode
 
@@ -25,6 +26,7 @@ from .calls import (
     AskHead,
     AskLog,
     AskProof,
+    AskStore,
     Ballots,
     Calls,
     Have,
@@ -231,6 +233,11 @@ class Exchange:
         """Where `peer` stands, with the proof and the checkpoint."""
         reply = await self._transport.request(peer, self._calls.head, AskHead(), timeout_s=ANSWER_S)
         return reply if isinstance(reply, TellHead) else None
+
+    async def ask_store(self, peer: PeerId, digest: bytes) -> BlobRef | None:
+        """The blob with this snapshot of the store, if `peer` says it has it."""
+        reply = await self._transport.request(peer, self._calls.store, AskStore(digest), timeout_s=ANSWER_S)
+        return None if isinstance(reply, Refusal) else reply.snapshot
 
     async def collect(self, missing: tuple[bytes, ...], holders: Iterable[PeerId]) -> tuple[Offered, ...]:
         """As many of these contributions as `holders`, asked in turn, have."""

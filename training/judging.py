@@ -2,8 +2,8 @@
 
 A proposer may name anything. It gets no honest vote for a record that takes what is not here whole and checked, what
 starts from no certified state or one too old, what was taken before, more members than the spec allows, a change
-without proof; nor for suspending whom this member still hears, unless a quorum has backed it already (opinions do not
-gate what is backed: see voting_effects.Judge).
+without proof, a mark of the store that is not right (compacting.py); nor for suspending whom this member still hears,
+unless a quorum has backed it already (opinions do not gate what is backed: see voting_effects.Judge).
 """
 
 from collections.abc import Callable, Iterable, Set
@@ -15,7 +15,8 @@ from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
-from .agreed import Admits, AgreedRecord, Position, Share, unproved
+from .agreed import Admits, AgreedRecord, Position, Share, StoreMark, unproved
+from .compacting import Compacting
 from .ledger import Ledger
 from .members import Electorate, Suspend
 from .pool import Pool
@@ -37,6 +38,7 @@ class View:
     position: Position
     admits: Callable[[Position], Admits]
     silent: Set[PeerId]
+    compacting: Compacting
     verify: Verify = verify
 
     @property
@@ -55,6 +57,7 @@ class Unsettled:
 
     missing: tuple[bytes, ...]  # contributions never heard of
     other_state: bytes | None = None  # a quorum computed this state, and here is another
+    mark: StoreMark | None = None  # has yet to be worked out
 
 
 def digest_of(view: View, base_round: int) -> bytes | None:
@@ -134,7 +137,14 @@ def judge(view: View, record: AgreedRecord, is_backed: bool) -> bool | Unsettled
         return Unsettled(())
     if record.base_digest != view.head.digest:
         return Unsettled((), record.base_digest) if is_backed else False
-    return _judge_taken(view, record, after)
+    taken = _judge_taken(view, record, after)
+    if taken is False or is_backed or record.store is None:
+        return taken
+    missing = taken.missing if isinstance(taken, Unsettled) else ()
+    verdict = view.compacting.verdict(record.round, record.store, electorate)
+    if verdict is None:
+        return Unsettled(missing, mark=record.store)
+    return taken if verdict else False
 
 
 def _is_wanted(view: View, record: AgreedRecord, is_backed: bool) -> bool:

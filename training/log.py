@@ -1,8 +1,11 @@
-"""The contributions of the newest rounds, for members that fell behind; and the checkpoint of the newest.
+"""The contributions of the newest rounds, for members that fell behind; and the checkpoint of the newest; the
+store's snapshot, likewise.
 
 Bounded: ROUNDS_SERVED rounds. Only what this member itself applied or took over is in it. The records themselves are
 kept for good, on disk.
 """
+
+from shoal.transport.blobs import BlobRef
 
 from .calls import TellHead
 from .records import Offered
@@ -15,6 +18,7 @@ class Log:
 
     def __init__(self, told: TellHead) -> None:
         self.told = told  # what this member answers when asked where it stands
+        self.snapshots: dict[bytes, BlobRef] = {}  # of the store, by digest: the agreed one, and what may be the next
         self._offers: dict[int, dict[bytes, Offered]] = {}  # by round
 
     def close(self, round: int, offers: tuple[Offered, ...]) -> None:

@@ -1,6 +1,6 @@
 """Under which labels a swarm's blobs are kept, and which it lets go: the newest rounds' payloads and states stay."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 
 from .ports import Blobs
 
@@ -25,6 +25,17 @@ class Pins:
         """Labels that an earlier run, which stood at `round`, may have left."""
         for kind in KINDS:
             self._rounds.setdefault(kind, set()).update(range(max(0, round - LEFT_OVER_ROUNDS), round + 2))
+
+    def remember(self, kind: str, rounds: Iterable[int]) -> None:
+        """Labels of these rounds that an earlier run may have left."""
+        self._rounds.setdefault(kind, set()).update(rounds)
+
+    def keep_only(self, kind: str, rounds: Set[int]) -> None:
+        """Let go of all other rounds."""
+        kept = self._rounds.get(kind, set())
+        for other in sorted(kept - rounds):
+            kept.discard(other)
+            self._blobs.unpin(f"{self._prefix}/{kind}/{other}")
 
     def keep_newest(self, kind: str, round: int, count: int, ahead: int = 1) -> None:
         """Let go of all rounds but the `count` that end with `round`, and some that may come."""

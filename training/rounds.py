@@ -21,17 +21,20 @@ from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 
 from .admission import asked_at
-from .agreed import Admits, Position, Share
+from .agreed import Admits, Position, Share, StoreMark
 from .agreeing import Agreement, Split
 from .catching_up import CatchingUp
 from .closing import missing, unspread
+from .compacting import Compacting, Marked
 from .deliberation import Deliberation
 from .effects import (
+    AdoptStore,
     AnnounceHeld,
     ApplyRecord,
     CheckPayload,
     Effect,
     KeepLeap,
+    MarkStore,
     Observe,
     Recovered,
     SpreadWords,
@@ -77,6 +80,7 @@ class Place:
     agreement: Agreement
     ledger: Ledger
     start_digest: bytes | None = None  # what round 0's state must have, where the spec fixes that
+    marked: Marked | None = None  # the newest mark of the store in the log
 
 
 class Rounds:
@@ -107,6 +111,7 @@ class Rounds:
         self.pool = Pool(2 * spec.stale_rounds_max + 3, can_check=standing is not Standing.STORAGE)
         self.words = Words(swarm, spec.members_max, self._lets_in, verify)
         self._deliberation = Deliberation(place.agreement, self.words, self._view)
+        self._compacting = Compacting(spec.store_rounds, place.marked)
         self._open = OpenRound(self._base, frozenset(place.contributors))
         self.closed_at: float | None = None  # when the newest record was known here; None: before this run
         self._taking_round = self.head.round  # the newest that took contributions
@@ -155,6 +160,11 @@ class Rounds:
     def is_abstaining(self) -> bool:
         """Whether this member says nothing to what is agreed on."""
         return self._agreement.is_abstaining
+
+    @property
+    def marked(self) -> Marked | None:
+        """The newest mark of the store in the log."""
+        return self._compacting.newest
 
     @property
     def contributors(self) -> tuple[PeerId, ...]:
@@ -373,6 +383,16 @@ class Rounds:
             self._catching_up.close_way_by_records()
         return [*effects, *self.look(now)]
 
+    def store_marked(self, now: float, round: int, mark: StoreMark) -> list[Effect]:
+        """The end of a MarkStore, if there is one."""
+        self._compacting.worked_out(round, mark, self.electorate)
+        return self.look(now)
+
+    def store_judged(self, now: float, mark: StoreMark, *, is_right: bool) -> list[Effect]:
+        """The end of a JudgeStore, if the operations are here."""
+        self._compacting.judged(mark, is_right=is_right)
+        return self.look(now)
+
     def applied(self, now: float, closed: Closed, digest: bytes) -> list[Effect]:
         """The end of an ApplyRecord: the state after it has this digest, and is saved."""
         return self._stand_at(now, Head(closed.record.round, closed.hash, digest), closed)
@@ -466,7 +486,7 @@ class Rounds:
             effects += self._wait("for a member that shows the way from the record that the invite names")
         elif not self._gathering.is_hearing(now, self._roster):
             effects += [*self._deliberation.look(now), *self._closed(now)]
-            effects += self._ask_in()
+            effects += [*self._ask_in(), *self._mark()]
         newest = -1
         while newest < self.ledger.newest:  # whoever is alone ends rounds by looking
             newest = self.ledger.newest
@@ -507,7 +527,7 @@ class Rounds:
         others = (PeerId(seat.member) for seat in self.electorate.seats if seat.votes and seat.member != self._me)
         silent = self._roster.gone(now, others, SILENT_SPANS * self._spec.silence_s)
         stood_on = self._spec, self._swarm, self._me, self.head, self.ledger, self.pool
-        return View(*stood_on, self.position, self._lets_in, silent, self._verify)
+        return View(*stood_on, self.position, self._lets_in, silent, self._compacting, self._verify)
 
     def _shares(self, record: bytes) -> tuple[Share, ...]:
         """What a record takes that this member judges, or is about to apply."""
@@ -538,12 +558,21 @@ class Rounds:
             if each.record.changes:
                 said = tuple(described(change) for change in each.record.changes)
                 effects.append(Observe(MembersChanged(each.record.round, said, self.electorate.total)))
+            self._compacting.agreed(each.record.round, each.record.store)
+            if each.record.store is not None:
+                effects.append(AdoptStore(Marked(each.record.round, each.record.store)))
         if closed:
             self._closed_with = None
             self.closed_at = now
             if self.phase is Phase.OPEN:
                 self.phase = Phase.WAITING
         return effects
+
+    def _mark(self) -> list[Effect]:
+        """When it is time, and this member's turn."""
+        if not self._agreement.is_first_turn or not self._compacting.asks(self.round):
+            return []
+        return [MarkStore(self.round, self._compacting.writers(self.electorate))]
 
     def _ask_in(self) -> list[Effect]:
         """Ask to be a member, and again when that has grown old."""
@@ -654,7 +683,8 @@ class Rounds:
         return self._pause()
 
     def _deliberate(self, now: float, view: View, offers: list[Offered]) -> list[Effect]:
-        known = self.pool.version, self.words.version, view.silent, tuple(offered.hash for offered in offers)
+        mark, taken = self._compacting.proposal(self.round), tuple(offered.hash for offered in offers)
+        known = self.pool.version, self.words.version, view.silent, taken, mark is not None
         if known == self._closed_with:
             return []
         self._closed_with = known

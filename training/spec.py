@@ -79,6 +79,7 @@ class Spec(Message, frozen=True, kw_only=True):
     admission: AdmissionRule = AdmissionRule.INVITE  # an author's default where is_public: OPEN
     allowed: PeerIds = ()  # the list, sorted, where members are let in by it; the creator need not stand in it
     stale_rounds_max: Annotated[int, msgspec.Meta(ge=0, le=16)] = 4  # of what a contribution may start from, in rounds
+    store_rounds: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 64  # how often members compact their store; 0: never
     is_public: bool = False  # members list it where anybody may find it (`shoal swarm list --public`)
     parent: Parent = ""  # "<swarm>@<record>" that this one goes on from, in hex, as its creator says
 

@@ -144,8 +144,9 @@ class Voting:
 
         Args:
             undisputed: what to propose instead once the first attempt has failed, if another: free of opinions, such as
-                who is silent. A liar that is heard by one honest member at a time, never by whose turn it is next,
-                would else have each proposal contradicted, for ever.
+                who is silent, and of what others may not hold, such as the store at a frontier. A liar that is heard by
+                one honest member at a time, never by whose turn it is next, would else have each proposal contradicted,
+                for ever.
 
         Raises ValueError if they cannot follow: the caller's bug.
         """

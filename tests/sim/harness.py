@@ -52,7 +52,8 @@ class ToyMethod:
 
     def contribute(self, state: ToyState, local: int, turn: Turn) -> Work[int]:
         value = turn.seed % 1000
-        data = struct.pack("<q", value) + bytes(self.payload_bytes - 8)
+        whole = struct.pack("<qQ", value, turn.seed % 2**64)  # two payloads of equal value are two blobs
+        data = whole.ljust(self.payload_bytes, b"\0")[: self.payload_bytes]
         return Work((data,), self.samples_from(value), local + 1, {"value": float(value)})
 
     def check(self, spec: Spec, turn_round: int, member: str, samples: int, payload: BlobReader) -> str | None:

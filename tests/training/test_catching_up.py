@@ -5,6 +5,7 @@ from collections.abc import Mapping, Set
 from shoal.training.agreed import Position
 from shoal.training.calls import LOG_TOLD_MAX
 from shoal.training.catching_up import PAUSE_S, CatchingUp
+from shoal.training.compacting import Compacting
 from shoal.training.effects import AskLog, AskProof, Collect, Effect, Resync
 from shoal.training.judging import View
 from shoal.training.ledger import Closed, Ledger, closed_by
@@ -56,7 +57,7 @@ class Behind:
 
     def state(self, now: float, told: Told, other_state: bytes | None = None) -> list[Effect]:
         stood_on = SPEC, SWARM, ANN.peer_id, self.head, self.ledger, self.pool
-        view = View(*stood_on, self.position, admission(), frozenset())
+        view = View(*stood_on, self.position, admission(), frozenset(), Compacting(0))
         return self.catching_up.state(now, view, self.ledger.closed(self.head.round + 1), other_state, told)
 
 

@@ -2,6 +2,7 @@
 
 from shoal.training.agreed import Position, read_record
 from shoal.training.agreeing import Agreement
+from shoal.training.compacting import Compacting
 from shoal.training.deliberation import Deliberation
 from shoal.training.effects import SendBallot
 from shoal.training.judging import View
@@ -36,7 +37,7 @@ def deliberation_of(me: PeerId, silent: PeerId) -> Deliberation:
     def view(now: float) -> View:
         silent_ones = frozenset([silent])
         pool = Pool(3, can_check=False)
-        return View(spec, SWARM, me, head, Ledger(ORIGIN), pool, ORIGIN, lambda _: nobody, silent_ones)
+        return View(spec, SWARM, me, head, Ledger(ORIGIN), pool, ORIGIN, lambda _: nobody, silent_ones, Compacting(0))
 
     return Deliberation(Agreement(SWARM, KEYS[me], Timeouts(), ORIGIN), words, view)
 

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from shoal.training.admission import join_change
 from shoal.training.agreed import AgreedRecord, Position, next_record
+from shoal.training.compacting import Compacting
 from shoal.training.judging import Unsettled, View, cannot_take, digest_of, judge, share_of, shares_of, takeable
 from shoal.training.ledger import Ledger, closed_by
 from shoal.training.members import Change, Join, Leave, Resume, Suspend
@@ -54,7 +55,7 @@ class Desk:
     @property
     def view(self) -> View:
         stood_on = self.spec, SWARM, ANN.peer_id, self.head, self.ledger, self.pool
-        return View(*stood_on, self.position, admission(self.spec), self.silent)
+        return View(*stood_on, self.position, admission(self.spec), self.silent, Compacting(0))
 
     def holding(self, *offers: Offered) -> "Desk":
         for offered in offers:
