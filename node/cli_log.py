@@ -42,7 +42,7 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         "show",
         run_show,
         parent=parent,
-        help="show the newest records: round, hash, contributions, changes of members, state before",
+        help="show the newest records: round, hash, contributions, state before, changes of members, compaction",
         epilog="  shoal log show\n  shoal log show 3f2a --last 100 --json",
     )
     show.add_argument("--last", type=int, default=20, metavar="N", help="so many records (default 20)")
@@ -95,10 +95,18 @@ def rows_of(records: list[dict[str, Any]]) -> list[list[Any]]:
                 len(record["taken"]),
                 record["samples"],
                 record["state_before"][:HASH_CHARS] or "-",
-                ", ".join(record["changes"]),
+                ", ".join([*record["changes"], *store_words(record["store"])]),
             ]
         )
     return rows
+
+
+def store_words(store: dict[str, Any] | None) -> list[str]:
+    """What the members compact their store to, if the record says so."""
+    if store is None:
+        return []
+    operations = counted(store["operations"], "operation")
+    return [f"the store was compacted: {operations} of {counted(len(store['frontier']), 'writer')}"]
 
 
 def run_verify(arguments: argparse.Namespace) -> Exit:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from shoal.crdt.file_service import StoreError
-from shoal.training.agreed import AgreedRecord, Position, read_record, unproved
+from shoal.training.agreed import AgreedRecord, Position, StoreMark, read_record, unproved
 from shoal.training.agreeing import Split
 from shoal.training.archive_reading_service import LOG_NAME, ArchiveReader, Row
 from shoal.training.members import Change, Expel, Join, Leave, Remove, Resume, Suspend, Vouch
 from shoal.training.skipping import Anchor, Leap, anchored, beginning, certified, leapt
 from shoal.training.votes import Decided, value_of
-from shoal.transport.identity import verify
+from shoal.transport.identity import peer_id_of, verify
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
@@ -201,7 +201,13 @@ def record_of(row: Row) -> dict[str, Any]:
         "samples": sum(share.samples for share in record.taken),
         "changes": [words_of(change) for change in record.changes],
         "state_before": record.base_digest.hex(),
+        "store": None if record.store is None else store_of(record.store),
     }
+
+
+def store_of(mark: StoreMark) -> dict[str, Any]:
+    frontier = {peer_id_of(each.writer): each.number for each in mark.frontier}
+    return {"snapshot": mark.digest.hex(), "frontier": frontier, "operations": sum(frontier.values())}
 
 
 def words_of(change: Change) -> str:

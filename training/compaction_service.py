@@ -207,22 +207,26 @@ class Compactor:
         return adoption.lost.get(self._own, []) if isinstance(adoption, Adoption) else []
 
     async def _write_again(self, lost: list[Applied]) -> None:
-        written = await self._store.write(partial(self._rebased, lost))
+        written = await self._store.write(again(self._own, lost))
         if isinstance(written, Malformed):
             self._complain(f"what the members did not agree on cannot be written again: {written.reason}")
         elif isinstance(written, Refusal):
             self._complain(f"what the members did not agree on is not written again: {written.message}")
 
-    def _rebased(self, lost: list[Applied], replica: Replica) -> list[Operation]:
-        chain = replica.chain(self._own)
-        if chain is None:
-            return []
-        return rebased(lost, chain.number + 1, chain.hash_at(chain.number))
-
     def _complain(self, message: str) -> None:
         if message != self._said:
             self._said = message
             self._means.observe(Problem(message))
+
+
+def again(writer: Writer, lost: list[Applied]) -> Callable[[Replica], list[Operation]]:
+    """What a member writes whose operations lie beside the agreed ones: the same, after those."""
+
+    def make(replica: Replica) -> list[Operation]:
+        head = replica.heads()[writer]  # it is in the frontier
+        return rebased(lost, head.number + 1, head.hash)
+
+    return make
 
 
 def _fits(pieces: list[bytes]) -> bool:

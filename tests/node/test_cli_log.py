@@ -17,17 +17,18 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from shoal.crdt.compact import WriterMark
 from shoal.node import cli_log
 from shoal.node.complaint import Exit
 from shoal.node.membership import Membership, SwarmFolder
-from shoal.training.agreed import Position
+from shoal.training.agreed import Position, StoreMark
 from shoal.training.agreeing import Keep, Split
 from shoal.training.archive_reading_service import LOG_NAME
 from shoal.training.archive_service import Archive
 from shoal.training.members import Change, Leave, Resume, Suspend
 from shoal.training.skipping import Proof, beginning
 from shoal.training.spec import Spec, sign_spec, swarm_id
-from tests.training.agreed_log import ANN, BEN, CLEO, DAN, Written, joins, leaves, record_at, signed
+from tests.training.agreed_log import ANN, BEN, CLEO, DAN, KEYS, Written, joins, leaves, record_at, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = Spec(creator=ANN.peer_id, nonce=bytes(16), name="readers")
@@ -100,6 +101,21 @@ def test_programs_get_the_records_in_full(tmp_path: Path) -> None:
     assert newest["previous"] == shown["records"][0]["hash"]
     assert newest["signers"] == [key.peer_id for key in (ANN, BEN, CLEO)]
     assert newest["samples"] == 7 * len(newest["taken"]) == 21
+
+
+def test_what_the_store_was_compacted_to_is_shown(tmp_path: Path) -> None:
+    frontier = tuple(WriterMark(key.public_key, 7, bytes(32)) for key in sorted(KEYS, key=lambda key: key.public_key))
+    log = Written(ID, ORIGIN, list(LOG.keeps))
+    log.write(store=StoreMark(frontier, b"d" * 32))
+    archive(tmp_path, log.keeps).close()
+    assert shoal(tmp_path, "show").splitlines()[-1].endswith("the store was compacted: 28 operations of 4 writers")
+    records = json.loads(shoal(tmp_path, "show", "--json"))["records"]
+    assert records[0]["store"] is None
+    assert records[-1]["store"] == {
+        "snapshot": (b"d" * 32).hex(),
+        "frontier": {key.peer_id: 7 for key in KEYS},
+        "operations": 28,
+    }
 
 
 def verified(data_dir: Path, *words: str, code: int = 0) -> Any:

@@ -14,11 +14,14 @@ from shoal.crdt.operation import Stretch, read_batch
 from shoal.crdt.replica import Replica
 from shoal.crdt.store import Store
 from shoal.training.agreed import StoreMark
-from shoal.training.compacting import frontier_of
+from shoal.training.calls import AskStore, Calls, TellStore
+from shoal.training.compacting import framed, frontier_of
 from shoal.training.events import Finished
 from shoal.training.namespaces import STORE_NAME, rules_of
 from shoal.training.spec import Spec, open_spec, swarm_id_of
+from shoal.transport.blobs import BlobRef
 from shoal.transport.conditions import Conditions
+from shoal.transport.port import PeerId
 from tests.sim.harness import Node, Swarm, make_nodes, make_spec, simulated
 
 EVERY = 4
@@ -91,6 +94,19 @@ def check(agreed: list[tuple[int, StoreMark]], disks: list[OnDisk]) -> None:
         assert all(disk.replica.has_room(writer) for writer in frontier)
 
 
+def answer_with(node: Node, ref: BlobRef, asked: list[Node]) -> None:
+    """Have a node hand this over for any snapshot; it takes note when it is asked."""
+    assert node.transport is not None
+    method = Calls(node.running.swarm).store
+
+    def lie(peer: PeerId, request: AskStore) -> TellStore:
+        asked.append(node)
+        return TellStore(ref)
+
+    node.transport.stop_serving(method.name)
+    node.transport.serve(method, lie)
+
+
 async def test_members_killed_and_late_end_with_equal_stores_and_nothing_below_the_frontier(
     autojump_clock: object, folder: Path
 ) -> None:
@@ -113,3 +129,42 @@ async def test_members_killed_and_late_end_with_equal_stores_and_nothing_below_t
         writers = {Writer(node.identity.public_key) for node in nodes}
         assert frontier_of(agreed[-1][1]).keys() == writers
         assert swarm.problems() == []
+
+
+async def test_a_newcomer_gets_the_agreed_snapshot_from_who_kept_it_though_all_were_killed(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes = make_nodes(folder, 5)
+    async with simulated(nodes, make_spec(nodes, members_start=3, rounds_max=30, store_rounds=EVERY)) as swarm:
+        await swarm.start(0, 1, 2, 3, introducer=0)
+        agreed, disks = await end(swarm, 0, 1, 2, 3)
+        check(agreed, disks)
+        await swarm.start(1, 2)
+        await trio.sleep(5.0)
+        kept = [label for label in nodes[1].disk.pins if "/store/" in label]
+        assert len(kept) == 1  # what is no longer agreed on was let go of
+        await swarm.start(4, introducer=2)
+        agreed, disks = await end(swarm, 1, 2, 4)
+        check(agreed, disks)
+        assert swarm.problems() == []
+
+
+async def test_a_newcomer_that_is_handed_another_snapshot_asks_the_next_member(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes = make_nodes(folder, 5)
+    async with simulated(nodes, make_spec(nodes, members_start=3, rounds_max=30, store_rounds=EVERY)) as swarm:
+        await swarm.start(0, 1, 2, 3, introducer=0)
+        await swarm.until(lambda: all(node.observed(Finished) for node in nodes[:4]))
+        await trio.sleep(30.0)
+        asked: list[Node] = []
+        for liar, blob in zip(nodes, (b"junk", b"", b"".join(framed([b"another", b"snapshot"]))), strict=False):
+            answer_with(liar, liar.disk.put(blob, "lie"), asked)
+        await swarm.start(4, introducer=2)
+        agreed, disks = await end(swarm, *range(5))
+        check(agreed, disks)
+        assert asked[0] is nodes[2]  # whom it knew first
+        assert sorted(node.peer_id for node in asked) == [node.peer_id for node in nodes[:3]]  # each once
+        kept = {digest for label, digests in nodes[4].disk.pins.items() if "/store/" in label for digest in digests}
+        assert len(kept) == 1
+        assert kept == {digest for digests in nodes[3].disk.pins.values() for digest in digests} & kept

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 
+from shoal.crdt.compact import WriterMark
 from shoal.training.agreed import (
     AgreedRecord,
     Position,
     Share,
+    StoreMark,
     follow,
     leave_statement,
     next_record,
@@ -53,8 +55,12 @@ def test_the_order_of_shares_does_not_matter_to_who_proposes() -> None:
 
 
 def data_of(*, round: int = 1, previous: bytes = SWARM, taken: tuple[Share, ...] = (), **fields: Any) -> bytes:
-    made: dict[str, Any] = {"changes": (), "electorate": ORIGIN.electorate.digest()} | fields
-    return record_value(AgreedRecord(previous, round, b"", taken, made["changes"], made["electorate"])).data
+    made: dict[str, Any] = {"changes": (), "electorate": ORIGIN.electorate.digest(), "store": None} | fields
+    return record_value(AgreedRecord(previous, round, b"", taken, **made)).data
+
+
+def mark(*writers: Identity) -> StoreMark:
+    return StoreMark(tuple(WriterMark(writer.public_key, 1, bytes(32)) for writer in writers), bytes(32))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,9 @@ def data_of(*, round: int = 1, previous: bytes = SWARM, taken: tuple[Share, ...]
         data_of(taken=tuple(sorted(SHARES, key=lambda share: share.member, reverse=True))),
         data_of(changes=(Suspend(DAN.peer_id),)),
         data_of(changes=(Suspend(ANN.peer_id),)),  # and the electorate of before
+        data_of(store=mark(CLEO, BEN)),
+        data_of(store=mark(BEN, BEN)),
+        data_of(store=StoreMark((), bytes(32))),
     ],
 )
 def test_what_does_not_follow_is_refused(data: bytes) -> None:
@@ -77,6 +86,11 @@ def test_what_does_not_follow_is_refused(data: bytes) -> None:
 
 def test_what_follows_is_sound() -> None:
     assert not isinstance(follow(ORIGIN, value_of(data_of())), Malformed)
+    assert not isinstance(follow(ORIGIN, value_of(data_of(store=mark(BEN, CLEO)))), Malformed)
+
+
+def test_what_the_store_is_compacted_to_is_in_a_records_hash() -> None:
+    assert len({value_of(data_of(store=store)).hash for store in (None, mark(BEN), mark(CLEO))}) == 3
 
 
 def admits(member: PeerId, admission: bytes) -> int | None:

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.crdt.compact import WriterMark
 from shoal.crdt.file_service import Fault, StoreError
-from shoal.training.agreed import Position
+from shoal.training.agreed import Position, StoreMark
 from shoal.training.agreeing import Agreement, Keep, Split
 from shoal.training.archive_reading_service import ArchiveReader
 from shoal.training.archive_service import CHANGES_PER_ANCHOR, Archive, Loaded
+from shoal.training.compacting import Marked
 from shoal.training.members import Resume, Suspend
 from shoal.training.skipping import Anchor, Leap, Proof, prove, verify_proof
 from shoal.training.votes import Journal, Step, cast
@@ -36,6 +38,19 @@ def path(tmp_path: Path) -> Path:
 def archive(path: Path) -> Generator[Archive]:
     with Archive(path, ORIGIN) as archive:
         yield archive
+
+
+def test_the_newest_mark_of_the_store_is_found(path: Path) -> None:
+    older, newer = (StoreMark((WriterMark(ANN.public_key, number, bytes(32)),), bytes(32)) for number in (1, 2))
+    log = Written()
+    with Archive(path, ORIGIN) as archive:
+        found = [archive.reader.marked(4)]
+        for round in range(1, 15):
+            archive.append([log.write(store={4: older, 8: newer}.get(round))])
+            found.append(archive.reader.marked(4))
+        assert archive.reader.marked(0) is None
+        assert archive.reader.marked(5) is None
+    assert found == [None] * 4 + [Marked(4, older)] * 4 + [Marked(8, newer)] * 7
 
 
 def leap_over(archive: Archive, log: Written, since: int, until: int) -> None:

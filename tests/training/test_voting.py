@@ -199,6 +199,16 @@ def test_two_proposals_and_two_votes_in_one_step_are_told() -> None:
     assert Accuse(vote(1, Step.PREVOTE, ONE.hash), vote(1, Step.PREVOTE, b"")) in effects
 
 
+def test_who_proposes_again_in_a_later_attempt_may_name_something_else() -> None:
+    first = proposer_of(0)
+    again = next(attempt for attempt in range(1, 20) if proposer_of(attempt) == first)
+    me = voting(first)
+    assert [ballot.value for ballot in sent(me.ready(0.0, ONE, OTHER)) if isinstance(ballot, Proposal)] == [ONE.data]
+    others = [number for number in range(4) if number != first][:2]
+    later = [each for number in others for each in sent(me.heard(0.0, vote(number, Step.PREVOTE, b"", again)))]
+    assert [ballot.value for ballot in later if isinstance(ballot, Proposal)] == [OTHER.data]
+
+
 def test_nobody_proposes_out_of_turn() -> None:
     me = voting(other_than(proposer_of(0)))
     wrong = propose(KEYS[other_than(proposer_of(0))], SWARM, ROUND, 0, ONE, None)
