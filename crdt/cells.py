@@ -140,15 +140,9 @@ class Cells:
                 del self._cells[key]
         return keys
 
-    def at(self, applied: Iterable[Applied], since: Vector, frontier: Vector) -> dict[Key, Cell]:
-        """The cells as they are when of what came after the frontier `since` only this is applied, up to `frontier`."""
-        cells = {key: tracked.base.copy() for key, tracked in self._cells.items()}
-        for dot, operation, hash in applied:
-            cell = cells[operation.namespace, operation.path]
-            cell.write(dot, operation.entry(tag_of(hash)), operation.seen(dot.writer), since)
-        for cell in cells.values():
-            cell.settle(frontier)
-        return {key: cell for key, cell in cells.items() if not cell.is_empty}
+    def bases(self) -> dict[Key, Cell]:
+        """The cells at the frontier; not to be changed, here or there."""
+        return {key: tracked.base for key, tracked in self._cells.items() if not tracked.base.is_empty}
 
     def adopt(self, base: Mapping[Key, Cell], frontier: Vector, context: Vector) -> set[Key]:
         """Join the state at an agreed frontier to what is here, of which `context` has been applied.
@@ -168,6 +162,17 @@ class Cells:
             else:
                 self._cells[key] = tracked
         return changed
+
+
+def cells_at(bases: Mapping[Key, Cell], applied: Iterable[Applied], since: Vector, frontier: Vector) -> dict[Key, Cell]:
+    """The cells as they are when of what came after the frontier `since` only this is applied, up to `frontier`."""
+    cells = {key: base.copy() for key, base in bases.items()}
+    for dot, operation, hash in applied:
+        cell = cells.setdefault((operation.namespace, operation.path), Cell())
+        cell.write(dot, operation.entry(tag_of(hash)), operation.seen(dot.writer), since)
+    for cell in cells.values():
+        cell.settle(frontier)
+    return {key: cell for key, cell in cells.items() if not cell.is_empty}
 
 
 def cells_digest(items: Iterable[tuple[Key, Cell]]) -> bytes:

@@ -108,6 +108,13 @@ class Chain:
     def head(self) -> Head:
         return Head(self.number, self._hash, self.is_forked)
 
+    def copy(self) -> "Chain":
+        """As it is now, to be read whatever becomes of this one."""
+        copied = Chain(self.writer, self.base, self.base_hash, self._base_spent)
+        copied.number, copied._hash, copied.proofs = self.number, self._hash, self.proofs
+        copied._hashes, copied._batches = self._hashes[:], self._batches[:]
+        return copied
+
     def hash_at(self, number: int) -> bytes:
         """Of an operation that counts, from the frontier's on."""
         if number == self.number:

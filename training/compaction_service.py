@@ -100,10 +100,10 @@ class Compactor:
 
     async def _pieces(self, frontier: Frontier) -> list[bytes] | None:
         """Of the snapshot at this frontier, if the operations are here."""
-        snapshot = self._store.replica.snapshot(frontier)
-        if isinstance(snapshot, Malformed):
+        work_out = self._store.replica.begin_snapshot(frontier)
+        if isinstance(work_out, Malformed):
             return None
-        return await self._means.workers.run(partial(list, snapshot.pieces()))
+        return await self._means.workers.run(lambda: list(work_out().pieces()))
 
     # What is held.
 

@@ -13,7 +13,7 @@ from shoal.crdt.compact import Mark, Snapshot, digest_of
 from shoal.crdt.dots import Writer
 from shoal.crdt.operation import Stretch
 from shoal.crdt.replica import Replica
-from shoal.training.agreed import Position, StoreMark
+from shoal.training.agreed import Admits, Position, StoreMark
 from shoal.training.agreeing import Agreement
 from shoal.training.compacting import Compacting, Marked, due_rounds, framed, frontier_of, mark_of, unframed
 from shoal.training.deliberation import Deliberation
@@ -81,6 +81,10 @@ RIGHT = mark_at(replica_of(ALL))
 WRONG = msgspec.structs.replace(RIGHT, digest=bytes(32))
 
 
+def admits_nobody(position: Position) -> Admits:
+    return lambda member, admission: None
+
+
 @dataclass
 class Member:
     """A voter of round 1 who finds that SILENT is gone, with a store."""
@@ -91,15 +95,15 @@ class Member:
     deliberation: Deliberation = field(init=False)
 
     def __post_init__(self) -> None:
-        words = Words(SWARM, lambda _: lambda member, admission: None, verify)
+        words = Words(SWARM, admits_nobody, verify)
         agreement = Agreement(SWARM, self.key, Timeouts(), ORIGIN)
         self.deliberation = Deliberation(agreement, words, self.view)
 
     def view(self, now: float = 0.0) -> View:
         head = Head(0, SWARM, b"")
         silent = {SILENT.peer_id}
-        knows = Ledger(ORIGIN), Pool(3, can_check=True), ORIGIN, lambda _: lambda member, admission: None
-        return View(SPEC, SWARM, self.key.peer_id, head, *knows, silent, self.compacting)
+        ledger, pool, me = Ledger(ORIGIN), Pool(3, can_check=True), self.key.peer_id
+        return View(SPEC, SWARM, me, head, ledger, pool, ORIGIN, admits_nobody, silent, self.compacting)
 
     def work_out(self, now: float, mark: StoreMark) -> list[Effect]:
         """As the shell does."""
