@@ -137,6 +137,10 @@ class Roster:
             entry.doubts = min(entry.doubts + 1, 16)
             self._doubted.add(peer)
 
+    def doubted(self, now: float) -> Set[PeerId]:
+        """Whose word is not worth a request at present."""
+        return {peer for peer in self._doubted if self._entries[peer].doubted_until > now}
+
     def trust(self, peer: PeerId) -> None:
         """What `peer` told proved true."""
         entry = self._entries.get(peer)
@@ -209,7 +213,7 @@ class Roster:
 
     def heads(self, now: float) -> dict[Head, Set[PeerId]]:
         """Where the connected members say they stand, and who says so; those in doubt say nothing."""
-        doubted = {peer for peer in self._doubted if self._entries[peer].doubted_until > now}
+        doubted = self.doubted(now)
         return {head: rest for head, peers in self._at.items() if (rest := peers - doubted)}
 
     def doubt_ends_at(self, now: float) -> float:

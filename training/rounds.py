@@ -591,6 +591,7 @@ class Rounds:
     def _catch_up(self, now: float) -> list[Effect]:
         """Get to the log's end, and to the state of its newest record."""
         told = self._roster.heads(now)
+        self._deliberation.asks -= self._roster.doubted(now)
         effects = self._catching_up.log(now, self.position, self._trusted, told, self._deliberation.asks)
         effects += self._take_care(told)
         if self.phase is Phase.APPLYING:

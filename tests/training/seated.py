@@ -7,6 +7,7 @@ from typing import Any
 
 from shoal.training.admission import admits, join_change
 from shoal.training.agreed import (
+    Admits,
     AgreedRecord,
     Position,
     Share,
@@ -60,7 +61,10 @@ class Seated:
         verified = Verified()
         agreement = Agreement(self.swarm, key, timeouts(self.spec, 0, ()), position, verify=verified)
         place = Place(Head(0, self.swarm, DIGEST), (), agreement, Ledger(position))
-        admitted = lambda position: partial(admits, self.spec, self.swarm, position, verify=verified)  # noqa: E731
+
+        def admitted(position: Position) -> Admits:
+            return partial(admits, self.spec, self.swarm, position, verify=verified)
+
         self.rounds = Rounds(self.spec, self.swarm, self.roster, place, Standing.TRAINER, admitted, verified)
         for other in PEOPLE[: self.voters]:
             if other is not key:
