@@ -95,7 +95,7 @@ class Member:
     deliberation: Deliberation = field(init=False)
 
     def __post_init__(self) -> None:
-        words = Words(SWARM, admits_nobody, verify)
+        words = Words(SWARM, 64, admits_nobody, verify)
         agreement = Agreement(SWARM, self.key, Timeouts(), ORIGIN)
         self.deliberation = Deliberation(agreement, words, self.view)
 

@@ -6,10 +6,10 @@ import pytest
 from msgspec.structs import replace
 
 from shoal.training.agreed import record_value
+from shoal.training.course import HASTY_MAX
 from shoal.training.effects import AskLog, Collect, Effect, FetchPayload, Resync
 from shoal.training.judging import shares_of
 from shoal.training.records import Head
-from shoal.training.rounds import HASTY_MAX
 from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
 from shoal.transport.blobs import BlobRef
 from tests.training.seated import DIGEST, PEOPLE, Seated, make_spec, of_kind, of_read, said, stranger

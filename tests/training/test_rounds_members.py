@@ -3,10 +3,10 @@
 from typing import Any
 
 from shoal.training.agreed import AgreedRecord, leave_statement, remove_statement
+from shoal.training.course import JOIN_AGAIN_ROUNDS, SILENT_SPANS
 from shoal.training.effects import ApplyRecord, Effect, SpreadWords, Train
 from shoal.training.events import MembersChanged, Problem, Waiting
 from shoal.training.members import Change, Expel, Join, Leave, Remove, Resume, Suspend
-from shoal.training.rounds import JOIN_AGAIN_ROUNDS, SILENT_SPANS
 from shoal.training.votes import VALUE_BYTES_MAX, Proposal, Signed, Step, value_of
 from shoal.transport.identity import Identity
 from shoal.transport.wire import decode
