@@ -150,6 +150,19 @@ def test_what_a_quorum_turns_out_to_back_is_judged_anew() -> None:
     assert Judge(ONE, is_backed=True) in me.heard(0.0, proposal(1, ONE, polka(0)))
 
 
+def test_who_found_it_unsound_judges_what_a_quorum_backs_anew_and_votes_for_it_then() -> None:
+    me = voting(other_than(proposer_of(0), proposer_of(1)))
+    me.heard(0.0, proposal())
+    (prevote,) = [ballot for ballot in sent(me.judged(0.0, ONE.hash, False)) if isinstance(ballot, Vote)]
+    assert prevote.choice == b""
+    assert Judge(ONE, is_backed=True) in me.heard(1.0, proposal(1, ONE, polka(0)))
+    me.heard(1.0, vote(proposer_of(1), Step.PREVOTE, ONE.hash, 1))
+    me.heard(1.0, vote(other_than(proposer_of(1)), Step.PREVOTE, ONE.hash, 1))
+    votes = [ballot for ballot in sent(me.judged(1.0, ONE.hash, True)) if isinstance(ballot, Vote)]
+    assert {vote.choice for vote in votes} == {ONE.hash}
+    assert not [each for each in me.heard(2.0, proposal(1, ONE, polka(0))) if isinstance(each, Judge)]
+
+
 def test_without_a_proposal_the_patience_ends_and_the_next_one_has_more() -> None:
     me = voting(other_than(proposer_of(0)))
     assert me.deadline == math.inf  # nobody has to hurry yet
