@@ -37,6 +37,7 @@ LOG_TOLD_MAX: Final = 64  # records told at once
 CHANGES_BYTES_MAX: Final = CHANGES_TOLD_MAX * 2048
 TOLD_BYTES_MAX: Final = 4 * 1024 * 1024  # of ballots, or of the log, at once
 PLATFORM_CHARS_MAX: Final = 120
+VOTE_BYTES_MAX: Final = 256  # without what binds its voter
 
 
 class Hello(Message, frozen=True):
@@ -143,7 +144,7 @@ class Calls:
     def __init__(self, swarm: bytes) -> None:
         # 16 bytes name the swarm well enough for routing; what is signed is bound to all 32.
         prefix = f"/shoal/swarm/{PROTOCOL_VERSION}/{swarm[:16].hex()}"
-        hello_max = PRESENCE_BYTES_MAX + TOLD_BYTES_MAX
+        hello_max = PRESENCE_BYTES_MAX + BALLOTS_MAX * VOTE_BYTES_MAX + 4 * PLATFORM_CHARS_MAX + 256
         self.hello: Unary[Hello, Hello] = Unary(f"{prefix}/hello", Hello, Hello, hello_max, hello_max)
         self.offer: Unary[Offer, Ack] = Unary(f"{prefix}/offer", Offer, Ack, CONTRIBUTION_BYTES_MAX + 16, 256)
         self.have: Unary[Have, Ack] = Unary(f"{prefix}/have", Have, Ack, HELD_MAX * 34 + 256, 256)

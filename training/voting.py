@@ -199,7 +199,7 @@ class Voting:
         if vote.bound_by is not None:
             self._learn(vote.bound_by)
         self._newest[voter] = max(self._newest.get(voter, 0), vote.attempt)
-        before = self._votes.put(vote)
+        before = self._votes.put(without_polka(vote))  # with it one vote may take half a megabyte
         return [] if before is None else [Accuse(without_polka(before), without_polka(vote))]
 
     def _hear_proposal(self, proposal: Proposal) -> list[Effect]:

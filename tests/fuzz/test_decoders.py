@@ -25,20 +25,21 @@ from shoal.node.config import parse_config
 from shoal.node.invite import Invite, checksum, format_invite, parse_invite
 from shoal.node.local_protocol import find_endpoint
 from shoal.node.membership import SwarmFolder
+from shoal.training.admission import Admission, admits
+from shoal.training.agreed import AgreedRecord, read_record, unproved
+from shoal.training.calls import Ballots, Words
 from shoal.training.checkpoint import Local, Moments, State, load_local, load_state, save_local, save_state
 from shoal.training.codecs import CODECS
 from shoal.training.diloco_settings import DilocoSettings, parse_settings
 from shoal.training.payload import check_values, open_payload, write_payload
 from shoal.training.ports import BytesReader
-from shoal.training.records import (
-    Contribution,
-    Record,
-    open_contribution,
-    open_proposal,
-)
+from shoal.training.records import Contribution, open_contribution
+from shoal.training.skipping import Proof, beginning, verify_proof
 from shoal.training.spec import Settings, SignedSpec, Spec, open_spec, sign_spec, spec_from, spec_from_toml
-from shoal.training.store import MemberStore, StoredHead
+from shoal.training.store import MemberStore, StoredHead, StoredTurns
 from shoal.training.tensors import TensorShape
+from shoal.training.votes import fault
+from shoal.training.votes import value_of as value_in
 from shoal.transport.addresses import parse_endpoint
 from shoal.transport.blob_file import read_manifest
 from shoal.transport.blob_pins import Pins
@@ -161,7 +162,7 @@ def test_messages_are_plain_messagepack_as_everybody_writes_it(type_: type[Messa
 
 
 def signed(kind: str, data: bytes) -> bytes:
-    return seal_stored(ME, f"shoal/{kind}/1", SWARM, 1, 1, data)
+    return seal_stored(ME, f"shoal/{kind}/2", SWARM, 1, 0, data)
 
 
 def sealed(type_: Any, kind: str) -> list[bytes]:
@@ -176,12 +177,39 @@ def read_signed_spec(data: bytes) -> object:
     return open_spec(SignedSpec(data, ME.sign(b"shoal/spec/1\0" + data)))
 
 
+def judge_ballots(data: bytes) -> object:
+    """As if everybody named in them had a vote."""
+    ballots = decode(data, Ballots, 2**20)
+    if isinstance(ballots, Malformed):
+        return ballots
+    return [fault(ballot, SWARM, {ME.peer_id}) for ballot in ballots.ballots]
+
+
+def judge_words(data: bytes) -> object:
+    words = decode(data, Words, 2**20)
+    if isinstance(words, Malformed):
+        return words
+    electorate = ORIGIN.electorate.after(1, words.changes)
+    assert isinstance(electorate, Malformed) or electorate.digest()
+    return unproved(words.changes, SWARM, ORIGIN.electorate, lambda member, admission: 1)
+
+
+def judge_admission(data: bytes) -> object:
+    return admits(spec(), SWARM, ORIGIN, ME.peer_id, data)
+
+
+def judge_proof(data: bytes) -> object:
+    proof = decode(data, Proof, 2**20)
+    return proof if isinstance(proof, Malformed) else verify_proof(SWARM, ORIGIN, SWARM, proof)
+
+
 def spec() -> Spec:
     made = spec_from({"settings": {"steps": 3, "lr": 0.5, "codec": "int8"}}, ME.peer_id, bytes(16))
     assert isinstance(made, Spec)
     return made
 
 
+ORIGIN: Final = beginning(SWARM, spec())
 DIRECT: Final = [seal_direct(ME, "test", ME.peer_id, bytes(16), number, b"x" * number) for number in range(9)]
 
 # What is no message: text, frames, files.
@@ -310,13 +338,16 @@ class Decoder:
 
 DECODERS: Final = {
     "stored envelope": Decoder(
-        lambda data: open_stored(data, "shoal/contribution/1", SWARM, 2**16), sealed(Contribution, "contribution")
+        lambda data: open_stored(data, "shoal/contribution/2", SWARM, 2**16), sealed(Contribution, "contribution")
     ),
     "direct envelope": Decoder(read_direct, DIRECT),
     "contribution": Decoder(lambda data: open_contribution(data, SWARM), sealed(Contribution, "contribution")),
-    "proposal": Decoder(lambda data: open_proposal(data, SWARM), sealed(Record, "proposal")),
     "signed contribution": Decoder(lambda data: open_contribution(signed("contribution", data), SWARM), SOUND),
-    "signed proposal": Decoder(lambda data: open_proposal(signed("proposal", data), SWARM), SOUND),
+    "record": Decoder(lambda data: read_record(value_in(data)), corpus_of(random.Random(6), [AgreedRecord], 20)),
+    "ballots": Decoder(judge_ballots, corpus_of(random.Random(7), [Ballots], 40)),
+    "words": Decoder(judge_words, corpus_of(random.Random(8), [Words], 40)),
+    "admission": Decoder(judge_admission, corpus_of(random.Random(9), [Admission], 20)),
+    "proof": Decoder(judge_proof, corpus_of(random.Random(10), [Proof], 10)),
     "signed spec": Decoder(read_signed_spec, [sign_spec(spec(), ME).spec, *SOUND]),
     "spec": Decoder(of_text(lambda text: spec_from_toml(text, ME.peer_id, bytes(16))), TEXTS),
     "manifest": Decoder(read_manifest_bytes, [encode(Manifest(1, 2**20 + 1, bytes(64))), *SOUND]),
@@ -402,6 +433,8 @@ def test_any_file_is_read_or_refused_once(tmp_path: Path) -> None:
     store = MemberStore(tmp_path)
     heads = corpus_of(random.Random(5), [StoredHead])
     attack(read_file(tmp_path / "head", store.load_head), heads, "head", count)
+    turns = corpus_of(random.Random(11), [StoredTurns], 10)
+    attack(read_file(tmp_path / "turns", store.load_turns), turns, "turns", count)
     attack(read_file(tmp_path / "sequence", store.next_sequence), SOUND, "sequence", count // 10)
     pins = [b'{"label":"x","blob":"%s"}\n' % cid_text(bytes(32)).encode(), b'{"label":"x"}\n', b"\x00" * 20]
     attack(read_file(tmp_path / "pins.jsonl", lambda: Pins(tmp_path / "pins.jsonl")), pins, "pins", count)

@@ -21,19 +21,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from shoal.training.records import (
-    PROTOCOL_VERSION,
-    AskHead,
-    Calls,
-    Contribution,
-    Head,
-    Hello,
-    Presence,
-    Record,
-    Standing,
-)
+from shoal.training.agreed import AgreedRecord, record_value
+from shoal.training.calls import PROTOCOL_VERSION, AskHead, Ballots, Calls, Hello
+from shoal.training.records import Contribution, Head, Presence, Standing
 from shoal.training.service import SwarmService
 from shoal.training.spec import swarm_id_of
+from shoal.training.votes import Step, Value, cast, propose
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.blobs import BlobRef
 from shoal.transport.bulk import BlobService, run_inline
@@ -53,7 +46,7 @@ COUNT: Final = 100_000 if IS_SOAK else 1_000
 AT_ONCE: Final = 50
 ANSWER_S: Final = 30.0
 TRACED: Final = COUNT if IS_SOAK else 2 * AT_ONCE  # of them; watching every allocation makes a call eight times as slow
-MEMORY_BYTES_MAX: Final = 24 * 2**20  # that an attack may need at its peak
+MEMORY_BYTES_MAX: Final = 40 * 2**20  # that an attack may need at its peak: ballots of 4 MiB, on both sides
 LEFT_BYTES_MAX: Final = MEMORY_BYTES_MAX if IS_SOAK else 2 * 2**20  # and leave behind: 20 KB a call, or full tables
 SEED: Final = zlib.crc32(b"endpoints")
 TYPES: Final = message_types()  # here: looking through the modules imports torch, whose memory is no attack's
@@ -70,6 +63,7 @@ class FullNode:
     network: Network
     transport: MemoryTransport
     service: SwarmService
+    identity: Identity
     swarm: bytes
     head: Head
     blob: BlobRef  # that it holds
@@ -122,7 +116,7 @@ async def full_node(directory: Path) -> AsyncGenerator[FullNode]:
         }
         status = service.status()
         head = Head(status.round, swarm, bytes.fromhex(status.state_digest))
-        full = FullNode(network, transport, service, swarm, head, blob, honest, peers)
+        full = FullNode(network, transport, service, node.identity, swarm, head, blob, honest, peers)
         await say_hello(full, honest, HONEST)
         await say_hello(full, peers["member"], MEMBER)
         yield full
@@ -131,7 +125,7 @@ async def full_node(directory: Path) -> AsyncGenerator[FullNode]:
 
 async def say_hello(full: FullNode, transport: MemoryTransport, identity: Identity) -> None:
     presence = Presence(1, Standing.PAUSED, (address_of(identity.peer_id),))
-    hello = Hello(PROTOCOL_VERSION, presence, full.head)
+    hello = Hello(PROTOCOL_VERSION, presence, full.head, "", ())
     reply = await transport.request(full.peer_id, Calls(full.swarm).hello, hello, timeout_s=ANSWER_S)
     assert isinstance(reply, Hello), reply
 
@@ -160,6 +154,8 @@ class Attacker:
 
     def _sensible(self) -> bytes:
         """A request that keeps all bounds, its bytes truly signed envelopes and its digests those of things here."""
+        if self._type is Ballots and self.chance.random() < 0.7:
+            return encode(Ballots(tuple(self._ballot() for _ in range(self.chance.randrange(1, 9)))))
         request = value_of(self.chance, self._type)
         for field in msgspec.structs.fields(request):
             value = getattr(request, field.name)
@@ -177,19 +173,27 @@ class Attacker:
         head = self.full.head
         return self.chance.choice((head, msgspec.structs.replace(head, round=self.chance.choice((1, 7, 2**31)))))
 
+    def _ballot(self) -> Any:
+        """Truly signed, by a member that has no vote or by a copy of the victim, of rounds near and far."""
+        chance, full = self.chance, self.full
+        signer = chance.choice((MEMBER, full.identity))
+        round, attempt = chance.choice((0, 1, 1, 1, 2, 2**31)), chance.choice((0, 0, 1, 2**31))
+        step, choice = chance.choice(tuple(Step)), chance.choice((b"", full.swarm))
+        if chance.random() < 0.5:
+            return cast(signer, full.swarm, round, attempt, step, choice)
+        return propose(signer, full.swarm, round, attempt, self._value(round), None)
+
+    def _value(self, round: int) -> Value:
+        record: Any = value_of(self.chance, AgreedRecord)
+        known = {"previous": self.full.swarm, "round": round, "base_digest": self.full.head.digest}
+        return record_value(msgspec.structs.replace(record, **known))
+
     def _sign(self) -> bytes:
-        chance = self.chance
-        name, type_ = chance.choice((("presence", Presence), ("contribution", Contribution), ("proposal", Record)))
-        value: Any = value_of(chance, type_)
-        round = chance.choice((0, 1, 1, 1, 2, 3, 2**31))
-        if isinstance(value, Contribution):
-            value = msgspec.structs.replace(value, base=self.full.head.record, base_digest=self.full.head.digest)
-        if isinstance(value, Record):
-            taken = tuple(sorted({each.member: each for each in value.taken}.values(), key=lambda each: each.member))
-            value = msgspec.structs.replace(
-                value, previous=self.full.head.record, base_digest=self.full.head.digest, round=round, taken=taken
-            )
-        return seal_stored(MEMBER, f"shoal/{name}/1", self.full.swarm, round, chance.randrange(2, 9), encode(value))
+        value: Any = value_of(self.chance, Contribution)
+        known = {"base": self.full.head.record, "base_digest": self.full.head.digest, "base_round": 0}
+        body = encode(msgspec.structs.replace(value, **known))
+        round = self.chance.choice((0, 1, 1, 1, 2, 3, 2**31))
+        return seal_stored(MEMBER, "shoal/contribution/2", self.full.swarm, round, 0, body)
 
 
 async def attack(attacker: Attacker, peer: MemoryTransport, count: int) -> None:
