@@ -39,7 +39,7 @@ async def put_start(
         return f"method {spec.method} cannot go on from another swarm's state"
     first = method.restart(state)
     digest = await workers.run(partial(method.digest, first))
-    if digest.hex() != spec.settings.get("start"):
+    if digest is None or digest.hex() != spec.settings.get("start"):
         return f"the state is of another model than {spec.model}: their tensors differ"
     _, local = await workers.run(partial(method.start, spec))
     swarm = swarm_id(spec)
