@@ -372,7 +372,7 @@ class Engine:
                     checkpoint = await keeper.stand_at(head, applied.state, taken)
             self._log.close(record.round, effect.offers)
             await self._stood(TellHead(head, self._saved(checkpoint)))
-            if effect.offers:
+            if effect.offers and head.round == self._rounds.ledger.newest:  # else there is more to catch up with
                 await self._evaluate(head.round)
             self.do(self._rounds.applied(trio.current_time(), closed, applied.digest))
 
