@@ -245,6 +245,7 @@ class Stage:
 
     def _begin(self, actor: Actor) -> None:
         actor.core = Agreement(SWARM, actor.key, TIMEOUTS, self.origin, actor.disk.log, actor.disk.journal)
+        actor.core.wait_for(lambda peer: not self._is_silent(actor, peer))
         actor.wakes_at = float("inf")
 
     def _ready(self, actor: Actor) -> None:

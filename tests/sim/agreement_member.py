@@ -125,6 +125,7 @@ class Member:
         self.core = world.make_agreement(
             SWARM, self.key, TIMEOUTS, world.origin, self.disk.log, self.disk.journal, world.verify
         )
+        self.core.wait_for(lambda peer: peer == self.peer_id or world.is_connected(self.peer_id, peer))
         self._begin_count += 1
         self.heard_at = dict.fromkeys(world.keys, self.now)
         self.held: set[bytes] = set()

@@ -117,6 +117,11 @@ class World:
         has_liar = one in self.liars or other in self.liars
         return not is_alone and (has_liar or self._sides.get(one, 0) == self._sides.get(other, 0))
 
+    def is_connected(self, one: PeerId, other: PeerId) -> bool:
+        """Whether they reach each other and both run."""
+        member = self.members.get(other)
+        return self.reach(one, other) and (member is None or member.core is not None)
+
     @property
     def is_parted(self) -> bool:
         return bool(self._sides)
