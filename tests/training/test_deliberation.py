@@ -1,10 +1,13 @@
-"""What a member would propose: opinions at first, and then without them."""
+"""What a member would propose: opinions at first, and then without them; what the store is compacted to, likewise."""
 
-from shoal.training.agreed import Position, read_record
+import pytest
+
+from shoal.crdt.compact import WriterMark
+from shoal.training.agreed import AgreedRecord, Position, StoreMark, read_record
 from shoal.training.agreeing import Agreement
 from shoal.training.compacting import Compacting
 from shoal.training.deliberation import Deliberation
-from shoal.training.effects import SendBallot
+from shoal.training.effects import Effect, SendBallot
 from shoal.training.judging import View
 from shoal.training.ledger import Ledger
 from shoal.training.members import Change, Suspend, electorate_of
@@ -27,7 +30,7 @@ def nobody(member: PeerId, admission: bytes) -> None:
     """Is let in."""
 
 
-def deliberation_of(me: PeerId, silent: PeerId) -> Deliberation:
+def deliberation_of(me: PeerId, silent: PeerId, compacting: Compacting) -> Deliberation:
     """A member that no longer hears `silent`."""
     spec = spec_from({"admission": "open"}, me, bytes(16))
     assert isinstance(spec, Spec), spec
@@ -37,7 +40,7 @@ def deliberation_of(me: PeerId, silent: PeerId) -> Deliberation:
     def view(now: float) -> View:
         silent_ones = frozenset([silent])
         pool = Pool(3, can_check=False)
-        return View(spec, SWARM, me, head, Ledger(ORIGIN), pool, ORIGIN, lambda _: nobody, silent_ones, Compacting(0))
+        return View(spec, SWARM, me, head, Ledger(ORIGIN), pool, ORIGIN, lambda _: nobody, silent_ones, compacting)
 
     return Deliberation(Agreement(SWARM, KEYS[me], Timeouts(), ORIGIN), words, view)
 
@@ -46,17 +49,21 @@ def offer(me: PeerId) -> Offered:
     return seal_contribution(KEYS[me], SWARM, 1, Contribution(0, SWARM, b"", 7, b"payload"))
 
 
+def records_in(effects: list[Effect]) -> list[AgreedRecord]:
+    """What is proposed."""
+    said = (effect.ballot for effect in effects if isinstance(effect, SendBallot))
+    records = [read_record(value_of(ballot.value)) for ballot in said if isinstance(ballot, Proposal)]
+    return [record for record in records if not isinstance(record, Malformed)]
+
+
 def proposed(me: PeerId, silent: PeerId, attempt: int) -> tuple[Change, ...]:
-    deliberation = deliberation_of(me, silent)
+    deliberation = deliberation_of(me, silent, Compacting(0))
     effects = deliberation.close(0.0, [offer(me)])
     for each in range(attempt):
         for other in KEYS.keys() - {me}:
             nothing = cast(KEYS[other], SWARM, 1, each, Step.PRECOMMIT, b"")
             effects += deliberation.heard(0.0, other, [nothing])
-    said = [effect.ballot for effect in effects if isinstance(effect, SendBallot)]
-    (data,) = (ballot.value for ballot in said if isinstance(ballot, Proposal))
-    record = read_record(value_of(data))
-    assert not isinstance(record, Malformed), record
+    (record,) = records_in(effects)
     return record.changes
 
 
@@ -64,3 +71,17 @@ def test_who_is_silent_here_is_suspended_by_a_first_proposal_and_no_later_one() 
     first, second, silent = (ORIGIN.electorate.proposer(1, attempt) for attempt in range(3))
     assert proposed(first, silent, attempt=0) == (Suspend(silent),)
     assert proposed(second, silent, attempt=1) == ()
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_mark_of_the_store_is_proposed_in_a_first_attempt_and_in_no_later_one(is_training: bool) -> None:
+    first, other, silent = (ORIGIN.electorate.proposer(1, attempt) for attempt in range(3))
+    again = next(attempt for attempt in range(1, 20) if ORIGIN.electorate.proposer(1, attempt) == first)
+    mark = StoreMark((WriterMark(KEYS[first].public_key, 7, bytes(32)),), bytes(32))
+    compacting = Compacting(1)
+    compacting.worked_out(1, mark, ORIGIN.electorate)
+    deliberation = deliberation_of(first, silent, compacting)
+    offers = [offer(first)] if is_training else []  # without any, the record is made for who is suspended
+    assert [record.store for record in records_in(deliberation.close(0.0, offers))] == [mark]
+    vote = cast(KEYS[other], SWARM, 1, again, Step.PREVOTE, b"")
+    assert [record.store for record in records_in(deliberation.heard(0.0, other, [vote]))] == [None]
