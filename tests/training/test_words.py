@@ -18,6 +18,7 @@ from shoal.training.spec import Quorum, swarm_id
 from shoal.training.votes import VALUE_BYTES_MAX, Signed, Step, cast, shortened
 from shoal.training.words import JOINS_MAX, Words
 from shoal.transport.identity import Identity
+from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 from tests.training.round_member import ANN, BEN, CAT, DAN, EVE, SPEC, SWARM, THREE, admission, make_spec
 
@@ -186,10 +187,14 @@ def test_a_crowd_at_the_door_has_room_of_its_own_and_grows_old() -> None:
     assert knocks(crowd[-1], late)
 
 
+def signs_anything(member: PeerId, message: bytes, signature: bytes) -> bool:
+    return True
+
+
 def test_a_record_makes_no_more_changes_than_it_has_room_for() -> None:
     keys = sorted((Identity.from_seed(n.to_bytes(32, "big")) for n in range(1000, 1500)), key=lambda key: key.peer_id)
     position = Position(0, SWARM, electorate_of(Quorum.MAJORITY, {key.peer_id: 1 for key in keys}))
-    heard = Words(SWARM, 1024, admission(), lambda *_: True)
+    heard = Words(SWARM, 1024, admission(), signs_anything)
     for key in keys[:20]:
         heard.hear(position, Remove(key.peer_id, tuple(Signed(each.peer_id, bytes(64)) for each in keys)))
     made = heard.fitting(position)
