@@ -158,6 +158,7 @@ class Course:
 
     def look(self, now: float) -> list[Effect]:
         """Something changed, or time passed: the connected members, their heads, the deadline."""
+        self._roster.seat(self.electorate.by_member.keys())
         if self.phase is Phase.FINISHED:
             return []
         effects: list[Effect] = []

@@ -2,10 +2,10 @@
 
 A peer may say its own presence as often as it likes, and any head. Of others one hears through the store, where each
 writes its own presence in a signed chain, ordered by sequence: so nobody speaks for others nor revives an old word of
-theirs. The table is bounded
-by the spec's members_max: when it is full, strangers who are merely heard of are refused, and whoever is connected
-makes room by displacing one who is not. It can claim a head that does not exist: whoever follows it finds nothing,
-and doubts the claimant for longer and longer.
+theirs. The table is bounded by the spec's members_max: when it is full, strangers who are merely heard of are refused,
+and whoever is connected makes room by displacing one who is not; members by the log displace strangers, and never the
+other way round. It can claim a head that does not exist: whoever follows it finds nothing, and doubts the claimant for
+longer and longer.
 """
 
 from collections.abc import Iterable, Set
@@ -45,6 +45,7 @@ class Roster:
         self._entries_max = max(1, members_max - 1)
         self._entries: dict[PeerId, _Entry] = {}
         # Indexes over the entries, so that a message costs no walk over all members.
+        self._seated: Set[PeerId] = frozenset()
         self._connected: set[PeerId] = set()
         self._trainers: set[PeerId] = set()  # connected ones
         self._at: dict[Head, set[PeerId]] = {}  # connected ones by head
@@ -53,6 +54,10 @@ class Roster:
         self._deaf: set[PeerId] = set()  # connected, but they do not answer
         self._gone_at: dict[PeerId, float] = {}  # since when those who were here, or should be, are not heard
         self._unmet: set[PeerId] = set()  # of these, who was never here
+
+    def seat(self, members: Set[PeerId]) -> None:
+        """These are members by the log: no stranger takes their room, however many of them come."""
+        self._seated = members
 
     def hear(self, present: Present) -> bool:
         """Keep a presence if it is news and there is room; whether it was kept."""
@@ -269,7 +274,7 @@ class Roster:
             return False
         entry = self._entries.get(peer)
         if entry is None:
-            if len(self._entries) >= self._entries_max and not self._make_room(may_displace):
+            if len(self._entries) >= self._entries_max and not self._make_room(peer, may_displace):
                 return False
             self._entries[peer] = _Entry(present)
         elif present.sequence <= entry.present.sequence:
@@ -285,11 +290,17 @@ class Roster:
         entry = self._entries[peer]
         return entry.is_connected and entry.standing is Standing.TRAINER
 
-    def _make_room(self, may_displace: bool) -> bool:
-        """Forget one who has left, else, for a connected newcomer, the longest known of those who are not connected."""
-        left = (peer for peer in self._entries if not self.is_member(peer))
-        absent = (peer for peer in self._entries if may_displace and peer not in self._connected)
-        for peer in (*left, *absent):
+    def _make_room(self, comer: PeerId, may_displace: bool) -> bool:
+        """Forget one who has left; else, for a connected newcomer, the longest known of those who are not connected: of
+        the strangers, unless it is a member by the log. That takes the room of a connected stranger, too.
+        """
+        is_seated = comer in self._seated
+        left = [peer for peer in self._entries if not self.is_member(peer)]
+        strangers = [peer for peer in self._entries if peer not in self._seated]
+        absent = [peer for peer in (*strangers, *self._entries) if peer not in self._connected]
+        displaced = [peer for peer in absent if is_seated or peer not in self._seated] if may_displace else []
+        for peer in (*left, *displaced, *(strangers if is_seated else ())):
+            self._disconnect(peer)
             self._doubted.discard(peer)
             del self._entries[peer]
             return True

@@ -81,8 +81,11 @@ class Seated:
         return self.rounds._agreement.voting  # pyright: ignore[reportPrivateUsage]
 
     def meet(self, other: Identity) -> None:
-        head = self.rounds.head
-        assert self.roster.greet(Present(other.peer_id, Presence(1, Standing.TRAINER, ())), head)
+        assert self.greets(other)
+
+    def greets(self, other: Identity) -> bool:
+        """Whether there is room for it."""
+        return self.roster.greet(Present(other.peer_id, Presence(1, Standing.TRAINER, ())), self.rounds.head)
 
     def turn(self, attempt: int = 0) -> Identity:
         """Whose it is to propose in this attempt."""

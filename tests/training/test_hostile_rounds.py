@@ -218,3 +218,17 @@ def test_only_what_voters_have_signed_is_passed_on() -> None:
     assert not me.rounds.are_sound([me.vote(stranger(1), Step.PREVOTE, bytes(32))])
     assert not me.rounds.are_sound([me.vote(BEN, Step.PREVOTE, bytes(32), round=2)])
     assert not me.rounds.are_sound([Decided(1, 0, record_value(record).data, ())])
+
+
+def test_no_crowd_of_strangers_keeps_a_voter_out() -> None:
+    me = Seated(spec=make_spec(members_max=5))
+    voter = next(each for each in PEOPLE[:4] if each is not PEOPLE[me.me])
+    me.roster.lose(voter.peer_id, 1.0)
+    met = [stranger(number) for number in range(9) if me.greets(stranger(number))]
+    assert len(met) == 1
+    assert me.greets(voter)
+    assert set(me.roster.connected()) >= {each.peer_id for each in PEOPLE[:4]} - {PEOPLE[me.me].peer_id}
+    newcomer = stranger(10)
+    me.decide(2.0, me.record((), me.join(newcomer)))
+    assert not me.greets(stranger(11))
+    assert me.greets(newcomer)
