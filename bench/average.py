@@ -15,7 +15,6 @@ hundreds. Of the others the median is taken. Last line, MB for float32 and per r
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,7 +26,6 @@ import msgspec
 import trio
 from blake3 import blake3
 
-from shoal.node.processes import kill_group, own_group
 from shoal.training.checkpoint import Local
 from shoal.training.diloco import Diloco, Trained
 from shoal.training.diloco_settings import parse_settings
@@ -43,6 +41,8 @@ from shoal.transport.host import open_host
 from shoal.transport.identity import Identity
 from shoal.transport.limits import Limits
 from shoal.transport.port import Address, PeerId
+
+from .processes import BenchProcess, start, tell
 
 if TYPE_CHECKING:
     from shoal.training.tensors import Vector
@@ -96,11 +96,6 @@ class NoiseTrainer:
 
     def generate(self, parameters: "Vector", prompt: bytes, count: int, temperature: float, seed: int) -> bytes | str:
         return "this model is noise"
-
-
-def tell(value: Mapping[str, object]) -> None:
-    """One line to the bench."""
-    print(json.dumps(value), flush=True)
 
 
 def identity_of(index: int) -> Identity:
@@ -158,68 +153,30 @@ async def member(recipe: Recipe) -> None:
         nursery.cancel_scope.cancel()
 
 
-class MemberProcess:
-    """A member as the bench sees it."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process = process
-        self._unread = b""
-
-    async def send(self, value: object) -> None:
-        assert self.process.stdin is not None
-        await self.process.stdin.send_all(msgspec.json.encode(value) + b"\n")
-
-    async def receive(self, key: str) -> dict[str, Any]:
-        """The next line that has `key`."""
-        while True:
-            while b"\n" not in self._unread:
-                assert self.process.stdout is not None
-                data = await self.process.stdout.receive_some()
-                if not data:
-                    raise SystemExit(f"a member ended with status {await self.process.wait()}")
-                self._unread += data
-            text, _, self._unread = self._unread.partition(b"\n")
-            line: dict[str, Any] = json.loads(text)
-            if key in line:
-                return line
-
-
-async def open_member(recipe: Recipe) -> MemberProcess:
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "bench.average", "--be-a-member"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        **own_group(),
-    )
-    opened = MemberProcess(process)
-    await opened.send(recipe)
-    return opened
-
-
 async def measure(codec: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """All rounds with one codec: {"s": median, "equal", "mb": sent per peer and round, "phases"}."""
-    members: list[MemberProcess] = []
+    members: list[BenchProcess] = []
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as root:
         try:
             for index in range(arguments.members):
                 folder = f"{root}/{index}"
                 recipe = Recipe(index, arguments.members, arguments.parameters, arguments.rounds, codec, folder)
-                members.append(await open_member(recipe))
+                members.append(await start("bench.average", "--be-a-member"))
+                await members[index].send(recipe)
             addresses = [(await each.receive("addresses"))["addresses"] for each in members]
             for each in members:
                 await each.send(addresses)
             rounds = [await one_round(members) for _ in range(arguments.rounds)]
         finally:
             for each in members:
-                kill_group(each.process)
-                await each.process.wait()
+                await each.kill()
     for number, (span_s, _, _, phases) in enumerate(rounds, 1):
         print(f"{codec} round {number}: {span_s:.2f} s  {phases}", flush=True)
     spans, equal, sent, _ = zip(*(rounds[WARM_ROUNDS:] or rounds), strict=True)
     return {"s": statistics.median(spans), "equal": all(equal), "mb": statistics.median(sent)}
 
 
-async def one_round(members: list[MemberProcess]) -> tuple[float, bool, float, dict[str, float]]:
+async def one_round(members: list[BenchProcess]) -> tuple[float, bool, float, dict[str, float]]:
     """Seconds until the last member had closed the round, whether all agree, MB sent per peer, the longest phases."""
     for each in members:
         await each.receive("ready")
