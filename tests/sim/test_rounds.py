@@ -32,6 +32,24 @@ async def test_four_members_close_twenty_rounds_with_equal_digests(autojump_cloc
         assert swarm.problems() == []
 
 
+async def test_who_hears_the_others_votes_first_keeps_nobody_waiting_for_its_own(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes = make_nodes(folder, 4)
+    spec = make_spec(nodes, members_start=4, members_min=4, rounds_max=20, silence_s=10.0)
+    async with simulated(nodes, spec, conditions=Conditions(latency_s=0.01, jitter_s=0.1)) as swarm:
+        await swarm.start(0, 1, 2, 3, introducer=0)
+        await swarm.until(lambda: all(node.observed(Finished) for node in nodes))
+        for round in range(1, 21):
+            times = [
+                time
+                for node in nodes
+                for time, event in node.events
+                if isinstance(event, RoundClosed) and event.round == round
+            ]
+            assert max(times) - min(times) < 1.0  # votes are said again after 5
+
+
 async def test_members_at_speeds_1_1_2_4_all_contribute_in_every_round(autojump_clock: object, folder: Path) -> None:
     nodes = make_nodes(folder, 4)
     for node, turn_s in zip(nodes, (4.0, 1.0, 2.0, 1.0), strict=True):
