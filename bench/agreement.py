@@ -50,7 +50,7 @@ from .processes import BenchProcess, start, tell
 
 PROCESSES: Final = 4
 ROUND_S: Final = 120.0
-STALL_S: Final = 120.0  # no round takes so long, nor does letting all members in
+STALL_S: Final = 240.0  # no round takes so long, nor does it until all are connected
 QUIET_S: Final = 1.0  # between two rounds, for what is said after one
 WARM_ROUNDS: Final = 3  # counted from the first that all members have votes in
 STORE_BYTES: Final = 10**9
@@ -326,6 +326,7 @@ async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
     for members in arguments.members:
         print(f"load {os.getloadavg()[0]:.1f}; {members} members in {PROCESSES} processes", flush=True)
         figures[str(members)] = await measure(members, arguments.rounds)
+        print(f"{members} members, median: {figures[str(members)]}", flush=True)
     return {"members": figures}
 
 
