@@ -324,6 +324,10 @@ class Course:
             return []
         if self._gathering.is_hearing(now, self._roster):
             return self._wait("hearing where the other members stand")
+        told = self._roster.heads(now)
+        ahead = {peer for head, peers in told.items() if head.round > self.ledger.newest for peer in peers}
+        if len(ahead) > len(told.get(self.head, ())):  # a single liar stops nobody, and is doubted soon
+            return self._wait("catching up with the other members")
         if self.electorate.is_barred(self._me):
             return self._wait("the members have removed this node from the swarm")
         count = len(self._roster.trainers()) + (self.standing is Standing.TRAINER)

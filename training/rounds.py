@@ -113,10 +113,11 @@ class Rounds(Course):
     def owes_have(self, peer: PeerId) -> bool:
         """Whether `peer` cannot know by itself where this member stands or what it holds.
 
-        Whoever contributed to the last record is expected to go on without saying so: that spares a message per pair
-        and round.
+        Whoever contributed to the last record is expected to go on without saying so, by those who saw it end by its
+        votes: that spares a message per pair and round.
         """
-        is_expected = self._me in self._open.contributors and peer in self._open.contributors
+        has_seen = self.voters(self.ledger.newest).votes(peer) > 0
+        is_expected = has_seen and self._me in self._open.contributors and peer in self._open.contributors
         holds_blobs = any(offered.ref for hash in self.held() if (offered := self.pool.get(hash)))
         return not is_expected or holds_blobs or self.is_idle or self.phase is Phase.FINISHED
 
