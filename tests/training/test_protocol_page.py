@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
+from shoal.crdt.compact import WriterMark
 from shoal.training import calls
-from shoal.training.agreed import AgreedRecord, Position, Share, next_record, record_value
+from shoal.training.agreed import AgreedRecord, Position, Share, StoreMark, next_record, record_value
 from shoal.training.members import Change, Electorate, Seat, electorate_of
 from shoal.training.records import Contribution, Head, Presence, seal_contribution
 from shoal.training.spec import Quorum
@@ -30,8 +31,9 @@ MESSAGES: list[type[Message]] = [
     *(Contribution, Presence, Head),
     *(calls.Hello, calls.Offer, calls.Have, calls.Ballots, calls.Words, calls.Ack),
     *(calls.AskHead, calls.TellHead, calls.AskLog, calls.TellLog, calls.AskProof, calls.TellProof),
+    *(calls.AskStore, calls.TellStore),
     *(calls.AskContributions, calls.TellContributions, calls.AskSpec),
-    *(AgreedRecord, Share, Seat),
+    *(AgreedRecord, Share, StoreMark, WriterMark, Seat),
     *(Ballot.__args__),
     *(Polka, Signed, ShortBallot),
     *(Change.__args__),
