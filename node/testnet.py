@@ -38,6 +38,7 @@ POLL_S = 2.0
 EXPLAIN_S = 3.0  # between a connection that breaks and the end of the process behind it
 ROUND_S = 600.0  # a member is waited for so long: far longer than it takes, for a member left out breaks repeatability
 GRACE_S = 10.0
+SILENCE_S = 5.0  # on a busy machine nodes take seconds to meet; who was suspended meanwhile would not be waited for
 STALL_S = 120.0  # no round closed for so long after its deadline: the run has failed
 NODES_MAX = 64  # of one machine
 
@@ -112,6 +113,7 @@ class Plan:
             "members_max": max(64, self.nodes),
             "round_s": self.round_s,
             "grace_s": GRACE_S,
+            "silence_s": SILENCE_S,
             "rounds_max": self.rounds_max,
             "settings": {**self._short_run, **self.settings},
             **chaos,

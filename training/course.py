@@ -326,7 +326,7 @@ class Course:
             return self._wait("hearing where the other members stand")
         told = self._roster.heads(now)
         ahead = {peer for head, peers in told.items() if head.round > self.ledger.newest for peer in peers}
-        if len(ahead) > len(told.get(self.head, ())):  # a single liar stops nobody, and is doubted soon
+        if 2 * len(ahead) > len(self._roster.connected()):  # fewer, who may lie, stop nobody
             return self._wait("catching up with the other members")
         if self.electorate.is_barred(self._me):
             return self._wait("the members have removed this node from the swarm")
