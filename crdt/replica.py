@@ -196,10 +196,9 @@ class Replica:
         chains = ((writer, chain) for writer, chain in self._chains.items() if chain.number)
         return {writer: Mark(chain.number, chain.hash_at(chain.number)) for writer, chain in chains}
 
-    def is_at(self, frontier: Frontier) -> bool:
-        """Whether the snapshot at `frontier`, or a later one, is in force here."""
-        chains = ((self._chains.get(writer), mark) for writer, mark in frontier.items())
-        return all(chain is not None and chain.base >= mark.number for chain, mark in chains)
+    def base(self) -> Frontier:
+        """The agreed frontier whose snapshot is in force here."""
+        return {writer: Mark(chain.base, chain.base_hash) for writer, chain in self._chains.items() if chain.base}
 
     def snapshot(self, frontier: Frontier) -> Snapshot | Malformed:
         """The state at `frontier`, from what is here; Malformed if it is not, because chains are short or differ."""

@@ -201,7 +201,7 @@ def record_of(row: Row) -> dict[str, Any]:
         "samples": sum(share.samples for share in record.taken),
         "changes": [words_of(change) for change in record.changes],
         "state_before": record.base_digest.hex(),
-        "store": None if record.store is None else store_of(record.store),
+        "store": None if record.mark is None else store_of(record.mark),
     }
 
 

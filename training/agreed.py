@@ -58,7 +58,17 @@ class AgreedRecord(Message, frozen=True):
     taken: Annotated[tuple[Share, ...], msgspec.Meta(max_length=MEMBERS_MAX)]  # sorted by member, round and base
     changes: Annotated[tuple[Change, ...], msgspec.Meta(max_length=CHANGES_MAX)]
     electorate: Digest  # after these changes
-    store: StoreMark | None = None
+    store: StoreMark | Digest | None = None  # agreed on here; else the digest of what was agreed on before, if anything
+
+    @property
+    def mark(self) -> StoreMark | None:
+        """What the members compact their store to from this record on."""
+        return self.store if isinstance(self.store, StoreMark) else None
+
+    @property
+    def snapshot(self) -> bytes | None:
+        """The digest of the newest snapshot that the members have agreed on."""
+        return self.store.digest if isinstance(self.store, StoreMark) else self.store
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,7 @@ class Position:
     round: int
     record: bytes  # hash of the newest record; of round 0 the swarm's id
     electorate: Electorate
+    snapshot: bytes | None = None  # of the store: the digest of the newest that is agreed on
 
 
 def record_value(record: AgreedRecord) -> Value:
@@ -85,7 +96,7 @@ def read_record(value: Value) -> AgreedRecord | Malformed:
         return Malformed("a record's contributions are not sorted, or one stands in it twice")
     if any(not share.base_round < share.round or share.base_round >= record.round for share in record.taken):
         return Malformed("a record takes a contribution that starts from a state of a round to come")
-    writers = () if record.store is None else (mark.writer for mark in record.store.frontier)
+    writers = () if record.mark is None else (each.writer for each in record.mark.frontier)
     if any(left >= right for left, right in pairwise(writers)):
         return Malformed("a record's frontier is not sorted, or names a writer twice")
     return record
@@ -106,7 +117,9 @@ def follow(position: Position, value: Value) -> tuple[AgreedRecord, Position] | 
         electorate = changed
     if electorate.digest() != record.electorate:
         return Malformed("its members are not those that follow from its changes")
-    return record, Position(record.round, value.hash, electorate)
+    if record.mark is None and record.snapshot != position.snapshot:
+        return Malformed("it names another snapshot of the store than was agreed on")
+    return record, Position(record.round, value.hash, electorate, record.snapshot)
 
 
 def next_record(
@@ -114,7 +127,7 @@ def next_record(
     base_digest: bytes,
     taken: Iterable[Share],
     changes: tuple[Change, ...] = (),
-    store: StoreMark | None = None,
+    mark: StoreMark | None = None,
 ) -> AgreedRecord | Malformed:
     """A record that can come next; Malformed if the changes do not fit."""
     electorate = position.electorate.after(position.round + 1, changes)
@@ -122,7 +135,7 @@ def next_record(
         return electorate
     shares = tuple(sorted(taken, key=lambda share: (share.member, share.round, share.base_round)))
     round, digest = position.round + 1, electorate.digest()
-    return AgreedRecord(position.record, round, base_digest, shares, changes, digest, store)
+    return AgreedRecord(position.record, round, base_digest, shares, changes, digest, mark or position.snapshot)
 
 
 # Proofs of changes.

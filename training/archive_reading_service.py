@@ -20,7 +20,6 @@ from shoal.transport.wire import Malformed, Message, decode, encode
 
 from .agreed import AgreedRecord, Position, read_record
 from .agreeing import Split
-from .compacting import Marked
 from .members import Electorate
 from .skipping import PROOF_BYTES_MAX, Anchor, Leap, Proof, anchor_of, anchored, prove
 from .votes import Decided, Journal, value_of
@@ -29,7 +28,6 @@ LOG_NAME: Final = "log.db"  # beside the rounds
 FILE_VERSION: Final = 1
 RANGE_BYTES_MAX: Final = PROOF_BYTES_MAX  # of records in one answer
 ROUNDS_MAX: Final = 2**31
-MARKS_SOUGHT: Final = 64  # lost attempts: nobody saw the store alike
 RECORDS_READ: Final = 64  # at once; memory: their records
 
 _WAIT_S: Final = 5.0  # for another process that looks at the file, while it begins to
@@ -129,19 +127,6 @@ class ArchiveReader:
 
     def at(self, round: int) -> Row | None:
         return next(iter(self._rows("round = ?", round)), None)
-
-    def marked(self, every_rounds: int) -> Marked | None:
-        """The newest mark of the store, which records may have every so many rounds; sought in MARKS_SOUGHT of them."""
-        newest = self.newest()
-        if newest is None or not every_rounds:
-            return None
-        last = newest.round - newest.round % every_rounds
-        for round in range(last, max(0, last - MARKS_SOUGHT * every_rounds), -every_rounds):
-            row = self.at(round)
-            mark = None if row is None else self._record(row.decided.value).store
-            if mark is not None:
-                return Marked(round, mark)
-        return None
 
     def by_hash(self, hash: bytes) -> Row | None:
         return next(iter(self._rows("hash = ?", hash)), None)
@@ -308,7 +293,7 @@ class ArchiveReader:
             electorate = self._changed(electorate, self._record(changing.decided.value))
         if electorate.digest() != self._record(row.decided.value).electorate:
             raise self._damaged(f"the members after round {row.round} are not those that its record names")
-        return Position(row.round, row.hash, electorate)
+        return Position(row.round, row.hash, electorate, self._record(row.decided.value).snapshot)
 
     def _anchored(self, anchor: Anchor) -> Position:
         position = anchored(self._origin, value_of(anchor.record).hash, anchor)

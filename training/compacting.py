@@ -3,7 +3,8 @@ it has found right, and which one they have agreed on. No I/O.
 
 A mark names a frontier and the digest of the store's snapshot there. It comes with a record, every so many rounds, in a
 round's first attempt only: if the operations have not reached a quorum by then, that attempt is lost and the members
-do without until it is time again. Nothing else waits for the store.
+do without until it is time again. Nothing else waits for the store. Every later record repeats the digest, so whoever
+trusts any of them knows which snapshot to fetch.
 
 The law: of two marks in the log, the later one's frontier has all writers of the earlier one, none of them further
 back. So whoever missed some, or all but the newest, ends at the same state as who adopted each.
@@ -16,7 +17,6 @@ bound by the mark and those who can no longer work it out from ever agreeing on 
 """
 
 from collections.abc import Iterable, Iterator, Set
-from dataclasses import dataclass
 from typing import Final
 
 from shoal.crdt.compact import PIECE_BYTES_MAX, Frontier, Mark, WriterMark
@@ -25,8 +25,7 @@ from shoal.transport.identity import public_key_of
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
-from .agreed import StoreMark
-from .members import Electorate
+from .agreed import Position, StoreMark
 from .ports import BlobReader
 
 SNAPSHOT_BYTES_MAX: Final = 256 * 1024 * 1024  # a store whose snapshot is larger is not compacted any more
@@ -35,55 +34,48 @@ VERDICTS_KEPT: Final = 16  # of one round's marks: as many as proposals are kept
 _LENGTH_BYTES: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Marked:
-    """A mark in the log, and the round of its record."""
-
-    round: int
-    mark: StoreMark
-
-
 class Compacting:
-    """See the module's text."""
+    """See the module's text. Positions are where the log stands."""
 
-    def __init__(self, every_rounds: int, newest: Marked | None = None) -> None:
+    def __init__(self, every_rounds: int) -> None:
         """Args:
         every_rounds: 0: never.
-        newest: in the log, so far.
         """
-        self.newest = newest
         self._every_rounds = every_rounds
+        self._before: Frontier = {}  # that is agreed on
+        self._snapshot: bytes | None = None  # the digest of the snapshot there
         self._asked_round = 0  # that this member was asked to work out a mark for
-        self._own: Marked | None = None
+        self._own: tuple[int, StoreMark] | None = None  # and the round to propose it in
         self._verdicts: list[tuple[StoreMark, bool]] = []
 
-    def is_due(self, round: int) -> bool:
-        """Whether the record of this round may have a mark."""
-        return self._every_rounds > 0 and round % self._every_rounds == 0
-
-    def asks(self, round: int) -> bool:
-        """Whether to work out a mark to propose in this round, if it is this member's turn: said once."""
-        is_news = self.is_due(round) and self._asked_round != round
+    def asks(self, position: Position) -> bool:
+        """Whether to work out a mark to propose in the next round, if it is this member's turn: said once."""
+        round = position.round + 1
+        is_news = self._is_due(round) and self._knows(position) and self._asked_round != round
         self._asked_round = round if is_news else self._asked_round
         return is_news
 
-    def writers(self, electorate: Electorate) -> frozenset[Writer]:
+    def writers(self, position: Position) -> frozenset[Writer]:
         """Who may stand in the next frontier: members, and who stands in the one before."""
-        keys = (public_key_of(PeerId(seat.member)) for seat in electorate.seats)
-        return frozenset(Writer(key) for key in keys if key is not None) | self._before().keys()
+        keys = (public_key_of(PeerId(seat.member)) for seat in position.electorate.seats)
+        return frozenset(Writer(key) for key in keys if key is not None) | self._before.keys()
 
-    def worked_out(self, round: int, mark: StoreMark, electorate: Electorate) -> None:
-        """What this member would propose in `round`."""
-        if self._is_sound(mark, electorate):
-            self._own = Marked(round, mark)
+    def worked_out(self, position: Position, mark: StoreMark) -> None:
+        """What this member would propose next."""
+        if self._is_sound(position, mark):
+            self._own = position.round + 1, mark
 
     def proposal(self, round: int) -> StoreMark | None:
         """For the record of this round, if it is there by now."""
-        return self._own.mark if self._own is not None and self._own.round == round else None
+        return self._own[1] if self._own is not None and self._own[0] == round else None
 
-    def verdict(self, round: int, mark: StoreMark, electorate: Electorate) -> bool | None:
-        """Whether a record may have this mark; None: it has to be worked out first."""
-        if not self.is_due(round) or not self._is_sound(mark, electorate):
+    def verdict(self, position: Position, mark: StoreMark) -> bool | None:
+        """Whether the next record may have this mark; None: it, or the one before, has to be worked out first."""
+        if not self._is_due(position.round + 1):
+            return False
+        if not self._knows(position):
+            return None
+        if not self._is_sound(position, mark):
             return False
         return next((is_right for known, is_right in self._verdicts if known is mark or known == mark), None)
 
@@ -91,30 +83,29 @@ class Compacting:
         """It was worked out whether the mark's digest is that of the snapshot here."""
         self._verdicts = [*self._verdicts[1 - VERDICTS_KEPT :], (mark, is_right)]
 
-    def agreed(self, round: int, mark: StoreMark | None) -> None:
-        """The record of `round` is decided."""
+    def agreed(self, mark: StoreMark | None) -> None:
+        """The next record is decided, with this mark or without."""
         self._verdicts = []
         if mark is not None:
-            self.newest = Marked(round, mark)
+            self.adopted(mark.digest, frontier_of(mark))
 
-    def _before(self) -> dict[Writer, Mark]:
-        return {} if self.newest is None else frontier_of(self.newest.mark)
+    def adopted(self, snapshot: bytes, frontier: Frontier) -> None:
+        """The members have agreed on the snapshot with this digest, and its frontier is known."""
+        self._snapshot, self._before = snapshot, frontier
 
-    def _is_sound(self, mark: StoreMark, electorate: Electorate) -> bool:
-        frontier, allowed = frontier_of(mark), self.writers(electorate)
+    def _is_due(self, round: int) -> bool:
+        return self._every_rounds > 0 and round % self._every_rounds == 0
+
+    def _knows(self, position: Position) -> bool:
+        """Whether the frontier that is agreed on is known: not yet by who leapt over its record."""
+        return self._snapshot == position.snapshot
+
+    def _is_sound(self, position: Position, mark: StoreMark) -> bool:
+        frontier = frontier_of(mark)
         is_ahead = all(
-            writer in frontier and frontier[writer].number >= before.number for writer, before in self._before().items()
+            writer in frontier and frontier[writer].number >= before.number for writer, before in self._before.items()
         )
-        return is_ahead and frontier.keys() <= allowed
-
-
-def due_rounds(every_rounds: int, newest: int, marked: Marked | None) -> set[int]:
-    """For which rounds' records snapshots may be held, when the log ends with `newest`."""
-    if not every_rounds:
-        return set()
-    last = newest - newest % every_rounds
-    rounds = range(max(every_rounds, last - every_rounds), last + every_rounds + 1, every_rounds)
-    return {*rounds} if marked is None else {*rounds, marked.round}
+        return is_ahead and frontier.keys() <= self.writers(position)
 
 
 def frontier_of(mark: StoreMark) -> dict[Writer, Mark]:

@@ -24,38 +24,47 @@ from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed
 
 from .agreed import FRONTIER_MAX, StoreMark
-from .compacting import SNAPSHOT_BYTES_MAX, Marked, chosen, framed, frontier_of, mark_of, unframed
+from .answers_service import Cores
+from .compacting import SNAPSHOT_BYTES_MAX, chosen, framed, frontier_of, mark_of, unframed
 from .events import Problem
 from .exchange_service import Means
-from .log import Log
-from .roster import Roster
 
+SLOTS: Final = 16  # labels under which snapshots are kept, by their digest; few share one
 SPREAD_S: Final = 10.0  # until what is written here is taken to have reached the others
 SAMPLES: Final = 3  # of the frontier, in that time
 FETCH_S: Final = 600.0
 ASK_PAUSE_S: Final = 5.0  # before those are asked again who had no snapshot
 
 Ask = Callable[[PeerId, bytes], Awaitable[BlobRef | None]]
+Tell = Callable[[bytes, Frontier], None]
 
 
 class Compactor:
-    """See the module's text. `ask` asks a peer for the blob of the snapshot with this digest."""
+    """See the module's text.
 
-    def __init__(self, means: Means, store: StoreService, roster: Roster, log: Log, ask: Ask) -> None:
+    Args:
+        ask: a peer for the blob of the snapshot with this digest.
+        tell: that a snapshot is in force, and its frontier.
+    """
+
+    def __init__(self, means: Means, store: StoreService, cores: Cores, ask: Ask, tell: Tell) -> None:
         self._means = means
         self._store = store
-        self._roster = roster
-        self._log = log
+        self._roster = cores.roster
+        self._log = cores.log
         self._ask = ask
+        self._tell = tell
         self._own = Writer(means.signer.public_key)
         self._past: deque[Frontier] = deque(maxlen=SAMPLES)  # the oldest has spread by now, if there are so many
-        self._held: dict[bytes, int] = {}  # snapshots by digest, and for which round's record
-        self._wanted: Marked | None = None  # that is agreed on
+        self._held: dict[bytes, int] = {}  # snapshots by digest, and the round whose record they are for
+        self._wanted: StoreMark | bytes | None = None  # that is agreed on, or its digest
+        self._in_force = b""  # its digest, as far as it is known
         self._wake = trio.Event()
         self._gathering = trio.CancelScope()
         self._liars: set[PeerId] = set()  # who handed over another snapshot than the wanted one
         self._turn = trio.Lock()  # one snapshot is worked out at a time
         self._said = ""
+        means.pins.remember("store", range(SLOTS))  # an earlier run may have left some
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -85,13 +94,12 @@ class Compactor:
                 return False
             return True if await self._hold(round, mark.digest, pieces) else None
 
-    def adopt(self, marked: Marked) -> None:
-        """The members agreed on this, unless it is known already, or older."""
-        if self._wanted is None or marked.round > self._wanted.round:
-            self._wanted = marked
-            self._gathering.cancel()  # who has the one before may have let go of it
-            self._liars.clear()
-            self._wake.set()
+    def adopt(self, store: StoreMark | bytes) -> None:
+        """The members agreed on this; what they agreed on before does not matter any more."""
+        self._wanted = store
+        self._gathering.cancel()
+        self._liars.clear()
+        self._wake.set()
 
     async def _watch_spread(self) -> None:
         while True:
@@ -109,7 +117,7 @@ class Compactor:
 
     async def _hold(self, round: int, digest: bytes, pieces: list[bytes]) -> bool:
         """Have a snapshot on disk, for others to fetch."""
-        ref = await self._means.blobs.put(framed(pieces), pin=self._means.pins.label("store", round))
+        ref = await self._means.blobs.put(framed(pieces), pin=self._label(digest))
         if isinstance(ref, Refusal):
             self._complain(f"a snapshot of the store is not kept: {ref.message}")
             return False
@@ -117,17 +125,21 @@ class Compactor:
         return True
 
     def _take_note(self, round: int, digest: bytes, ref: BlobRef) -> None:
-        self._held[digest] = round
+        """What was to be agreed on in earlier rounds is of no use any more."""
         self._log.snapshots[digest] = ref
-        agreed = set[int]() if self._wanted is None else {self._wanted.round}
-        self._let_go({round, *agreed})
+        self._held[digest] = round
+        self._keep_only({digest for digest, held in self._held.items() if held >= round})
 
-    def _let_go(self, rounds: set[int]) -> None:
-        """Of all snapshots but those for these rounds' records."""
-        for digest in [digest for digest, round in self._held.items() if round not in rounds]:
+    def _keep_only(self, digests: set[bytes]) -> None:
+        """And what is agreed on."""
+        kept = digests if self._wanted is None else {*digests, _digest(self._wanted)}
+        for digest in self._held.keys() - kept:
             del self._held[digest]
             del self._log.snapshots[digest]
-        self._means.pins.keep_only("store", rounds)
+        self._means.pins.keep_only("store", set(map(_slot, kept)))
+
+    def _label(self, digest: bytes) -> str:
+        return self._means.pins.label("store", _slot(digest))
 
     # What is agreed on.
 
@@ -135,75 +147,100 @@ class Compactor:
         while True:
             await self._wake.wait()
             self._wake = trio.Event()
-            marked = self._wanted
-            if marked is None:
+            wanted, pieces = self._wanted, None
+            if wanted is None:
                 continue
-            pieces: list[bytes] | None = None
             with trio.CancelScope() as self._gathering:
-                pieces = await self._gather(marked)
-            lost = [] if pieces is None else await self._put_in_force(marked, pieces)
-            if lost:
-                nursery.start_soon(self._write_again, lost)
+                pieces = await self._gather(wanted)
+            if pieces is not None:
+                lost = await self._put_in_force(_digest(wanted), pieces)
+                if lost:
+                    nursery.start_soon(self._write_again, lost)
 
-    async def _gather(self, marked: Marked) -> list[bytes]:
+    async def _gather(self, store: StoreMark | bytes) -> list[bytes]:
         """The agreed snapshot, however long it takes."""
         while True:
-            pieces = await self._find(marked)
+            pieces = await self._find_here(store) or await self._find_there(_digest(store))
             if pieces is not None:
                 return pieces
             await trio.sleep(ASK_PAUSE_S)
 
-    async def _find(self, marked: Marked) -> list[bytes] | None:
-        """As it is held here, from the operations here, or from whoever has it."""
-        mark = marked.mark
-        ref = self._log.snapshots.get(mark.digest)
-        pieces = None if ref is None else await self._read(mark, ref)
+    async def _find_here(self, store: StoreMark | bytes) -> list[bytes] | None:
+        """As it is held, is in force already, or follows from the operations."""
+        digest = _digest(store)
+        ref = self._log.snapshots.get(digest)
+        pieces = None if ref is None else await self._read(digest, ref)
         if pieces is not None:
             return pieces
+        base = self._store.replica.base()
+        frontiers = [base, frontier_of(store)] if isinstance(store, StoreMark) else [base]
         async with self._turn:
-            pieces = await self._pieces(frontier_of(mark))
-            if pieces is not None and digest_of(pieces) == mark.digest:
-                await self._hold(marked.round, mark.digest, pieces)
-                return pieces
-        for peer in self._roster.connected():
-            if peer not in self._liars and (pieces := await self._fetch(marked, peer)) is not None:
+            for frontier in frontiers:
+                pieces = await self._pieces(frontier)
+                if pieces is None or digest_of(pieces) != digest:
+                    continue
+                if frontier is base:
+                    self._in_force = digest
+                await self._hold(self._newest_round, digest, pieces)
                 return pieces
         return None
 
-    async def _fetch(self, marked: Marked, peer: PeerId) -> list[bytes] | None:
-        means, mark = self._means, marked.mark
-        ref = await self._ask(peer, mark.digest)
-        if ref is None or ref.size > SNAPSHOT_BYTES_MAX:
-            return None
-        label = means.pins.label("store", marked.round)
-        refusal = await means.blobs.fetch(ref, lambda: (peer, *self._roster.connected()), pin=label, timeout_s=FETCH_S)
+    async def _find_there(self, digest: bytes) -> list[bytes] | None:
+        """From whoever has it."""
+        for peer in self._roster.connected():
+            if peer in self._liars:
+                continue
+            ref = await self._ask(peer, digest)
+            if ref is None or ref.size > SNAPSHOT_BYTES_MAX:
+                continue
+            pieces = await self._fetch(digest, ref, peer)
+            if pieces is not None:
+                return pieces
+        return None
+
+    async def _fetch(self, digest: bytes, ref: BlobRef, peer: PeerId) -> list[bytes] | None:
+        means, label = self._means, self._label(digest)
+        holders = partial(self._holders, peer)
+        refusal = await means.blobs.fetch(ref, holders, pin=label, timeout_s=FETCH_S)
         if refusal is not None:
             self._complain(f"the agreed snapshot of the store cannot be had from {peer}: {refusal.message}")
             return None
-        pieces = await self._read(mark, ref)
+        pieces = await self._read(digest, ref)
         if pieces is None:
             self._liars.add(peer)
             means.blobs.unpin(label)
             return None
-        self._take_note(marked.round, mark.digest, ref)
+        async with self._turn:
+            self._take_note(self._newest_round, digest, ref)
         return pieces
 
-    async def _read(self, mark: StoreMark, ref: BlobRef) -> list[bytes] | None:
-        """The pieces in a blob, if they are the mark's."""
+    def _holders(self, peer: PeerId) -> tuple[PeerId, ...]:
+        return (peer, *(other for other in self._roster.connected() if other != peer))
+
+    @property
+    def _newest_round(self) -> int:
+        """That a snapshot is held for."""
+        return max(self._held.values(), default=0)
+
+    async def _read(self, digest: bytes, ref: BlobRef) -> list[bytes] | None:
+        """The pieces in a blob, if they are of this digest."""
         reader = self._means.blobs.open(ref)
         pieces = None if reader is None else await self._means.workers.run(partial(unframed, reader))
-        return pieces if isinstance(pieces, list) and digest_of(pieces) == mark.digest else None
+        return pieces if isinstance(pieces, list) and digest_of(pieces) == digest else None
 
-    async def _put_in_force(self, marked: Marked, pieces: list[bytes]) -> list[Applied]:
+    async def _put_in_force(self, digest: bytes, pieces: list[bytes]) -> list[Applied]:
         """Returns what this member had written beside it."""
-        adoption: Adoption | Malformed | Refusal | None = None
-        if not self._store.replica.is_at(frontier_of(marked.mark)):
-            adoption = await self._store.adopt(pieces, marked.mark.digest)
-        self._let_go({marked.round, *(round for round in self._held.values() if round > marked.round)})
+        adoption = None if digest == self._in_force else await self._store.adopt(pieces, digest)
         if isinstance(adoption, Malformed):
             self._complain(f"the store is not compacted: {adoption.reason}")
-        elif isinstance(adoption, Refusal):
+            return []
+        self._in_force = digest
+        if isinstance(adoption, Refusal):
             self._complain(f"the store is compacted in memory only: {adoption.message}")
+        async with self._turn:  # or what is being put right now would be let go of
+            round = self._held.get(digest, 0)
+            self._keep_only({other for other, held in self._held.items() if held > round})
+        self._tell(digest, self._store.replica.base())
         return adoption.lost.get(self._own, []) if isinstance(adoption, Adoption) else []
 
     async def _write_again(self, lost: list[Applied]) -> None:
@@ -231,3 +268,11 @@ def again(writer: Writer, lost: list[Applied]) -> Callable[[Replica], list[Opera
 
 def _fits(pieces: list[bytes]) -> bool:
     return sum(len(piece) + 4 for piece in pieces) <= SNAPSHOT_BYTES_MAX
+
+
+def _digest(store: StoreMark | bytes) -> bytes:
+    return store.digest if isinstance(store, StoreMark) else store
+
+
+def _slot(digest: bytes) -> int:
+    return digest[0] % SLOTS

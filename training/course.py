@@ -18,7 +18,7 @@ from .agreed import Admits, Position, Share
 from .agreeing import Agreement
 from .catching_up import CatchingUp
 from .closing import missing, unspread
-from .compacting import Compacting, Marked
+from .compacting import Compacting
 from .deliberation import Deliberation
 from .effects import (
     AdoptStore,
@@ -66,7 +66,6 @@ class Place:
     agreement: Agreement
     ledger: Ledger
     start_digest: bytes | None = None  # what round 0's state must have, where the spec fixes that
-    marked: Marked | None = None  # the newest mark of the store in the log
 
 
 class Course:
@@ -97,7 +96,7 @@ class Course:
         self.pool = Pool(2 * spec.stale_rounds_max + 3, can_check=standing is not Standing.STORAGE)
         self.words = Words(swarm, spec.members_max, self._lets_in, verify)
         self._deliberation = Deliberation(place.agreement, self.words, self._view)
-        self._compacting = Compacting(spec.store_rounds, place.marked)
+        self._compacting = Compacting(spec.store_rounds)
         self._open = OpenRound(self._base, frozenset(place.contributors))
         self.closed_at: float | None = None  # when the newest record was known here; None: before this run
         self._taking_round = self.head.round  # the newest that took contributions
@@ -238,9 +237,9 @@ class Course:
             if each.record.changes:
                 said = tuple(described(change) for change in each.record.changes)
                 effects.append(Observe(MembersChanged(each.record.round, said, self.electorate.total)))
-            self._compacting.agreed(each.record.round, each.record.store)
-            if each.record.store is not None:
-                effects.append(AdoptStore(Marked(each.record.round, each.record.store)))
+            self._compacting.agreed(each.record.mark)
+            if each.record.mark is not None:
+                effects.append(AdoptStore(each.record.mark))
         if closed:
             self._closed_with = None
             self.closed_at = now
@@ -250,9 +249,9 @@ class Course:
 
     def _mark(self) -> list[Effect]:
         """When it is time, and this member's turn."""
-        if not self._agreement.is_first_turn or not self._compacting.asks(self.round):
+        if not self._agreement.is_first_turn or not self._compacting.asks(self.position):
             return []
-        return [MarkStore(self.round, self._compacting.writers(self.electorate))]
+        return [MarkStore(self.round, self._compacting.writers(self.position))]
 
     def _ask_in(self) -> list[Effect]:
         """Ask to be a member, and again when that has grown old."""

@@ -7,7 +7,6 @@ from shoal.transport.port import PeerId
 
 from .agreed import Position, StoreMark
 from .agreeing import Keep, Split
-from .compacting import Marked
 from .events import Event
 from .ledger import Closed
 from .members import Change
@@ -68,7 +67,7 @@ class JudgeStore:
 class AdoptStore:
     """The members agreed on this snapshot: put it in the place of all operations up to its frontier."""
 
-    marked: Marked
+    store: StoreMark | bytes  # or its digest, where more is not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import trio
 
+from shoal.crdt.compact import Frontier
 from shoal.crdt.file_service import StoreError
 from shoal.crdt.service import StoreService
 from shoal.transport.blob_disk import disk_refusal
@@ -76,7 +77,7 @@ class Engine:
         self._archive = cores.archive
         self._keeper = keeper
         self.exchange = Exchange(means, cores, self.do, store.meet, lambda: self._meter.bytes_per_s)
-        self._compactor = Compactor(means, store, cores.roster, cores.log, self.exchange.ask_store)
+        self._compactor = Compactor(means, store, cores, self.exchange.ask_store, self._store_adopted)
         self.sharing = Sharing(store, means.signer.peer_id, self.exchange.introduce, means.observe)
         self.finished = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -99,8 +100,8 @@ class Engine:
                     nursery.start_soon(task, argument)
                 nursery.start_soon(self._carry_out_in_order)
                 nursery.start_soon(self._compactor.run)
-                if self._rounds.marked is not None:
-                    self._compactor.adopt(self._rounds.marked)
+                if self._rounds.position.snapshot is not None:
+                    self._compactor.adopt(self._rounds.position.snapshot)
                 await nursery.start(self.exchange.run)
                 nursery.start_soon(self._watch_time)
                 task_status.started()
@@ -192,8 +193,8 @@ class Engine:
                         self.exchange.say(ballot, peer)
                     case ApplyRecord():
                         self._start(self._apply, effect)
-                    case AdoptStore(marked):
-                        self._compactor.adopt(marked)
+                    case AdoptStore(store):
+                        self._compactor.adopt(store)
                     case _:
                         pass
             self._unwritten -= len(batch)
@@ -342,6 +343,9 @@ class Engine:
         mark = await self._compactor.mark(effect.round, effect.writers)
         if mark is not None:
             self.do(self._rounds.store_marked(trio.current_time(), effect.round, mark))
+
+    def _store_adopted(self, digest: bytes, frontier: Frontier) -> None:
+        self.do(self._rounds.store_adopted(trio.current_time(), digest, frontier))
 
     async def _judge_store(self, effect: JudgeStore) -> None:
         is_right = await self._compactor.judge(effect.round, effect.mark)

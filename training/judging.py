@@ -138,12 +138,12 @@ def judge(view: View, record: AgreedRecord, is_backed: bool) -> bool | Unsettled
     if record.base_digest != view.head.digest:
         return Unsettled((), record.base_digest) if is_backed else False
     taken = _judge_taken(view, record, after)
-    if taken is False or is_backed or record.store is None:
+    if taken is False or is_backed or record.mark is None:
         return taken
     missing = taken.missing if isinstance(taken, Unsettled) else ()
-    verdict = view.compacting.verdict(record.round, record.store, electorate)
+    verdict = view.compacting.verdict(view.position, record.mark)
     if verdict is None:
-        return Unsettled(missing, mark=record.store)
+        return Unsettled(missing, mark=record.mark)
     return taken if verdict else False
 
 

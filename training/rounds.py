@@ -14,13 +14,14 @@ about membership in words.py.
 
 from collections.abc import Callable, Iterable
 
+from shoal.crdt.compact import Frontier
 from shoal.transport.port import PeerId
 
 from .agreed import Position, StoreMark
 from .agreeing import Split
-from .compacting import Marked
 from .course import ROUNDS_MAX, Course, Phase, Place
 from .effects import (
+    AdoptStore,
     AnnounceHeld,
     CheckPayload,
     Effect,
@@ -54,11 +55,6 @@ class Rounds(Course):
     def is_abstaining(self) -> bool:
         """Whether this member says nothing to what is agreed on."""
         return self._agreement.is_abstaining
-
-    @property
-    def marked(self) -> Marked | None:
-        """The newest mark of the store in the log."""
-        return self._compacting.newest
 
     @property
     def contributors(self) -> tuple[PeerId, ...]:
@@ -280,12 +276,19 @@ class Rounds(Course):
 
     def store_marked(self, now: float, round: int, mark: StoreMark) -> list[Effect]:
         """The end of a MarkStore, if there is one."""
-        self._compacting.worked_out(round, mark, self.electorate)
+        if round == self.round:
+            self._compacting.worked_out(self.position, mark)
         return self.look(now)
 
     def store_judged(self, now: float, mark: StoreMark, *, is_right: bool) -> list[Effect]:
         """The end of a JudgeStore, if the operations are here."""
         self._compacting.judged(mark, is_right=is_right)
+        return self.look(now)
+
+    def store_adopted(self, now: float, digest: bytes, frontier: Frontier) -> list[Effect]:
+        """The end of an AdoptStore: the snapshot with this digest is in force."""
+        if digest == self.position.snapshot:
+            self._compacting.adopted(digest, frontier)
         return self.look(now)
 
     def applied(self, now: float, closed: Closed, digest: bytes) -> list[Effect]:
@@ -320,11 +323,14 @@ class Rounds(Course):
         self._trusted = None
         if not is_news:
             return self.look(now)
+        adopt: list[Effect] = []
+        if position.snapshot not in (None, self.position.snapshot):
+            adopt.append(AdoptStore(position.snapshot))
         self._deliberation.leap(position)
         self.ledger = Ledger(position, self._start_digest)
         if self.phase is Phase.OPEN:
             self.phase = Phase.WAITING
-        return [KeepLeap(proof, position), *self.look(now)]
+        return [KeepLeap(proof, position), *adopt, *self.look(now)]
 
     def not_proved(self, now: float) -> list[Effect]:
         """The end of an AskProof that led nowhere."""

@@ -24,7 +24,6 @@ from .answers_service import Cores
 from .archive_reading_service import LOG_NAME
 from .archive_service import Archive, Loaded
 from .calls import AskSpec, Calls, TellHead
-from .compacting import Marked, due_rounds
 from .engine_service import Engine
 from .events import Event, Problem
 from .exchange_service import Means
@@ -171,9 +170,9 @@ class SwarmService:
             )
         for problem in restored.problems:
             means.observe(Problem(problem))
-        archive, loaded, marked = await self._open_archive()
+        archive, loaded = await self._open_archive()
         try:
-            self._cores = cores = self._make_cores(restored, archive, loaded, marked)
+            self._cores = cores = self._make_cores(restored, archive, loaded)
             self._engine = engine = Engine(means, cores, self._keeper, await self._open_store())
             await self._take_part(engine, cores, sequence, stays, task_status)
         finally:
@@ -318,27 +317,25 @@ class SwarmService:
             return Standing.STORAGE
         return Standing.PAUSED if self._is_paused else Standing.TRAINER
 
-    async def _open_archive(self) -> tuple[Archive, Loaded, Marked | None]:
-        """The log on disk, and the store's newest mark in it. Raises OSError."""
+    async def _open_archive(self) -> tuple[Archive, Loaded]:
+        """The log on disk. Raises OSError."""
         means = self._means
         origin = beginning(self.swarm, means.spec)
 
-        def open_() -> tuple[Archive, Loaded, Marked | None]:
+        def open_() -> tuple[Archive, Loaded]:
             archive = Archive(self._directory / LOG_NAME, origin)
-            return archive, archive.load(RECORDS_KEPT), archive.reader.marked(means.spec.store_rounds)
+            return archive, archive.load(RECORDS_KEPT)
 
         try:
-            archive, loaded, marked = await self._blocking(open_)
+            archive, loaded = await self._blocking(open_)
         except StoreError as error:
             raise OSError(errno.ENOSPC if error.fault is Fault.FULL else errno.EIO, str(error)) from error
         if loaded.is_damaged:
             text = "the log was damaged and begins anew: this member abstains until the others have told it enough"
             means.observe(Problem(text))
-        newest = loaded.position.round + len(loaded.log)
-        means.pins.remember("store", due_rounds(means.spec.store_rounds, newest, marked))
-        return archive, loaded, marked
+        return archive, loaded
 
-    def _make_cores(self, restored: Restored, archive: Archive, loaded: Loaded, marked: Marked | None) -> Cores:
+    def _make_cores(self, restored: Restored, archive: Archive, loaded: Loaded) -> Cores:
         spec, me = self._means.spec, self._means.signer.peer_id
         roster = Roster(me, spec.members_max)
         start_digest = self._method.start_digest(spec) if isinstance(self._method, FixesStart) else None
@@ -358,7 +355,7 @@ class SwarmService:
             ledger.add(closed)
             if closed.record.taken and closed.record.round <= restored.head.round:
                 contributors = tuple(dict.fromkeys(PeerId(share.member) for share in closed.record.taken))
-        place = Place(restored.head, contributors, agreement, ledger, start_digest, marked)
+        place = Place(restored.head, contributors, agreement, ledger, start_digest)
         rounds = Rounds(spec, self.swarm, roster, place, self._standing(), self._admits, self._verified)
         if loaded.split is not None:
             rounds.stop_at(loaded.split)

@@ -100,7 +100,7 @@ def leapt(
         return Malformed(f"a leap from round {position.round} back to round {before.round}")
     if before.electorate != position.electorate.digest():
         return Malformed(f"a leap over a change of members between rounds {position.round} and {before.round}")
-    landing = Position(before.round, value_of(leap.before).hash, position.electorate)
+    landing = Position(before.round, value_of(leap.before).hash, position.electorate, before.snapshot)
     return certified(swarm, landing, leap.decided, verify)
 
 
@@ -118,7 +118,7 @@ def anchored(origin: Position, trusted: bytes, anchor: Anchor) -> Position | Mal
     electorate = Electorate(origin.electorate.quorum, anchor.seats, barred)
     if electorate.digest() != record.electorate:
         return Malformed("its anchor's members are not those after the trusted record")
-    return Position(record.round, value.hash, electorate)
+    return Position(record.round, value.hash, electorate, record.snapshot)
 
 
 def verify_proof(

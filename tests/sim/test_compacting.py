@@ -66,7 +66,7 @@ def on_disk(swarm: Swarm, node: Node) -> OnDisk:
 
 def marks(node: Node) -> list[tuple[int, StoreMark]]:
     """Rounds whose records have one."""
-    return [(record.round, record.store) for record in node.running.log() if record.store is not None]
+    return [(record.round, record.mark) for record in node.running.log() if record.mark is not None]
 
 
 async def end(swarm: Swarm, *numbers: int) -> tuple[list[tuple[int, StoreMark]], list[OnDisk]]:
@@ -147,6 +147,23 @@ async def test_a_newcomer_gets_the_agreed_snapshot_from_who_kept_it_though_all_w
         agreed, disks = await end(swarm, 1, 2, 4)
         check(agreed, disks)
         assert swarm.problems() == []
+
+
+async def test_who_begins_with_a_recent_record_gets_the_snapshot_that_was_agreed_on_before_it(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes = make_nodes(folder, 4)
+    async with simulated(nodes, make_spec(nodes, members_start=3, rounds_max=30, store_rounds=EVERY)) as swarm:
+        await swarm.start(0, 1, 2, introducer=0)
+        await swarm.until(lambda: all(node.observed(Finished) for node in nodes[:3]))
+        agreed = marks(nodes[0])
+        await swarm.start(3, introducer=1, trusted=nodes[0].running.status().record)
+        await swarm.until(lambda: bool(nodes[3].observed(Finished)))
+        assert marks(nodes[3]) == []
+        await trio.sleep(60.0)
+        swarm.kill(0, 1, 2, 3)
+        await trio.sleep(1.0)
+        check(agreed, [on_disk(swarm, node) for node in nodes])
 
 
 async def test_a_newcomer_that_is_handed_another_snapshot_asks_the_next_member(

@@ -60,7 +60,8 @@ def data_of(*, round: int = 1, previous: bytes = SWARM, taken: tuple[Share, ...]
 
 
 def mark(*writers: Identity) -> StoreMark:
-    return StoreMark(tuple(WriterMark(writer.public_key, 1, bytes(32)) for writer in writers), bytes(32))
+    digest = bytes([len(writers)]) + writers[0].public_key[1:]
+    return StoreMark(tuple(WriterMark(writer.public_key, 1, bytes(32)) for writer in writers), digest)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,8 @@ def mark(*writers: Identity) -> StoreMark:
         data_of(store=mark(CLEO, BEN)),
         data_of(store=mark(BEN, BEN)),
         data_of(store=StoreMark((), bytes(32))),
+        data_of(store=bytes(32)),  # nothing was agreed on before
+        data_of(store=b"short"),
     ],
 )
 def test_what_does_not_follow_is_refused(data: bytes) -> None:
@@ -87,6 +90,18 @@ def test_what_does_not_follow_is_refused(data: bytes) -> None:
 def test_what_follows_is_sound() -> None:
     assert not isinstance(follow(ORIGIN, value_of(data_of())), Malformed)
     assert not isinstance(follow(ORIGIN, value_of(data_of(store=mark(BEN, CLEO)))), Malformed)
+
+
+def test_records_repeat_which_snapshot_of_the_store_is_agreed_on_until_there_is_another() -> None:
+    position, snapshots = ORIGIN, list[bytes | None]()
+    for store in (None, mark(BEN), None, mark(CLEO), None):
+        made = next_record(position, b"", (), (), store)
+        assert isinstance(made, AgreedRecord)
+        followed = follow(position, record_value(made))
+        assert not isinstance(followed, Malformed)
+        position = followed[1]
+        snapshots.append(position.snapshot)
+    assert snapshots == [None, mark(BEN).digest, mark(BEN).digest, mark(CLEO).digest, mark(CLEO).digest]
 
 
 def test_what_the_store_is_compacted_to_is_in_a_records_hash() -> None:

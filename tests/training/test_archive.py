@@ -17,7 +17,6 @@ from shoal.training.agreed import Position, StoreMark
 from shoal.training.agreeing import Agreement, Keep, Split
 from shoal.training.archive_reading_service import ArchiveReader
 from shoal.training.archive_service import CHANGES_PER_ANCHOR, Archive, Loaded
-from shoal.training.compacting import Marked
 from shoal.training.members import Resume, Suspend
 from shoal.training.skipping import Anchor, Leap, Proof, prove, verify_proof
 from shoal.training.votes import Journal, Step, cast
@@ -40,17 +39,20 @@ def archive(path: Path) -> Generator[Archive]:
         yield archive
 
 
-def test_the_newest_mark_of_the_store_is_found(path: Path) -> None:
-    older, newer = (StoreMark((WriterMark(ANN.public_key, number, bytes(32)),), bytes(32)) for number in (1, 2))
+def test_where_the_log_stands_says_which_snapshot_of_the_store_is_agreed_on(path: Path) -> None:
+    mark = StoreMark((WriterMark(ANN.public_key, 1, bytes(32)),), b"d" * 32)
     log = Written()
+    for round in range(1, 8):
+        log.write(*joins(BEN) if round == 2 else (), store=mark if round == 4 else None)
     with Archive(path, ORIGIN) as archive:
-        found = [archive.reader.marked(4)]
-        for round in range(1, 15):
-            archive.append([log.write(store={4: older, 8: newer}.get(round))])
-            found.append(archive.reader.marked(4))
-        assert archive.reader.marked(0) is None
-        assert archive.reader.marked(5) is None
-    assert found == [None] * 4 + [Marked(4, older)] * 4 + [Marked(8, newer)] * 7
+        archive.append(log.keeps)
+        positions = [archive.reader.position(round) for round in range(8)]
+        assert [None if at is None else at.snapshot for at in positions] == [None] * 4 + [mark.digest] * 4
+        assert archive.load(1).position == log.at(6)
+        leap_over(archive, log, 2, 7)
+        proof = archive.reader.proof(log.at(2).record)
+    assert proof is not None
+    assert verify_proof(SWARM, ORIGIN, log.at(2).record, proof) == log.position
 
 
 def leap_over(archive: Archive, log: Written, since: int, until: int) -> None:

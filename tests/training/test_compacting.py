@@ -15,7 +15,7 @@ from shoal.crdt.operation import Stretch
 from shoal.crdt.replica import Replica
 from shoal.training.agreed import Admits, Position, StoreMark
 from shoal.training.agreeing import Agreement
-from shoal.training.compacting import Compacting, Marked, due_rounds, framed, frontier_of, mark_of, unframed
+from shoal.training.compacting import Compacting, framed, frontier_of, mark_of, unframed
 from shoal.training.deliberation import Deliberation
 from shoal.training.effects import Effect, JudgeStore, SendBallot
 from shoal.training.judging import Unsettled, View, judge
@@ -95,7 +95,7 @@ class Member:
     deliberation: Deliberation = field(init=False)
 
     def __post_init__(self) -> None:
-        words = Words(SWARM, 64, admits_nobody, verify)
+        words = Words(SWARM, SPEC.members_max, admits_nobody, verify)
         agreement = Agreement(SWARM, self.key, Timeouts(), ORIGIN)
         self.deliberation = Deliberation(agreement, words, self.view)
 
@@ -120,7 +120,7 @@ def agree(members: list[Member], proposed: StoreMark) -> tuple[Closed, list[Ball
     queue: deque[tuple[Member, Effect]] = deque()
     for member in members:
         if member.key is LIAR:
-            member.compacting.worked_out(1, proposed, ELECTORATE)
+            member.compacting.worked_out(ORIGIN, proposed)
         queue.extend((member, effect) for effect in member.deliberation.close(now, []))
     while not all(member.deliberation.closed for member in members):
         if not queue:
@@ -170,54 +170,64 @@ def test_what_a_quorum_has_prevoted_is_not_judged_again(is_backed: bool) -> None
     assert verdict == (True if is_backed else Unsettled((), mark=RIGHT))
 
 
-def verdict(compacting: Compacting, mark: StoreMark, round: int = 8) -> bool | None:
-    return compacting.verdict(round, mark, ELECTORATE)
+def at(round: int, snapshot: bytes | None = None) -> Position:
+    """Where the log stands before this round."""
+    return Position(round - 1, bytes(32), ELECTORATE, snapshot)
+
+
+def compacted_to(mark: StoreMark) -> Compacting:
+    compacting = Compacting(4)
+    compacting.agreed(mark)
+    return compacting
 
 
 def test_a_mark_stands_in_the_record_of_every_so_many_rounds_only() -> None:
-    assert verdict(Compacting(4), RIGHT, 8) is None
-    assert verdict(Compacting(4), RIGHT, 9) is False
-    assert verdict(Compacting(0), RIGHT, 8) is False
-    assert not any(Compacting(0).asks(round) for round in range(10))
+    assert Compacting(4).verdict(at(8), RIGHT) is None
+    assert Compacting(4).verdict(at(9), RIGHT) is False
+    assert Compacting(0).verdict(at(8), RIGHT) is False
+    assert not any(Compacting(0).asks(at(round)) for round in range(1, 10))
     often = Compacting(4)
-    assert [round for round in (3, 4, 4, 5, 8) if often.asks(round)] == [4, 8]
+    assert [round for round in (3, 4, 4, 5, 8) if often.asks(at(round))] == [4, 8]
 
 
 def test_a_frontier_never_goes_back_nor_leaves_out_who_was_in_it() -> None:
-    compacting = Compacting(4, Marked(4, mark_at(replica_of(said(*VOTERS, count=2)))))
+    before = mark_at(replica_of(said(*VOTERS, count=2)))
     ahead = mark_at(replica_of(said(*VOTERS, count=3)))
-    assert verdict(compacting, ahead) is None
-    assert verdict(compacting, RIGHT) is False
-    assert verdict(compacting, StoreMark(ahead.frontier[1:], ahead.digest)) is False
+    compacting, place = compacted_to(before), at(8, before.digest)
+    assert compacting.verdict(place, ahead) is None
+    assert compacting.verdict(place, RIGHT) is False
+    assert compacting.verdict(place, StoreMark(ahead.frontier[1:], ahead.digest)) is False
     compacting.judged(ahead, is_right=True)
-    assert verdict(compacting, ahead) is True
-    compacting.agreed(8, ahead)
-    assert compacting.newest == Marked(8, ahead)
-    assert verdict(compacting, ahead) is None  # it is another round's
+    assert compacting.verdict(place, ahead) is True
+    compacting.agreed(None)
+    assert compacting.verdict(place, ahead) is None  # it is another round's
+
+
+def test_who_leapt_over_what_was_agreed_on_says_nothing_before_it_has_it() -> None:
+    before, place = mark_at(replica_of(said(*VOTERS, count=2))), at(8, b"s" * 32)
+    compacting = Compacting(4)
+    assert not compacting.asks(place)
+    assert compacting.verdict(place, RIGHT) is None
+    compacting.adopted(b"s" * 32, frontier_of(before))
+    assert compacting.asks(place)
+    assert compacting.verdict(place, RIGHT) is False
 
 
 def test_strangers_get_no_seat_for_good() -> None:
     with_stranger = mark_at(replica_of(said(*VOTERS, STRANGER)))
-    assert verdict(Compacting(4), with_stranger) is False
-    compacting = Compacting(4, Marked(4, with_stranger))  # it was a member then
-    assert Writer(STRANGER.public_key) in compacting.writers(ELECTORATE)
-    assert verdict(compacting, with_stranger) is None
+    assert Compacting(4).verdict(at(8), with_stranger) is False
+    compacting, place = compacted_to(with_stranger), at(8, with_stranger.digest)  # it was a member then
+    assert Writer(STRANGER.public_key) in compacting.writers(place)
+    assert compacting.verdict(place, with_stranger) is None
 
 
 def test_what_was_worked_out_for_a_round_is_proposed_in_that_one_only() -> None:
     compacting = Compacting(4)
-    compacting.worked_out(8, mark_at(replica_of(said(STRANGER))), ELECTORATE)
+    compacting.worked_out(at(8), mark_at(replica_of(said(STRANGER))))
     assert compacting.proposal(8) is None
-    compacting.worked_out(8, RIGHT, ELECTORATE)
+    compacting.worked_out(at(8), RIGHT)
     assert compacting.proposal(8) == RIGHT
     assert compacting.proposal(12) is None
-
-
-def test_rounds_for_which_an_earlier_run_may_have_kept_snapshots() -> None:
-    assert due_rounds(4, 9, Marked(4, RIGHT)) == {4, 8, 12}
-    assert due_rounds(4, 40, Marked(4, RIGHT)) == {4, 36, 40, 44}
-    assert due_rounds(4, 0, None) == {4}
-    assert due_rounds(0, 9, None) == set()
 
 
 def test_a_mark_says_what_its_frontier_is() -> None:

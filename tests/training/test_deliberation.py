@@ -79,7 +79,7 @@ def test_a_mark_of_the_store_is_proposed_in_a_first_attempt_and_in_no_later_one(
     again = next(attempt for attempt in range(1, 20) if ORIGIN.electorate.proposer(1, attempt) == first)
     mark = StoreMark((WriterMark(KEYS[first].public_key, 7, bytes(32)),), bytes(32))
     compacting = Compacting(1)
-    compacting.worked_out(1, mark, ORIGIN.electorate)
+    compacting.worked_out(ORIGIN, mark)
     deliberation = deliberation_of(first, silent, compacting)
     offers = [offer(first)] if is_training else []  # without any, the record is made for who is suspended
     assert [record.store for record in records_in(deliberation.close(0.0, offers))] == [mark]
