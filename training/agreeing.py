@@ -24,7 +24,7 @@ from shoal.transport.wire import Malformed
 
 from .agreed import AgreedRecord, Position, follow
 from .members import Electorate
-from .votes import Ballot, Decided, Journal, Proposal, Value, Vote, fault, value_of, vote_statement
+from .votes import Ballot, Decided, Journal, Proposal, Tally, Value, Vote, fault, value_of, vote_statement
 from .voting import Voting
 from .voting_effects import Accuse, Began, Judge, Save, Send, Timeouts
 from .voting_effects import Effect as VotingEffect
@@ -232,6 +232,8 @@ class Agreement:
         decided, before = self._kept.get(ballot.round, (None, None))
         if decided is None or before is None:
             return []
+        if isinstance(ballot, Tally):
+            return []  # who passes on others' votes says its own as well
         if not isinstance(ballot, Decided):
             return [] if self._is_just_late(peer, ballot, decided) else [Answer(peer, decided)]
         if ballot.value == decided.value:

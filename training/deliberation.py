@@ -133,8 +133,8 @@ class Deliberation:
         match effect:
             case Save(journal):
                 return [SaveJournal(journal)]
-            case Send(ballot):
-                return [SendBallot(ballot)]
+            case Send(ballot, to):
+                return [SendBallot(ballot, to)]
             case Answer(peer, ballot):
                 return [SendBallot(ballot, peer)]
             case Ask(peer, _):

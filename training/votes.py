@@ -5,7 +5,7 @@ signed; what it cannot: make a vote of another's, or two of one's that are not p
 """
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -85,6 +85,16 @@ class Decided(Message, frozen=True, tag=3):
     precommits: Signatures
 
 
+class Tally(Message, frozen=True, tag=4):
+    """Several members' votes for one value in one step: as if each had come by itself."""
+
+    round: RoundNumber
+    attempt: Attempt
+    step: Step
+    choice: Choice
+    votes: Signatures
+
+
 class ShortBallot(Message, frozen=True):
     """A vote, or a proposal (of no step), as short as its signature can be checked."""
 
@@ -108,7 +118,7 @@ class Journal(Message, frozen=True):
     bound_by: Polka | None
 
 
-Ballot = Vote | Proposal | Decided
+Ballot = Vote | Proposal | Decided | Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +178,12 @@ def propose(signer: Signer, swarm: bytes, round: int, attempt: int, value: Value
     return Proposal(signer.peer_id, round, attempt, value.data, at, prevotes, signature)
 
 
+def votes_of(tally: Tally) -> Iterator[Vote]:
+    """Those that it is made of."""
+    place = tally.round, tally.attempt, tally.step, tally.choice
+    return (Vote(each.member, *place, each.signature) for each in tally.votes)
+
+
 def signatures_of(votes: Iterable[Vote]) -> tuple[Signed, ...]:
     return tuple(Signed(vote.voter, vote.signature) for vote in votes)
 
@@ -201,6 +217,11 @@ def fault(ballot: Ballot, swarm: bytes, voters: Iterable[PeerId], verify: Verify
         case Decided(round, attempt, data, precommits):
             statement = vote_statement(swarm, round, attempt, Step.PRECOMMIT, value_of(data).hash)
             return _signatures_fault(precommits, statement, known, verify)
+        case Tally(round, attempt, step, choice, votes):
+            if len(choice) not in (0, 32):
+                return Malformed("votes for what is no record")
+            statement = vote_statement(swarm, round, attempt, step, choice)
+            return _signatures_fault(votes, statement, known, verify)
 
 
 def _polka_fault(polka: Polka, round: int, swarm: bytes, known: set[PeerId], verify: Verify) -> Malformed | None:
@@ -231,3 +252,5 @@ def signature_count(ballot: Ballot) -> int:
             return 1 + len(prevotes)
         case Decided(precommits=precommits):
             return 1 + len(precommits)
+        case Tally(votes=votes):
+            return 1 + len(votes)

@@ -17,10 +17,11 @@ class Timeouts:
     propose_s: float = 2.0  # for the proposal, and all it names, to be here
     vote_s: float = 1.0  # for the others' votes, once a quorum has voted
     repeat_s: float = 1.0  # until what was sent is sent again
+    passed_on_from: int = 9  # so many members: a first attempt's votes go by way of its proposer; see voting.py
 
     def at(self, attempt: int) -> "Timeouts":
         factor = min(GROWTH_MAX, 1 + attempt)
-        return Timeouts(self.propose_s * factor, self.vote_s * factor, self.repeat_s)
+        return Timeouts(self.propose_s * factor, self.vote_s * factor, self.repeat_s, self.passed_on_from)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,10 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """To all members."""
+    """To all members, or to the one that passes it on."""
 
     ballot: Ballot
+    to: PeerId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -313,7 +313,7 @@ class Stage:
                 actor.disk.journal = journal
             case Keep():
                 self._keep(actor, effect)
-            case Send(ballot):
+            case Send(ballot):  # so few that it is always for all
                 self._send(actor, ballot)
             case Answer(peer, ballot):
                 self._post(actor.name, self.names[peer], ballot)  # how an earlier round ended

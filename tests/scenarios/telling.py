@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from shoal.training.agreed import read_record
-from shoal.training.votes import Ballot, Decided, Proposal, Step, Value, Vote, value_of
+from shoal.training.votes import Ballot, Decided, Proposal, Step, Tally, Value, Vote, value_of
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
@@ -35,6 +35,9 @@ class Transcript:
                 return f"{said}, for in attempt {bound_by.attempt} a quorum prevoted {bound}"
             case Decided():
                 return f"shows how round {ballot.round} ended"
+            case Tally(step=step, votes=votes):
+                voters = " ".join(sorted(self._names[PeerId(each.member)] for each in votes))
+                return f"passes on what {voters} {'prevote' if step is Step.PREVOTE else 'precommit'}"
 
     def title(self, value: Value) -> str:
         """What a record takes and changes."""

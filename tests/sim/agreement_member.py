@@ -12,7 +12,7 @@ from blake3 import blake3
 from shoal.training.agreed import AgreedRecord, Share, leave_statement, next_record, record_value, unproved
 from shoal.training.agreeing import Agreement, Answer, Ask, Effect, JudgeRecord, Keep, Split
 from shoal.training.members import Change, Expel, Join, Leave, Resume, Suspend
-from shoal.training.votes import Ballot, Decided, Journal, Proposal, Value, Vote, shortened
+from shoal.training.votes import Ballot, Decided, Journal, Proposal, Tally, Value, Vote, shortened
 from shoal.training.voting_effects import Accuse, Began, Save, Send, Timeouts
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
@@ -123,7 +123,7 @@ class Member:
         if world.forgets:
             self.disk.journal = None
         self.core = world.make_agreement(
-            SWARM, self.key, TIMEOUTS, world.origin, self.disk.log, self.disk.journal, world.verify
+            SWARM, self.key, world.timeouts, world.origin, self.disk.log, self.disk.journal, world.verify
         )
         self.core.wait_for(lambda peer: peer == self.peer_id or world.is_connected(self.peer_id, peer))
         self._begin_count += 1
@@ -275,7 +275,7 @@ class Member:
                 world, electorate = self.world, core.position.electorate
                 if unproved((change,), SWARM, electorate, world.admits, world.verify) is None:
                     self.words[PeerId(change.member)] = change
-            case Vote() | Proposal() | Decided():
+            case Vote() | Proposal() | Decided() | Tally():
                 self.do(core.heard(self.now, sender, sent))
             case ForFace():
                 pass
@@ -330,8 +330,10 @@ class Member:
                 world.agreed(self.peer_id, effect)
                 self._open_round()
                 self._tell_all(decided)
-            case Send(ballot):
+            case Send(ballot, None):
                 self._tell_all(ballot)
+            case Send(ballot, str() as peer):
+                world.send(self.peer_id, peer, ballot)
             case Answer(peer, ballot):
                 world.send(self.peer_id, peer, ballot)
             case Ask(peer, round):

@@ -7,7 +7,7 @@ that all arrives soon, and everybody runs.
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ from shoal.training.agreed import Position
 from shoal.training.agreeing import Agreement, Keep
 from shoal.training.members import Electorate, Expel, electorate_of
 from shoal.training.spec import Quorum
-from shoal.training.votes import ATTEMPTS_MAX, Proposal, Vote
+from shoal.training.votes import ATTEMPTS_MAX, Proposal, Tally, Vote
 from shoal.transport.port import PeerId
 
 from .agreement_member import SWARM, TIMEOUTS, Key, Member, Sent, Violation
@@ -55,6 +55,7 @@ class World:
         self.draw = random.Random(plan.seed)
         self.mood_name = sorted(MOODS)[plan.seed // 4 % len(MOODS)]  # counts go by fours
         self.mood = MOODS[self.mood_name]
+        self.timeouts = replace(TIMEOUTS, passed_on_from=1) if plan.seed // 24 % 2 else TIMEOUTS
         self.make_agreement = make_agreement
         self.forgets = forgets  # a member's disk loses what it has signed
         self.transcript: list[str] = []
@@ -100,7 +101,7 @@ class World:
 
     def send(self, sender: PeerId, receiver: PeerId, sent: Sent) -> None:
         draw, mood = self.draw, self.mood
-        if isinstance(sent, Vote | Proposal) and sent.attempt > ATTEMPTS_MAX:
+        if isinstance(sent, Vote | Proposal | Tally) and sent.attempt > ATTEMPTS_MAX:
             return  # nobody could read it
         if self.is_settled:
             self.at(self.now + draw.uniform(*SETTLED_S), self._arrive, sender, receiver, sent)
@@ -131,10 +132,10 @@ class World:
 
     def _is_spited(self, sender: PeerId, receiver: PeerId, sent: Sent) -> bool:
         """Whether the weather has it in for this message, however often it is repeated."""
-        if not isinstance(sent, Vote | Proposal) or sender in self.liars:
+        if not isinstance(sent, Vote | Proposal | Tally) or sender in self.liars:
             return False
         hunt = self.hunt(sent.round, sent.attempt)
-        return hunt is not None and hunt.loses(sender, receiver, sent.step if isinstance(sent, Vote) else None)
+        return hunt is not None and hunt.loses(sender, receiver, None if isinstance(sent, Proposal) else sent.step)
 
     def hunt(self, round: int, attempt: int) -> Hunt | None:
         place = round, attempt

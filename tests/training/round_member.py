@@ -17,7 +17,7 @@ from shoal.training.records import Contribution, Head, Offered, Presence, Presen
 from shoal.training.roster import Roster
 from shoal.training.rounds import Place, Rounds
 from shoal.training.spec import Quorum, Spec, spec_from, swarm_id
-from shoal.training.votes import Ballot, Decided, Journal, Proposal, Step, Vote, cast, propose, signatures_of
+from shoal.training.votes import Ballot, Decided, Journal, Proposal, Step, Tally, Vote, cast, propose, signatures_of
 from shoal.transport.blobs import BlobRef
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
@@ -100,7 +100,7 @@ def speaker(ballot: Ballot) -> PeerId:
     match ballot:
         case Vote(voter=peer) | Proposal(proposer=peer):
             return PeerId(peer)
-        case Decided():
+        case Decided() | Tally():
             return BEN.peer_id
 
 
