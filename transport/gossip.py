@@ -3,7 +3,9 @@
 Whoever publishes hands its message to all neighbours who subscribe to the topic. Whoever gets one offers it, by its
 hash, to those neighbours who are not known to have it, and hands it to those who want it. So a message reaches all who
 are connected through subscribers, and its bytes travel little more than once to each. Who is offered what it has asked
-of somebody else says so, and is offered it again when that one should have delivered.
+of somebody else says so, and is offered it again when that one should have delivered. With a message goes whom its
+publisher hands it to (`Published.told`): these are offered it only after AGAIN_S, with all else that is due then. Where
+everybody is everybody's neighbour, n messages would else cost n^3 offers.
 
 GossipSub of py-libp2p is not used: one message of 50 bytes whose key cannot be parsed raises in a task of its own and
 ends the node (measured; so do IHAVE and IWANT with ids that are no JSON), and a peer may start any number of tasks.
@@ -13,10 +15,10 @@ check that (`is_valid`), and there is no signature around it but its own. So wha
 (`Mesh.heard`), and nobody gains by publishing again what another published.
 
 What a malicious peer may send: any bytes, any number of them, and all that others ever published. What it cannot: keep
-a message from who has an honest neighbour by offering it first (it is asked once for each message), have anything
-delivered twice within the last
-SEEN_MAX messages, have anything delivered or forwarded that `is_valid` refuses, have more than MESSAGES_PER_S messages
-looked at, or make this side remember more than the bounds below.
+a message from who has an honest neighbour by offering it first (it is asked once for each message) or by naming it as
+told (that costs AGAIN_S), have anything delivered twice within the last SEEN_MAX messages, have anything delivered or
+forwarded that `is_valid` refuses, have more than MESSAGES_PER_S messages looked at, or make this side remember more
+than the bounds below.
 """
 
 import math
@@ -43,7 +45,10 @@ ENTRY_BYTES: Final = 1024  # what a remembered message costs besides its bytes
 WANTED_MAX: Final = 1024  # asked of somebody and not yet here
 WANT_S: Final = 2.0  # then it may be asked of somebody else
 AGAIN_S: Final = WANT_S + 0.5  # after which it is offered again to who has asked somebody else
-AGAIN_MAX: Final = 4096  # sends to be repeated, to all neighbours together
+AGAIN_EVERY_S: Final = 0.5  # so that many offers go in one call
+AGAIN_MAX: Final = 16_384  # sends to be made later, to all neighbours together; memory: 0.1 KB each
+TAG_BYTES: Final = 4  # that stand for a peer among those told; two alike cost a message AGAIN_S
+TOLD_MAX: Final = 128  # who hands its messages to more names none: 512 bytes would be as much as the message
 TRIES_MAX: Final = 8  # sends of one message to one neighbour: so many liars around it are outlasted
 MESSAGES_PER_S: Final = 100.0  # taken from one neighbour; CPU: to check a signature costs 0.06 ms
 MESSAGES_BURST: Final = 400
@@ -57,6 +62,7 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 
     topic: str
     data: bytes
+    told: bytes = b""  # whom its publisher hands it to, by their tags, as whoever handed it on says
 
 
 class Arrival(msgspec.Struct, frozen=True, gc=False):
@@ -98,6 +104,11 @@ class _Cached(msgspec.Struct, gc=False):
     holders: set[PeerId] = msgspec.field(default_factory=set[PeerId])  # who is known to have it
 
 
+def tag_of(peer: PeerId) -> bytes:
+    """What stands for a peer among those who were told of a message."""
+    return blake3(peer.encode()).digest(TAG_BYTES)
+
+
 def message_id(topic: str, data: bytes) -> bytes:
     """What a message is called."""
     return blake3(encode(topic) + data).digest(ID_BYTES)
@@ -137,7 +148,10 @@ class Mesh:
         """This node's own message, handed to all neighbours who subscribe and are not known to have it."""
         id = message_id(topic, data)
         self._remember(id)
-        return self._spread(id, Published(topic, data), is_offer=False)
+        peers = self._subscribers(topic)
+        told = b"".join(map(tag_of, peers)) if len(peers) <= TOLD_MAX else b""
+        cached = self._keep(id, Published(topic, data, told))
+        return [Send(peer, id, is_offer=False) for peer in peers if peer not in cached.holders]
 
     def heard(self, topic: str, data: bytes) -> None:
         """This message has come another way: nobody need hand it over."""
@@ -207,20 +221,33 @@ class Mesh:
         self._remember(id)
         return Arrival(id, message)
 
-    def accept(self, peer: PeerId, arrival: Arrival) -> list[Send]:
+    def accept(self, peer: PeerId, arrival: Arrival, now: float) -> list[Send]:
         """The message, which `peer` handed over, is valid: offer it to those who may not have it."""
-        return self._spread(arrival.id, arrival.message, peer, is_offer=True)
+        message = arrival.message
+        cached = self._keep(arrival.id, message)
+        cached.holders.add(peer)
+        starts = range(0, len(message.told), TAG_BYTES)
+        told = {message.told[start : start + TAG_BYTES] for start in starts}
+        sends: list[Send] = []
+        for each in self._subscribers(message.topic):
+            send = Send(each, arrival.id, is_offer=True)
+            if tag_of(each) in told:
+                self._later(send, now)
+            elif each not in cached.holders:
+                sends.append(send)
+        return sends
 
-    def _spread(self, id: bytes, message: Published, *holders: PeerId, is_offer: bool) -> list[Send]:
+    def _subscribers(self, topic: str) -> list[PeerId]:
+        return sorted(peer for peer, neighbour in self._neighbours.items() if topic in neighbour.topics)
+
+    def _keep(self, id: bytes, message: Published) -> _Cached:
         cached = self._cache.get(id)
         if cached is None:
             cached = self._cache[id] = _Cached(message)
             self._cache_bytes += len(message.data) + ENTRY_BYTES
             while self._cache_bytes > CACHE_BYTES_MAX:
                 self._cache_bytes -= len(self._cache.popitem(last=False)[1].message.data) + ENTRY_BYTES
-        cached.holders.update(holders)
-        peers = (peer for peer, neighbour in self._neighbours.items() if message.topic in neighbour.topics)
-        return [Send(peer, id, is_offer) for peer in sorted(peers) if peer not in cached.holders]
+        return cached
 
     def is_needless(self, send: Send) -> bool:
         """Whether the neighbour has shown in the meantime that it has the message."""
@@ -228,8 +255,13 @@ class Mesh:
         return cached is None or send.peer in cached.holders
 
     def _try_again(self, send: Send, now: float) -> None:
-        if send.tries + 1 < TRIES_MAX and len(self._again) < AGAIN_MAX:
-            self._again.append((now + AGAIN_S, Send(send.peer, send.id, send.is_offer, send.tries + 1)))
+        if send.tries + 1 < TRIES_MAX:
+            self._later(Send(send.peer, send.id, send.is_offer, send.tries + 1), now)
+
+    def _later(self, send: Send, now: float) -> None:
+        if len(self._again) < AGAIN_MAX:
+            at = math.ceil((now + AGAIN_S) / AGAIN_EVERY_S) * AGAIN_EVERY_S
+            self._again.append((at, send))
 
     def _asks(self, peer: PeerId, id: bytes, now: float) -> bool:
         """Whether to ask `peer` for a message that is not here."""

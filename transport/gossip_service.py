@@ -14,6 +14,8 @@ import trio
 from .gossip import (
     ID_BYTES,
     OFFERS_MAX,
+    TAG_BYTES,
+    TOLD_MAX,
     TOPIC_CHARS_MAX,
     TOPICS_MAX,
     Answer,
@@ -52,6 +54,7 @@ class Wants(Message, frozen=True):
 class Handover(Message, frozen=True):
     topic: Topic
     data: Annotated[bytes, msgspec.Meta(max_length=GOSSIP_BYTES_MAX)]
+    told: Annotated[bytes, msgspec.Meta(max_length=TAG_BYTES * TOLD_MAX)] = b""
 
 
 class Nothing(Message, frozen=True):
@@ -62,7 +65,9 @@ _TOPICS_BYTES_MAX: Final = TOPICS_MAX * (4 * TOPIC_CHARS_MAX + 5) + 8
 _IDS_BYTES_MAX: Final = OFFERS_MAX * (ID_BYTES + 2) + 8
 SUBSCRIBE: Final = Unary("/shoal/gossip/1/subscribe", Topics, Nothing, _TOPICS_BYTES_MAX, 8)
 OFFER: Final = Unary("/shoal/gossip/1/offer", Ids, Wants, _IDS_BYTES_MAX, 2 * _IDS_BYTES_MAX)
-PUSH: Final = Unary("/shoal/gossip/1/push", Handover, Nothing, GOSSIP_BYTES_MAX + 4 * TOPIC_CHARS_MAX + 16, 8)
+PUSH: Final = Unary(
+    "/shoal/gossip/1/push", Handover, Nothing, GOSSIP_BYTES_MAX + 4 * TOPIC_CHARS_MAX + TAG_BYTES * TOLD_MAX + 24, 8
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -94,7 +99,8 @@ class GossipService:
         self._watch = watch
         self._mesh = Mesh()
         self._version = 1
-        self._repeat = trio.Event()  # there may be sends to repeat
+        self._repeat = trio.Event()  # there are sends to repeat sooner than at
+        self._repeats_at = math.inf
         self._subscriptions: dict[str, Hear] = {}
         self._outboxes: dict[PeerId, _Outbox] = {}
         self.dropped_count = 0  # because a neighbour was slow
@@ -160,9 +166,11 @@ class GossipService:
         return Wants(answer.wanted, answer.waiting)
 
     def _on_push(self, peer: PeerId, request: Handover) -> Nothing:
-        arrival = self._mesh.receive(peer, Published(request.topic, request.data), trio.current_time())
+        now, message = trio.current_time(), Published(request.topic, request.data, request.told)
+        arrival = self._mesh.receive(peer, message, now)
         if arrival is not None and self._subscriptions[request.topic](peer, request.data):
-            self._send(self._mesh.accept(peer, arrival))
+            self._send(self._mesh.accept(peer, arrival, now))
+            self._look_again()
         return Nothing()
 
     # What neighbours are told.
@@ -206,10 +214,14 @@ class GossipService:
 
     async def _offer_again(self) -> None:
         while True:
-            self._repeat = trio.Event()
-            with trio.move_on_at(self._mesh.deadline):
+            self._repeat, self._repeats_at = trio.Event(), self._mesh.deadline
+            with trio.move_on_at(self._repeats_at):
                 await self._repeat.wait()
             self._send(self._mesh.due(trio.current_time()))
+
+    def _look_again(self) -> None:
+        if self._mesh.deadline < self._repeats_at:
+            self._repeat.set()
 
     async def _tell_topics(self, peer: PeerId, outbox: _Outbox) -> None:
         version = self._version
@@ -232,18 +244,18 @@ class GossipService:
             reply = await self._calls.request(peer, OFFER, Ids(ids), timeout_s=CALL_S)
             answer = Answer([], ids) if isinstance(reply, Refusal) else Answer(reply.wanted, reply.waiting)
             pushes += self._mesh.answered(offers, answer, trio.current_time())
-            self._repeat.set()
+            self._look_again()
         return pushes
 
     async def _push(self, send: Send, outbox: _Outbox) -> None:
         message = self._mesh.cached(send.id)
         try:
             if message is not None:
-                handover = Handover(message.topic, message.data)
+                handover = Handover(message.topic, message.data, message.told)
                 answer = await self._calls.request(send.peer, PUSH, handover, timeout_s=CALL_S)
                 # Not after a deadline: who is slow or frozen would get its bytes over and over.
                 if isinstance(answer, Refusal) and answer.code in (Code.UNREACHABLE, Code.BUSY):
                     self._mesh.undelivered(send, trio.current_time())
-                    self._repeat.set()
+                    self._look_again()
         finally:
             outbox.places.release()

@@ -160,13 +160,13 @@ class StoreNode:
         request = decode(data, Handover, PUSH.request_bytes_max)
         if isinstance(request, Malformed):
             return self._refuse(request)
-        arrival = self.mesh.receive(peer, Published(request.topic, request.data), self.network.now)
+        arrival = self.mesh.receive(peer, Published(request.topic, request.data, request.told), self.network.now)
         if arrival is not None:
             admission = self.take(request.data)
             if admission.missing is not None:
                 self._exchanges.missing(peer)
             if admission.is_news:
-                self._queue(self.mesh.accept(peer, arrival))
+                self._queue(self.mesh.accept(peer, arrival, self.network.now))
         return DONE
 
     def _on_offer(self, peer: PeerId, data: bytes) -> bytes:
@@ -275,7 +275,9 @@ class StoreNode:
         while outbox.pushes and outbox.pushes_count < PUSHES_MAX:
             outbox.pushes_count += 1
             message = outbox.pushes.popleft()
-            self.network.call(self, peer, PUSH.name, encode(Handover(message.topic, message.data)), then, CALL_S)
+            self.network.call(
+                self, peer, PUSH.name, encode(Handover(message.topic, message.data, message.told)), then, CALL_S
+            )
         if outbox.pushes:
             return
         outbox.is_busy = bool(outbox.sends)

@@ -1,5 +1,6 @@
 """Gossip among machines that hand each other what they are told to, and against what a neighbour may send."""
 
+import math
 import os
 import random
 from typing import Final
@@ -9,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.transport.gossip import (
+    AGAIN_EVERY_S,
     AGAIN_MAX,
+    AGAIN_S,
     CACHE_BYTES_MAX,
     MESSAGES_BURST,
     OFFERS_MAX,
@@ -65,7 +68,9 @@ def spread(links: set[tuple[int, int]], count: int, seed: int) -> tuple[list[int
         arrival = meshes[receiver].receive(sender_id, message, now)
         if arrival is not None:
             got[receiver] += 1
-            waiting += [(receiver, each) for each in meshes[receiver].accept(sender_id, arrival)]
+            waiting += [(receiver, each) for each in meshes[receiver].accept(sender_id, arrival, now)]
+        if not waiting:
+            waiting += [(index, each) for index, mesh in enumerate(meshes) for each in mesh.due(math.inf)]
     return got, carried
 
 
@@ -104,7 +109,7 @@ def test_who_offers_first_and_never_delivers_keeps_a_message_from_nobody() -> No
     relay.connected(NODES[6].peer_id)
     arrival = relay.receive(NODES[6].peer_id, NEWS, 0.0)
     assert isinstance(arrival, Arrival)
-    offers, now, handed = relay.accept(NODES[6].peer_id, arrival), 0.0, list[Send]()
+    offers, now, handed = relay.accept(NODES[6].peer_id, arrival, 0.0), 0.0, list[Send]()
     for _ in range(2):
         answer = victim.offered(CAROL.peer_id, [id], now)
         handed = relay.answered(offers, answer, now)
@@ -159,7 +164,7 @@ def test_who_is_known_to_have_a_message_is_not_told_of_it() -> None:
     mesh = mesh_of(BOB, CAROL)
     arrival = mesh.receive(BOB.peer_id, NEWS, 0.0)
     assert isinstance(arrival, Arrival)
-    (send,) = mesh.accept(BOB.peer_id, arrival)
+    (send,) = mesh.accept(BOB.peer_id, arrival, 0.0)
     assert send == Send(CAROL.peer_id, arrival.id, is_offer=True)
     assert not mesh.is_needless(send)
     mesh.offered(CAROL.peer_id, [arrival.id], 0.0)
@@ -234,6 +239,31 @@ def test_what_was_refused_as_invalid_is_neither_heard_again_nor_passed_on() -> N
     assert mesh.receive(CAROL.peer_id, NEWS, 0.0) is None
     assert mesh.cached(id) is None
     assert mesh.offered(CAROL.peer_id, [id], 10.0).wanted == []
+
+
+def test_whom_the_publisher_tells_nobody_else_offers_the_message_at_once() -> None:
+    source, mesh = mesh_of(BOB, CAROL), mesh_of(NODES[0], CAROL, NODES[3])
+    (send, _) = source.publish("t", NEWS.data)
+    message = source.cached(send.id)
+    assert message is not None
+    arrival = mesh.receive(NODES[0].peer_id, message, 0.1)
+    assert arrival is not None
+    assert mesh.accept(NODES[0].peer_id, arrival, 0.1) == [Send(NODES[3].peer_id, send.id, is_offer=True)]
+    later = mesh.deadline
+    assert 0.1 + AGAIN_S <= later <= 0.1 + AGAIN_S + AGAIN_EVERY_S
+    assert mesh.due(later) == [Send(CAROL.peer_id, send.id, is_offer=True)]  # who may have been named and not told
+
+
+def test_among_neighbours_of_one_another_a_message_makes_no_offers_to_who_has_offered_it() -> None:
+    source, mesh = mesh_of(BOB, CAROL), mesh_of(NODES[0], CAROL)
+    (send, _) = source.publish("t", NEWS.data)
+    message = source.cached(send.id)
+    assert message is not None
+    arrival = mesh.receive(NODES[0].peer_id, message, 0.0)
+    assert arrival is not None
+    assert mesh.accept(NODES[0].peer_id, arrival, 0.0) == []
+    mesh.offered(CAROL.peer_id, [send.id], 1.0)
+    assert mesh.due(math.inf) == []
 
 
 def test_a_flood_from_one_neighbour_is_cut_and_the_others_are_heard() -> None:
