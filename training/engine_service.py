@@ -1,7 +1,7 @@
 """Carries out what the round core decides, and tells it how that ended. A shell."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -60,6 +60,7 @@ TRY_AGAIN_S = 10.0  # after training or storing failed
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
 DISK_PAUSE_S = 5.0  # before what could not be written is tried again
 PROOFS_MAX = 4  # members asked for the way to the newest record
+CHECKED_AT_ONCE = 32  # payloads of at most INLINE_BYTES_MAX each; more: one that is slow to check holds up the others
 PART_MIN = 0.5  # of the samples of its last turn that a turn cut short must have, to be worth its bytes
 
 
@@ -76,7 +77,7 @@ class Engine:
         self._log = cores.log
         self._archive = cores.archive
         self._keeper = keeper
-        self.exchange = Exchange(means, cores, self.do, store.meet, lambda: self._meter.bytes_per_s)
+        self.exchange = Exchange(means, cores, self.do, self.look_soon, store.meet, lambda: self._meter.bytes_per_s)
         self._compactor = Compactor(means, store, cores, self.exchange.ask_store, self._store_adopted)
         self.sharing = Sharing(store, means.signer.peer_id, self.exchange.introduce, means.observe)
         self.finished = trio.Event()
@@ -84,6 +85,8 @@ class Engine:
         self._backlog: list[tuple[Callable[[Any], Any], object]] = []  # what is to be done once `run` runs
         self._changed = trio.Event()
         self._ordered = trio.open_memory_channel[Effect](math.inf)
+        self._unchecked: list[Offered] = []  # that travelled inside of their messages, being checked or about to be
+        self._is_look_due = False
         self._unwritten = 0  # effects in that channel, or being carried out
         self._last_samples = 0
         self._state_lock = trio.Lock()  # one applies or goes over to another head at a time
@@ -137,8 +140,12 @@ class Engine:
                     self._start(self._train, effect)
                 case FetchPayload(offered):
                     self._start(self._fetch, offered)
+                case CheckPayload(offered) if offered.ref is None:
+                    self._unchecked.append(offered)
+                    if len(self._unchecked) == 1:
+                        self._start(self._check_small, None)
                 case CheckPayload(offered):
-                    self._start(self._check, offered)
+                    self._start(self._check, [offered])
                 case Collect():
                     self._start(self._collect, effect)
                 case MarkStore():
@@ -157,6 +164,11 @@ class Engine:
         """Whether this member has voted and some have yet to hear it."""
         return self._unwritten > 0 or self.exchange.has_ballots()
 
+    def look_soon(self) -> None:
+        """Each answer tells where a peer stands: what follows from many that come together is worked out once."""
+        self._is_look_due = True
+        self._changed.set()
+
     async def wait_for_change(self) -> None:
         """Until something was heard or done."""
         await self._changed.wait()
@@ -173,7 +185,8 @@ class Engine:
             self._changed = trio.Event()
             with trio.move_on_at(self._rounds.deadline(trio.current_time())) as scope:
                 await self._changed.wait()
-            if scope.cancelled_caught:
+            if scope.cancelled_caught or self._is_look_due:
+                self._is_look_due = False
                 self.do(self._rounds.look(trio.current_time()))
 
     # By way of the disk -----------------------------------------------------------------------------------------
@@ -329,9 +342,16 @@ class Engine:
                 return
             await trio.sleep(FETCH_PAUSE_S)
 
-    async def _check(self, offered: Offered) -> None:
-        wrong = await self._method_keeper().check(offered)
-        self.do(self._rounds.checked(trio.current_time(), offered, wrong))
+    async def _check(self, offers: Sequence[Offered]) -> None:
+        for offered, wrong in zip(offers, await self._method_keeper().check(offers), strict=True):
+            self.do(self._rounds.checked(trio.current_time(), offered, wrong))
+
+    async def _check_small(self, _: object) -> None:
+        """All that came meanwhile at once: the way to a thread and back costs more than a small payload's check."""
+        while self._unchecked:
+            batch = self._unchecked[:CHECKED_AT_ONCE]
+            await self._check(batch)
+            del self._unchecked[: len(batch)]
 
     async def _collect(self, effect: Collect) -> None:
         first = () if effect.proposer is None else (effect.proposer,)

@@ -77,13 +77,20 @@ class Means:
 
 
 class Exchange:
-    """One swarm's conversations. `do` carries out effects, `meet` lets the store meet a member."""
+    """One swarm's conversations.
+
+    Args:
+        do: carries out effects.
+        look_soon: has the core look at what has changed.
+        meet: lets the store meet a member.
+    """
 
     def __init__(
         self,
         means: Means,
         cores: Cores,
         do: Callable[[list[Effect]], None],
+        look_soon: Callable[[], None],
         meet: Callable[[PeerId], None],
         bytes_per_s: Callable[[], int],
     ) -> None:
@@ -96,6 +103,7 @@ class Exchange:
         self._rounds = cores.rounds
         self._roster = cores.roster
         self._do = do
+        self._look_soon = look_soon
         self._answers = Answers(means.signed_spec, cores, self, do, means.workers)
         self._calls = Calls(swarm)
         self._talkers: dict[PeerId, _Talker] = {}
@@ -271,7 +279,7 @@ class Exchange:
         if talker is not None:
             talker.scope.cancel()
             self._roster.lose(peer, trio.current_time())
-            self._do(self._rounds.look(trio.current_time()))
+            self._look_soon()
 
     async def _talk(self, peer: PeerId, talker: "_Talker") -> None:
         """Say to `peer` whatever is due, one thing at a time, until it disconnects."""
@@ -334,7 +342,7 @@ class Exchange:
         if isinstance(reply, Refusal):
             return reply
         self._roster.tell(peer, reply.head)
-        self._do(self._rounds.look(trio.current_time()))
+        self._look_soon()
         return None
 
     async def _say_hello(self, peer: PeerId) -> Refusal | None:
@@ -348,9 +356,8 @@ class Exchange:
         await self._transport.request(peer, self._calls.hello, hello, timeout_s=1.0)
 
     def _miss(self, peer: PeerId) -> None:
-        now = trio.current_time()
-        self._roster.miss(peer, now)
-        self._do(self._rounds.look(now))
+        self._roster.miss(peer, trio.current_time())
+        self._look_soon()
 
     def _publish(self, kind: Gossiped, envelope: bytes) -> None:
         """Gossip what is small enough; who misses it hears it directly."""
