@@ -50,6 +50,7 @@ from .exchange_service import Exchange, Means
 from .log import ROUNDS_SERVED
 from .metering import RoundMeter
 from .method import Turn, Work
+from .ports import BlobReader
 from .records import INLINE_BYTES_MAX, Contribution, Head, Offered, seal_contribution, turn_seed
 from .sharing_service import Sharing
 from .skipping import Proof, verify_proof
@@ -145,7 +146,7 @@ class Engine:
                     if len(self._unchecked) == 1:
                         self._start(self._check_small, None)
                 case CheckPayload(offered):
-                    self._start(self._check, [offered])
+                    self._start(self._check, offered)
                 case Collect():
                     self._start(self._collect, effect)
                 case MarkStore():
@@ -342,16 +343,25 @@ class Engine:
                 return
             await trio.sleep(FETCH_PAUSE_S)
 
-    async def _check(self, offers: Sequence[Offered]) -> None:
-        for offered, wrong in zip(offers, await self._method_keeper().check(offers), strict=True):
-            self.do(self._rounds.checked(trio.current_time(), offered, wrong))
+    async def _check(self, offered: Offered) -> None:
+        payload = self._method_keeper().reader(offered)
+        if payload is None:
+            await trio.sleep(FETCH_PAUSE_S)
+            self.do(self._rounds.lost(offered))
+        else:
+            await self._check_all([(offered, payload)])
 
     async def _check_small(self, _: object) -> None:
         """All that came meanwhile at once: the way to a thread and back costs more than a small payload's check."""
         while self._unchecked:
             batch = self._unchecked[:CHECKED_AT_ONCE]
-            await self._check(batch)
+            readers = [(offered, self._method_keeper().reader(offered)) for offered in batch]
+            await self._check_all([(offered, reader) for offered, reader in readers if reader is not None])
             del self._unchecked[: len(batch)]
+
+    async def _check_all(self, payloads: Sequence[tuple[Offered, BlobReader]]) -> None:
+        for (offered, _), wrong in zip(payloads, await self._method_keeper().check(payloads), strict=True):
+            self.do(self._rounds.checked(trio.current_time(), offered, wrong))
 
     async def _collect(self, effect: Collect) -> None:
         first = () if effect.proposer is None else (effect.proposer,)

@@ -47,8 +47,11 @@ class View:
 
     @property
     def is_current(self) -> bool:
-        """Whether the state is that after the log's newest record, and the ledger has it already."""
-        return self.head.round == self.ledger.newest == self.position.round
+        """Whether the state is that after the log's newest record, and the ledger has it already; of round 0 the one
+        that the spec fixes, which a member may have yet to fetch.
+        """
+        is_newest = self.head.round == self.ledger.newest == self.position.round
+        return is_newest and self.ledger.digest_at(self.head.round) in (None, self.head.digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,6 +260,15 @@ class Rounds(Course):
         text = f"the contribution of {offered.member} to round {offered.round} is refused: {wrong}"
         return [Observe(Problem(text)), *self.look(now)]
 
+    def lost(self, offered: Offered) -> list[Effect]:
+        """The end of a CheckPayload that could not be done: its payload has gone from the disk, for which its author
+        is not to blame.
+        """
+        if self.pool.get(offered.hash) is not offered:
+            return []
+        self.pool.drop(offered)
+        return self.pool.take_in(offered)
+
     def collected(self, now: float, record: bytes, missing: Iterable[bytes], offers: Iterable[Offered]) -> list[Effect]:
         """The end of a Collect: what was found."""
         wanted, effects = set(missing), list[Effect]()

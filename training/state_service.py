@@ -169,15 +169,15 @@ class StateKeeper(Generic[State, Local]):
         if work is not None and self._work is None:
             self._local = await self._workers.run(partial(self._method.settle, work.local, self._state, False))
 
-    async def check(self, offers: Sequence[Offered]) -> list[str | None]:
-        """Of each what is wrong with its payload; None when it is sound."""
-        readers = [(offered, self.reader(offered)) for offered in offers]
-        return await self._workers.run(lambda: [self._fault(offered, reader) for offered, reader in readers])
-
-    def _fault(self, offered: Offered, reader: BlobReader | None) -> str | None:
-        if reader is None:
-            return "its payload is not here"
-        return self._method.check(self._spec, offered.round, offered.member, offered.contribution.samples, reader)
+    async def check(self, payloads: Sequence[tuple[Offered, BlobReader]]) -> list[str | None]:
+        """Of each what is wrong with it; None when it is sound."""
+        check, spec = self._method.check, self._spec
+        return await self._workers.run(
+            lambda: [
+                check(spec, offered.round, offered.member, offered.contribution.samples, payload)
+                for offered, payload in payloads
+            ]
+        )
 
     async def apply(self, offers: Sequence[Offered], weights: Sequence[int]) -> Applied[State] | str:
         """The state after these contributions, sorted by member and round; or which is missing."""

@@ -256,6 +256,16 @@ def test_who_is_behind_cannot_say_yet() -> None:
     assert judge(desk.view, record, False) == Unsettled(())
 
 
+def test_who_has_yet_to_get_the_state_that_the_swarm_starts_from_cannot_say_yet() -> None:
+    desk = Desk(ledger=Ledger(THREE, b"\x07" * 32)).holding(A)
+    started = contribution(BEN, base=structs.replace(START, digest=b"\x07" * 32))
+    record = record_of(started, state=b"\x07" * 32)
+    assert judge(desk.view, record, False) == Unsettled(())
+    desk.head = Head(0, SWARM, b"\x07" * 32)
+    assert judge(desk.holding(started).view, record, False) is True
+    assert judge(desk.view, record_of(A), False) is False  # nobody starts from another one
+
+
 def test_a_record_from_another_state_is_voted_against_until_a_quorum_computed_that_state() -> None:
     desk = Desk().holding(A)
     elsewhere = contribution(BEN, base=structs.replace(START, digest=b"\x09" * 32))

@@ -321,6 +321,16 @@ def test_a_refused_contribution_is_said_and_no_record_of_it_is_voted_for() -> No
     assert prevoted(ann.hear(1.0, proposal(BEN, record_of(B)))) == [b""]
 
 
+def test_a_payload_that_the_disk_has_lost_is_fetched_again_and_voted_for_when_it_is_back() -> None:
+    ann, outside = at_work(ANN), contribution(BEN, payload=blob(BEN))
+    done(ann.rounds.heard(1.0, outside))
+    assert ann.rounds.fetched(1.1, outside) == [CheckPayload(outside)]
+    assert ann.rounds.lost(outside) == [FetchPayload(outside)]
+    assert prevoted(ann.hear(1.2, proposal(BEN, record_of(outside)))) == []
+    ann.rounds.fetched(1.3, outside)
+    assert prevoted(ann.rounds.checked(1.4, outside, None)) == [value_of(ended(record_of(outside)).value).hash]
+
+
 def test_of_two_contributions_to_one_round_the_first_counts_and_the_other_serves_if_a_record_takes_it() -> None:
     ann, other = at_work(ANN), contribution(BEN, samples=2)
     ann.hold(1.0, B)

@@ -5,7 +5,7 @@ from shoal.training.effects import ApplyRecord, AskLog, Collect, Effect, Resync,
 from shoal.training.events import Problem, Waiting
 from shoal.training.records import Head, Offered, Standing
 from shoal.training.rounds import Phase
-from shoal.training.votes import Decided, Proposal, Step, Vote
+from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
 from tests.training.round_member import (
     ALONE,
     ANN,
@@ -194,6 +194,17 @@ def test_a_swarm_with_a_fixed_start_takes_that_state_and_no_other() -> None:
     ann.meet(CAT, head=right)
     assert of_kind(ann.rounds.look(2.0), Resync) == [Resync(right, (CAT.peer_id,))]
     assert len(of_kind(ann.rounds.adopted(3.0, right), Train)) == 1
+
+
+def test_who_has_yet_to_get_the_fixed_start_votes_when_it_has_it() -> None:
+    right = Head(0, SWARM, b"\x07" * 32)
+    cat = Member(CAT, start_digest=right.digest).meet(ANN, BEN, head=right)
+    cat.rounds.look(0.0)
+    started = contribution(BEN, base=right)
+    record = record_of(started, state=right.digest)
+    cat.hold(0.5, started)
+    assert prevoted(cat.hear(1.0, proposal(BEN, record))) == []
+    assert prevoted(cat.rounds.adopted(1.5, right)) == [value_of(ended(record).value).hash]
 
 
 def test_a_storage_member_goes_by_checkpoint_and_holds_without_checking() -> None:
