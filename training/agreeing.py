@@ -9,6 +9,8 @@ second certified record for a round comes up all the same, that is proof against
 
 What a malicious peer may send: any messages, of any round. What it achieves: an answer for each old one, within what
 its owner lets one peer ask; nothing else: what is not signed by a voter of the round is dropped before it is looked at.
+Two votes of its own in one step, each told to others, are proof against it as soon as one of these shows the other a
+certificate or a lock.
 """
 
 import math
@@ -23,8 +25,22 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
 from .agreed import AgreedRecord, Position, follow
+from .ballot_box import BallotBox
 from .members import Electorate
-from .votes import Ballot, Decided, Journal, Proposal, Tally, Value, Vote, fault, value_of, vote_statement
+from .votes import (
+    Ballot,
+    Decided,
+    Journal,
+    Proposal,
+    Tally,
+    Value,
+    Vote,
+    fault,
+    shown_by,
+    value_of,
+    vote_statement,
+    without_polka,
+)
 from .voting import Voting
 from .voting_effects import Accuse, Began, Judge, Save, Send, Timeouts
 from .voting_effects import Effect as VotingEffect
@@ -109,6 +125,7 @@ class Agreement:
         self._asks_at = -math.inf  # not before
         self._abstains_through = -1
         self._late: set[PeerId] = set()  # whose votes for the newest record came after it
+        self._ended = BallotBox()  # the votes of the round before
         for decided in log:
             if isinstance(self._advance(decided), Malformed):
                 raise ValueError(f"round {decided.round} of the log does not follow the one before")
@@ -155,6 +172,7 @@ class Agreement:
         """The log goes on from there, as was proved (skipping.py)."""
         self.position = position
         self._kept.clear()
+        self._ended = BallotBox()
         self.voting = self._open(None)
 
     def abstain_through(self, round: int) -> None:
@@ -232,12 +250,13 @@ class Agreement:
         decided, before = self._kept.get(ballot.round, (None, None))
         if decided is None or before is None:
             return []
+        accusations = self._accusations(ballot, before.electorate)
         if isinstance(ballot, Tally):
-            return []  # who passes on others' votes says its own as well
+            return accusations  # who passes on others' votes says its own as well
         if not isinstance(ballot, Decided):
-            return [] if self._is_just_late(peer, ballot, decided) else [Answer(peer, decided)]
+            return accusations if self._is_just_late(peer, ballot, decided) else [*accusations, Answer(peer, decided)]
         if ballot.value == decided.value:
-            return []
+            return accusations
         if fault(ballot, self._swarm, before.electorate.by_member, self._verify) is not None:
             return []
         signers = {PeerId(each.member) for each in ballot.precommits}
@@ -245,7 +264,15 @@ class Agreement:
             return []
         both = signers & {PeerId(each.member) for each in decided.precommits}
         self.split = Split(decided, ballot, tuple(sorted(both)))
-        return [self.split]
+        return [*accusations, self.split]
+
+    def _accusations(self, ballot: Ballot, voters: Electorate) -> list[Effect]:
+        """Whoever, as this shows, has voted for two things at once in the round before."""
+        if ballot.round != self.round - 1 or fault(ballot, self._swarm, voters.by_member, self._verify) is not None:
+            return []
+        shown = [*shown_by(ballot), *([without_polka(ballot)] if isinstance(ballot, Vote) else [])]
+        votes = (vote for vote in shown if voters.votes(PeerId(vote.voter)))
+        return [Accuse(before, vote) for vote in votes if (before := self._ended.put(vote)) is not None]
 
     def _is_just_late(self, peer: PeerId, ballot: Vote | Proposal, decided: Decided) -> bool:
         """Whether it came after a quorum had, and for the first time: who says it again has not seen how it ended."""
@@ -283,6 +310,7 @@ class Agreement:
         record = self._advance(decided)
         if isinstance(record, Malformed):
             raise TypeError(f"voting decided what cannot follow: {record.reason}")
+        self._ended = self.voting.votes
         self.voting = self._open(None)
         return [Keep(decided, record, self.position, voters)]
 

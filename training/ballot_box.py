@@ -1,6 +1,7 @@
-"""The votes of one round that have come, so many of each member.
+"""The votes of one round that have come, by themselves or shown by others, so many of each member.
 
-A malicious member may vote in as many attempts as it likes: its own older votes make room.
+A malicious member may vote in as many attempts as it likes: its own votes make room, those between the first attempts
+and the newest. So what it has voted in the first attempts is evidence for as long as the round goes on.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,8 @@ from shoal.transport.port import PeerId
 
 from .votes import Step, Vote
 
-VOTES_KEPT: Final = 16  # of one member, for the newest attempts; memory: 0.3 KB each
+FIRST_KEPT: Final = 16  # of one member, for the lowest attempts; memory: 0.3 KB each
+NEWEST_KEPT: Final = 16  # and for the newest
 
 
 class BallotBox:
@@ -23,8 +25,8 @@ class BallotBox:
         """Keep a vote. Returns another one that its voter has cast in the same step: then that is kept."""
         kept = self._votes.setdefault(PeerId(vote.voter), {})
         before = kept.setdefault((vote.attempt, vote.step), vote)
-        if len(kept) > VOTES_KEPT:
-            del kept[min(kept)]
+        if len(kept) > FIRST_KEPT + NEWEST_KEPT:
+            del kept[sorted(kept)[FIRST_KEPT]]
         return None if before.choice == vote.choice else before
 
     def cast_in(self, attempt: int, step: Step) -> Mapping[PeerId, Vote]:

@@ -5,7 +5,7 @@ signed; what it cannot: make a vote of another's, or two of one's that are not p
 """
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -178,12 +178,6 @@ def propose(signer: Signer, swarm: bytes, round: int, attempt: int, value: Value
     return Proposal(signer.peer_id, round, attempt, value.data, at, prevotes, signature)
 
 
-def votes_of(tally: Tally) -> Iterator[Vote]:
-    """Those that it is made of."""
-    place = tally.round, tally.attempt, tally.step, tally.choice
-    return (Vote(each.member, *place, each.signature) for each in tally.votes)
-
-
 def signatures_of(votes: Iterable[Vote]) -> tuple[Signed, ...]:
     return tuple(Signed(vote.voter, vote.signature) for vote in votes)
 
@@ -191,6 +185,22 @@ def signatures_of(votes: Iterable[Vote]) -> tuple[Signed, ...]:
 def without_polka(vote: Vote) -> Vote:
     """What is signed of it."""
     return Vote(vote.voter, vote.round, vote.attempt, vote.step, vote.choice, vote.signature)
+
+
+def shown_by(ballot: Ballot) -> tuple[Vote, ...]:
+    """The votes that a ballot shows of others beside itself: prevotes that bind or free, or a record's precommits."""
+    match ballot:
+        case Vote(round=round, bound_by=Polka(attempt, data, signatures)):
+            place = round, attempt, Step.PREVOTE, value_of(data).hash
+        case Proposal(round=round, value=data, polka_attempt=int(attempt), prevotes=signatures):
+            place = round, attempt, Step.PREVOTE, value_of(data).hash
+        case Decided(round, attempt, data, signatures):
+            place = round, attempt, Step.PRECOMMIT, value_of(data).hash
+        case Tally(round, attempt, step, choice, signatures):
+            place = round, attempt, step, choice
+        case _:
+            return ()
+    return tuple(Vote(each.member, *place, each.signature) for each in signatures)
 
 
 def fault(ballot: Ballot, swarm: bytes, voters: Iterable[PeerId], verify: Verify = verify) -> Malformed | None:

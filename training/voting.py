@@ -47,9 +47,9 @@ from .votes import (
     Vote,
     cast,
     propose,
+    shown_by,
     signatures_of,
     value_of,
-    votes_of,
     without_polka,
 )
 from .voting_effects import GROWTH_MAX, Accuse, Began, Effect, Judge, Save, Send, Timeouts
@@ -94,7 +94,7 @@ class Voting:
         self._asked: dict[bytes, bool] = {}  # for a verdict; and whether a quorum was known to have prevoted the value
         self._backed: set[bytes] = set()  # values that a quorum has prevoted
         self._proposals: dict[int, Proposal] = {}
-        self._votes = BallotBox()
+        self.votes = BallotBox()
         self._newest: dict[PeerId, int] = {}  # attempts that members are known to have reached
         self._bound: Polka | None = None
         self._polka: Polka | None = None  # the newest that is known
@@ -129,7 +129,7 @@ class Voting:
 
     def newest_of(self, member: PeerId) -> tuple[Vote, ...]:
         """The votes of the newest attempt in which `member` is known to have voted."""
-        votes = list(self._votes.of(member, 0))
+        votes = list(self.votes.of(member, 0))
         newest = max((vote.attempt for vote in votes), default=0)
         return tuple(vote for vote in votes if vote.attempt == newest)
 
@@ -139,7 +139,7 @@ class Voting:
 
     def remembers(self, vote: Vote) -> bool:
         """Whether this member knows that it has cast `vote`, or a later one."""
-        known = {(own.attempt, own.step): own.choice for own in self._votes.of(self._me, 0)}
+        known = {(own.attempt, own.step): own.choice for own in self.votes.of(self._me, 0)}
         place = vote.attempt, vote.step
         if place in known:
             return known[place] == vote.choice
@@ -178,15 +178,18 @@ class Voting:
         """A message of this round came, its own ones included."""
         if self.decided is not None or ballot.round != self.round:
             return []
+        # Who told others something else than this member is found out by what they show.
+        shown = (vote for vote in shown_by(ballot) if vote.voter != self._me)
+        effects = [accusation for vote in shown for accusation in self._hear_vote(vote)]
         match ballot:
             case Vote():
-                effects = self._hear_vote(ballot)
+                effects += self._hear_vote(ballot)
             case Proposal():
-                effects = self._hear_proposal(ballot)
+                effects += self._hear_proposal(ballot)
             case Decided():
-                effects = self._hear_decided(ballot)
+                effects += self._hear_decided(ballot)
             case Tally():
-                effects = [effect for vote in votes_of(ballot) for effect in self._hear_vote(vote)]
+                pass  # it is what it shows
         return [*effects, *self.look(now)]
 
     def look(self, now: float) -> list[Effect]:
@@ -209,7 +212,7 @@ class Voting:
         if vote.bound_by is not None:
             self._learn(vote.bound_by)
         self._newest[voter] = max(self._newest.get(voter, 0), vote.attempt)
-        before = self._votes.put(without_polka(vote))  # with it one vote may take half a megabyte
+        before = self.votes.put(without_polka(vote))  # with it one vote may take half a megabyte
         return [] if before is None else [Accuse(without_polka(before), without_polka(vote))]
 
     def _hear_proposal(self, proposal: Proposal) -> list[Effect]:
@@ -272,8 +275,8 @@ class Voting:
 
     def _decide(self, now: float) -> list[Effect] | None:
         """A quorum has precommitted one value in one attempt."""
-        for attempt in sorted(self._votes.attempts(Step.PRECOMMIT)):
-            votes = self._votes.cast_in(attempt, Step.PRECOMMIT)
+        for attempt in sorted(self.votes.attempts(Step.PRECOMMIT)):
+            votes = self.votes.cast_in(attempt, Step.PRECOMMIT)
             for choice in sorted({vote.choice for vote in votes.values()} & self._values.keys()):
                 if self._verdicts.get(choice) is False:
                     continue
@@ -332,7 +335,7 @@ class Voting:
         is_known = self._polka is not None and self._polka.attempt >= self.attempt
         if self._step is None or (self._step is Step.PRECOMMIT and is_known):
             return None
-        votes = self._votes.cast_in(self.attempt, Step.PREVOTE)
+        votes = self.votes.cast_in(self.attempt, Step.PREVOTE)
         for choice in sorted({vote.choice for vote in votes.values()} & self._values.keys()):
             prevotes = signatures_of(vote for vote in votes.values() if vote.choice == choice)
             if not self.electorate.is_quorum(PeerId(each.member) for each in prevotes):
@@ -354,7 +357,7 @@ class Voting:
         return None  # all have had their turn: there is no hurry any more (`_time_out`)
 
     def _is_for_nothing(self, step: Step) -> bool:
-        votes = self._votes.cast_in(self.attempt, step)
+        votes = self.votes.cast_in(self.attempt, step)
         return self.electorate.is_quorum(voter for voter, vote in votes.items() if not vote.choice)
 
     def _time_out(self, now: float) -> list[Effect] | None:
@@ -382,7 +385,7 @@ class Voting:
     def _has_quorum(self, step: Step) -> bool:
         """Whether a quorum has taken this step or is past it: who goes on without it does not take it any more."""
         past = {member for member, reached in self._newest.items() if reached > self.attempt}
-        there = (self._votes.cast_in(self.attempt, each) for each in Step if each >= step)
+        there = (self.votes.cast_in(self.attempt, each) for each in Step if each >= step)
         return self.electorate.is_quorum(past.union(*there))
 
     # What it does.
@@ -432,7 +435,7 @@ class Voting:
         """This member's votes that others may still need. The attempt before: who has missed a precommit, without which
         there is no quorum, can neither go on from there nor follow so few as a third.
         """
-        return list(self._votes.of(self._me, self.attempt - 1))
+        return list(self.votes.of(self._me, self.attempt - 1))
 
     def _end(self, decided: Decided) -> list[Effect]:
         self.decided = decided
@@ -475,7 +478,7 @@ class Voting:
             self._proposals[journal.attempt] = journal.proposal
             self._know(value_of(journal.proposal.value))
         for vote in journal.votes:
-            self._votes.put(vote)
+            self.votes.put(vote)
         self._step = max((vote.step for vote in journal.votes if vote.attempt == self.attempt), default=None)
         if journal.bound_by is not None:
             self._bound = self._polka = journal.bound_by

@@ -48,8 +48,10 @@ class Words:
             return self._hear_removal(position.electorate, change)
         key = PeerId(change.member), type(change)
         known = self._changes.get(key)
+        if change == known:
+            return False
         is_possible = not isinstance(position.electorate.after(position.round + 1, (change,)), Malformed)
-        if change == known or not is_possible or not self._is_sound(position, change):
+        if not is_possible or not self._is_sound(position, change):
             return False  # who asks to join and is in has been let in; else it would be again once it has left
         if known is not None and self._is_sound(position, known):
             return False

@@ -4,8 +4,8 @@ from shoal.training.agreed import Position, Share, next_record, record_value
 from shoal.training.agreeing import Agreement, Answer
 from shoal.training.members import electorate_of
 from shoal.training.spec import Quorum
-from shoal.training.votes import Value
-from shoal.training.voting_effects import Send, Timeouts
+from shoal.training.votes import Decided, Step, Value, Vote, cast, signatures_of
+from shoal.training.voting_effects import Accuse, Send, Timeouts
 from shoal.transport.identity import Identity
 from shoal.transport.wire import Malformed
 
@@ -32,6 +32,27 @@ def test_a_voter_that_comes_back_hears_at_once_what_was_said() -> None:
     other = next(key.peer_id for key in (ANN, BEN) if key.peer_id != core.proposer)
     assert len(said) == 2  # a proposal and its prevote
     assert core.met(other) == [Answer(other, ballot) for ballot in said]
+
+
+def test_what_comes_late_shows_who_told_others_something_else() -> None:
+    core = proposer()
+    core.ready(0.0, candidate())
+    me, liar, third = core.proposer, *(key for key in (ANN, BEN, CLEO) if key.peer_id != core.proposer)
+
+    def vote(key: Identity, choice: bytes) -> Vote:
+        return cast(key, SWARM, 1, 0, Step.PRECOMMIT, choice)
+
+    core.heard(0.1, liar.peer_id, vote(liar, b""))
+    mine = next(key for key in (ANN, BEN, CLEO) if key.peer_id == me)
+    certificate = [vote(mine, candidate().hash), vote(third, candidate().hash)]
+    core.heard(0.2, third.peer_id, Decided(1, 0, candidate().data, signatures_of(certificate)))
+    assert core.round == 2
+    other = vote(liar, candidate().hash)
+    later = Decided(1, 0, candidate().data, signatures_of([other, certificate[1]]))
+    assert core.heard(0.3, third.peer_id, later) == [Accuse(vote(liar, b""), other)]
+    assert Accuse(vote(liar, b""), other) in core.heard(0.4, liar.peer_id, other)
+    forged = Vote(third.peer_id, 1, 0, Step.PRECOMMIT, b"", bytes(64))
+    assert not [each for each in core.heard(0.5, third.peer_id, forged) if isinstance(each, Accuse)]
 
 
 def test_who_has_no_vote_is_told_nothing() -> None:

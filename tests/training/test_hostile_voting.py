@@ -1,6 +1,6 @@
 """What a voter achieves by votes for far attempts, and what others achieve by telling a member its own votes."""
 
-from shoal.training.ballot_box import VOTES_KEPT
+from shoal.training.ballot_box import NEWEST_KEPT
 from shoal.training.members import electorate_of
 from shoal.training.spec import Quorum
 from shoal.training.votes import (
@@ -91,7 +91,7 @@ def test_a_liar_that_votes_in_the_last_attempt_there_is_leaves_room_for_others()
 def test_the_same_polka_from_everybody_is_kept_once() -> None:
     me = voting(0)
     polka = Polka(0, ONE.data, signatures_of(vote(each, Step.PREVOTE, ONE.hash) for each in range(3)))
-    for attempt in range(3 * VOTES_KEPT):
+    for attempt in range(3 * NEWEST_KEPT):
         said = vote(1, Step.PREVOTE, b"", attempt)
         shown = Vote(said.voter, said.round, said.attempt, said.step, said.choice, said.signature, polka)
         me.heard(0.0, shown)

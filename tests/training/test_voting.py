@@ -6,7 +6,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from shoal.training.ballot_box import VOTES_KEPT
+from shoal.training.ballot_box import FIRST_KEPT, NEWEST_KEPT
 from shoal.training.members import electorate_of
 from shoal.training.spec import Quorum
 from shoal.training.votes import (
@@ -64,6 +64,15 @@ def vote(number: int, step: Step, choice: bytes, attempt: int = 0) -> Vote:
 def polka(attempt: int, value: Value = ONE) -> Polka:
     votes = [vote(number, Step.PREVOTE, value.hash, attempt) for number in range(3)]
     return Polka(attempt, value.data, signatures_of(votes))
+
+
+def polka_of(*numbers: int, attempt: int = 0) -> Polka:
+    return Polka(attempt, ONE.data, signatures_of(vote(number, Step.PREVOTE, ONE.hash, attempt) for number in numbers))
+
+
+def listener(*others: int) -> int:
+    """Whose turn it is in neither of the first two attempts."""
+    return other_than(proposer_of(0), proposer_of(1), *others)
 
 
 def test_four_members_decide_in_one_attempt() -> None:
@@ -212,6 +221,30 @@ def test_two_proposals_and_two_votes_in_one_step_are_told() -> None:
     assert Accuse(vote(1, Step.PREVOTE, ONE.hash), vote(1, Step.PREVOTE, b"")) in effects
 
 
+def shown(number: int) -> list[Ballot]:
+    """What others may show of an attempt 0 in which they heard this member's votes for ONE."""
+    others = [other for other in range(4) if other != listener(number)]
+    locked = polka_of(*others)
+    speaker = next(other for other in others if other != number)
+    for_nothing = replace(vote(speaker, Step.PRECOMMIT, b"", 1), bound_by=locked)
+    precommits = signatures_of(vote(other, Step.PRECOMMIT, ONE.hash) for other in others)
+    return [for_nothing, proposal(1, ONE, locked), Decided(ROUND, 0, ONE.data, precommits)]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_who_told_this_member_something_else_than_the_others_is_found_out_by_what_they_show(which: int) -> None:
+    liar = proposer_of(0)
+    me = voting(listener(liar))
+    ballot = shown(liar)[which]
+    step = Step.PRECOMMIT if isinstance(ballot, Decided) else Step.PREVOTE
+    heard = vote(liar, step, b"")
+    me.heard(0.0, heard)
+    for attempt in range(20, 20 + 2 * NEWEST_KEPT):
+        me.heard(0.0, vote(liar, Step.PREVOTE, b"", attempt))  # nor do far attempts make it forget
+    accusations = [effect for effect in me.heard(0.0, ballot) if isinstance(effect, Accuse)]
+    assert accusations == [Accuse(heard, vote(liar, step, ONE.hash))]
+
+
 def test_who_proposes_again_in_a_later_attempt_may_name_something_else() -> None:
     first = proposer_of(0)
     again = next(attempt for attempt in range(1, 20) if proposer_of(attempt) == first)
@@ -242,10 +275,10 @@ def test_what_cannot_follow_is_never_decided() -> None:
 
 def test_what_is_kept_of_a_liar_is_bounded() -> None:
     me = voting(0)
-    for attempt in range(1, 10 * VOTES_KEPT):
+    for attempt in range(1, 10 * NEWEST_KEPT):
         me.heard(0.0, vote(1, Step.PREVOTE, b"", attempt))
         me.heard(0.0, proposal(attempt, value_of(b"%d" % attempt)))
-    assert len(list(me._votes.of(KEYS[1].peer_id, 0))) == VOTES_KEPT  # pyright: ignore[reportPrivateUsage]
+    assert len(list(me.votes.of(KEYS[1].peer_id, 0))) == FIRST_KEPT + NEWEST_KEPT
     assert len(me._proposals) <= PROPOSALS_KEPT  # pyright: ignore[reportPrivateUsage]
     assert len(me._values) <= 2 * PROPOSALS_KEPT  # pyright: ignore[reportPrivateUsage]
 
