@@ -46,6 +46,7 @@ from .records import Offered, Present, Standing, open_contribution
 from .roster import Roster
 from .rounds import Rounds
 from .spec import SignedSpec, swarm_id_of
+from .verified import Verified
 from .votes import signature_count
 from .workers_service import Workers
 
@@ -80,6 +81,7 @@ class Cores:
     roster: Roster
     log: Log
     archive: Archive
+    verified: Verified
 
 
 class Answers:

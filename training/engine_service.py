@@ -14,9 +14,7 @@ from shoal.crdt.service import StoreService
 from shoal.transport.blob_disk import disk_refusal
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId, Refusal
-from shoal.transport.wire import Malformed
 
-from .agreed import Position
 from .answers_service import Cores
 from .archive_service import Archive
 from .attempt import Raised
@@ -48,19 +46,18 @@ from .effects import (
 from .events import Evaluated, Finished, LocalDone, Problem, Resynced
 from .exchange_service import Exchange, Means
 from .log import ROUNDS_SERVED
+from .log_asking_service import LogAsking
 from .metering import RoundMeter
 from .method import Turn, Work
 from .ports import BlobReader
 from .records import INLINE_BYTES_MAX, Contribution, Head, Offered, seal_contribution, turn_seed
 from .sharing_service import Sharing
-from .skipping import Proof, verify_proof
 from .state_service import Applied, StateKeeper
 from .storage_service import StorageKeeper
 
 TRY_AGAIN_S = 10.0  # after training or storing failed
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
 DISK_PAUSE_S = 5.0  # before what could not be written is tried again
-PROOFS_MAX = 4  # members asked for the way to the newest record
 CHECKED_AT_ONCE = 32  # payloads of at most INLINE_BYTES_MAX each; more: one that is slow to check holds up the others
 PART_MIN = 0.5  # of the samples of its last turn that a turn cut short must have, to be worth its bytes
 
@@ -80,6 +77,7 @@ class Engine:
         self._keeper = keeper
         self.exchange = Exchange(means, cores, self.do, self.look_soon, store.meet, lambda: self._meter.bytes_per_s)
         self._compactor = Compactor(means, store, cores, self.exchange.ask_store, self._store_adopted)
+        self._log_asking = LogAsking(means.swarm, cores, means.workers, self.do)
         self.sharing = Sharing(store, means.signer.peer_id, self.exchange.introduce, means.observe)
         self.finished = trio.Event()
         self._nursery: trio.Nursery | None = None
@@ -154,9 +152,9 @@ class Engine:
                 case JudgeStore():
                     self._start(self._judge_store, effect)
                 case AskLog():
-                    self._start(self._ask_log, effect)
+                    self._start(partial(self._log_asking.ask_log, self.exchange), effect)
                 case AskProof():
-                    self._start(self._ask_proof, effect)
+                    self._start(partial(self._log_asking.ask_proof, self.exchange), effect)
                 case Resync():
                     self._start(self._resync, effect)
         self._changed.set()
@@ -424,33 +422,6 @@ class Engine:
             self._observe(Evaluated(round, dict(figures)))
 
     # Other heads ------------------------------------------------------------------------------------------------
-
-    async def _ask_log(self, effect: AskLog) -> None:
-        """From whoever has it, in turn, until one tells something new."""
-        before = self._rounds.ledger.newest
-        for peer in effect.holders:
-            log = await self.exchange.ask_log(peer, effect.round)
-            self.do(self._rounds.log_told(trio.current_time(), peer, log))
-            if self._rounds.ledger.newest > before:
-                return
-        if not effect.holders:
-            self.do(self._rounds.log_told(trio.current_time(), self._means.signer.peer_id, ()))
-
-    async def _ask_proof(self, effect: AskProof) -> None:
-        """From all who have it, for one may have less, or none that holds."""
-        best: tuple[Position, Proof] | None = None
-        for peer in effect.holders[:PROOFS_MAX]:
-            proof = await self.exchange.ask_proof(peer, effect.trusted)
-            if proof is None:
-                continue
-            verify = partial(verify_proof, self._means.swarm, effect.start, effect.trusted, proof)
-            position = await self._means.workers.run(verify)
-            if isinstance(position, Malformed):
-                self._observe(Problem(f"{peer} tells a log that does not hold: {position.reason}"))
-            elif best is None or position.round > best[0].round:
-                best = position, proof
-        now = trio.current_time()
-        self.do(self._rounds.not_proved(now) if best is None else self._rounds.leapt(now, *best))
 
     async def _resync(self, effect: Resync) -> None:
         """Go over to a head that others tell."""

@@ -312,18 +312,18 @@ class Rounds(Course):
         self._catching_up.close_way_by_records()
         return self.look(now)
 
-    def log_told(self, now: float, peer: PeerId, log: Iterable[Decided]) -> list[Effect]:
-        """The end of an AskLog."""
-        newest, effects = self.ledger.newest, list[Effect]()
-        for decided in log:
-            effects += self._deliberation.heard(now, peer, (decided,))
-            effects += self._closed(now)
-        is_news = self.ledger.newest > newest
+    def record_told(self, now: float, peer: PeerId, decided: Decided) -> list[Effect]:
+        """A part of what an AskLog brings; `log_told` comes after the last."""
+        return [*self._deliberation.heard(now, peer, (decided,)), *self._closed(now)]
+
+    def log_told(self, now: float, peer: PeerId, since: int) -> list[Effect]:
+        """The end of an AskLog, before which the newest round was `since`."""
+        is_news = self.ledger.newest > since
         self._catching_up.log_told(now, is_news=is_news)
         told = self._roster.head(peer)
-        if not is_news and (told is None or told.round > newest):  # else it has come by another way meanwhile
+        if not is_news and (told is None or told.round > since):  # else it has come by another way meanwhile
             self._roster.doubt(peer, now)
-        return [*effects, *self.look(now)]
+        return self.look(now)
 
     def leapt(self, now: float, position: Position, proof: Proof) -> list[Effect]:
         """The end of an AskProof: the log goes on from there."""

@@ -365,7 +365,7 @@ class SwarmService:
             rounds.trust(self._trusted)
         rounds.asks_by(lambda round: join_change(spec, self.swarm, self._means.signer, self._ticket, round))
         log = Log(TellHead(restored.head, restored.checkpoint))
-        return Cores(rounds, roster, log, archive)
+        return Cores(rounds, roster, log, archive, self._verified)
 
     def _admits(self, position: Position) -> Admits:
         return partial(admits, self._means.spec, self.swarm, position, verify=self._verified)

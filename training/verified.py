@@ -12,6 +12,8 @@ from shoal.transport.envelope import Verify
 from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 
+from .votes import Decided, shown_by, vote_statement
+
 VERIFIED_MAX: Final = 8192  # remembered; memory: 0.5 KB each. A round of a thousand voters, their words beside it
 
 
@@ -29,7 +31,16 @@ class Verified:
             return True
         if not self._verify(peer, message, signature):
             return False
+        self._remember(key)
+        return True
+
+    def learn(self, decided: Decided, swarm: bytes) -> None:
+        """All of this record's signatures were found true, in a thread."""
+        for vote in shown_by(decided):
+            statement = vote_statement(swarm, vote.round, vote.attempt, vote.step, vote.choice)
+            self._remember((PeerId(vote.voter), statement, vote.signature))
+
+    def _remember(self, key: tuple[PeerId, bytes, bytes]) -> None:
         self._true[key] = None
         if len(self._true) > VERIFIED_MAX:
             self._true.popitem(last=False)
-        return True

@@ -217,8 +217,10 @@ class Company:
                     self.disks[peer].head = Head(closed.record.round, closed.hash, digest)
                     self._do(peer, rounds.applied(self.now, closed, digest))
             case AskLog(round, holders):
-                log = self.disks[self.draw.choice(holders)].log[round - 1 : round + 5]
-                self._do(peer, rounds.log_told(self.now, holders[0], log))
+                since = rounds.ledger.newest
+                for decided in self.disks[self.draw.choice(holders)].log[round - 1 : round + 5]:
+                    self._do(peer, rounds.record_told(self.now, holders[0], decided))
+                self._do(peer, rounds.log_told(self.now, holders[0], since))
             case Resync(_, holders):
                 self._do(peer, self._resync(peer, self.draw.choice(holders)))
             case _:

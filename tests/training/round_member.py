@@ -19,7 +19,8 @@ from shoal.training.rounds import Place, Rounds
 from shoal.training.spec import Quorum, Spec, spec_from, swarm_id
 from shoal.training.votes import Ballot, Decided, Journal, Proposal, Step, Tally, Vote, cast, propose, signatures_of
 from shoal.transport.blobs import BlobRef
-from shoal.transport.identity import Identity
+from shoal.transport.envelope import Verify
+from shoal.transport.identity import Identity, verify
 from shoal.transport.port import PeerId
 
 Kind = TypeVar("Kind")
@@ -61,13 +62,14 @@ class Member:
     log: Iterable[Decided] = ()
     journal: Journal | None = None
     start_digest: bytes | None = None
+    verify: Verify = verify
     roster: Roster = field(init=False)
     rounds: Rounds = field(init=False)
 
     def __post_init__(self) -> None:
         self.roster = Roster(self.who.peer_id, self.spec.members_max)
         log, ledger = list(self.log), Ledger(self.origin, self.start_digest)
-        agreement = Agreement(SWARM, self.who, timeouts(self.spec, 0, ()), self.origin, log, self.journal)
+        agreement = Agreement(SWARM, self.who, timeouts(self.spec, 0, ()), self.origin, log, self.journal, self.verify)
         contributors, position = tuple[PeerId, ...](), self.origin
         for decided in log:
             closed, position = closed_by(position, decided)
@@ -87,6 +89,13 @@ class Member:
         """It hears of a contribution, and finds it sound."""
         assert CheckPayload(offered) in done(self.rounds.heard(now, offered))
         return self.rounds.checked(now, offered, None)
+
+    def told(self, now: float, peer: PeerId, log: Iterable[Decided]) -> list[Effect]:
+        """The answer to its question for the log."""
+        since, effects = self.rounds.ledger.newest, list[Effect]()
+        for decided in log:
+            effects += self.rounds.record_told(now, peer, decided)
+        return [*effects, *self.rounds.log_told(now, peer, since)]
 
     def hear(self, now: float, *ballots: Ballot) -> list[Effect]:
         """Each from whoever signed it; how a round ended, from Ben."""

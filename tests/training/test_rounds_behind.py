@@ -75,7 +75,7 @@ def test_who_is_behind_asks_for_the_log_then_for_what_it_took_and_applies_it_in_
     others = Others(3)
     ann = Member(ANN).meet(BEN, CAT, head=others.newest)
     assert of_kind(ann.rounds.look(0.0), AskLog) == [AskLog(1, tuple(sorted((BEN.peer_id, CAT.peer_id))))]
-    effects = ann.rounds.log_told(0.1, BEN.peer_id, others.log)
+    effects = ann.told(0.1, BEN.peer_id, others.log)
     effects = apply_all(ann, 0.2, effects, others)
     assert ann.rounds.head == others.newest
     assert [turn.round for turn in of_kind(effects, Train)] == [4]
@@ -86,7 +86,7 @@ def test_what_is_not_certified_is_no_part_of_the_log_and_who_told_it_is_doubted(
     ann = Member(ANN).meet(BEN, head=others.newest)
     ann.rounds.look(0.0)
     forged = [ended(record_of(contribution(BEN)), BEN), *others.log[1:]]  # one vote of three
-    ann.rounds.log_told(0.1, BEN.peer_id, forged)
+    ann.told(0.1, BEN.peer_id, forged)
     assert ann.rounds.ledger.newest == 0
     assert ann.roster.heads(0.1) == {}
 
@@ -95,7 +95,7 @@ def test_of_the_log_counts_what_follows_and_the_rest_is_asked_for_again() -> Non
     others = Others(3)
     ann = Member(ANN).meet(BEN, CAT, head=others.newest)
     ann.rounds.look(0.0)
-    effects = ann.rounds.log_told(0.1, BEN.peer_id, others.log[:1])
+    effects = ann.told(0.1, BEN.peer_id, others.log[:1])
     assert of_kind(effects, AskLog) == [AskLog(2, tuple(sorted((BEN.peer_id, CAT.peer_id))))]
 
 
@@ -111,7 +111,7 @@ def test_who_is_far_behind_goes_over_to_the_newest_state_by_its_checkpoint() -> 
     others = Others(9)
     ann = Member(ANN).meet(BEN, CAT, head=others.newest)
     ann.rounds.look(0.0)
-    (resync,) = of_kind(ann.rounds.log_told(0.1, BEN.peer_id, others.log), Resync)
+    (resync,) = of_kind(ann.told(0.1, BEN.peer_id, others.log), Resync)
     assert resync == Resync(others.newest, tuple(sorted((BEN.peer_id, CAT.peer_id))))
     assert ann.rounds.is_better(resync.head)
     effects = ann.rounds.adopted(1.0, resync.head)
@@ -123,7 +123,7 @@ def test_what_no_one_has_any_more_sends_a_member_by_checkpoint() -> None:
     others = Others(1)
     ann = Member(ANN).meet(BEN, CAT, head=others.newest)
     ann.rounds.look(0.0)
-    (collect,) = of_kind(ann.rounds.log_told(0.1, BEN.peer_id, others.log), Collect)
+    (collect,) = of_kind(ann.told(0.1, BEN.peer_id, others.log), Collect)
     effects = ann.rounds.collected(0.2, collect.record, collect.missing, ())
     assert [each.head for each in of_kind(effects, Resync)] == [others.newest]
 
@@ -132,7 +132,7 @@ def test_a_payload_gone_from_the_disk_sends_a_member_by_checkpoint() -> None:
     others = Others(1)
     ann = Member(ANN).meet(BEN, CAT, head=others.newest)
     ann.rounds.look(0.0)
-    ann.rounds.log_told(0.1, BEN.peer_id, others.log)
+    ann.told(0.1, BEN.peer_id, others.log)
     ann.rounds.pool.hold(others.offers[0])
     (apply,) = of_kind(ann.rounds.look(0.2), ApplyRecord)
     effects = ann.rounds.unapplied(0.3, apply.offers)
@@ -143,7 +143,7 @@ def test_a_head_that_led_nowhere_is_let_be_for_a_while() -> None:
     others = Others(9)
     ann = Member(ANN).meet(BEN, head=others.newest)
     ann.rounds.look(0.0)
-    ann.rounds.log_told(0.1, BEN.peer_id, others.log)
+    ann.told(0.1, BEN.peer_id, others.log)
     assert of_kind(ann.rounds.resync_failed(1.0, (BEN.peer_id,)), Resync) == []
     assert of_kind(ann.rounds.look(5.9), Resync) == []
     assert len(of_kind(ann.rounds.look(6.0), Resync)) == 1
@@ -216,7 +216,7 @@ def test_a_storage_member_goes_by_checkpoint_and_holds_without_checking() -> Non
     assert effects == []  # another object than the one it asked for
     keeper.meet(BEN, CAT, head=others.newest)
     keeper.rounds.look(1.0)
-    effects = keeper.rounds.log_told(1.1, BEN.peer_id, others.log)
+    effects = keeper.told(1.1, BEN.peer_id, others.log)
     assert [each.head for each in of_kind(effects, Resync)] == [others.newest]
 
 

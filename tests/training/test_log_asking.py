@@ -1,0 +1,61 @@
+"""What others tell of the log: its signatures are verified where the loop does not wait for them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from msgspec.structs import replace
+
+from shoal.training.answers_service import Cores
+from shoal.training.effects import Effect
+from shoal.training.log_asking_service import LogAsking
+from shoal.training.verified import Verified
+from shoal.training.votes import Decided
+from shoal.transport.port import PeerId
+from tests.training.round_member import ANN, BEN, CAT, SWARM, Member
+from tests.training.test_rounds_behind import Others
+
+
+class Beside:
+    """Workers that count what they are given."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def clock(self) -> float:
+        return trio.current_time()
+
+    async def train(self, call: Callable[[], Any]) -> Any:
+        raise NotImplementedError
+
+    async def run(self, call: Callable[[], Any]) -> Any:
+        self.count += 1
+        await trio.lowlevel.checkpoint()
+        return call()
+
+
+def on_the_loop(peer: PeerId, message: bytes, signature: bytes) -> bool:
+    raise AssertionError("a signature is verified where everything waits for it")
+
+
+async def hear(log: list[Decided]) -> tuple[Member, Beside]:
+    """Ann, to whom Ben has told this."""
+    verified, workers, done = Verified(on_the_loop), Beside(), list[Effect]()
+    ann = Member(ANN, verify=verified).meet(BEN, CAT)
+    cores = Cores(ann.rounds, ann.roster, None, None, verified)  # type: ignore[arg-type]  # what it does not use
+    await LogAsking(SWARM, cores, workers, done.extend).hear(BEN.peer_id, log)
+    return ann, workers
+
+
+async def test_records_are_verified_one_by_one_and_never_on_the_loop() -> None:
+    ann, workers = await hear(Others(3).log)
+    assert ann.rounds.ledger.newest == 3
+    assert workers.count == 3
+
+
+async def test_what_follows_a_forged_record_is_not_looked_at() -> None:
+    first, second, third = Others(3).log
+    forged = replace(second, precommits=(*second.precommits[:-1], replace(second.precommits[-1], signature=bytes(64))))
+    ann, workers = await hear([first, *[forged] * 62, third])
+    assert ann.rounds.ledger.newest == 1
+    assert workers.count == 2
