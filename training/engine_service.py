@@ -268,11 +268,12 @@ class Engine:
         self._observe(LocalDone(offered.round, work.samples, now - started_at, dict(work.metrics)))
         self.offer(offered)
 
-    def offer(self, offered: Offered) -> None:
-        """This member's contribution is on disk: bring it to the others."""
-        self.exchange.offer(offered)
-        self.sharing.say_contribution(offered)
-        contributed = self._rounds.contributed(trio.current_time(), offered)
+    def offer(self, offered: Offered, *, is_here: bool = True) -> None:
+        """This member's contribution is on disk: bring it to the others; or, where its payload is lost, get it back."""
+        if is_here:
+            self.exchange.offer(offered)
+            self.sharing.say_contribution(offered)
+        contributed = self._rounds.contributed(trio.current_time(), offered, is_here=is_here)
         self.do([] if isinstance(contributed, str) else contributed)
 
     def _turn(self, turn: Train) -> Turn:

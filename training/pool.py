@@ -1,19 +1,18 @@
 """The contributions that a next record may take, as one member knows them: heard, fetched, checked, held or refused.
 
-A member's first contribution to a round from a state counts; another one of the same place is evidence, and used only
-if a record takes it. A peer may send as many as it likes: of each member there is room for so many rounds, and what no
-record can take any more is let go. Of how many members, `Rounds` decides, who knows who is one.
+A member's first contribution to a round from a state counts; another one of the same place is said, once for each
+member, and used only if a record takes it. A peer may send as many as it likes: of each member there is room for so
+many rounds, and what no record can take any more is let go. Of how many members, `Rounds` decides, who knows who is
+one.
 """
 
 from collections.abc import Callable, Iterator
 
 from shoal.transport.port import PeerId
 
-from .effects import CheckPayload, Effect, FetchPayload
+from .effects import CheckPayload, Effect, FetchPayload, Observe
+from .events import Problem
 from .records import Offered
-
-EVIDENCE_MAX = 64  # pairs kept; memory: 10 KB each
-
 
 Place = tuple[int, int]  # the round that a contribution is for, and the one whose end it started from
 
@@ -39,7 +38,7 @@ class Pool:
         self._held: set[bytes] = set()
         self._refused: set[bytes] = set()
         self.version = 0  # grows with whatever a record could take now and could not before, or the other way round
-        self.evidence: dict[tuple[PeerId, Place], tuple[bytes, bytes]] = {}  # two contributions in one place
+        self._named: set[PeerId] = set()  # of whom it was said that they have signed two in one place
 
     @property
     def members_count(self) -> int:
@@ -73,10 +72,7 @@ class Pool:
         first = self._first.setdefault(offered.member, {})
         known = first.get(place_of(offered))
         if known is not None and known != offered.hash:
-            if len(self.evidence) < EVIDENCE_MAX:
-                pair = self._offers[known].envelope, offered.envelope
-                self.evidence.setdefault((offered.member, place_of(offered)), pair)
-            return "another contribution of that member was heard first"
+            return self._name(offered) or "another contribution of that member was heard first"
         if known is None and len(first) >= self._rounds_max:
             return "too many contributions of that member wait"
         return self.take_in(offered)
@@ -84,15 +80,16 @@ class Pool:
     def take_in(self, offered: Offered) -> list[Effect]:
         """Know of a contribution, whichever was heard first, and get its payload."""
         self._know(offered)
+        named = self._name(offered)
         if any(offered.hash in known for known in (self._held, self._at_work, self._refused)):
-            return []
+            return named
         self._at_work.add(offered.hash)
         if offered.ref is not None:
-            return [FetchPayload(offered)]
+            return [*named, FetchPayload(offered)]
         if self._can_check:
-            return [CheckPayload(offered)]
+            return [*named, CheckPayload(offered)]
         self.hold(offered)
-        return []
+        return named
 
     def hold(self, offered: Offered) -> None:
         """It is here, whole and checked."""
@@ -123,9 +120,24 @@ class Pool:
                 del first[place_of(offered)]
             if not first:
                 self._first.pop(offered.member, None)
+                self._named.discard(offered.member)
         for known in (self._at_work, self._held, self._refused):
             known -= gone
         self.version += 1
+
+    def _name(self, offered: Offered) -> list[Effect]:
+        """Say, once, that a member has signed another contribution in the place of this one. From another state of the
+        same round it may: it has taken over the others' in between.
+        """
+        first = self._offers[self._first[offered.member][place_of(offered)]]
+        is_honest = first is offered or first.contribution.base_digest != offered.contribution.base_digest
+        if is_honest or first.hash == offered.hash or offered.member in self._named:
+            return []
+        self._named.add(offered.member)
+        text = (
+            f"{offered.member} has signed two contributions to round {offered.round} from one state: a record takes one"
+        )
+        return [Observe(Problem(text))]
 
     def _know(self, offered: Offered) -> None:
         self._offers.setdefault(offered.hash, offered)

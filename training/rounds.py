@@ -124,15 +124,22 @@ class Rounds(Course):
         self._open.is_idle = True
         return [AnnounceHeld(), *self.look(now)]
 
-    def contributed(self, now: float, offered: Offered) -> list[Effect] | str:
-        """This member's own contribution is made, or found again after a restart; its payload is stored here."""
+    def contributed(self, now: float, offered: Offered, *, is_here: bool = True) -> list[Effect] | str:
+        """This member's own contribution is made, or found again after a restart.
+
+        Args:
+            is_here: whether its payload is, too. Where the disk has lost it the others may have it: no second one is
+                made in its place, and nobody waits for this one.
+        """
         is_fresh = base_of(offered) == self._open.base
         self._open.worked(has_contributed=is_fresh)
         if offered.contribution.base_round <= self.head.round and self._is_current:
             fault = cannot_take(self._view(now), offered)
             if fault is not None:
                 return fault
-        self._open.is_idle = self._open.is_idle and not is_fresh  # it may have failed before
+        self._open.is_idle = not is_here if is_fresh else self._open.is_idle  # it may have failed before
+        if not is_here:
+            return [*self.pool.take_in(offered), *self.look(now)]
         self.pool.hold(offered)
         return self.look(now)
 

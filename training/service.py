@@ -429,8 +429,8 @@ class SwarmService:
             offered = open_contribution(envelope, self.swarm)
             if isinstance(offered, Malformed) or offered.member != means.signer.peer_id:
                 continue
-            if offered.ref is None or means.blobs.open(offered.ref) is not None:
-                engine.offer(offered)
+            is_here = offered.ref is None or means.blobs.open(offered.ref) is not None
+            engine.offer(offered, is_here=is_here)
 
     async def _watch_finish(self, stays: bool) -> None:
         """After the last round, wait until the others have it too, or for as long as a round may take to close."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from shoal.crdt.compact import WriterMark
 from shoal.training.agreed import (
@@ -74,6 +75,7 @@ def mark(*writers: Identity) -> StoreMark:
         data_of(previous=bytes(32)),
         data_of(electorate=bytes(32)),
         data_of(taken=tuple(sorted(SHARES, key=lambda share: share.member, reverse=True))),
+        data_of(taken=(SHARES[0], structs.replace(SHARES[0], contribution=bytes(32)))),  # two in one place
         data_of(changes=(Suspend(DAN.peer_id),)),
         data_of(changes=(Suspend(ANN.peer_id),)),  # and the electorate of before
         data_of(store=mark(CLEO, BEN)),

@@ -2,11 +2,12 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from shoal.training.effects import CheckPayload, FetchPayload
-from shoal.training.pool import EVIDENCE_MAX, Pool, place_of
+from shoal.training.pool import Pool, place_of
 from shoal.training.records import Head, Offered
-from tests.training.round_member import ANN, BEN, PEOPLE, blob, contribution, done
+from tests.training.round_member import ANN, BEN, PEOPLE, START, blob, contribution, done, events, of_kind
 
 LATER = Head(1, b"\x01" * 32, bytes(32))
 
@@ -45,12 +46,31 @@ def test_what_is_heard_again_is_neither_fetched_nor_checked_again() -> None:
     assert not waiting.is_held(other.hash)
 
 
-def test_the_first_in_a_place_counts_and_another_is_evidence() -> None:
+def test_the_first_in_a_place_counts_and_that_there_is_another_is_said_once() -> None:
+    waiting, one, two, three = pool(), *(contribution(ANN, samples=samples) for samples in (1, 2, 3))
+    done(waiting.hear(one))
+    (problem,) = events(done(waiting.hear(two)))
+    assert "has signed two contributions to round 1 from one state" in str(problem)
+    assert "heard first" in str(waiting.hear(two))
+    assert "heard first" in str(waiting.hear(three))
+    assert list(waiting.all()) == [one]
+    waiting.keep(lambda _: False)
+    done(waiting.hear(one))
+    assert len(events(done(waiting.hear(two)))) == 1  # of another round it would be news
+
+
+def test_who_has_taken_over_another_state_may_contribute_from_that_too() -> None:
+    waiting, one = pool(), contribution(ANN)
+    done(waiting.hear(one))
+    moved = contribution(ANN, base=structs.replace(START, digest=b"\x09" * 32))
+    assert "heard first" in str(waiting.hear(moved))
+
+
+def test_that_a_record_takes_another_than_was_heard_first_is_said() -> None:
     waiting, one, two = pool(), contribution(ANN, samples=1), contribution(ANN, samples=2)
     done(waiting.hear(one))
-    assert "heard first" in str(waiting.hear(two))
-    assert waiting.evidence == {(ANN.peer_id, (1, 0)): (one.envelope, two.envelope)}
-    assert list(waiting.all()) == [one]
+    assert len(events(waiting.take_in(two))) == 1
+    assert events(waiting.take_in(two)) == []
 
 
 def test_a_contribution_to_the_same_round_from_another_state_has_a_place_of_its_own() -> None:
@@ -58,13 +78,12 @@ def test_a_contribution_to_the_same_round_from_another_state_has_a_place_of_its_
     for offered in (contribution(ANN, 2), contribution(ANN, 2, LATER)):
         done(waiting.hear(offered))
     assert [place_of(each) for each in waiting.of(ANN.peer_id)] == [(2, 0), (2, 1)]
-    assert waiting.evidence == {}
 
 
 def test_what_a_record_takes_is_known_though_another_was_heard_first() -> None:
     waiting, one, two = pool(), contribution(ANN, samples=1), contribution(ANN, samples=2)
     done(waiting.hear(one))
-    assert waiting.take_in(two) == [CheckPayload(two)]
+    assert of_kind(waiting.take_in(two), CheckPayload) == [CheckPayload(two)]
     waiting.hold(two)
     assert waiting.get(two.hash) is two
     assert list(waiting.all()) == [one]
@@ -75,14 +94,6 @@ def test_of_one_member_so_many_wait_and_no_more() -> None:
     heard = [waiting.hear(contribution(ANN, round)) for round in range(1, 6)]
     assert [isinstance(each, str) for each in heard] == [False, False, False, True, True]
     assert done(waiting.hear(contribution(BEN, 5)))
-
-
-def test_evidence_is_bounded() -> None:
-    waiting = pool(rounds_max=EVIDENCE_MAX + 10)
-    for round in range(1, EVIDENCE_MAX + 10):
-        done(waiting.hear(contribution(ANN, round)))
-        waiting.hear(contribution(ANN, round, samples=2))
-    assert len(waiting.evidence) == EVIDENCE_MAX
 
 
 def test_a_payload_that_is_gone_from_the_disk_may_be_fetched_again() -> None:

@@ -1,7 +1,7 @@
 """The round core of a member that is behind, stands elsewhere, starts again, or is one of too few."""
 
 from shoal.training.agreed import Position
-from shoal.training.effects import ApplyRecord, AskLog, Collect, Effect, Resync, SaveJournal, Train
+from shoal.training.effects import ApplyRecord, AskLog, Collect, Effect, FetchPayload, Resync, SaveJournal, Train
 from shoal.training.events import Problem, Waiting
 from shoal.training.records import Head, Offered, Standing
 from shoal.training.rounds import Phase
@@ -230,6 +230,17 @@ def test_after_a_restart_ones_own_contribution_counts_and_no_other_is_made() -> 
     assert ann.rounds.phase is Phase.OPEN
     assert of_kind(effects, Train) == []
     assert ann.rounds.held() == (A.hash,)
+
+
+def test_after_a_restart_no_second_contribution_is_made_in_the_place_of_one_whose_payload_is_lost() -> None:
+    own = contribution(ANN, payload=blob(ANN))
+    ann = Member(ANN).meet(BEN)
+    assert of_kind(done(ann.rounds.contributed(0.0, own, is_here=False)), FetchPayload) == [FetchPayload(own)]
+    assert of_kind(ann.rounds.look(0.0), Train) == []
+    assert ann.rounds.is_idle
+    ann.rounds.fetched(1.0, own)
+    ann.rounds.checked(1.0, own, None)
+    assert ann.rounds.held() == (own.hash,)
 
 
 def test_after_a_restart_between_a_record_and_its_state_ones_own_contribution_is_applied() -> None:
