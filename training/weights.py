@@ -1,15 +1,19 @@
 """By how much each contribution that a record takes counts: integers, a pure function of the record and the log.
 
 A weight is the samples that stand behind a contribution, halved for each round that it is stale. Contributions of one
-member from one state are a walk, which the method adds up and counts once, by the largest of their weights. Where some
-members have no votes, their walks together have at most a fifth of all weight.
+member from one state are a walk, which the method adds up and counts once, by the largest of their weights. A walk of
+more turns than there was time for weighs less, in proportion. Where some members have no votes, their walks together
+have at most a fifth of all weight.
 
 What a malicious member may claim is as many samples as the spec allows, so it has the share of weight that these give
-it: robust aggregation has to bear that. Who has no vote may come under as many keys and contribute as often as it
-likes: all of them never have more than that fifth, and nothing where no voter's contribution is taken.
+it: robust aggregation has to bear that. As many turns as it likes do not multiply that share: it has time for one in
+each round that went by, and for as many more as members with more than a third of all votes have made, which they do
+while no round can close. Who has no vote may come under as many keys and contribute as often as it likes: all of them
+never have more than that fifth, and nothing where no voter's contribution is taken.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,22 +43,54 @@ def weights(taken: Sequence[Taken], electorate: Electorate) -> tuple[int, ...]:
     Were the others then given all weight, a round in which the voters are slow would be enough for strangers' keys to
     make of the state what they like.
     """
-    room = _counted(each for each in taken if electorate.votes(each.member)) // VOTED_PARTS
-    claimed = _counted(each for each in taken if not electorate.votes(each.member))
+    made = _turns(taken)
+    spare = _spare_turns(made, electorate)
+    full = [(each, _weight(each, made[each.member][each.staleness], spare)) for each in taken]
+    room = _counted(pair for pair in full if electorate.votes(pair[0].member)) // VOTED_PARTS
+    claimed = _counted(pair for pair in full if not electorate.votes(pair[0].member))
     if claimed <= room:
-        return tuple(map(_full, taken))
-    return tuple(_full(each) if electorate.votes(each.member) else _full(each) * room // claimed for each in taken)
+        return tuple(weight for _, weight in full)
+    return tuple(weight if electorate.votes(each.member) else weight * room // claimed for each, weight in full)
 
 
-def _full(taken: Taken) -> int:
-    """Its weight where nobody's is cut."""
-    return taken.samples * STALE[taken.staleness] if taken.staleness < len(STALE) else 0
-
-
-def _counted(taken: Iterable[Taken]) -> int:
-    """The full weight of these together, of each walk the largest."""
-    walks: dict[tuple[PeerId, int], int] = {}
+def _turns(taken: Iterable[Taken]) -> dict[PeerId, dict[int, int]]:
+    """Of each member: how many of its contributions are so stale or less, for each staleness that one of them has."""
+    found: dict[PeerId, Counter[int]] = {}
     for each in taken:
+        found.setdefault(each.member, Counter())[each.staleness] += 1
+    made: dict[PeerId, dict[int, int]] = {}
+    for member, counts in found.items():
+        count = 0
+        for staleness in sorted(counts):
+            count += counts[staleness]
+            made.setdefault(member, {})[staleness] = count
+    return made
+
+
+def _spare_turns(made: Mapping[PeerId, Mapping[int, int]], electorate: Electorate) -> int:
+    """How many turns more than rounds went by there was time for, as members with more than a third of all votes have
+    shown: the newest one, and what was made while no round could close. Fewer might all be lying.
+    """
+    beyond = {member: max(count - stale for stale, count in counts.items()) for member, counts in made.items()}
+    votes = 0
+    for member in sorted(beyond, key=lambda member: -beyond[member]):
+        votes += electorate.votes(member)
+        if 3 * votes > electorate.total:
+            return max(1, beyond[member])
+    return 1
+
+
+def _weight(taken: Taken, made: int, spare: int) -> int:
+    """Of a member that made so many turns since the state that this one started from."""
+    if taken.staleness >= len(STALE):
+        return 0
+    return taken.samples * STALE[taken.staleness] * min(made, taken.staleness + spare) // made
+
+
+def _counted(weighed: Iterable[tuple[Taken, int]]) -> int:
+    """The weight of these together, of each walk the largest."""
+    walks: dict[tuple[PeerId, int], int] = {}
+    for each, weight in weighed:
         walk = each.member, each.base_round
-        walks[walk] = max(walks.get(walk, 0), _full(each))
+        walks[walk] = max(walks.get(walk, 0), weight)
     return sum(walks.values())

@@ -1,4 +1,4 @@
-"""Weights: samples, less the staler; and no more than a fifth for all who have no votes."""
+"""Weights: samples, less the staler; a walk's for turns there was time for; a fifth for all who have no votes."""
 
 from collections.abc import Sequence
 
@@ -65,7 +65,7 @@ def test_those_without_votes_have_at_most_a_fifth(rows: list[Taken]) -> None:
     assert 5 * guests <= guests + voters
 
 
-@given(st.lists(ANY, max_size=40))
+@given(st.lists(ANY, max_size=40, unique_by=lambda row: (row.member, row.staleness)))
 def test_the_cap_takes_nothing_from_voters_and_leaves_the_others_in_their_order(rows: list[Taken]) -> None:
     found = of(*rows)
     for weight, row in zip(found, rows, strict=True):
@@ -93,7 +93,38 @@ def test_many_keys_have_no_more_than_one() -> None:
 
 def test_voters_that_contribute_often_make_no_room_for_those_without_votes() -> None:
     voter, guest = taken(VOTERS[0], 1000), taken(GUESTS[0], 2**24)
-    assert of(voter, voter, voter, guest)[3] == of(voter, guest)[1]
+    assert of(voter, voter, voter, guest)[3] <= of(voter, guest)[1]
+
+
+def test_a_walk_of_more_turns_than_there_was_time_for_weighs_less_in_proportion() -> None:
+    honest, liar = (taken(voter, 100) for voter in VOTERS[:2])
+    assert of(honest, *[liar] * 4) == (of(honest)[0], *[of(liar)[0] // 4] * 4)
+    late = taken(VOTERS[1], 100, 3)
+    assert of(honest, *[late] * 4)[1:] == of(honest, late)[1:] * 4  # three rounds went by, and one is open
+    assert of(honest, *[late] * 8)[1] == of(honest, late)[1] // 2
+
+
+def test_an_old_contribution_beside_makes_no_room_for_many_new_ones() -> None:
+    liar, old = taken(VOTERS[0], 100), taken(VOTERS[0], 1, 16)
+    assert of(*[liar] * 4, old)[:4] == of(*[liar] * 4)
+
+
+def test_while_no_round_closes_there_is_time_for_as_many_turns_as_more_than_a_third_of_the_votes_make() -> None:
+    three, four, one = (taken(voter, 100) for voter in VOTERS)
+    full = of(one)[0]
+    assert of(*[three] * 3, *[four] * 4, one) == (*[full] * 3, *[full * 3 // 4] * 4, full)
+    guest = taken(GUESTS[0], 100)
+    assert of(one, *[guest] * 8)[1:] == (full // 8,) * 8  # nor do those without votes show anything
+
+
+@given(st.lists(ANY, max_size=40), st.integers(2, 9))
+def test_a_liar_moves_no_more_by_many_turns_from_the_newest_state_than_by_one(rows: list[Taken], count: int) -> None:
+    others = [row for row in rows if row.member != VOTERS[0] and row.staleness and row.member in VOTERS]
+    others = list({(row.member, row.staleness): row for row in others}.values())
+    liar = taken(VOTERS[0], 1000)
+    many, one = of(*others, *[liar] * count), of(*others, liar)
+    assert sum(many[len(others) :]) <= one[-1]
+    assert many[: len(others)] == one[: len(others)]
 
 
 def test_where_no_voter_contributes_nobody_has_weight() -> None:
