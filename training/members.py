@@ -10,7 +10,9 @@ ends the waiting for a member and its turns as proposer, never what is enough. (
 count, delaying 3 to 5 honest members of 7 to 40 let liars with a third finalize two records.)
 
 What a malicious member may do is vouch for keys of its own: they share its votes. What it cannot: have more of them
-than it was given, or choose when it is its turn to propose (that follows from round and attempt).
+than it was given, or choose when it is its turn to propose (that follows from round and attempt). Nor does it choose
+who is forgotten of those who are barred: the oldest are, and to have its own keys barred in their place costs it a vote
+for good with each, or takes a quorum.
 """
 
 import math
@@ -34,7 +36,7 @@ from .votes import ShortBallot, Signatures
 
 VOTES_MAX: Final = 2**40  # of one member: what is split in halves forty times is one vote still
 
-BARRED_MAX: Final = 1024  # remembered; a swarm that had to remove more is better founded anew
+BARRED_MAX: Final = 1024  # remembered, the newest; a swarm that had to remove more is better founded anew
 
 CHANGES_TOLD_MAX: Final = 16  # by one peer at once
 
@@ -114,7 +116,7 @@ class Electorate:
 
     quorum: Quorum
     seats: tuple[Seat, ...]
-    barred: tuple[PeerId, ...] = ()  # who was removed or proved to lie, sorted: they do not come back
+    barred: tuple[PeerId, ...] = ()  # who was removed or proved to lie, in that order: they do not come back
 
     @cached_property
     def by_member(self) -> Mapping[PeerId, Seat]:
@@ -188,7 +190,7 @@ class Electorate:
         Malformed if a change does not fit: then no honest member votes for the record. That joining, leaving and the
         rest are wanted or proved is checked before.
         """
-        seats, barred = dict(self.by_member), set(self.barred)
+        seats, barred = dict(self.by_member), list(self.barred)
         for change in changes:
             wrong = _make(seats, barred, round, change)
             if wrong is not None:
@@ -198,7 +200,7 @@ class Electorate:
         if len(seats) > MEMBERS_MAX:
             return Malformed(f"more than {MEMBERS_MAX} members")
         ordered = tuple(seats[member] for member in sorted(seats))
-        return replace(self, seats=ordered, barred=tuple(sorted(barred)[:BARRED_MAX]))
+        return replace(self, seats=ordered, barred=tuple(barred[-BARRED_MAX:]))
 
 
 def described(change: Change) -> str:
@@ -233,7 +235,7 @@ def _stride(width: int) -> int:
     return stride
 
 
-def _make(seats: dict[PeerId, Seat], barred: set[PeerId], round: int, change: Change) -> str | None:
+def _make(seats: dict[PeerId, Seat], barred: list[PeerId], round: int, change: Change) -> str | None:
     member = PeerId(change.member)
     seat = seats.get(member)
     if isinstance(change, Join):
@@ -245,8 +247,10 @@ def _make(seats: dict[PeerId, Seat], barred: set[PeerId], round: int, change: Ch
         return None
     if seat is None:
         return f"{member} is no member"
+    if isinstance(change, Expel) and not seat.votes:
+        return f"{member} has no vote to lie with"
     if isinstance(change, Remove | Expel):
-        barred.add(member)
+        barred.append(member)
     match change:
         case Vouch():
             return _vouch(seats, change, seat)

@@ -2,7 +2,8 @@
 after that.
 
 A peer may send any bytes, its own or others', forged or real, as fast as the transport lets it. It gets at most its
-allowance of verifications; what it repeats costs a hash.
+allowance of verifications; what it repeats costs a hash. However many keys it comes under, they have no more together
+than PEERS_MAX peers: beyond these a newcomer goes on with what the one that was quiet for longest has left.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from .allowance import Allowance
 from .records import Offered, Present
 
 OPENED_MAX = 512  # envelopes remembered; memory: up to 5 KB each
-PEERS_MAX = 512  # allowances remembered; a peer beyond starts with a fresh one, in place of the longest known
+PEERS_MAX = 512  # allowances; more than a node has connections
 
 Opened = TypeVar("Opened", Offered, Present)
 
@@ -28,7 +29,7 @@ class Opener:
     def __init__(self, swarm: bytes) -> None:
         self._swarm = swarm
         self._opened: dict[tuple[object, bytes], object] = {}
-        self._allowances: dict[PeerId, Allowance] = {}
+        self._allowances: dict[PeerId, Allowance] = {}  # who was quiet for longest comes first
 
     def open(
         self, now: float, peer: PeerId, data: bytes, open_: Callable[[bytes, bytes], Opened | Malformed]
@@ -49,9 +50,8 @@ class Opener:
 
     def allows(self, now: float, peer: PeerId, count: int) -> bool:
         """Whether so many more signatures of what `peer` sent may be verified now."""
-        allowance = self._allowances.get(peer)
-        if allowance is None:
-            if len(self._allowances) >= PEERS_MAX:
-                del self._allowances[next(iter(self._allowances))]
-            allowance = self._allowances[peer] = Allowance(now)
-        return allowance.takes(now, count)
+        allowance = self._allowances.pop(peer, None)
+        if allowance is None and len(self._allowances) >= PEERS_MAX:
+            allowance = self._allowances.pop(next(iter(self._allowances)))
+        self._allowances[peer] = allowance or Allowance(now)
+        return self._allowances[peer].takes(now, count)

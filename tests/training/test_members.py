@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.training.members import (
+    BARRED_MAX,
     Change,
     Electorate,
     Expel,
@@ -173,6 +174,19 @@ def test_equal_members_have_equal_digests_and_others_do_not() -> None:
     assert electorate.digest() == electorate_of(Quorum.MAJORITY, {PEERS[1]: 2, PEERS[0]: 1}).digest()
     assert electorate.digest() != electorate_of(Quorum.TWO_THIRDS, {PEERS[0]: 1, PEERS[1]: 2}).digest()
     assert electorate.digest() != after(electorate, Suspend(PEERS[0])).digest()
+
+
+def test_of_those_who_are_barred_the_oldest_are_forgotten_whatever_their_ids() -> None:
+    electorate = electorate_of(Quorum.MAJORITY, {PEERS[0]: 1})
+    gone = [PeerId(f"{number * 7 % 1031:040}") for number in range(BARRED_MAX + 2)]
+    for round, member in enumerate(gone, 1):
+        electorate = after(electorate, Join(member, 1, b""), Remove(member, ()), round=round)
+    assert electorate.barred == tuple(gone[2:])
+
+
+def test_who_has_no_vote_cannot_push_others_out_of_memory_by_lying() -> None:
+    guest = after(electorate_of(Quorum.MAJORITY, {PEERS[0]: 1}), Join(PEERS[1], 0, b""))
+    assert isinstance(guest.after(6, [Expel(PEERS[1], SHORT, SHORT)]), Malformed)
 
 
 @pytest.mark.parametrize("change", [Remove(PEERS[1], ()), Expel(PEERS[1], SHORT, SHORT)])

@@ -71,6 +71,17 @@ def test_signatures_that_come_by_other_ways_count_against_the_same_allowance() -
     assert opener.open(0.0, ANN.peer_id, OFFERED.envelope, open_contribution) == OFFERED
 
 
+def test_ever_new_keys_have_no_more_verified_than_so_many_peers() -> None:
+    opener, burst = Opener(SWARM), int(ENVELOPES_BURST)
+    opener.allows(0.0, ANN.peer_id, 1)
+    for number in range(PEERS_MAX - 1):
+        assert opener.allows(0.0, PeerId(str(number)), burst)
+    assert opener.allows(0.5, ANN.peer_id, burst - 1)
+    assert not any(opener.allows(1.0, PeerId(f"new {number}"), int(ENVELOPES_PER_S) + 1) for number in range(PEERS_MAX))
+    assert not opener.allows(1.0, ANN.peer_id, burst)
+    assert opener.allows(100.0, PeerId("later"), burst)
+
+
 def test_an_allowance_refills_with_time_up_to_its_burst() -> None:
     allowance = Allowance(0.0)
     assert sum(allowance.takes(0.0) for _ in range(10_000)) == ENVELOPES_BURST
