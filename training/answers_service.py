@@ -4,7 +4,7 @@ to the cores.
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
@@ -46,6 +46,7 @@ from .records import Offered, Present, Standing, open_contribution
 from .roster import Roster
 from .rounds import Rounds
 from .spec import SignedSpec, swarm_id_of
+from .unwritten import Unwritten
 from .verified import Verified
 from .votes import signature_count
 from .workers_service import Workers
@@ -82,6 +83,7 @@ class Cores:
     log: Log
     archive: Archive
     verified: Verified
+    unwritten: Unwritten = field(default_factory=Unwritten)
 
 
 class Answers:
@@ -103,6 +105,7 @@ class Answers:
         self._rounds = cores.rounds
         self._roster = cores.roster
         self._log = cores.log
+        self._unwritten = cores.unwritten
         self._voice = voice
         self._do = do
         self._reader = cores.archive.reader
@@ -192,7 +195,7 @@ class Answers:
         if not self._roster.is_connected(peer):
             return _STRANGER
         if not self._hear_ballots(peer, request):
-            return Refusal(Code.BUSY, "too many signatures in too short a time")
+            return Refusal(Code.BUSY, "too many signatures in too short a time, or the disk is full here")
         return Ack(self._rounds.head)
 
     def _hear_ballots(self, peer: PeerId, heard: Ballots, *, is_relayed: bool = False) -> bool:
@@ -200,7 +203,7 @@ class Answers:
         on, forged ones would use up what those who do so may have verified.
         """
         now = trio.current_time()
-        if not self._opener.allows(now, peer, sum(map(signature_count, heard.ballots))):
+        if self._unwritten.is_full or not self._opener.allows(now, peer, sum(map(signature_count, heard.ballots))):
             return False
         is_worth_it = not is_relayed or self._rounds.are_sound(heard.ballots)
         self._do(self._rounds.heard_ballots(now, peer, heard.ballots))

@@ -1,8 +1,6 @@
 """Carries out what the round core decides, and tells it how that ended. A shell."""
 
-import math
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -83,10 +81,10 @@ class Engine:
         self._nursery: trio.Nursery | None = None
         self._backlog: list[tuple[Callable[[Any], Any], object]] = []  # what is to be done once `run` runs
         self._changed = trio.Event()
-        self._ordered = trio.open_memory_channel[Effect](math.inf)
         self._unchecked: list[Offered] = []  # that travelled inside of their messages, being checked or about to be
         self._is_look_due = False
-        self._unwritten = 0  # effects in that channel, or being carried out
+        self._unwritten = cores.unwritten
+        self._has_unwritten = trio.Event()
         self._last_samples = 0
         self._state_lock = trio.Lock()  # one applies or goes over to another head at a time
         self._turn_lock = trio.Lock()  # held while this member's turn is worked on, and while it is settled
@@ -133,8 +131,8 @@ class Engine:
                     | ApplyRecord()
                     | AdoptStore()
                 ):
-                    self._unwritten += 1
-                    self._ordered[0].send_nowait(effect)
+                    self._unwritten.put(effect)
+                    self._has_unwritten.set()
                 case Train():
                     self._start(self._train, effect)
                 case FetchPayload(offered):
@@ -161,7 +159,7 @@ class Engine:
 
     def has_votes_to_say(self) -> bool:
         """Whether this member has voted and some have yet to hear it."""
-        return self._unwritten > 0 or self.exchange.has_ballots()
+        return not self._unwritten.is_done or self.exchange.has_ballots()
 
     def look_soon(self) -> None:
         """Each answer tells where a peer stands: what follows from many that come together is worked out once."""
@@ -192,12 +190,10 @@ class Engine:
 
     async def _carry_out_in_order(self) -> None:
         """What has to be on disk before what follows it: all that has come meanwhile, in one write."""
-        effects = self._ordered[1]
         while True:
-            batch = [await effects.receive()]
-            with suppress(trio.WouldBlock):
-                while True:
-                    batch.append(effects.receive_nowait())
+            await self._has_unwritten.wait()
+            self._has_unwritten = trio.Event()
+            batch = self._unwritten.take()
             await self._write(batch)
             for effect in batch:
                 match effect:
@@ -209,7 +205,7 @@ class Engine:
                         self._compactor.adopt(store)
                     case _:
                         pass
-            self._unwritten -= len(batch)
+            self._unwritten.carried_out()
             self._changed.set()
 
     async def _write(self, batch: list[Effect]) -> None:

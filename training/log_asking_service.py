@@ -22,6 +22,7 @@ from .skipping import Proof, verify_proof
 from .votes import Decided, fault
 from .workers_service import Workers
 
+ROOM_PAUSE_S = 1.0  # until it is looked again whether there is room for more
 PROOFS_MAX = 4  # members asked for the way to the newest record
 
 
@@ -32,6 +33,7 @@ class LogAsking:
         self._swarm = swarm
         self._rounds = cores.rounds
         self._verified = cores.verified
+        self._unwritten = cores.unwritten
         self._workers = workers
         self._do = do
 
@@ -45,6 +47,8 @@ class LogAsking:
         """What one has told. Whether there was anything new."""
         since = self._rounds.ledger.newest
         for decided in log:
+            while self._unwritten.is_full:  # noqa: ASYNC110  # what says so is a core, which has no events
+                await trio.sleep(ROOM_PAUSE_S)
             voters = self._rounds.voters(decided.round).by_member
             if await self._workers.run(partial(fault, decided, self._swarm, voters)) is not None:
                 break

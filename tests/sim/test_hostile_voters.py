@@ -9,10 +9,13 @@ import trio
 
 from shoal.training.agreed import Share
 from shoal.training.calls import Ballots
+from shoal.training.effects import Recovered
 from shoal.training.events import MembersChanged, RoundClosed, Waiting
 from shoal.training.members import Expel, Suspend
+from shoal.training.unwritten import KEPT_MAX
 from shoal.training.votes import Polka, Step, Vote, cast, signatures_of, value_of
 from shoal.transport.blobs import BlobRef
+from shoal.transport.port import Code, Refusal
 from tests.sim.harness import make_nodes, make_spec, simulated
 from tests.sim.villain import besieged, core_of, expect_unharmed, members, share_of, take_nothing
 
@@ -171,3 +174,20 @@ async def test_without_the_founder_nothing_begins_and_with_it_again_everything_d
         assert members(swarm) == {node.peer_id for node in nodes}
         assert all(node.observed(MembersChanged) for node in nodes)
         await swarm.until(lambda: len(nodes[0].observed(RoundClosed)[-1].contributors) == 4)
+
+
+async def test_no_ballots_are_heard_while_the_disk_has_no_room_for_what_follows_from_them(
+    autojump_clock: object, folder: Path
+) -> None:
+    async with besieged(folder) as (swarm, villain):
+        await villain.hello()
+        node = swarm.nodes[0]
+        cores = node.running._cores  # pyright: ignore[reportPrivateUsage]
+        assert cores is not None
+        for _ in range(KEPT_MAX):
+            cores.unwritten.put(Recovered())
+        vote = villain.vote(10**6, Step.PREVOTE, b"")
+        (reply,) = await villain.ask(villain.calls.ballots, Ballots((vote,)), node.peer_id)
+        assert isinstance(reply, Refusal)
+        assert reply.code is Code.BUSY
+        await expect_unharmed(swarm, lost_attempts=1)

@@ -7,8 +7,9 @@ import trio
 from msgspec.structs import replace
 
 from shoal.training.answers_service import Cores
-from shoal.training.effects import Effect
+from shoal.training.effects import Effect, Recovered
 from shoal.training.log_asking_service import LogAsking
+from shoal.training.unwritten import KEPT_MAX, Unwritten
 from shoal.training.verified import Verified
 from shoal.training.votes import Decided
 from shoal.transport.port import PeerId
@@ -59,3 +60,17 @@ async def test_what_follows_a_forged_record_is_not_looked_at() -> None:
     ann, workers = await hear([first, *[forged] * 62, third])
     assert ann.rounds.ledger.newest == 1
     assert workers.count == 2
+
+
+async def test_no_more_of_the_log_is_heard_than_waits_for_the_disk(autojump_clock: object) -> None:
+    verified, done, unwritten = Verified(), list[Effect](), Unwritten()
+    ann = Member(ANN, verify=verified).meet(BEN, CAT)
+    cores = Cores(ann.rounds, ann.roster, None, None, verified, unwritten)  # type: ignore[arg-type]
+    for _ in range(KEPT_MAX):
+        unwritten.put(Recovered())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(LogAsking(SWARM, cores, Beside(), done.extend).hear, BEN.peer_id, Others(3).log)
+        await trio.sleep(100.0)
+        assert ann.rounds.ledger.newest == 0
+        unwritten.take()
+    assert ann.rounds.ledger.newest == 3
