@@ -5,11 +5,11 @@ cannot start here (torch uninstalled since, data file gone) stays listed with th
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import trio
@@ -19,6 +19,7 @@ from shoal.training.founding_service import drop_start, put_start
 from shoal.training.keeping import Keeping
 from shoal.training.method import Method
 from shoal.training.methods import MemberOptions, build, device_problem
+from shoal.training.pins import labels_of
 from shoal.training.ports import Blobs, Signer
 from shoal.training.service import SwarmService
 from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
@@ -74,6 +75,14 @@ class Hardware:
     threads: int
 
 
+class KeptBlobs(Blobs, Protocol):
+    """The node's, with what is pinned there."""
+
+    def labels(self) -> Mapping[str, Collection[bytes]]:
+        """The digests of what each label holds."""
+        ...
+
+
 class Swarms:
     """See the module's text.
 
@@ -87,7 +96,7 @@ class Swarms:
         self,
         root: Path,
         transport: Transport,
-        blobs: Blobs,
+        blobs: KeptBlobs,
         signer: Signer,
         hardware: Hardware,
         publish: Callable[[str, Mapping[str, object]], None],
@@ -173,6 +182,8 @@ class Swarms:
             await joined.stopped.wait()
         del self._joined[joined.id]
         self.keeping.release_all(joined.id)
+        for label in labels_of(joined.folder.swarm, self._blobs.labels()):
+            self._blobs.unpin(label)  # before the folder goes: after that nobody would know whose they are
         await trio.to_thread.run_sync(joined.folder.remove)
         self._publish(joined.id, {"event": "left"})
         log.info("left", swarm=joined.id[:12], name=joined.spec.name, parting=parting.value)

@@ -12,7 +12,7 @@ class Pins:
     """The labels under which one swarm's blobs are kept, by kind and round."""
 
     def __init__(self, swarm: bytes, blobs: Blobs) -> None:
-        self._prefix = swarm[:16].hex()
+        self._prefix = _prefix(swarm)
         self._blobs = blobs
         self._rounds: dict[str, set[int]] = {}
 
@@ -46,6 +46,15 @@ class Pins:
                 self._blobs.unpin(f"{self._prefix}/{kind}/{other}")
 
 
+def labels_of(swarm: bytes, labels: Iterable[str]) -> list[str]:
+    """Those under which anything of this swarm's is kept, by whatever run."""
+    return sorted(label for label in labels if label.split("/")[0] == _prefix(swarm))
+
+
 def states_in(labels: Mapping[str, Collection[bytes]]) -> set[bytes]:
     """The digests of all swarms' states among what labels hold."""
     return {digest for label, held in labels.items() if label.split("/")[1:2] == ["state"] for digest in held}
+
+
+def _prefix(swarm: bytes) -> str:
+    return swarm[:16].hex()

@@ -207,6 +207,10 @@ class BlobService:
         self._store.unpin(pin)
         self._unpinned.set()
 
+    def labels(self) -> dict[str, frozenset[bytes]]:
+        """The digests of what each label holds."""
+        return self._store.labels()
+
     def _pin_if_here(self, ref: BlobRef, pin: str) -> bool | Refusal:
         return self._store.open(ref) is not None and self._store.pin(ref.digest, pin)
 
