@@ -1,4 +1,5 @@
-"""What late work is worth: two of five members are cut off, or all of them from one another, for three rounds.
+"""What late work is worth: two of five members are cut off, or all of them from one another, for three rounds; or one
+of them works three turns in the time of the others' one.
 
     python -m bench.stale [--seeds 3] [--rounds 12] [--set outer_lr=0.7] ...
 
@@ -124,6 +125,18 @@ def none_connected(swarm: Swarm, rounds: int) -> Iterator[tuple[str, list[float]
         yield f"none connected, {name}", [closed.loss(), *go_on(closed, rounds - CUT_AFTER - CUT_ROUNDS)]
 
 
+def one_goes_on(swarm: Swarm, rounds: int) -> Iterator[tuple[str, list[float]]]:
+    """Nobody can close a round, and all but one rest after a turn; then one takes all that was done meanwhile."""
+    swarm, taken = swarm.work(CUT_AFTER + 1)
+    for round_ in range(CUT_AFTER + 2, CUT_AFTER + CUT_ROUNDS + 1):
+        swarm, shares = swarm.work(round_, MEMBERS[:1])
+        taken += shares
+    cut = [replace(each, samples=each.samples // CUT_ROUNDS) if each.member == MEMBERS[0] else each for each in taken]
+    for name, shares in {"whole": taken, "as the others'": cut, "first turns": taken[: len(MEMBERS)]}.items():
+        closed = swarm.close(shares)
+        yield f"one goes on, {name}", [closed.loss(), *go_on(closed, rounds - CUT_AFTER - CUT_ROUNDS)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
@@ -148,7 +161,7 @@ def main() -> None:
             swarm, shares = swarm.work(round_)
             swarm = swarm.close(shares)
         print(f"seed {seed} {'before':30} {swarm.loss():.3f}", flush=True)
-        for scenario in (two_cut_off, none_connected):
+        for scenario in (two_cut_off, none_connected, one_goes_on):
             for name, losses in scenario(swarm, arguments.rounds):
                 found.setdefault(name, []).append((round(losses[0], 4), round(losses[-1], 4)))
                 print(f"seed {seed} {name:30}", " ".join(f"{loss:.3f}" for loss in losses), flush=True)
