@@ -8,17 +8,19 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 import trio
 
+from shoal.training.attempt import attempt
 from shoal.training.events import Evaluated, Event, LocalDone, Problem
 from shoal.training.founding_service import drop_start, put_start
 from shoal.training.keeping import Keeping
 from shoal.training.method import Method
-from shoal.training.methods import MemberOptions, build, device_problem
+from shoal.training.methods import MemberOptions, build, load_trainer
 from shoal.training.pins import labels_of
 from shoal.training.ports import Blobs, Signer
 from shoal.training.service import SwarmService
@@ -242,7 +244,7 @@ class Swarms:
         """Raises Complaint with the reason why the method cannot run here. None for a storage member."""
         if joined.membership.role == "storage":
             return None
-        # In a worker: the first import of torch takes more than a second.
+        # In a worker: it reads the swarm's data, and may run a file of the owner's.
         method = await trio.to_thread.run_sync(build_method, joined.spec, joined.membership, self._hardware)
         if isinstance(method, str):
             raise Complaint(method, Exit.MISSING if "torch" in method else Exit.SPEC)
@@ -272,6 +274,8 @@ class Swarms:
             keeping=self.keeping,
             expects=lambda peer: self.keeping.wants(joined.id, peer),
         )
+        if joined.method is not None:
+            self._nursery.start_soon(self._load_trainer)
         try:
             await self._nursery.start(self._run_engine, joined, joined.service)
         except OSError as error:
@@ -280,6 +284,10 @@ class Swarms:
         self._nursery.start_soon(self._watch_finish, joined, joined.service)
         self._publish(joined.id, {"event": "joined", "name": joined.spec.name})
         log.info("joined", swarm=joined.id[:12], name=joined.spec.name, role=joined.membership.role)
+
+    async def _load_trainer(self) -> None:
+        """While the state is fetched. What goes wrong is said when training is tried."""
+        await trio.to_thread.run_sync(partial(attempt, load_trainer), abandon_on_cancel=True)
 
     async def _run_engine(
         self,
@@ -333,11 +341,8 @@ class Swarms:
 
 def build_method(spec: Spec, membership: Membership, hardware: Hardware) -> AnyMethod | str:
     """The method that carries `spec` out here, or the reason why none can. Blocks."""
-    device = hardware.device
-    if device == "auto":
-        device = "cpu" if device_problem("cuda") else "cuda"
     options = MemberOptions(
-        device=device,
+        device=hardware.device,
         threads=hardware.threads,
         data_path=Path(membership.data) if membership.data else None,
         entry_path=Path(membership.entry) if membership.entry else None,

@@ -5,16 +5,13 @@ runs here as one loop with batches M times as large, drawn from the whole text.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from .checkpoint import Local
+from .diloco import LocalTrainer
 from .diloco_settings import parse_settings
 from .method import Turn
 from .methods import MemberOptions, gpt_trainer, with_settings
 from .spec import Spec
-
-if TYPE_CHECKING:
-    from .trainer import GptTrainer
 
 MEMBER = "alone"  # the only member there is: all of the text is its shard
 
@@ -41,14 +38,14 @@ def synchronous(spec: Spec, options: MemberOptions, members: int, rounds: int) -
     return _curve(_trainer(larger, options), larger, rounds)
 
 
-def _trainer(spec: Spec, options: MemberOptions) -> "GptTrainer":
+def _trainer(spec: Spec, options: MemberOptions) -> LocalTrainer:
     trainer = gpt_trainer(spec, options)
     if isinstance(trainer, str):
         raise ValueError(trainer)
     return trainer
 
 
-def _curve(trainer: "GptTrainer", spec: Spec, rounds: int) -> Iterator[float]:
+def _curve(trainer: LocalTrainer, spec: Spec, rounds: int) -> Iterator[float]:
     parameters, local = trainer.start(), Local()
     for round_ in range(1, rounds + 1):
         seed = (spec.seed << 32) + round_

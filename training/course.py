@@ -426,7 +426,8 @@ class Course:
         self._catching_up.arrived()
         self._gathering.hear_out(now, ())  # this is where the swarm stands
         self._deliberation.other_state = None
-        self.pool.keep(self._is_needed(now))
+        why_not = self._why_not_needed(now)
+        self.pool.keep(lambda offered: why_not(offered) is None)
         return self.look(now)
 
     def _is_known(self, offered: Offered) -> bool:
@@ -434,15 +435,17 @@ class Course:
         member = offered.member
         return member == self._me or member in self.electorate.by_member or self._roster.is_member(member)
 
-    def _is_needed(self, now: float) -> Callable[[Offered], bool]:
-        """Whether a record may yet take it, or has taken it and is not applied."""
-        view = self._view(now)
-        later = range(self.head.round + 1, self.ledger.newest + 1)
+    def _why_not_needed(self, now: float) -> Callable[[Offered], str | None]:
+        """Why no record may take it, nor has taken it and is to be applied: none is where a checkpoint is the way."""
+        view, newest = self._view(now), self.ledger.newest
+        later = range(self.head.round + 1, newest + 1)
         records = [closed.record for round in later if (closed := self.ledger.closed(round)) is not None]
-        taken = {share.contribution for record in records for share in record.taken}
+        is_gapless = len(records) == len(later)
+        taken = {share.contribution for record in records if is_gapless for share in record.taken}
 
-        def is_needed(offered: Offered) -> bool:
-            is_early = offered.contribution.base_round > self.head.round
-            return is_early or offered.hash in taken or cannot_take(view, offered) is None
+        def why_not(offered: Offered) -> str | None:
+            ahead = offered.contribution.base_round - newest
+            is_early = ahead > 0 or (ahead == 0 and not self._is_current)
+            return None if is_early or offered.hash in taken else cannot_take(view, offered)
 
-        return is_needed
+        return why_not

@@ -398,7 +398,7 @@ class Engine:
                 checkpoint: BlobRef | str | None = await keeper.stand_on(head)
             else:
                 async with self._turn_lock:
-                    checkpoint = await keeper.stand_at(head, applied.state, taken)
+                    checkpoint = await keeper.stand_at(head, applied, taken)
             self._log.close(record.round, effect.offers)
             await self._stood(TellHead(head, self._saved(checkpoint)))
             if effect.offers and head.round == self._rounds.ledger.newest:  # else there is more to catch up with
@@ -426,7 +426,7 @@ class Engine:
         if told is None:
             self.do(self._rounds.resync_failed(trio.current_time(), effect.holders))
             return
-        state: Any = self._keeper.state
+        applied: Applied[Any] = Applied(self._keeper.state, told.head.digest)
         if told.head.digest and told.checkpoint is not None:
             holders = partial(self._holders_of_head, told, source)
             fetched = await self._keeper.fetch_state(told.head, told.checkpoint, holders)
@@ -434,10 +434,10 @@ class Engine:
                 self._observe(Problem(f"the state of round {told.head.round} cannot be had from {source}: {fetched}"))
                 self.do(self._rounds.resync_failed(trio.current_time(), (source,)))
                 return
-            state = fetched.state
-        await self._go_over(told, state, source)
+            applied = fetched
+        await self._go_over(told, applied, source)
 
-    async def _go_over(self, told: TellHead, state: Any, source: PeerId) -> None:
+    async def _go_over(self, told: TellHead, applied: Applied[Any], source: PeerId) -> None:
         async with self._state_lock:
             before = self._rounds.head
             if not self._rounds.is_better(told.head):
@@ -446,7 +446,7 @@ class Engine:
             self._is_turn_void = True
             async with self._turn_lock:
                 self._is_turn_void = False
-                checkpoint = await self._keeper.stand_at(told.head, state, frozenset())
+                checkpoint = await self._keeper.stand_at(told.head, applied, frozenset())
             await self._stood(TellHead(told.head, self._saved(checkpoint)))
             self._roster.trust(source)
             self._observe(Resynced(before.round, told.head.round, source))

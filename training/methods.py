@@ -1,9 +1,11 @@
 """From a spec to the method that carries it out, or to the one line that says why this machine cannot."""
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,12 @@ import msgspec
 
 from . import data
 from .checkpoint import Local, State
-from .diloco import Diloco, start_setting
+from .diloco import Diloco, LocalTrainer, start_setting
 from .diloco_settings import DilocoSettings, parse_settings
 from .founding_service import Restarts
+from .late import LateTrainer
 from .method import Method
-from .models import SIZES, gpt_layout, memory_bytes
+from .models import SIZES, gpt_layout, gpt_start, memory_bytes
 from .payload import payload_bytes
 from .spec import Setting, Spec
 from .tensors import Layout
@@ -24,7 +27,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .loop import Outer
-    from .trainer import GptTrainer
 
 VERSIONS = {"diloco": 1}  # the newest of each method that this Shoal speaks
 TORCH_MISSING = "training needs PyTorch, which is not installed here: pip install torch"
@@ -35,7 +37,7 @@ CUSTOM_PREFIX, ENTRY_PREFIX = "custom:", "entry:"
 class MemberOptions:
     """What a member decides for itself."""
 
-    device: str = "cpu"  # or "cuda", "cuda:1"
+    device: str = "cpu"  # or "cuda", "cuda:1"; "auto": the fastest that is here
     threads: int = 1
     data_path: Path | None = None  # a text to train on in place of the swarm's shard
     entry_path: Path | None = None  # the file that a spec's model "entry:..." names
@@ -125,7 +127,7 @@ def describe_state(method: Restarts, state: Any) -> Mapping[str, Setting]:
     return {"start": method.digest(method.restart(state)).hex()}
 
 
-def gpt_trainer(spec: Spec, options: MemberOptions) -> "GptTrainer | str":
+def gpt_trainer(spec: Spec, options: MemberOptions) -> LocalTrainer | str:
     """The built-in trainer for a spec, or why this machine cannot have it."""
     settings = _settings(spec)
     if isinstance(settings, str):
@@ -146,9 +148,25 @@ def gpt_trainer(spec: Spec, options: MemberOptions) -> "GptTrainer | str":
         return corpus
     if len(corpus.training) // settings.pieces < window_bytes:
         return f"data {spec.data!r} in {settings.pieces} pieces is too short for windows of {window_bytes} bytes"
-    from .trainer import GptTrainer
 
-    return GptTrainer(spec, settings, size, corpus, options.device, options.threads)
+    def load() -> LocalTrainer:
+        from .trainer import GptTrainer
+
+        return GptTrainer(spec, settings, size, corpus, device_of(options), options.threads)
+
+    return LateTrainer(gpt_layout(size), partial(gpt_start, size, spec.seed), load)
+
+
+def load_trainer() -> None:
+    """Load what a built-in model trains with: more than a second, which need not come between two other things."""
+    importlib.import_module("shoal.training.trainer")
+
+
+def device_of(options: MemberOptions) -> str:
+    """Where to train."""
+    if options.device != "auto":
+        return options.device
+    return "cpu" if device_problem("cuda") else "cuda"
 
 
 def with_settings(spec: Spec, **changes: Setting) -> Spec:
@@ -160,6 +178,8 @@ def device_problem(device: str) -> str | None:
     """Why training cannot run on `device`, or None if it can."""
     if importlib.util.find_spec("torch") is None:
         return TORCH_MISSING
+    if device in ("cpu", "auto"):
+        return None  # without loading torch: a newcomer has better things to do
     import torch
 
     try:
@@ -207,7 +227,7 @@ def _build_entry(spec: Spec, settings: DilocoSettings, options: MemberOptions) -
     if isinstance(entry, str):
         return entry
     try:
-        trainer = EntryTrainer(spec, settings, entry, options.device, options.threads)
+        trainer = EntryTrainer(spec, settings, entry, device_of(options), options.threads)
     except ValueError as error:
         return f"{options.entry_path}: {error}"
     problem = _payload_problem(spec, settings, trainer.layout)

@@ -201,10 +201,9 @@ class Rounds(Course):
         self._roster.tell(offered.member, base)
         if base.round > self.ledger.newest + 1:
             return self.look(now)  # its author is far ahead: that is worth following
-        if base.round <= self.head.round and self._is_current:
-            fault = cannot_take(self._view(now), offered)
-            if fault is not None:
-                return self.look(now) or fault  # that its author stands elsewhere may matter
+        fault = self._why_not_needed(now)(offered)
+        if fault is not None:
+            return self.look(now) or fault  # that its author stands elsewhere may matter
         if base.round == 0:
             self._gathering.hear_start(now)
         if self.pool.members_count >= 2 * self.spec.members_max:  # the roster's and the electorate's

@@ -41,7 +41,7 @@ from .roster import Roster
 from .rounds import Phase, Place, Rounds
 from .skipping import beginning
 from .spec import SignedSpec, open_spec, swarm_id_of
-from .state_service import FixesStart, Restored, StateKeeper, open_keeper
+from .state_service import FixesStart, Restored, StateKeeper
 from .storage_service import StorageKeeper
 from .store import MemberStore, StoredTurns
 from .verified import Verified
@@ -125,7 +125,7 @@ class SwarmService:
         self._blocking = blocking
         self._is_paused = is_paused
         self._ticket = ticket
-        self._trusted = trusted
+        self._trusted = None if trusted == self.swarm else trusted  # the start is known anyway
         self._means = Means(
             signed_spec,
             spec,
@@ -159,24 +159,29 @@ class SwarmService:
         Raises:
             OSError: before `started`, if the member's folder cannot be written.
         """
-        means, store = self._means, self._means.store
-        sequence = await means.workers.run(store.next_sequence)
-        if self._method is None:
-            self._keeper = keeper = StorageKeeper(self.swarm, means.blobs, means.pins, store, means.workers)
-            restored = await keeper.restore()
-        else:
-            self._keeper, restored = await open_keeper(
-                means.spec, self._method, means.blobs, means.pins, store, means.workers
-            )
+        means = self._means
+        sequence = await means.workers.run(means.store.next_sequence)
+        keeper, restored = await self._open_keeper()
+        self._keeper = keeper
         for problem in restored.problems:
             means.observe(Problem(problem))
         archive, loaded = await self._open_archive()
         try:
             self._cores = cores = self._make_cores(restored, archive, loaded)
-            self._engine = engine = Engine(means, cores, self._keeper, await self._open_store())
+            self._engine = engine = Engine(means, cores, keeper, await self._open_store())
             await self._take_part(engine, cores, sequence, stays, task_status)
         finally:
             archive.close()
+
+    async def _open_keeper(self) -> tuple[StateKeeper[Any, Any] | StorageKeeper, Restored]:
+        """The state this member goes on from."""
+        means = self._means
+        if self._method is None:
+            storage = StorageKeeper(self.swarm, means.blobs, means.pins, means.store, means.workers)
+            return storage, await storage.restore()
+        start = await means.workers.run(partial(self._method.start, means.spec))
+        keeper = StateKeeper(means.spec, self._method, means.blobs, means.pins, means.store, means.workers, start)
+        return keeper, await keeper.restore(keeps_start=self._trusted is None)
 
     async def _take_part(
         self, engine: Engine, cores: Cores, sequence: int, stays: bool, task_status: trio.TaskStatus[None]
@@ -361,7 +366,7 @@ class SwarmService:
             rounds.stop_at(loaded.split)
         if loaded.is_damaged:
             rounds.be_careful()
-        if self._trusted not in (None, self.swarm) and loaded.position.round == 0 and not loaded.log:
+        if self._trusted is not None and loaded.position.round == 0 and not loaded.log:
             rounds.trust(self._trusted)
         rounds.asks_by(lambda round: join_change(spec, self.swarm, self._means.signer, self._ticket, round))
         log = Log(TellHead(restored.head, restored.checkpoint))

@@ -36,6 +36,7 @@ class Applied(Generic[State]):
 
     state: State
     digest: bytes  # empty for methods without a common state
+    saved: BlobRef | None = None  # where it is stored already
 
 
 @runtime_checkable
@@ -95,8 +96,10 @@ class StateKeeper(Generic[State, Local]):
         ref = next((ref for saved, ref in self._heads if saved == head), None)
         return "it was never here" if ref is None else await self._load_state(ref)
 
-    async def restore(self) -> Restored:
-        """Go on where an earlier run stopped, or start."""
+    async def restore(self, *, keeps_start: bool) -> Restored:
+        """Go on where an earlier run stopped, or start. Who comes late has no use for the first state: `keeps_start`
+        is whether others may ask for it.
+        """
         digest = await self._digest(self._state)
         self._checkpoint_bytes_max = CHECKPOINT_BYTES_MAX_FACTOR * await self._workers.run(self._saved_bytes) + 2**20
         stored = await self._workers.run(self._store.load_head)
@@ -109,7 +112,9 @@ class StateKeeper(Generic[State, Local]):
                 return restored
             problems.append(f"{restored}; starting from round 0")
         head = Head(0, self._swarm, digest)
-        saved = await self._save(head)
+        if not keeps_start:
+            return Restored(head, None, tuple(problems))
+        saved = await self._save(head, None)
         if isinstance(saved, str):
             return Restored(head, None, (*problems, saved))
         return Restored(head, saved, tuple(problems))
@@ -207,20 +212,20 @@ class StateKeeper(Generic[State, Local]):
         if isinstance(state, str):
             return state
         digest = await self._digest(state)
-        return Applied(state, digest) if digest == head.digest else "its checkpoint is of another state"
+        return Applied(state, digest, ref) if digest == head.digest else "its checkpoint is of another state"
 
-    async def stand_at(self, head: Head, state: State, taken: frozenset[bytes]) -> BlobRef | str:
-        """Go on from `state`: settle one's own work, save both. The saved state, or why it was not saved; either
+    async def stand_at(self, head: Head, applied: Applied[State], taken: frozenset[bytes]) -> BlobRef | str:
+        """Go on from this state: settle one's own work, save both. The saved state, or why it was not saved; either
         way it is taken.
         """
-        await self._settle(state, taken)
-        self._state = state
-        return await self._save(head)
+        await self._settle(applied.state, taken)
+        self._state = applied.state
+        return await self._save(head, applied.saved)
 
     async def stand_on(self, head: Head) -> BlobRef | str | None:
         """As `stand_at`, after a record that took nothing: the state stays, and so does one's own work."""
         if self._saved is None:
-            return await self._save(head)
+            return await self._save(head, None)
         state, local = self._saved
         return await self._save_head(StoredHead(FILE_VERSION, head, state, local)) or state
 
@@ -239,8 +244,10 @@ class StateKeeper(Generic[State, Local]):
         settle = partial(self._method.settle, work.local, state, hash in taken)
         self._local = await self._workers.run(settle)
 
-    async def _save(self, head: Head) -> BlobRef | str:
-        saved = await self._blobs.put(self._method.save(self._state), pin=self._pins.label("state", head.round))
+    async def _save(self, head: Head, saved: BlobRef | Refusal | None) -> BlobRef | str:
+        """`saved` is where the state is already: equal states have equal bytes."""
+        if saved is None:
+            saved = await self._blobs.put(self._method.save(self._state), pin=self._pins.label("state", head.round))
         if isinstance(saved, Refusal):
             return f"the state of round {head.round} is not saved: {saved.message}"
         saved_local = await self._blobs.put(
@@ -270,12 +277,3 @@ class StateKeeper(Generic[State, Local]):
 
     def _saved_bytes(self) -> int:
         return sum(memoryview(piece).nbytes for piece in self._method.save(self._state))
-
-
-async def open_keeper(
-    spec: Spec, method: Method[State, Local], blobs: Blobs, pins: Pins, store: MemberStore, workers: Workers
-) -> tuple[StateKeeper[State, Local], Restored]:
-    """The state this member goes on from."""
-    start = await workers.run(partial(method.start, spec))
-    keeper = StateKeeper(spec, method, blobs, pins, store, workers, start)
-    return keeper, await keeper.restore()

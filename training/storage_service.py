@@ -1,6 +1,7 @@
 """What a storage member keeps in a state's place: the newest checkpoint's bytes, which it cannot read. A shell."""
 
 from functools import partial
+from typing import Any
 
 from shoal.transport.blobs import BlobRef
 from shoal.transport.wire import Malformed
@@ -40,14 +41,14 @@ class StorageKeeper:
     async def fetch_state(self, head: Head, ref: BlobRef, holders: Holders) -> Applied[BlobRef] | str:
         label = self._pins.label("state", head.round)
         refusal = await self._blobs.fetch(ref, holders, pin=label, timeout_s=CHECKPOINT_S)
-        return Applied(ref, head.digest) if refusal is None else refusal.message
+        return Applied(ref, head.digest, ref) if refusal is None else refusal.message
 
-    async def stand_at(self, head: Head, state: BlobRef | None, taken: frozenset[bytes]) -> BlobRef | str | None:
+    async def stand_at(self, head: Head, applied: Applied[Any], taken: frozenset[bytes]) -> BlobRef | str | None:
         """Keep this checkpoint from now on; or why it is not kept."""
-        stored = StoredHead(FILE_VERSION, head, state, None)
+        stored = StoredHead(FILE_VERSION, head, applied.saved, None)
         try:
             await self._workers.run(partial(self._store.save_head, stored))
         except OSError as error:
             return f"the position in round {head.round} is not saved: {error.strerror}"
         self._pins.keep_newest("state", head.round, STATES_KEPT)
-        return state
+        return applied.saved

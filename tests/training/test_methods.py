@@ -86,6 +86,22 @@ def test_a_node_that_only_looks_at_specs_loads_neither_torch_nor_numpy() -> None
     assert run_python(program) == "[]\n"
 
 
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_member_gets_to_its_first_state_before_torch_is_loaded_and_trains_once_it_is(device: str) -> None:
+    program = f"""
+import sys
+from shoal.training import methods
+from shoal.training.spec import Spec
+spec = Spec(creator="1" * 52, nonce=bytes(16))
+method = methods.build(spec, methods.MemberOptions(device="{device}"))
+state, _ = method.start(spec)
+early = "torch" in sys.modules
+methods.load_trainer()
+print(early, "torch" in sys.modules, sorted(method.evaluate(state)))
+"""
+    assert run_python(program) == "False True ['validation_loss']\n"
+
+
 def test_without_torch_it_says_what_to_install() -> None:
     program = """
 import sys

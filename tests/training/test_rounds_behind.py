@@ -1,10 +1,21 @@
 """The round core of a member that is behind, stands elsewhere, starts again, or is one of too few."""
 
 from shoal.training.agreed import Position
-from shoal.training.effects import ApplyRecord, AskLog, Collect, Effect, FetchPayload, Resync, SaveJournal, Train
+from shoal.training.effects import (
+    ApplyRecord,
+    AskLog,
+    CheckPayload,
+    Collect,
+    Effect,
+    FetchPayload,
+    Resync,
+    SaveJournal,
+    Train,
+)
 from shoal.training.events import Problem, Waiting
 from shoal.training.records import Head, Offered, Standing
 from shoal.training.rounds import Phase
+from shoal.training.skipping import Anchor, Proof
 from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
 from tests.training.round_member import (
     ALONE,
@@ -117,6 +128,21 @@ def test_who_is_far_behind_goes_over_to_the_newest_state_by_its_checkpoint() -> 
     effects = ann.rounds.adopted(1.0, resync.head)
     assert of_kind(effects, Train) == [Train(10, others.newest, tuple(sorted((ANN.peer_id, BEN.peer_id))), 21.0)]
     assert not ann.rounds.is_better(resync.head)
+
+
+def test_who_comes_late_has_no_use_for_what_was_taken_before_only_for_what_may_be_taken_yet() -> None:
+    others = Others(9)
+    on_the_way = Others(6)
+    ann = Member(ANN).meet(BEN, CAT, head=others.newest)
+    ann.rounds.look(0.0)
+    ann.rounds.leapt(0.1, on_the_way.position, Proof(Anchor(), ()))
+    (resync,) = of_kind(ann.told(0.2, BEN.peer_id, others.log[6:]), Resync)
+    for taken in others.offers:
+        assert isinstance(ann.rounds.heard(0.3, taken), str)
+    fresh = contribution(BEN, 10, others.newest)
+    assert of_kind(done(ann.rounds.heard(0.3, fresh)), CheckPayload) == [CheckPayload(fresh)]
+    assert ann.rounds.adopted(1.0, resync.head)
+    assert ann.rounds.pool.get(fresh.hash) == fresh
 
 
 def test_what_no_one_has_any_more_sends_a_member_by_checkpoint() -> None:

@@ -1,0 +1,79 @@
+"""A member's state on disk: what is written of it, and what is not."""
+
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from shoal.training.pins import Pins
+from shoal.training.ports import Payload
+from shoal.training.records import Head
+from shoal.training.spec import Spec, swarm_id
+from shoal.training.state_service import Applied, StateKeeper
+from shoal.training.store import MemberStore
+from shoal.transport.identity import Identity
+from shoal.transport.memory import Network
+from tests.sim.harness import Disk, DiskBlobs, ToyMethod, ToyState, VirtualWorkers
+
+SPEC = Spec(creator="1" * 52, nonce=bytes(16))
+SWARM = swarm_id(SPEC)
+STATE = ToyState(7, 49)
+HEAD = Head(7, bytes(32), ToyMethod().digest(STATE) or b"")
+
+
+class CountingMethod(ToyMethod):
+    """Which states were asked to be made into bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saved: list[ToyState] = []
+
+    def save(self, state: ToyState) -> Iterable[Payload]:
+        self.saved.append(state)
+        return super().save(state)
+
+
+@asynccontextmanager
+async def blobs_on(disk: Disk) -> AsyncGenerator[DiskBlobs]:
+    network = Network(0)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(network.run)
+        yield DiskBlobs(await network.open(Identity.from_seed(bytes(32)).peer_id), disk)
+        nursery.cancel_scope.cancel()
+
+
+def keeper_on(blobs: DiskBlobs, folder: Path, method: ToyMethod) -> StateKeeper[ToyState, int]:
+    start = method.start(SPEC)
+    return StateKeeper(SPEC, method, blobs, Pins(SWARM, blobs), MemberStore(folder), VirtualWorkers(0.1), start)
+
+
+async def test_the_first_state_is_written_where_others_may_ask_for_it_and_not_by_who_comes_late(
+    autojump_clock: object, tmp_path: Path
+) -> None:
+    for keeps_start in (True, False):
+        disk = Disk()
+        async with blobs_on(disk) as blobs:
+            keeper = keeper_on(blobs, tmp_path / str(keeps_start), ToyMethod())
+            restored = await keeper.restore(keeps_start=keeps_start)
+        assert restored.head.round == 0
+        assert (restored.checkpoint is not None) == keeps_start == bool(disk.blobs)
+
+
+async def test_a_state_that_was_fetched_is_kept_where_it_came_to_and_found_there_after_a_restart(
+    autojump_clock: object, tmp_path: Path
+) -> None:
+    disk, method = Disk(), CountingMethod()
+    ref = disk.put(b"".join(bytes(piece) for piece in ToyMethod().save(STATE)), "on its way")
+    async with blobs_on(disk) as blobs:
+        keeper = keeper_on(blobs, tmp_path, method)
+        await keeper.restore(keeps_start=False)
+        fetched = await keeper.fetch_state(HEAD, ref, lambda: ())
+        assert isinstance(fetched, Applied)
+        disk.unpin("on its way")
+        assert await keeper.stand_at(HEAD, fetched, frozenset()) == ref
+        assert STATE not in method.saved
+        again = keeper_on(blobs, tmp_path, ToyMethod())
+        restored = await again.restore(keeps_start=False)
+        assert (restored.head, restored.checkpoint) == (HEAD, ref)
+        assert again.state == STATE
