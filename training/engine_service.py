@@ -17,6 +17,8 @@ from .answers_service import Cores
 from .archive_service import Archive
 from .attempt import Raised
 from .calls import TellHead
+from .checkpoints import Choice
+from .checkpoints_service import ask_heads
 from .compaction_service import Compactor
 from .effects import (
     AdoptStore,
@@ -57,6 +59,7 @@ TRY_AGAIN_S = 10.0  # after training or storing failed
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
 DISK_PAUSE_S = 5.0  # before what could not be written is tried again
 CHECKED_AT_ONCE = 32  # payloads of at most INLINE_BYTES_MAX each; more: one that is slow to check holds up the others
+TELLERS_NAMED_MAX = 4  # in a complaint
 PART_MIN = 0.5  # of the samples of its last turn that a turn cut short must have, to be worth its bytes
 
 
@@ -68,6 +71,7 @@ class Engine:
     ) -> None:
         self._means = means
         self._observe = means.observe
+        self._cores = cores
         self._rounds = cores.rounds
         self._roster = cores.roster
         self._log = cores.log
@@ -422,22 +426,27 @@ class Engine:
 
     async def _resync(self, effect: Resync) -> None:
         """Go over to a head that others tell."""
-        told, source = await self._ask_heads(effect)
-        if told is None:
+        choice = await ask_heads(self.exchange, self._cores, effect.holders)
+        if choice is None:
             self.do(self._rounds.resync_failed(trio.current_time(), effect.holders))
             return
+        told, tellers = choice.told, choice.tellers
         applied: Applied[Any] = Applied(self._keeper.state, told.head.digest)
         if told.head.digest and told.checkpoint is not None:
-            holders = partial(self._holders_of_head, told, source)
+            holders = partial(self._holders_of_head, told, tellers)
             fetched = await self._keeper.fetch_state(told.head, told.checkpoint, holders)
             if isinstance(fetched, str):
-                self._observe(Problem(f"the state of round {told.head.round} cannot be had from {source}: {fetched}"))
-                self.do(self._rounds.resync_failed(trio.current_time(), (source,)))
+                named = ", ".join(tellers[:TELLERS_NAMED_MAX])
+                self._observe(
+                    Problem(f"the state of round {told.head.round} cannot be had, as {named} tells: {fetched}")
+                )
+                self.do(self._rounds.resync_failed(trio.current_time(), tellers))
                 return
             applied = fetched
-        await self._go_over(told, applied, source)
+        await self._go_over(choice, applied)
 
-    async def _go_over(self, told: TellHead, applied: Applied[Any], source: PeerId) -> None:
+    async def _go_over(self, choice: Choice, applied: Applied[Any]) -> None:
+        told, source = choice.told, choice.tellers[0]
         async with self._state_lock:
             before = self._rounds.head
             if not self._rounds.is_better(told.head):
@@ -448,26 +457,17 @@ class Engine:
                 self._is_turn_void = False
                 checkpoint = await self._keeper.stand_at(told.head, applied, frozenset())
             await self._stood(TellHead(told.head, self._saved(checkpoint)))
-            self._roster.trust(source)
+            for peer in choice.tellers:
+                self._roster.trust(peer)
             self._observe(Resynced(before.round, told.head.round, source))
             self.do(self._rounds.adopted(trio.current_time(), told.head))
 
-    async def _ask_heads(self, effect: Resync) -> tuple[TellHead | None, PeerId]:
-        """A better head with its checkpoint, from the first of its holders that gives one."""
-        for peer in effect.holders:
-            told = await self.exchange.ask_head(peer)
-            if told is None or not self._rounds.is_better(told.head):
-                continue
-            if not told.head.digest or told.checkpoint is not None:
-                return told, peer
-        return None, self._means.signer.peer_id
-
-    def _holders_of_head(self, told: TellHead, source: PeerId) -> tuple[PeerId, ...]:
-        """Who can give the checkpoint: whoever told of it, all who stand there or say that they hold it, the rest."""
-        others = [peer for peer in self._roster.connected() if peer != source]
+    def _holders_of_head(self, told: TellHead, tellers: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
+        """Who can give the checkpoint: who told of it, all who stand there or say that they hold it, the rest."""
+        others = [peer for peer in self._roster.connected() if peer not in tellers]
         known = set[PeerId]() if told.checkpoint is None else self.sharing.holders(told.checkpoint)
         others.sort(key=lambda peer: (self._roster.head(peer) != told.head and peer not in known, peer))
-        return (source, *others)
+        return (*tellers, *others)
 
     async def _stood(self, told: TellHead) -> None:
         """A new head is saved: answer with it, let go of what is old."""

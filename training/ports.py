@@ -58,11 +58,14 @@ class Blobs(Protocol):
         pin: str,
         timeout_s: float,
         like: BlobRef | None = None,
+        bytes_per_s_min: float = 0.0,
     ) -> Refusal | None:
         """Have `ref` here, verified and pinned, fetching what is missing from several of `holders()` at once.
 
         `holders` is asked again while the fetch goes on, so newly announced holders are used. Of what is complete here
         as `like`, only the chunks that differ are fetched. Pin it, or the room that `ref` needs may be its own.
+        Once it comes at less than `bytes_per_s_min` for some seconds it is refused with DEADLINE_EXCEEDED; what came is
+        kept for the next call.
         """
         ...
 

@@ -14,6 +14,7 @@ from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed
 
 from .attempt import Raised, attempt
+from .checkpoints_service import Checkpoints
 from .method import Local, Method, Share, State, Turn, Work
 from .pins import Pins
 from .ports import BlobReader, Blobs, BytesReader
@@ -25,7 +26,6 @@ from .workers_service import Workers
 STATES_KEPT = 2  # the newest and the one before, which others may still be fetching; disk: so many states
 HEADS_KEPT = 8  # for whose states is looked: those of records that took nothing are one
 CHECKPOINT_BYTES_MAX_FACTOR = 2  # a checkpoint may be so many times as large as one's own state, plus a MiB
-CHECKPOINT_S = 3_600.0  # to fetch one
 
 Holders = Callable[[], Iterable[PeerId]]
 
@@ -75,6 +75,7 @@ class StateKeeper(Generic[State, Local]):
         self._store = store
         self._workers = workers
         self._pins = pins
+        self._checkpoints = Checkpoints(blobs, pins)
         self._state, self._local = start
         self._trained: Work[Local] | None = None  # no contribution yet
         self._work: tuple[Work[Local], bytes] | None = None  # unsettled, and its contribution's hash
@@ -203,9 +204,8 @@ class StateKeeper(Generic[State, Local]):
         """The state that others stand at, verified against their head; or why it cannot be had."""
         if ref.size > self._checkpoint_bytes_max:
             return f"a checkpoint of {ref.size} bytes is more than {self._checkpoint_bytes_max}"
-        label = self._pins.label("state", head.round)
         like = None if self._saved is None else self._saved[0]
-        refusal = await self._blobs.fetch(ref, holders, pin=label, timeout_s=CHECKPOINT_S, like=like)
+        refusal = await self._checkpoints.fetch(head.round, ref, holders, like)
         if refusal is not None:
             return refusal.message
         state = await self._load_state(ref)

@@ -6,10 +6,11 @@ from typing import Any
 from shoal.transport.blobs import BlobRef
 from shoal.transport.wire import Malformed
 
+from .checkpoints_service import Checkpoints
 from .pins import Pins
 from .ports import Blobs
 from .records import Head
-from .state_service import CHECKPOINT_S, STATES_KEPT, Applied, Holders, Restored
+from .state_service import STATES_KEPT, Applied, Holders, Restored
 from .store import FILE_VERSION, MemberStore, StoredHead
 from .workers_service import Workers
 
@@ -21,6 +22,7 @@ class StorageKeeper:
         self._swarm = swarm
         self._blobs = blobs
         self._pins = pins
+        self._checkpoints = Checkpoints(blobs, pins)
         self._store = store
         self._workers = workers
 
@@ -39,8 +41,7 @@ class StorageKeeper:
         return Restored(Head(0, self._swarm, b""), None, problems)
 
     async def fetch_state(self, head: Head, ref: BlobRef, holders: Holders) -> Applied[BlobRef] | str:
-        label = self._pins.label("state", head.round)
-        refusal = await self._blobs.fetch(ref, holders, pin=label, timeout_s=CHECKPOINT_S)
+        refusal = await self._checkpoints.fetch(head.round, ref, holders)
         return Applied(ref, head.digest, ref) if refusal is None else refusal.message
 
     async def stand_at(self, head: Head, applied: Applied[Any], taken: frozenset[bytes]) -> BlobRef | str | None:

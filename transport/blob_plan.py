@@ -108,10 +108,11 @@ class FetchPlan:
         self.failure: str | None = None  # why this can never succeed
         self._seed = seed
         self._holders: dict[PeerId, _Holder] = {}
+        self.stored_count = 0  # chunks that came and were sound
         self._effects: list[Effect] = []
         self._missing = 0  # chunks, as bits: neither stored nor being verified
         self._verifying = 0
-        self._is_begun = False
+        self.is_begun = False
         self._start = 0  # the chunk to begin with
         self._explore_at = math.inf
         self._hopeful_until: float | None = None  # set by the first `step`
@@ -122,7 +123,7 @@ class FetchPlan:
 
     @property
     def is_complete(self) -> bool:
-        return self._is_begun and not self._missing and not self._verifying
+        return self.is_begun and not self._missing and not self._verifying
 
     @property
     def missing_count(self) -> int:
@@ -144,7 +145,7 @@ class FetchPlan:
         count = self.manifest.chunk_count
         self._missing = ((1 << count) - 1) & ~have
         self._start = self._seed % count if count else 0
-        self._is_begun = True
+        self.is_begun = True
 
     def replied(self, peer: PeerId, manifest_data: bytes, bitmap: bytes | None, now: float) -> None:
         """The answer to `Ask`; `manifest_data` is empty if it was not wanted."""
@@ -200,6 +201,7 @@ class FetchPlan:
                 holder.head_since = now
         self._verifying &= ~(1 << index)
         if is_valid:
+            self.stored_count += 1
             self._holders[peer].strikes = 0
             self._hopeful_until = now + HOPELESS_S
             return
@@ -237,7 +239,7 @@ class FetchPlan:
         """Why it is not here yet, for people."""
         if self.failure is not None:
             return self.failure
-        what = "its manifest is missing" if not self._is_begun else f"{self.missing_count} chunks are missing"
+        what = "its manifest is missing" if not self.is_begun else f"{self.missing_count} chunks are missing"
         if not self._holders:
             return f"{what}; nobody is known to hold it"
         said = [f"{h.peer}: {h.reason or h.state.value}" for h in self._holders.values()]
@@ -266,7 +268,7 @@ class FetchPlan:
         asked_count = sum(h.state is _State.ASKED for h in self._holders.values())
         active_count = asked_count + sum(now < self._late_at(h) for h in ready)
         new = [h for h in self._holders.values() if h.state is _State.NEW]
-        if self._explore_at == math.inf and self._is_begun:
+        if self._explore_at == math.inf and self.is_begun:
             self._explore_at = now + EXPLORE_S
         slots = min(HOLDERS_AT_ONCE - active_count, HOLDERS_OPEN_MAX - asked_count - len(ready))
         if slots <= 0 and new and now >= self._explore_at:
@@ -339,7 +341,7 @@ class FetchPlan:
         return sum(index in holder.under_way for holder in self._holders.values())
 
     def _useful(self, holder: _Holder) -> bool:
-        return not self._is_begun or bool(holder.under_way) or bool(holder.have & self._missing)
+        return not self.is_begun or bool(holder.under_way) or bool(holder.have & self._missing)
 
     def _is_partial(self, holder: _Holder) -> bool:
         return not holder.is_asked_again and not holder.under_way and bool(self._missing & ~holder.have)

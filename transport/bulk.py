@@ -24,6 +24,7 @@ from .blob_plan import VERIFIED_AT_ONCE, WINDOW_MAX, Ask, Drop, Effect, FetchPla
 from .blob_store import BlobStore
 from .blob_stream import ChunkServer, ChunkSource, OpenSource, rpc_sources
 from .blobs import (
+    CHUNK_BYTES,
     CHUNKS,
     MANIFEST,
     BlobRef,
@@ -39,6 +40,7 @@ from .wire import Malformed, encode
 _log = logging.getLogger(__name__)
 
 ASK_S: Final = 10.0  # a peer that can't say what it holds in this time is of no use
+PACE_S: Final = 10.0  # over which it is looked at how fast a blob comes; longer where two chunks may take longer
 HOLDERS_S: Final = 0.5  # how often it is asked anew who holds the blob
 SEARCH_AFTER_S: Final = 2.0  # without a delivery from those: then others are searched for
 SEARCH_PAUSE_S: Final = 30.0
@@ -168,10 +170,12 @@ class BlobService:
         pin: str,
         timeout_s: float,
         like: BlobRef | None = None,
+        bytes_per_s_min: float = 0.0,
     ) -> Refusal | None:
         """Have `ref` here, verified and pinned. Fetches of one blob are one, which ends with the last who waits.
 
-        Only what differs from `like` is fetched, if that is complete here when the manifest has come.
+        Only what differs from `like` is fetched, if that is complete here when the manifest has come. Who waits gives
+        up when it comes more slowly than it says; what has come is kept for the next try.
         """
         fetch: _Fetch | None = None
         waiter = _Waiter(holders, pin, like)
@@ -188,7 +192,9 @@ class BlobService:
                     continue
                 fetch.waiters.append(waiter)
                 try:
-                    await fetch.done.wait()
+                    if not await _is_fast(fetch, bytes_per_s_min):
+                        why = f"comes at less than {bytes_per_s_min / 1000:.0f} KB/s: {fetch.plan.explain()}"
+                        return Refusal(Code.DEADLINE_EXCEEDED, f"{ref.cid} {why}")
                 finally:
                     fetch.waiters.remove(waiter)
                     if not fetch.waiters and not fetch.done.is_set():
@@ -363,6 +369,20 @@ class BlobService:
 
     async def _read_chunk(self, digest: bytes, index: int) -> bytes | None:
         return await self._blocking(partial(self._store.read_chunk, digest, index), limiter=self._readers)
+
+
+async def _is_fast(fetch: _Fetch, bytes_per_s_min: float) -> bool:
+    """Wait for its end; False as soon as it comes too slowly. Room made for it here is not its holders' business."""
+    span_s = max(PACE_S, 2 * CHUNK_BYTES / bytes_per_s_min) if bytes_per_s_min else math.inf
+    plan = fetch.plan
+    while not fetch.done.is_set():
+        before, is_remote = plan.stored_count, plan.manifest is None or plan.is_begun
+        with trio.move_on_after(span_s):
+            await fetch.done.wait()
+        is_slow = (plan.stored_count - before) * CHUNK_BYTES < bytes_per_s_min * span_s
+        if is_slow and is_remote and not fetch.done.is_set():
+            return False
+    return True
 
 
 async def _pass_on(takes: trio.MemoryReceiveChannel[Take], source: ChunkSource) -> None:

@@ -185,6 +185,7 @@ class DiskBlobs:
         pin: str,
         timeout_s: float,
         like: BlobRef | None = None,
+        bytes_per_s_min: float = 0.0,
     ) -> Refusal | None:
         if ref.digest in self._disk.blobs:
             self._disk.pins.setdefault(pin, set()).add(ref.digest)

@@ -197,6 +197,7 @@ class FullDisk:
         pin: str,
         timeout_s: float,
         like: BlobRef | None = None,
+        bytes_per_s_min: float = 0.0,
     ) -> Refusal | None:
         await trio.lowlevel.checkpoint()
         return Refusal(Code.REFUSED, "the disk is full")

@@ -85,6 +85,7 @@ class Labels:
         pin: str,
         timeout_s: float,
         like: BlobRef | None = None,
+        bytes_per_s_min: float = 0.0,
     ) -> Refusal | None:
         raise NotImplementedError
 

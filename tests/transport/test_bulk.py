@@ -29,7 +29,7 @@ from shoal.transport.blobs import (
     Piece,
     bitmap_from_mask,
 )
-from shoal.transport.bulk import BlobService, Lie, run_inline
+from shoal.transport.bulk import PACE_S, BlobService, Lie, run_inline
 from shoal.transport.memory import Network
 from shoal.transport.port import Call, Code, PeerId, Refusal, Streaming, Transport, Unary
 from shoal.transport.wire import Malformed, Message
@@ -435,6 +435,25 @@ async def test_a_fetch_nobody_waits_for_ends_and_the_next_one_takes_it_up(
         assert await b.blobs.fetch(ref, known(a), pin="x", timeout_s=60) is None
         assert sorted(index for _, index in b.received) == list(range(10))
         assert read_all(b, ref) == data
+
+
+async def test_who_says_how_fast_it_must_come_gives_up_on_less_and_goes_on_from_there(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as net:
+        a, b = await net.node("a"), await net.node("b", chunk_s=4.0)
+        ref = await put(a, content(10))
+        began = trio.current_time()
+        refusal = await b.blobs.fetch(ref, known(a), pin="x", timeout_s=3600, bytes_per_s_min=MIB)
+        assert isinstance(refusal, Refusal)
+        assert refusal.code is Code.DEADLINE_EXCEEDED
+        assert "1049 KB/s" in refusal.message
+        assert trio.current_time() - began <= PACE_S + 0.1
+        first = len(b.received)
+        assert await b.blobs.fetch(ref, known(a), pin="x", timeout_s=3600, bytes_per_s_min=MIB / 8) is None
+        assert first > 0
+        assert sorted({index for _, index in b.received}) == list(range(10))
+        assert len(b.received) < 10 + first
 
 
 async def test_a_node_that_is_still_fetching_serves_what_it_has(tmp_path: Path, autojump_clock: MockClock) -> None:
