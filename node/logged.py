@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.crdt.file_service import StoreError
-from shoal.training.agreed import AgreedRecord, Position, StoreMark, read_record, unproved
+from shoal.training.agreed import AgreedRecord, Position, Share, StoreMark, read_record, unproved
 from shoal.training.agreeing import Split
 from shoal.training.archive_reading_service import LOG_NAME, ArchiveReader, Row
 from shoal.training.members import Change, Expel, Join, Leave, Remove, Resume, Suspend, Vouch
@@ -197,11 +197,20 @@ def record_of(row: Row) -> dict[str, Any]:
         "round": record.round,
         **certificate_of(row.decided),
         "previous": record.previous.hex(),
-        "taken": [{"member": share.member, "round": share.round, "samples": share.samples} for share in record.taken],
+        "taken": [share_of(share) for share in record.taken],
         "samples": sum(share.samples for share in record.taken),
         "changes": [words_of(change) for change in record.changes],
         "state_before": record.base_digest.hex(),
         "store": None if record.mark is None else store_of(record.mark),
+    }
+
+
+def share_of(share: Share) -> dict[str, Any]:
+    return {
+        "member": share.member,
+        "round": share.round,
+        "base_round": share.base_round,
+        "samples": share.samples,
     }
 
 

@@ -73,6 +73,7 @@ class Plan:
     data_path: Path | None = None  # the file that `data` names by its hash, if it is one
     seed: int = 0
     settings: Settings = field(default_factory=dict[str, int | float | bool | str])  # of the method, over the defaults
+    rules: Settings = field(default_factory=dict[str, int | float | bool | str])  # of the spec, over a testnet's
     chaos: int | None = None  # the seed of what befalls the nodes; None: nothing does
 
     @property
@@ -117,6 +118,7 @@ class Plan:
             "rounds_max": self.rounds_max,
             "settings": {**self._short_run, **self.settings},
             **chaos,
+            **self.rules,
         }
 
     def identity(self, index: int) -> Identity:
