@@ -4,7 +4,7 @@
 
 The nodes have a network of their own, in which no packet passes between the two and the others meanwhile. Once they
 train on, and what they made is taken when they are back; once they rest, which is what dropping their work comes to.
-All else follows from the seed: until they are back both runs are equal to the bit, and what differs then is due to their
+All else follows from the seed: until they are back both runs are equal to the bit, and what differs then comes of their
 work. (Rejected: a spec by which stale work is refused. It is another swarm, with other batches: that alone makes 0.04.)
 `bench.stale` compares more rules in one process. Prints the validation loss (nats per byte) after each round once all
 are together again, and one line of JSON at the end: per seed the first and the last of these. On Linux.

@@ -86,7 +86,8 @@ def add_commands(verbs: "Commands", parent: argparse.ArgumentParser) -> None:
 
 The way out after a split, or for members who can never be a quorum again: agree on who forks, and join with its invite.
 Model, data, rules and rounds_max are those of the old spec; the new one names the swarm and record that it goes on
-from. Where members are listed, whom they removed and who signed two records of one round stand on the list no more.
+from. It begins as soon as members_min are there, whatever members_start was. Where members are listed, whom they
+removed and who signed two records of one round stand on the list no more. For other rules: `shoal swarm create --from`.
 """,
     )
     fork.add_argument("--from", dest="record", default="latest", metavar="RECORD", help=RECORD_HELP)

@@ -1,6 +1,7 @@
 """`shoal swarm show|remove|vouch|leave`: who is in a swarm, who goes, and who votes."""
 
 import argparse
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -94,13 +95,19 @@ def run_show(arguments: argparse.Namespace) -> Exit:
         say_agreement(swarm["agreement"])
     print("\nspec")
     for name, value in {**spec, **{f"settings.{name}": value for name, value in settings.items()}}.items():
-        print(f"  {name:<26} {value}")
+        print(f"  {name:<26} {as_in_toml(value)}")
     return Exit.OK
+
+
+def as_in_toml(value: object) -> str:
+    """As a SPEC.toml would say it."""
+    return str(value).lower() if isinstance(value, bool) else json.dumps(value, ensure_ascii=False)
 
 
 def say_agreement(agreement: dict[str, Any]) -> None:
     """Quorum, newest record, and a line for each member."""
-    print(f"quorum    {quorum_line(agreement['quorum'])}")
+    votes = sum(member["votes"] for member in agreement["members"] if member["is_this_node"])
+    print(f"quorum    {quorum_line(agreement['quorum'], votes)}")
     print(f"newest    {newest_line(agreement['newest'])}")
     for removal in agreement["removals"]:
         print(f"removal   of {removal['peer_id']}: {removal_line(removal)}")
@@ -113,13 +120,15 @@ def say_agreement(agreement: dict[str, Any]) -> None:
     print(table([heading, *map(member_row, agreement["members"])]))
 
 
-def quorum_line(quorum: dict[str, Any]) -> str:
+def quorum_line(quorum: dict[str, Any], own_votes: int) -> str:
+    """What is enough, and how much of it is there."""
     half = ""
     if quorum["half_is_enough_with"] is not None and quorum["votes"]:
         half = f", or {quorum['votes'] // 2} with those of {short(quorum['half_is_enough_with'])}"
     rule = quorum["rule"].replace("_", " ")
     needed = f"{quorum['votes_needed']} of {counted(quorum['votes'], 'vote')} are needed{half}"
-    return f"{rule}: {needed}; {quorum['votes_connected']} are connected, this node's among them"
+    own = "this node's among them" if own_votes else "this node has none"
+    return f"{rule}: {needed}; {quorum['votes_connected']} are connected, {own}"
 
 
 def newest_line(newest: dict[str, Any]) -> str:
@@ -177,7 +186,7 @@ def run_remove(arguments: argparse.Namespace) -> Exit:
     if removal is None:
         print(f"{peer} is removed")
     elif removal["is_wanted"]:
-        print(f"{peer} goes with the next record: {removal_line(removal)}")
+        print(f"{peer} goes: {removal_line(removal)}")
     else:
         print(f"{peer} stays for now: {removal_line(removal)}")
         print(f"it goes once enough other members say so, too: shoal swarm remove {short(peer)}")

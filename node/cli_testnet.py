@@ -248,7 +248,7 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
             before = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
 
         try:
-            display.say(f"starting {plan.nodes} nodes in {where}")
+            display.say(f"starting {plan.nodes} nodes; to look at one: shoal --data-dir {where / 'node-0'} swarm show")
             await testnet.launch(sample)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(refresh, testnet, display)

@@ -93,6 +93,8 @@ def describe_swarm(swarm: dict[str, Any]) -> str:
         lines.append(f"problem   {swarm['problem']}")
     if swarm.get("notice"):
         lines.append(f"agreement {swarm['notice']}")
+    elif swarm["waits_for"]:
+        lines.append(f"waits for {swarm['waits_for']}")
     if "round" in swarm:
         digest = f", state {swarm['state_digest'][:12]}" if swarm["state_digest"] else ""
         given = counted(len(swarm["contributors"]), "contribution")

@@ -9,6 +9,7 @@ import trio
 
 from shoal.training.founding_service import Restarts
 from shoal.training.methods import describe_state, with_settings
+from shoal.training.models import SIZES
 from shoal.training.records import Head
 from shoal.training.spec import AdmissionRule, Setting, Spec
 from shoal.transport.port import PeerId
@@ -78,17 +79,28 @@ def chosen(heads: Sequence[Head], record: str, name: str) -> Head:
 
 
 def going_on(spec: Spec, origin: Origin) -> Spec:
-    """`spec`, from the origin's state."""
+    """`spec`, from the origin's state. Raises Complaint where that is of another model, as far as names tell."""
+    old = origin.joined.spec
+    if old.model != spec.model and {old.model, spec.model} <= SIZES.keys():
+        raise Complaint(
+            f'swarm {old.name} ({origin.joined.id[:12]}) trains {old.model}, and the spec says model = "{spec.model}": '
+            "only the same model goes on from its state. Give a spec of that model, or take `shoal swarm fork`",
+            Exit.SPEC,
+        )
     return with_settings(msgspec.structs.replace(spec, parent=origin.parent), **origin.settings)
 
 
 def forked(origin: Origin, creator: PeerId, nonce: bytes) -> Spec:
-    """The origin's own spec for a swarm of this creator's, whose list leaves out whom the members have shut out."""
+    """The origin's own spec for a swarm of this creator's, whose list leaves out whom the members have shut out.
+
+    It begins with members_min: of the members_start who began the old swarm some may be gone for good.
+    """
     old = origin.joined.spec
     allowed = old.allowed
     if old.admission is AdmissionRule.LIST:
         allowed = tuple(sorted({*old.allowed, old.creator} - shut_out(origin.joined)))
-    return going_on(msgspec.structs.replace(old, creator=creator, nonce=nonce, allowed=allowed), origin)
+    spec = msgspec.structs.replace(old, creator=creator, nonce=nonce, allowed=allowed, members_start=old.members_min)
+    return going_on(spec, origin)
 
 
 def shut_out(joined: Joined) -> set[str]:

@@ -75,6 +75,7 @@ class Node:
             "role": joined.membership.role,
             "is_paused": joined.membership.is_paused,
             "problem": joined.problem or None,
+            "waits_for": joined.waits_for or None,
             **(progress(joined.service.status(), joined.figures) if joined.service is not None else {}),
         }
 

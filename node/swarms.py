@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from shoal.training.attempt import attempt
-from shoal.training.events import Evaluated, Event, LocalDone, Problem
+from shoal.training.events import Evaluated, Event, Finished, LocalDone, Problem, RoundClosed, RoundStarted, Waiting
 from shoal.training.founding_service import drop_start, put_start
 from shoal.training.keeping import Keeping
 from shoal.training.method import Method
@@ -48,7 +48,8 @@ AnyMethod = Method[Any, Any]
 class Joined:
     """A swarm this node is in. `service` is None while its engine does not run, for the reason in `problem`.
 
-    Of an engine that runs, `problem` is what it said last, until it contributes again.
+    Of an engine that runs, `problem` is what it said last, until it contributes again; `waits_for` what it said last
+    that its round waits for, until that goes on.
     """
 
     folder: SwarmFolder
@@ -61,6 +62,7 @@ class Joined:
     ended: trio.Event = field(default_factory=trio.Event)  # no more training: all rounds done, left, or stopped
     stopped: trio.Event = field(default_factory=trio.Event)  # the engine does not run any more
     problem: str = ""
+    waits_for: str = ""
     is_waiting_for_disk: bool = False  # the engine did not start because the member's folder could not be written
     figures: dict[str, float] = field(default_factory=dict[str, float])  # the latest of training and evaluation
 
@@ -258,7 +260,7 @@ class Swarms:
         except Complaint as complaint:
             joined.problem = str(complaint)
             raise
-        joined.problem, joined.is_waiting_for_disk = "", False
+        joined.problem, joined.waits_for, joined.is_waiting_for_disk = "", "", False
         joined.scope, joined.ended, joined.stopped = trio.CancelScope(), trio.Event(), trio.Event()
         joined.service = SwarmService(
             joined.signed,
@@ -314,6 +316,8 @@ class Swarms:
             joined.figures.update(event.metrics)
         if isinstance(event, Problem | LocalDone):
             joined.problem = event.message if isinstance(event, Problem) else ""
+        if isinstance(event, Waiting | RoundStarted | RoundClosed | Finished):
+            joined.waits_for = event.reason if isinstance(event, Waiting) else ""
         self._publish(joined.id, fields)
         log.info(str(fields.get("event", type(event).__name__)), swarm=joined.id[:12], **without_event(fields))
 

@@ -83,9 +83,10 @@ def test_programs_get_all_of_it_as_json() -> None:
 def test_a_quorum_is_said_in_words() -> None:
     half = f", or 2 with those of {ANN[-8:]}"
     here = "2 are connected, this node's among them"
-    assert quorum_line(SHOWN["quorum"]) == f"majority: 3 of 4 votes are needed{half}; {here}"
+    assert quorum_line(SHOWN["quorum"], 1) == f"majority: 3 of 4 votes are needed{half}; {here}"
     strict = {**SHOWN["quorum"], "rule": "two_thirds", "half_is_enough_with": None}
-    assert quorum_line(strict) == f"two thirds: 3 of 4 votes are needed; {here}"
+    assert quorum_line(strict, 1) == f"two thirds: 3 of 4 votes are needed; {here}"
+    assert quorum_line(strict, 0) == "two thirds: 3 of 4 votes are needed; 2 are connected, this node has none"
 
 
 def test_the_newest_record_is_said_in_words() -> None:
