@@ -397,15 +397,17 @@ class Engine:
             round_at = started_at if self._rounds.started_at is None else self._rounds.started_at
             self._observe(self._meter.close(now, round_at, started_at, traffic, closed, applied.digest))
             head = Head(record.round, closed.hash, applied.digest)
+            self._log.close(record.round, effect.offers)
             if not effect.offers:
                 # The state stays, and with it whatever this member is making of it.
-                checkpoint: BlobRef | str | None = await keeper.stand_on(head)
+                self._stood(head, await keeper.stand_on(head))
+            elif head.round < self._rounds.ledger.newest:  # there is more to catch up with
+                async with self._turn_lock:
+                    await keeper.pass_by(applied, taken)
             else:
                 async with self._turn_lock:
                     checkpoint = await keeper.stand_at(head, applied, taken)
-            self._log.close(record.round, effect.offers)
-            await self._stood(TellHead(head, self._saved(checkpoint)))
-            if effect.offers and head.round == self._rounds.ledger.newest:  # else there is more to catch up with
+                self._stood(head, checkpoint)
                 await self._evaluate(head.round)
             self.do(self._rounds.applied(trio.current_time(), closed, applied.digest))
 
@@ -456,7 +458,7 @@ class Engine:
             async with self._turn_lock:
                 self._is_turn_void = False
                 checkpoint = await self._keeper.stand_at(told.head, applied, frozenset())
-            await self._stood(TellHead(told.head, self._saved(checkpoint)))
+            self._stood(told.head, checkpoint)
             for peer in choice.tellers:
                 self._roster.trust(peer)
             self._observe(Resynced(before.round, told.head.round, source))
@@ -469,19 +471,16 @@ class Engine:
         others.sort(key=lambda peer: (self._roster.head(peer) != told.head and peer not in known, peer))
         return (*tellers, *others)
 
-    async def _stood(self, told: TellHead) -> None:
-        """A new head is saved: answer with it, let go of what is old."""
-        self._log.told = told
-        if told.checkpoint is not None:
-            self.sharing.say_checkpoint(told.head.round, told.checkpoint)
-        late = self._means.spec.stale_rounds_max
-        self._means.pins.keep_newest("round", told.head.round, ROUNDS_SERVED + late, ahead=late + 2)
-
-    def _saved(self, checkpoint: BlobRef | str | None) -> BlobRef | None:
+    def _stood(self, head: Head, checkpoint: BlobRef | str | None) -> None:
+        """A new head is saved, if it can be: answer with it, let go of what is old."""
         if isinstance(checkpoint, str):
             self._observe(Problem(checkpoint))
-            return None
-        return checkpoint
+            checkpoint = None
+        self._log.told = TellHead(head, checkpoint)
+        if checkpoint is not None:
+            self.sharing.say_checkpoint(head.round, checkpoint)
+        late = self._means.spec.stale_rounds_max
+        self._means.pins.keep_newest("round", head.round, ROUNDS_SERVED + late, ahead=late + 2)
 
     def _method_keeper(self) -> StateKeeper[Any, Any]:
         if isinstance(self._keeper, StorageKeeper):

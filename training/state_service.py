@@ -79,7 +79,7 @@ class StateKeeper(Generic[State, Local]):
         self._state, self._local = start
         self._trained: Work[Local] | None = None  # no contribution yet
         self._work: tuple[Work[Local], bytes] | None = None  # unsettled, and its contribution's hash
-        self._saved: tuple[BlobRef, BlobRef] | None = None  # the state and the local value
+        self._saved: tuple[BlobRef, BlobRef] | None = None  # the state and the local value, as they are now
         self._heads: deque[tuple[Head, BlobRef]] = deque(maxlen=HEADS_KEPT)  # of states that were saved
         self._checkpoint_bytes_max = 0
 
@@ -218,9 +218,14 @@ class StateKeeper(Generic[State, Local]):
         """Go on from this state: settle one's own work, save both. The saved state, or why it was not saved; either
         way it is taken.
         """
+        await self.pass_by(applied, taken)
+        return await self._save(head, applied.saved)
+
+    async def pass_by(self, applied: Applied[State], taken: frozenset[bytes]) -> None:
+        """As `stand_at`, but save nothing: the next record is here already. After a crash both are applied again."""
         await self._settle(applied.state, taken)
         self._state = applied.state
-        return await self._save(head, applied.saved)
+        self._saved = None
 
     async def stand_on(self, head: Head) -> BlobRef | str | None:
         """As `stand_at`, after a record that took nothing: the state stays, and so does one's own work."""

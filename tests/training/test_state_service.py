@@ -77,3 +77,24 @@ async def test_a_state_that_was_fetched_is_kept_where_it_came_to_and_found_there
         restored = await again.restore(keeps_start=False)
         assert (restored.head, restored.checkpoint) == (HEAD, ref)
         assert again.state == STATE
+
+
+async def test_what_was_passed_by_is_not_on_disk_until_the_member_stands_somewhere(
+    autojump_clock: object, tmp_path: Path
+) -> None:
+    disk, method = Disk(), CountingMethod()
+    later = ToyState(8, 64)
+    after = Head(8, bytes(32), method.digest(later) or b"")
+    nothing_taken = Head(9, bytes(32), after.digest)
+    async with blobs_on(disk) as blobs:
+        keeper = keeper_on(blobs, tmp_path, method)
+        await keeper.restore(keeps_start=True)
+        await keeper.pass_by(Applied(STATE, HEAD.digest), frozenset())
+        assert STATE not in method.saved
+        again = keeper_on(blobs, tmp_path, ToyMethod())
+        assert (await again.restore(keeps_start=True)).head.round == 0
+        await keeper.pass_by(Applied(later, after.digest), frozenset())
+        checkpoint = await keeper.stand_on(nothing_taken)
+        restored = await again.restore(keeps_start=True)
+        assert (restored.head, restored.checkpoint, restored.problems) == (nothing_taken, checkpoint, ())
+        assert again.state == later
