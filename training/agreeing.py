@@ -166,7 +166,7 @@ class Agreement:
 
     def newest_of(self, member: PeerId) -> tuple[Vote, ...]:
         """What `member` has voted last, as far as this member knows."""
-        return self.voting.newest_of(member)
+        return self.voting.votes.newest_of(member)
 
     def leap(self, position: Position) -> None:
         """The log goes on from there, as was proved (skipping.py)."""

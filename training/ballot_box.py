@@ -20,14 +20,34 @@ class BallotBox:
 
     def __init__(self) -> None:
         self._votes: dict[PeerId, dict[tuple[int, Step], Vote]] = {}
+        self._newest: dict[PeerId, int] = {}  # attempts that members are known to have reached
 
     def put(self, vote: Vote) -> Vote | None:
         """Keep a vote. Returns another one that its voter has cast in the same step: then that is kept."""
+        self.reach(PeerId(vote.voter), vote.attempt)
         kept = self._votes.setdefault(PeerId(vote.voter), {})
         before = kept.setdefault((vote.attempt, vote.step), vote)
         if len(kept) > FIRST_KEPT + NEWEST_KEPT:
             del kept[sorted(kept)[FIRST_KEPT]]
         return None if before.choice == vote.choice else before
+
+    def reach(self, member: PeerId, attempt: int) -> None:
+        """It has said something in that attempt."""
+        self._newest[member] = max(self._newest.get(member, 0), attempt)
+
+    def reached(self) -> set[int]:
+        """The newest attempt of each member that has said anything."""
+        return set(self._newest.values())
+
+    def at_least(self, attempt: int) -> list[PeerId]:
+        """Who has come so far."""
+        return [member for member, reached in self._newest.items() if reached >= attempt]
+
+    def newest_of(self, member: PeerId) -> tuple[Vote, ...]:
+        """The votes of the newest attempt in which `member` is known to have voted."""
+        votes = list(self.of(member, 0))
+        newest = max((vote.attempt for vote in votes), default=0)
+        return tuple(vote for vote in votes if vote.attempt == newest)
 
     def cast_in(self, attempt: int, step: Step) -> Mapping[PeerId, Vote]:
         """By voter, sorted."""

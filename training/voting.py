@@ -26,7 +26,7 @@ any attempt. What it achieves, below the quorum's bound: lost attempts while it 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from shoal.transport.envelope import Signer
@@ -34,6 +34,8 @@ from shoal.transport.port import PeerId
 
 from .ballot_box import BallotBox
 from .members import Electorate
+from .named_values import NamedValues
+from .repeating import Repeating
 from .votes import (
     ATTEMPTS_MAX,
     Ballot,
@@ -41,6 +43,7 @@ from .votes import (
     Journal,
     Polka,
     Proposal,
+    Signed,
     Step,
     Tally,
     Value,
@@ -52,7 +55,7 @@ from .votes import (
     value_of,
     without_polka,
 )
-from .voting_effects import GROWTH_MAX, Accuse, Began, Effect, Judge, Save, Send, Timeouts
+from .voting_effects import Accuse, Began, Effect, Judge, Save, Send, Timeouts
 
 FOLLOWED_MAX: Final = ATTEMPTS_MAX // 2  # who comes there by waiting needs centuries; a liar leaves room for more
 PROPOSALS_KEPT: Final = 16  # of all proposers together
@@ -89,19 +92,14 @@ class Voting:
         self._candidate: Value | None = None
         self._undisputed: Value | None = None
         self._is_ready = False
-        self._values: dict[bytes, Value] = {}
-        self._verdicts: dict[bytes, bool] = {}
-        self._asked: dict[bytes, bool] = {}  # for a verdict; and whether a quorum was known to have prevoted the value
-        self._backed: set[bytes] = set()  # values that a quorum has prevoted
+        self._values = NamedValues(self._needed)
         self._proposals: dict[int, Proposal] = {}
         self.votes = BallotBox()
-        self._newest: dict[PeerId, int] = {}  # attempts that members are known to have reached
         self._bound: Polka | None = None
         self._polka: Polka | None = None  # the newest that is known
         self._step_until = math.inf
         self._attempt_until = math.inf
-        self._repeat_at = math.inf
-        self._repeats = 0
+        self._repeating = Repeating()
         self._are_many = len(electorate.seats) >= timeouts.passed_on_from
         self._is_loud = False  # what this member votes it says to all
         self._journal_attempt = 0  # what it said before is not in the journal, but for what that bound it to
@@ -112,7 +110,7 @@ class Voting:
     @property
     def deadline(self) -> float:
         """When to call `look` even if nothing happens."""
-        return math.inf if self.decided else min(self._step_until, self._attempt_until, self._repeat_at)
+        return math.inf if self.decided else min(self._step_until, self._attempt_until, self._repeating.at)
 
     def be_patient(self, timeouts: Timeouts) -> None:
         """From the next step on."""
@@ -126,12 +124,6 @@ class Voting:
         """What this member has to say at present, to whoever may have missed it."""
         proposal = self._proposals.get(self.attempt)
         return [*([] if proposal is None else [proposal]), *map(self._shown, self._own())]
-
-    def newest_of(self, member: PeerId) -> tuple[Vote, ...]:
-        """The votes of the newest attempt in which `member` is known to have voted."""
-        votes = list(self.votes.of(member, 0))
-        newest = max((vote.attempt for vote in votes), default=0)
-        return tuple(vote for vote in votes if vote.attempt == newest)
 
     def is_known(self, hash: bytes) -> bool:
         """Whether the value is still kept."""
@@ -162,7 +154,7 @@ class Voting:
             if value is not None:
                 if not self._follows(value):
                     raise ValueError("a candidate that cannot follow the log")
-                self._verdicts[self._know(value).hash] = True
+                self._values.find(self._values.know(value).hash, is_sound=True)
         if candidate is not None:
             self._candidate, self._undisputed = candidate, undisputed or candidate
         self._is_ready = True
@@ -170,8 +162,7 @@ class Voting:
 
     def judged(self, now: float, hash: bytes, is_sound: bool) -> list[Effect]:
         """The end of a Judge."""
-        if hash in self._asked:
-            self._verdicts[hash] = is_sound
+        self._values.judged(hash, is_sound=is_sound)
         return self.look(now)
 
     def heard(self, now: float, ballot: Ballot) -> list[Effect]:
@@ -211,7 +202,6 @@ class Voting:
             return []
         if vote.bound_by is not None:
             self._learn(vote.bound_by)
-        self._newest[voter] = max(self._newest.get(voter, 0), vote.attempt)
         before = self.votes.put(without_polka(vote))  # with it one vote may take half a megabyte
         return [] if before is None else [Accuse(without_polka(before), without_polka(vote))]
 
@@ -227,14 +217,14 @@ class Voting:
             polka = Polka(proposal.polka_attempt, proposal.value, proposal.prevotes)
             if not self._learn(polka):
                 return []
-        value = self._know(value_of(proposal.value))
+        value = self._values.know(value_of(proposal.value))
         if not self._follows(value):
-            self._verdicts[value.hash] = False
+            self._values.find(value.hash, is_sound=False)
         self._proposals[attempt] = proposal
         if len(self._proposals) > PROPOSALS_KEPT:
             # The farthest from here: a liar's for attempts that nobody will ever reach are the first to go.
             del self._proposals[max(self._proposals, key=lambda each: abs(each - self.attempt))]
-        self._newest[proposer] = max(self._newest.get(proposer, 0), attempt)
+        self.votes.reach(proposer, attempt)
         return []
 
     def _hear_decided(self, decided: Decided) -> list[Effect]:
@@ -248,52 +238,42 @@ class Voting:
             return False
         if self._polka is None or polka.attempt > self._polka.attempt:
             self._polka = polka
-            self._know(value)
-        self._backed.add(value.hash)
-        if self._asked.get(value.hash) is False and self._verdicts.get(value.hash) is False:
-            del self._verdicts[value.hash]  # that may have been an opinion, which is not to keep us from the others
+            self._values.know(value)
+        self._values.back(value.hash)
         return True
 
-    def _know(self, value: Value) -> Value:
-        self._values[value.hash] = value
-        if len(self._values) > 2 * PROPOSALS_KEPT:
-            self._forget()
-        return value
-
-    def _forget(self) -> None:
-        """All values but those that may still be needed."""
-        kept = {value_of(each.value).hash for each in self._proposals.values()}
-        kept |= {value_of(each.value).hash for each in (self._bound, self._polka) if each is not None}
-        kept |= {each.hash for each in (self._candidate, self._undisputed) if each is not None}
-        newest = next(reversed(self._values))
-        self._values = {hash: value for hash, value in self._values.items() if hash in kept or hash == newest}
-        self._verdicts = {hash: verdict for hash, verdict in self._verdicts.items() if hash in self._values}
-        self._asked = {hash: is_backed for hash, is_backed in self._asked.items() if hash in self._values}
-        self._backed &= self._values.keys()
+    def _needed(self) -> set[bytes]:
+        """Values that proposals, locks and candidates name."""
+        named = [proposal.value for proposal in self._proposals.values()]
+        named += [each.value for each in (self._bound, self._polka) if each is not None]
+        candidates = (each for each in (self._candidate, self._undisputed) if each is not None)
+        return {*(value_of(data).hash for data in named), *(each.hash for each in candidates)}
 
     # Rules. None: it does not apply.
 
     def _decide(self, now: float) -> list[Effect] | None:
         """A quorum has precommitted one value in one attempt."""
         for attempt in sorted(self.votes.attempts(Step.PRECOMMIT)):
-            votes = self.votes.cast_in(attempt, Step.PRECOMMIT)
-            for choice in sorted({vote.choice for vote in votes.values()} & self._values.keys()):
-                if self._verdicts.get(choice) is False:
-                    continue
-                precommits = signatures_of(vote for vote in votes.values() if vote.choice == choice)
-                if self.electorate.is_quorum(PeerId(each.member) for each in precommits):
+            for choice, precommits in self._quorums(attempt, Step.PRECOMMIT):
+                if self._values.verdict(choice) is not False:
                     tally = Tally(self.round, attempt, Step.PRECOMMIT, choice, precommits)
                     decided = Decided(self.round, attempt, self._values[choice].data, precommits)
                     return [*self._pass_on(tally), *self._end(decided)]
         return None
 
+    def _quorums(self, attempt: int, step: Step) -> Iterator[tuple[bytes, tuple[Signed, ...]]]:
+        """What a quorum has chosen in this step, of the values that are known, and its signatures."""
+        votes = self.votes.cast_in(attempt, step)
+        for choice in self._values.among(vote.choice for vote in votes.values()):
+            signatures = signatures_of(vote for vote in votes.values() if vote.choice == choice)
+            if self.electorate.is_quorum(PeerId(each.member) for each in signatures):
+                yield choice, signatures
+
     def _follow(self, now: float) -> list[Effect] | None:
         """At least one honest member has come to a later attempt."""
-        reached = (attempt for attempt in self._newest.values() if self.attempt < attempt <= FOLLOWED_MAX)
-        ahead = sorted(reached, reverse=True)
-        for attempt in ahead:
-            there = [member for member, reached in self._newest.items() if reached >= attempt]
-            if self.electorate.has_honest(there):
+        for attempt in sorted(self.votes.reached(), reverse=True):
+            is_ahead = self.attempt < attempt <= FOLLOWED_MAX
+            if is_ahead and self.electorate.has_honest(self.votes.at_least(attempt)):
                 return self._begin(now, attempt, "others have come so far")
         return None
 
@@ -308,7 +288,7 @@ class Voting:
             return None  # nothing to name, or the others are ahead
         proposal = propose(self._signer, self._swarm, self.round, self.attempt, value, self._polka)
         self._proposals[self.attempt] = proposal
-        self._know(value)
+        self._values.know(value)
         return [self._save(), Send(proposal)]
 
     def _prevote(self, now: float) -> list[Effect] | None:
@@ -317,7 +297,7 @@ class Voting:
         if proposal is None or self._step is not None:
             return None
         value = value_of(proposal.value)
-        verdict = self._verdicts.get(value.hash)
+        verdict = self._values.verdict(value.hash)
         if verdict is None:
             return None
         is_free = self._is_free_for(value, proposal.polka_attempt)
@@ -335,14 +315,10 @@ class Voting:
         is_known = self._polka is not None and self._polka.attempt >= self.attempt
         if self._step is None or (self._step is Step.PRECOMMIT and is_known):
             return None
-        votes = self.votes.cast_in(self.attempt, Step.PREVOTE)
-        for choice in sorted({vote.choice for vote in votes.values()} & self._values.keys()):
-            prevotes = signatures_of(vote for vote in votes.values() if vote.choice == choice)
-            if not self.electorate.is_quorum(PeerId(each.member) for each in prevotes):
-                continue
+        for choice, prevotes in self._quorums(self.attempt, Step.PREVOTE):
             polka = Polka(self.attempt, self._values[choice].data, prevotes)
             self._learn(polka)
-            if self._step is Step.PREVOTE and self._verdicts.get(choice):
+            if self._step is Step.PREVOTE and self._values.verdict(choice):
                 self._bound = polka
                 tally = Tally(self.round, self.attempt, Step.PREVOTE, choice, prevotes)
                 return [*self._pass_on(tally), *self._cast(Step.PRECOMMIT, choice)]
@@ -384,7 +360,7 @@ class Voting:
 
     def _has_quorum(self, step: Step) -> bool:
         """Whether a quorum has taken this step or is past it: who goes on without it does not take it any more."""
-        past = {member for member, reached in self._newest.items() if reached > self.attempt}
+        past = set(self.votes.at_least(self.attempt + 1))
         there = (self.votes.cast_in(self.attempt, each) for each in Step if each >= step)
         return self.electorate.is_quorum(past.union(*there))
 
@@ -394,7 +370,7 @@ class Voting:
         self.attempt = attempt
         self._step = None
         self._step_until = self._attempt_until = math.inf
-        self._hurry(now)
+        self._repeating.hurry(now, self._timeouts.repeat_s)
         return [Began(attempt, self.electorate.proposer(self.round, attempt), reason)]
 
     def _cast(self, step: Step, choice: bytes) -> list[Effect]:
@@ -426,7 +402,7 @@ class Voting:
         return Vote(vote.voter, vote.round, vote.attempt, vote.step, b"", vote.signature, self._polka)
 
     def _save(self) -> Save:
-        self._repeats, self._repeat_at = 0, -math.inf  # from when it is sent on: `_repeat`
+        self._repeating.said()
         proposal = self._proposals.get(self.attempt)
         own = proposal if proposal is not None and proposal.proposer == self._me else None
         return Save(Journal(self.round, self.attempt, own, tuple(self._own()), self._bound))
@@ -441,34 +417,15 @@ class Voting:
         self.decided = decided
         return [decided]
 
-    def _judge(self) -> list[Effect]:
-        """Ask once, and once more when a quorum turns out to have prevoted the value."""
-        judges: list[Effect] = []
+    def _judge(self) -> list[Judge]:
         # A liar's for attempts that nobody has reached may be as many as it likes: they cost the others nothing.
         near = (self._proposals.get(attempt) for attempt in (self.attempt, self.attempt + 1))
-        wanted = self._backed.union(value_of(proposal.value).hash for proposal in near if proposal is not None)
-        for hash, value in self._values.items():
-            is_backed = hash in self._backed
-            is_news = hash not in self._asked or (is_backed and not self._asked[hash])
-            if hash in wanted and hash not in self._verdicts and is_news:
-                self._asked[hash] = is_backed
-                judges.append(Judge(value, is_backed))
-        return judges
-
-    def _hurry(self, now: float) -> None:
-        """Others may be here soon who have to hear what is said."""
-        self._repeats, self._repeat_at = 0, now + self._timeouts.repeat_s
+        return self._values.to_judge(value_of(proposal.value).hash for proposal in near if proposal is not None)
 
     def _repeat(self, now: float) -> list[Effect]:
-        """What was sent may be lost; ever more rarely, for who is cut off must not shout."""
-        if self.decided is not None or now < self._repeat_at:
+        if self.decided is not None or not self._repeating.is_due(now, self._timeouts.repeat_s):
             return []
-        if self._repeat_at == -math.inf:  # just sent
-            self._hurry(now)
-            return []
-        self._repeats += 1
         self._is_loud = True
-        self._repeat_at = now + self._timeouts.repeat_s * min(GROWTH_MAX, 2**self._repeats)
         return [Send(ballot) for ballot in self.said()]
 
     def _recall(self, journal: Journal) -> None:
@@ -476,11 +433,11 @@ class Voting:
         self._is_ready = True
         if journal.proposal is not None:
             self._proposals[journal.attempt] = journal.proposal
-            self._know(value_of(journal.proposal.value))
+            self._values.know(value_of(journal.proposal.value))
         for vote in journal.votes:
             self.votes.put(vote)
         self._step = max((vote.step for vote in journal.votes if vote.attempt == self.attempt), default=None)
         if journal.bound_by is not None:
             self._bound = self._polka = journal.bound_by
-            self._know(value_of(journal.bound_by.value))
-        self._repeat_at = 0.0
+            self._values.know(value_of(journal.bound_by.value))
+        self._repeating.at = 0.0
