@@ -5,9 +5,7 @@ all that is known and may be called at any time: nothing depends on the order in
 may send, and what it cannot achieve, stands in rounds.py.
 """
 
-import enum
-from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Set
 
 from shoal.transport.envelope import Verify
 from shoal.transport.identity import verify
@@ -15,7 +13,6 @@ from shoal.transport.port import PeerId
 
 from .admission import asked_at
 from .agreed import Admits, Position, Share
-from .agreeing import Agreement
 from .catching_up import CatchingUp
 from .closing import missing, unspread
 from .compacting import Compacting
@@ -33,39 +30,22 @@ from .effects import (
 from .events import Finished, MembersChanged, Problem, RoundStarted, Waiting
 from .gathering import Gathering
 from .judging import View, cannot_take
-from .ledger import Closed, Ledger
+from .ledger import Closed
 from .members import Change, Electorate, described
 from .open_round import OpenRound
 from .patience import timeouts
+from .place import Phase, Place
 from .pool import Pool
 from .records import Head, Offered, Standing
 from .roster import Roster
 from .spec import Spec
+from .standing_apart import torn
+from .taking_care import TakingCare
 from .words import Words
 
 SILENT_SPANS = 2  # of a proposer's silence; fewer: who changes its network is suspended and comes back at once
-CAREFUL_ROUNDS = 2  # that one may have signed beyond the newest that others tell: it votes on one, having decided one
-ROUNDS_MAX = 2**31
 HASTY_MAX = 16  # records one after the other that take nothing, because members leave: more could outrun all work
 JOIN_AGAIN_ROUNDS = 32  # after which a newcomer asks anew: what it asked for grows old (admission.py)
-
-
-class Phase(enum.Enum):
-    WAITING = "waiting"  # for members, or for another head
-    OPEN = "open"
-    APPLYING = "applying"
-    FINISHED = "finished"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a member goes on from."""
-
-    head: Head
-    contributors: tuple[PeerId, ...]  # to the newest record that took any, up to the head's
-    agreement: Agreement
-    ledger: Ledger
-    start_digest: bytes | None = None  # what round 0's state must have, where the spec fixes that
 
 
 class Course:
@@ -107,8 +87,7 @@ class Course:
         self._waiting_for = ""
         self._trusted: bytes | None = None  # a record to be proved before anything else
         self._is_leaving = False
-        self._is_careful = False  # what this member has signed may be lost
-        self._careful_through = -1
+        self._care = TakingCare(roster.me, place.agreement)
         self._make_join: Callable[[int], Change | str] = lambda _: "nobody has said how"
         self._asked_at = -1
 
@@ -272,7 +251,7 @@ class Course:
         told = self._roster.heads(now)
         self._deliberation.asks -= self._roster.doubted(now)
         effects = self._catching_up.log(now, self.position, self._trusted, told, self._deliberation.asks)
-        effects += self._take_care(told)
+        effects += [Recovered()] if self._care.is_over(told, self.ledger.newest) else []
         if self.phase is Phase.APPLYING:
             return effects
         following = self.ledger.closed(self.head.round + 1)
@@ -284,20 +263,6 @@ class Course:
         if not self._is_current or other_state is not None:
             effects += self._catching_up.state(now, self._view(now), following, other_state, told)
         return effects
-
-    def _take_care(self, told: Mapping[Head, Set[PeerId]]) -> list[Effect]:
-        """A member whose log was damaged: it cannot have signed anything beyond what a quorum tells, and two rounds."""
-        if self._is_careful:
-            tellers = {peer for peers in told.values() for peer in peers}
-            if not self.electorate.is_quorum(tellers | {self._me}) or not tellers:
-                return []
-            self._is_careful = False
-            self._careful_through = max(head.round for head in told) + CAREFUL_ROUNDS
-            self._agreement.abstain_through(self._careful_through)
-        if 0 <= self._careful_through < self.ledger.newest:
-            self._careful_through = -1
-            return [Recovered()]
-        return []
 
     def _apply(self, following: Closed) -> ApplyRecord | None:
         """The next record, if all that it took is here."""
@@ -350,9 +315,9 @@ class Course:
         view, comers = self._view(now), self._comers
         standings = self._open.standings(view, self._roster, self.standing, comers)
         offers: list[Offered] = []
-        torn = self._torn(now)
-        if torn is not None:
-            return self._wait(torn)
+        differ = torn(self.head, self._roster.heads(now), self.electorate, self._roster)
+        if differ is not None:
+            return self._wait(differ)
         late = missing(now, standings)
         if late is None:
             offers = self._open.offers(view, self._roster, comers)
@@ -375,23 +340,6 @@ class Course:
         sizes = (offered.payload_bytes for offered in offers if offered.ref is not None)
         self._agreement.be_patient(timeouts(self._spec, max(sizes, default=0), self._roster.rates()))
         return [*self._deliberation.close(now, offers), *self._closed(now)]
-
-    def _torn(self, now: float) -> str | None:
-        """How the members' states differ, if no quorum can ever certify one of them: nothing goes on then."""
-        told = self._roster.heads(now)
-        here = {head: set(peers) for head, peers in told.items() if head.record == self.head.record}
-        here.setdefault(self.head, set()).add(self._me)
-        known = set[PeerId]().union(*here.values(), *told.values())
-        unknown = {PeerId(seat.member) for seat in self.electorate.seats} - known
-        if len(here) < 2 or any(self.electorate.is_quorum(peers | unknown) for peers in here.values()):
-            return None
-        rows = sorted(f"{head.digest.hex()[:12]}: {self._computers(peers)}" for head, peers in here.items())
-        text = f"the states after round {self.head.round} differ, and no quorum has computed one: {'; '.join(rows)}"
-        return f"{text}. Nothing goes on until enough members compute alike"
-
-    def _computers(self, peers: Iterable[PeerId]) -> str:
-        named = ((peer, "this node" if peer == self._me else self._roster.platform(peer)) for peer in sorted(peers))
-        return ", ".join(f"{peer} ({platform})" for peer, platform in named)
 
     def _pause(self) -> list[Effect]:
         """Say so if there is no quorum."""

@@ -19,7 +19,7 @@ from shoal.transport.port import PeerId
 
 from .agreed import Position, StoreMark
 from .agreeing import Split
-from .course import ROUNDS_MAX, Course, Phase, Place
+from .course import Course
 from .effects import (
     AdoptStore,
     AnnounceHeld,
@@ -34,6 +34,7 @@ from .events import Problem
 from .judging import cannot_take, share_of
 from .ledger import Closed, Ledger
 from .members import Change
+from .place import Phase, Place
 from .records import Head, Offered, Standing
 from .skipping import Proof
 from .soundness import base_of, contribution_fault
@@ -173,8 +174,7 @@ class Rounds(Course):
 
     def be_careful(self) -> None:
         """What this member has signed may be lost: say nothing until that can do no harm."""
-        self._is_careful = True
-        self._agreement.abstain_through(ROUNDS_MAX)
+        self._care.begin()
 
     def stop_at(self, split: Split) -> None:
         """Two certified records for one round are known from before: go no further."""

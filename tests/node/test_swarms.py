@@ -1,5 +1,6 @@
 """The swarms of one node, with a store of blobs on disk."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from shoal.transport.memory import Network
 IDENTITY = Identity.from_seed(bytes(32))
 
 
+def unheard(_: str, __: Mapping[str, object]) -> None:
+    """What happens in a swarm."""
+
+
 async def found_nobody(*_: Any) -> Any:
     raise NotImplementedError
 
@@ -35,9 +40,7 @@ async def test_what_was_kept_for_a_swarm_that_is_left_may_be_evicted_and_nothing
             for kind in ("state", "local", "round", "store"):
                 label = Pins(swarm_id(spec), blobs).label(kind, 7)
                 assert isinstance(await blobs.put([spec.name.encode(), kind.encode()], pin=label), BlobRef)
-        made = Swarms(
-            tmp_path / "swarms", transport, blobs, IDENTITY, Hardware("cpu", 1), lambda *_: None, found_nobody
-        )
+        made = Swarms(tmp_path / "swarms", transport, blobs, IDENTITY, Hardware("cpu", 1), unheard, found_nobody)
         folder = SwarmFolder(tmp_path / "swarms", swarm_id(specs[0]))
         signed = sign_spec(specs[0], IDENTITY)
         folder.create(signed, Membership())
