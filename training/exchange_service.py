@@ -190,7 +190,7 @@ class Exchange:
             talker.outbox.meet(trio.current_time())
             talker.offers.extend(offered for offered in self._own_offers if offered not in talker.offers)
             self._meet(peer)
-        for kind in (Kind.WORDS, Kind.OFFER, Kind.HAVE):
+        for kind in (Kind.WORDS, Kind.OFFER, *([Kind.HAVE] if self._rounds.has_begun else [])):
             self._want(kind, (peer,))
 
     def hello(self, peer: PeerId) -> Hello | Refusal:

@@ -63,6 +63,11 @@ class Rounds(Course):
         return tuple(sorted(self._open.contributors))
 
     @property
+    def has_begun(self) -> bool:
+        """Whether this member is at work or beyond the start: who says that it stands there says that it has begun."""
+        return self.head.round > 0 or self._open.started_at is not None
+
+    @property
     def started_at(self) -> float | None:
         """When the open round started here."""
         return self._open.started_at

@@ -10,7 +10,7 @@ import trio
 
 from shoal.training.archive_reading_service import LOG_NAME
 from shoal.training.calls import LOG_TOLD_MAX
-from shoal.training.events import Finished, MembersChanged, Problem, Resynced, RoundClosed, Waiting
+from shoal.training.events import Finished, MembersChanged, Problem, Resynced, RoundClosed, RoundStarted, Waiting
 from tests.sim.harness import Node, Swarm, make_nodes, make_spec, simulated
 
 
@@ -44,6 +44,18 @@ async def test_who_comes_after_many_rounds_is_shown_the_way_and_takes_part_at_on
         assert nodes[3].observed(RoundClosed)[0].round <= start + 6
         assert len(nodes[3].running.log()) < 40  # the rounds before were leapt over
         assert len(set(swarm.digests(nodes[3].round - 1))) == 1
+
+
+async def test_nobody_begins_before_as_many_are_in_view_as_the_spec_awaits(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes = make_nodes(folder, 3)
+    async with simulated(nodes, make_spec(nodes, members_start=3)) as swarm:
+        await swarm.start(0, 1, introducer=0)
+        await trio.sleep(120.0)
+        assert not [node.observed(RoundStarted) for node in nodes[:2] if node.observed(RoundStarted)]
+        await swarm.start(2, introducer=1)
+        await swarm.until_round(2)
 
 
 async def test_a_record_that_nobody_knows_is_waited_for_and_no_other_log_is_followed(
