@@ -1,20 +1,17 @@
 """Carries out what the round core decides, and tells it how that ended. A shell."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import trio
 
 from shoal.crdt.compact import Frontier
-from shoal.crdt.file_service import StoreError
 from shoal.crdt.service import StoreService
-from shoal.transport.blob_disk import disk_refusal
 from shoal.transport.blobs import BlobRef
-from shoal.transport.port import PeerId, Refusal
+from shoal.transport.port import PeerId
 
 from .answers_service import Cores
-from .archive_service import Archive
 from .attempt import Raised
 from .calls import TellHead
 from .checkpoints import Choice
@@ -43,24 +40,22 @@ from .effects import (
     SpreadWords,
     Train,
 )
-from .events import Evaluated, Finished, LocalDone, Problem, Resynced
+from .events import Evaluated, Finished, Problem, Resynced
 from .exchange_service import Exchange, Means
 from .log import ROUNDS_SERVED
 from .log_asking_service import LogAsking
 from .metering import RoundMeter
-from .method import Turn, Work
 from .ports import BlobReader
-from .records import INLINE_BYTES_MAX, Contribution, Head, Offered, seal_contribution, turn_seed
+from .records import Head, Offered
 from .sharing_service import Sharing
 from .state_service import Applied, StateKeeper
 from .storage_service import StorageKeeper
+from .turn_service import Turns, method_keeper
+from .writing_service import Writer
 
-TRY_AGAIN_S = 10.0  # after training or storing failed
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
-DISK_PAUSE_S = 5.0  # before what could not be written is tried again
 CHECKED_AT_ONCE = 32  # payloads of at most INLINE_BYTES_MAX each; more: one that is slow to check holds up the others
 TELLERS_NAMED_MAX = 4  # in a complaint
-PART_MIN = 0.5  # of the samples of its last turn that a turn cut short must have, to be worth its bytes
 
 
 class Engine:
@@ -75,7 +70,6 @@ class Engine:
         self._rounds = cores.rounds
         self._roster = cores.roster
         self._log = cores.log
-        self._archive = cores.archive
         self._keeper = keeper
         self.exchange = Exchange(means, cores, self.do, self.look_soon, store.meet, lambda: self._meter.bytes_per_s)
         self._compactor = Compactor(means, store, cores, self.exchange.ask_store, self._store_adopted)
@@ -87,13 +81,10 @@ class Engine:
         self._changed = trio.Event()
         self._unchecked: list[Offered] = []  # that travelled inside of their messages, being checked or about to be
         self._is_look_due = False
-        self._unwritten = cores.unwritten
-        self._has_unwritten = trio.Event()
-        self._last_samples = 0
         self._state_lock = trio.Lock()  # one applies or goes over to another head at a time
-        self._turn_lock = trio.Lock()  # held while this member's turn is worked on, and while it is settled
-        self._is_turn_void = False
         self._meter = RoundMeter(means.signer.peer_id, means.transport.traffic())
+        self._turns = Turns(means, cores.rounds, keeper, self._meter, self.do, self.offer)
+        self._writer = Writer(means, cores, self._written)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
@@ -102,7 +93,7 @@ class Engine:
                 self._nursery = nursery
                 for task, argument in self._backlog:
                     nursery.start_soon(task, argument)
-                nursery.start_soon(self._carry_out_in_order)
+                nursery.start_soon(self._writer.run)
                 nursery.start_soon(self._compactor.run)
                 if self._rounds.position.snapshot is not None:
                     self._compactor.adopt(self._rounds.position.snapshot)
@@ -111,7 +102,7 @@ class Engine:
                 task_status.started()
                 self.do(self._rounds.look(trio.current_time()))
         finally:
-            self._is_turn_void = True
+            self._turns.is_void = True
 
     def do(self, effects: list[Effect]) -> None:
         """Carry these out; what takes time goes on in a task of its own."""
@@ -135,10 +126,9 @@ class Engine:
                     | ApplyRecord()
                     | AdoptStore()
                 ):
-                    self._unwritten.put(effect)
-                    self._has_unwritten.set()
+                    self._writer.put(effect)
                 case Train():
-                    self._start(self._train, effect)
+                    self._start(self._turns.train, effect)
                 case FetchPayload(offered):
                     self._start(self._fetch, offered)
                 case CheckPayload(offered) if offered.ref is None:
@@ -161,9 +151,17 @@ class Engine:
                     self._start(self._resync, effect)
         self._changed.set()
 
+    def offer(self, offered: Offered, *, is_here: bool = True) -> None:
+        """This member's contribution is on disk: bring it to the others; or, where its payload is lost, get it back."""
+        if is_here:
+            self.exchange.offer(offered)
+            self.sharing.say_contribution(offered)
+        contributed = self._rounds.contributed(trio.current_time(), offered, is_here=is_here)
+        self.do([] if isinstance(contributed, str) else contributed)
+
     def has_votes_to_say(self) -> bool:
         """Whether this member has voted and some have yet to hear it."""
-        return not self._unwritten.is_done or self.exchange.has_ballots()
+        return not self._cores.unwritten.is_done or self.exchange.has_ballots()
 
     def look_soon(self) -> None:
         """Each answer tells where a peer stands: what follows from many that come together is worked out once."""
@@ -190,139 +188,19 @@ class Engine:
                 self._is_look_due = False
                 self.do(self._rounds.look(trio.current_time()))
 
-    # By way of the disk -----------------------------------------------------------------------------------------
-
-    async def _carry_out_in_order(self) -> None:
-        """What has to be on disk before what follows it: all that has come meanwhile, in one write."""
-        while True:
-            await self._has_unwritten.wait()
-            self._has_unwritten = trio.Event()
-            batch = self._unwritten.take()
-            await self._write(batch)
-            for effect in batch:
-                match effect:
-                    case SendBallot(ballot, peer):
-                        self.exchange.say(ballot, peer)
-                    case ApplyRecord():
-                        self._start(self._apply, effect)
-                    case AdoptStore(store):
-                        self._compactor.adopt(store)
-                    case _:
-                        pass
-            self._unwritten.carried_out()
-            self._changed.set()
-
-    async def _write(self, batch: list[Effect]) -> None:
-        """However long it takes: what is not remembered must not be said."""
-        said = ""
-        while True:
-            try:
-                await self._means.workers.run(partial(write, self._archive, batch))
-            except StoreError as error:
-                if str(error) != said:
-                    self._observe(Problem(f"this member says nothing to agreement: {error}"))
-                said = str(error)
-                await trio.sleep(DISK_PAUSE_S)
-            else:
-                return
-
-    # One's own part ---------------------------------------------------------------------------------------------
-
-    async def _train(self, effect: Train) -> None:
-        said = ""
-        while failure := await self._take_turn(effect):
-            if failure != said:
-                self._observe(Problem(f"nothing is contributed to round {effect.round} for now: {failure}"))
-            said = failure
-            self.do(self._rounds.sits_out(trio.current_time()))
-            await trio.sleep(TRY_AGAIN_S)  # room or memory may be there by then; who is alone would wait for ever
-
-    async def _take_turn(self, turn: Train) -> str | None:
-        """Train and contribute, if it is not too late; or why it should be tried again."""
-        keeper = self._method_keeper()
-        async with self._turn_lock:
-            if self._is_over(turn):
-                self.do(self._rounds.gave_up(trio.current_time()))
-                return None
-            started_at = trio.current_time()
-            work = await keeper.train(self._turn(turn))
-            if isinstance(work, Raised):
-                return work.reason
-            is_whole = not self._is_over(turn) or work.samples >= PART_MIN * self._last_samples > 0
-            if self._is_turn_void or not (is_whole and self._rounds.is_in_time(turn)):
-                await keeper.discard()
-                self.do(self._rounds.gave_up(trio.current_time()))
-                return None
-            offered = await self._contribution(turn, work)
-            if isinstance(offered, Refusal):
-                return offered.message
-            if offered is not None:
-                self._last_samples = work.samples
-                self._contribute(offered, work, started_at)
-            return None
-
-    def _contribute(self, offered: Offered, work: Work[Any], started_at: float) -> None:
-        self._method_keeper().offered(offered.hash)
-        now = trio.current_time()
-        self._meter.contribute(now)
-        self._observe(LocalDone(offered.round, work.samples, now - started_at, dict(work.metrics)))
-        self.offer(offered)
-
-    def offer(self, offered: Offered, *, is_here: bool = True) -> None:
-        """This member's contribution is on disk: bring it to the others; or, where its payload is lost, get it back."""
-        if is_here:
-            self.exchange.offer(offered)
-            self.sharing.say_contribution(offered)
-        contributed = self._rounds.contributed(trio.current_time(), offered, is_here=is_here)
-        self.do([] if isinstance(contributed, str) else contributed)
-
-    def _turn(self, turn: Train) -> Turn:
-        workers, me = self._means.workers, self._means.signer.peer_id
-        return Turn(
-            round=turn.round,
-            member=me,
-            members=turn.members,
-            seed=turn_seed(self._means.swarm, turn.round, turn.base.round, me),
-            deadline_at=workers.clock() + turn.deadline_at - trio.current_time(),
-            clock=workers.clock,
-            is_over=partial(self._is_over, turn),
-        )
-
-    def _is_over(self, turn: Train) -> bool:
-        """Read from the worker's thread, too."""
-        return self._is_turn_void or self._rounds.is_over(turn)
-
-    async def _contribution(self, turn: Train, work: Work[Any]) -> Offered | Refusal | None:
-        """The work as a contribution, its payload stored; None if there is nothing to contribute."""
-        round, base = turn.round, turn.base
-        payload = await self._payload(round, work)
-        if isinstance(payload, Refusal):
-            return payload
-        if isinstance(payload, str):
-            self._observe(Problem(f"nothing is contributed to round {round}: {payload}"))
-            self.do(self._rounds.sits_out(trio.current_time()))
-            return None
-        contribution = Contribution(base.round, base.record, base.digest, work.samples, payload)
-        offered = seal_contribution(self._means.signer, self._means.swarm, round, contribution)
-        own = self._rounds.pool.of(self._means.signer.peer_id)
-        envelopes = tuple(each.envelope for each in (*own, offered))
-        try:
-            await self._means.workers.run(partial(self._means.store.save_turns, envelopes))
-        except OSError as error:
-            # Not offered either: after a restart this member would make, and sign, another one for the same round.
-            return disk_refusal(error)
-        return offered
-
-    async def _payload(self, round: int, work: Work[Any]) -> bytes | BlobRef | Refusal | str:
-        """The work's payload, stored if it is too large to travel inside; or why there is nothing to contribute."""
-        size, spec = sum(memoryview(piece).nbytes for piece in work.payload), self._means.spec
-        if not 1 <= work.samples <= spec.samples_max:
-            return f"{work.samples} samples stand behind the work; the spec allows 1 to {spec.samples_max}"
-        if size > spec.payload_bytes_max:
-            return f"the payload has {size} bytes; the spec allows {spec.payload_bytes_max}"
-        if size <= INLINE_BYTES_MAX:
-            return b"".join(work.payload)
-        return await self._means.blobs.put(work.payload, pin=self._means.pins.label("round", round))
+    def _written(self, batch: list[Effect]) -> None:
+        """These are on disk: go on with what had to wait for that."""
+        for effect in batch:
+            match effect:
+                case SendBallot(ballot, peer):
+                    self.exchange.say(ballot, peer)
+                case ApplyRecord():
+                    self._start(self._apply, effect)
+                case AdoptStore(store):
+                    self._compactor.adopt(store)
+                case _:
+                    pass
+        self._changed.set()
 
     # The others' parts ------------------------------------------------------------------------------------------
 
@@ -343,7 +221,7 @@ class Engine:
             await trio.sleep(FETCH_PAUSE_S)
 
     async def _check(self, offered: Offered) -> None:
-        payload = self._method_keeper().reader(offered)
+        payload = method_keeper(self._keeper).reader(offered)
         if payload is None:
             await trio.sleep(FETCH_PAUSE_S)
             self.do(self._rounds.lost(offered))
@@ -354,12 +232,12 @@ class Engine:
         """All that came meanwhile at once: the way to a thread and back costs more than a small payload's check."""
         while self._unchecked:
             batch = self._unchecked[:CHECKED_AT_ONCE]
-            readers = [(offered, self._method_keeper().reader(offered)) for offered in batch]
+            readers = [(offered, method_keeper(self._keeper).reader(offered)) for offered in batch]
             await self._check_all([(offered, reader) for offered, reader in readers if reader is not None])
             del self._unchecked[: len(batch)]
 
     async def _check_all(self, payloads: Sequence[tuple[Offered, BlobReader]]) -> None:
-        for (offered, _), wrong in zip(payloads, await self._method_keeper().check(payloads), strict=True):
+        for (offered, _), wrong in zip(payloads, await method_keeper(self._keeper).check(payloads), strict=True):
             self.do(self._rounds.checked(trio.current_time(), offered, wrong))
 
     async def _collect(self, effect: Collect) -> None:
@@ -382,7 +260,7 @@ class Engine:
             self.do(self._rounds.store_judged(trio.current_time(), effect.mark, is_right=is_right))
 
     async def _apply(self, effect: ApplyRecord) -> None:
-        keeper, closed, started_at = self._method_keeper(), effect.closed, trio.current_time()
+        keeper, closed, started_at = method_keeper(self._keeper), effect.closed, trio.current_time()
         record = closed.record
         async with self._state_lock:
             if self._rounds.head.record != record.previous:
@@ -402,10 +280,10 @@ class Engine:
                 # The state stays, and with it whatever this member is making of it.
                 self._stood(head, await keeper.stand_on(head))
             elif head.round < self._rounds.ledger.newest:  # there is more to catch up with
-                async with self._turn_lock:
+                async with self._turns.lock:
                     await keeper.pass_by(applied, taken)
             else:
-                async with self._turn_lock:
+                async with self._turns.lock:
                     checkpoint = await keeper.stand_at(head, applied, taken)
                 self._stood(head, checkpoint)
                 await self._evaluate(head.round)
@@ -415,10 +293,10 @@ class Engine:
         if not effect.offers:
             return Applied(self._keeper.state, self._rounds.head.digest)
         weights = self._rounds.weights(effect.closed, effect.offers)
-        return await self._method_keeper().apply(effect.offers, weights)
+        return await method_keeper(self._keeper).apply(effect.offers, weights)
 
     async def _evaluate(self, round: int) -> None:
-        figures = await self._method_keeper().evaluate()
+        figures = await method_keeper(self._keeper).evaluate()
         if isinstance(figures, Raised):
             self._observe(Problem(f"evaluating failed after round {round}: {figures.reason}"))
         else:
@@ -454,9 +332,9 @@ class Engine:
             if not self._rounds.is_better(told.head):
                 self.do(self._rounds.resync_failed(trio.current_time(), ()))
                 return
-            self._is_turn_void = True
-            async with self._turn_lock:
-                self._is_turn_void = False
+            self._turns.is_void = True
+            async with self._turns.lock:
+                self._turns.is_void = False
                 checkpoint = await self._keeper.stand_at(told.head, applied, frozenset())
             self._stood(told.head, checkpoint)
             for peer in choice.tellers:
@@ -481,26 +359,3 @@ class Engine:
             self.sharing.say_checkpoint(head.round, checkpoint)
         late = self._means.spec.stale_rounds_max
         self._means.pins.keep_newest("round", head.round, ROUNDS_SERVED + late, ahead=late + 2)
-
-    def _method_keeper(self) -> StateKeeper[Any, Any]:
-        if isinstance(self._keeper, StorageKeeper):
-            raise TypeError("the round core asked a storage member to train, check or apply")
-        return self._keeper
-
-
-def write(archive: Archive, batch: Iterable[Effect]) -> None:
-    """Records first: a journal of a later round than the log's end would be taken for an old one. Blocks."""
-    keeps = [effect.keep for effect in batch if isinstance(effect, KeepRecord)]
-    if keeps:
-        archive.append(keeps)
-    for effect in batch:
-        if isinstance(effect, KeepLeap):
-            archive.leap(effect.proof, effect.position)
-        elif isinstance(effect, Recovered):
-            archive.recovered()
-    journals = [effect.journal for effect in batch if isinstance(effect, SaveJournal)]
-    if journals:
-        archive.save_journal(journals[-1])
-    for effect in batch:
-        if isinstance(effect, SaveSplit):
-            archive.keep_split(effect.split)

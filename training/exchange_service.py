@@ -6,7 +6,6 @@ One talker task per connected peer empties that peer's outbox, so a slow or froz
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
@@ -40,7 +39,7 @@ from .effects import Effect, Observe
 from .events import Event, Problem
 from .keeping import Keeping
 from .members import CHANGES_TOLD_MAX, Change
-from .outbox import Kind, Outbox
+from .outbox import Kind
 from .pins import Pins
 from .platform_service import platform_of
 from .ports import Blobs, Signer
@@ -48,13 +47,13 @@ from .records import Offered, Presence, Present, Standing, open_contribution
 from .skipping import Proof
 from .spec import SignedSpec, Spec
 from .store import MemberStore
+from .talker_service import OFFERS_KEPT, Talker
 from .votes import Ballot, Decided
 from .workers_service import Workers
 
 ANSWER_S = 5.0  # a peer that takes longer for a small message counts as silent
 PROOF_S = 60.0  # to fetch 4 MiB over a thin line
 KEPT_MAX = 64  # connections a member keeps up of its own; beyond, it relies on others dialing it, and on gossip
-OFFERS_KEPT = 8  # own contributions that a member newly met hears of
 COLLECT_FROM_MAX = 8  # members asked in turn for contributions that a proposal takes: the proposer has them, or lies
 
 
@@ -106,7 +105,7 @@ class Exchange:
         self._look_soon = look_soon
         self._answers = Answers(means.signed_spec, cores, self, do, means.workers)
         self._calls = Calls(swarm)
-        self._talkers: dict[PeerId, _Talker] = {}
+        self._talkers: dict[PeerId, Talker] = {}
         self._kept: dict[PeerId, tuple[Address, ...]] = {}
         self._presence: Presence | None = None
         self._own_offers: deque[Offered] = deque(maxlen=OFFERS_KEPT)
@@ -128,7 +127,7 @@ class Exchange:
                 self._drop(event.peer)
                 if isinstance(event, PeerConnected):
                     knows = self._expects(event.peer) or self._roster.is_member(event.peer)
-                    talker = self._talkers[event.peer] = _Talker(trio.current_time(), is_acquainted=knows)
+                    talker = self._talkers[event.peer] = Talker(trio.current_time(), is_acquainted=knows)
                     nursery.start_soon(self._talk, event.peer, talker)
 
     def stand(self, standing: Standing, sequence: int) -> Presence:
@@ -281,7 +280,7 @@ class Exchange:
             self._roster.lose(peer, trio.current_time())
             self._look_soon()
 
-    async def _talk(self, peer: PeerId, talker: "_Talker") -> None:
+    async def _talk(self, peer: PeerId, talker: Talker) -> None:
         """Say to `peer` whatever is due, one thing at a time, until it disconnects."""
         outbox = talker.outbox
         with talker.scope:
@@ -308,7 +307,7 @@ class Exchange:
                     self._miss(peer)
                 outbox.failed(kind, trio.current_time())
 
-    async def _say(self, peer: PeerId, talker: "_Talker", kind: Kind) -> Refusal | None:
+    async def _say(self, peer: PeerId, talker: Talker, kind: Kind) -> Refusal | None:
         """None also when there is nothing to say any more."""
         calls, request = self._calls, self._transport.request
         match kind:
@@ -363,40 +362,3 @@ class Exchange:
         """Gossip what is small enough; who misses it hears it directly."""
         if len(envelope) < GOSSIP_BYTES_MAX:
             self._transport.publish(topic(self._swarm), bytes([kind]) + envelope)
-
-
-class _Talker:
-    """One connection's talker task, seen from outside of it."""
-
-    def __init__(self, now: float, *, is_acquainted: bool) -> None:
-        self.outbox = Outbox(now, is_acquainted=is_acquainted)
-        self.wake = trio.Event()
-        self.scope = trio.CancelScope()
-        self.offers: deque[Offered] = deque(maxlen=OFFERS_KEPT)
-        self.is_voting = False  # ballots are on their way
-        self._ballots: deque[Ballot] = deque(maxlen=BALLOTS_MAX)
-
-    def said(self, offered: Offered) -> None:
-        """It has arrived; the next one's turn."""
-        with suppress(ValueError):  # many new ones may have pushed it out
-            self.offers.remove(offered)
-        self.outbox.want(Kind.OFFER)
-
-    def put(self, ballot: Ballot) -> None:
-        """To be said; what was said before and is repeated comes last."""
-        with suppress(ValueError):
-            self._ballots.remove(ballot)
-        self._ballots.append(ballot)
-
-    def put_back(self, ballots: tuple[Ballot, ...]) -> None:
-        """They did not arrive; newer ones keep their places."""
-        for ballot in reversed(ballots):
-            if len(self._ballots) < BALLOTS_MAX and ballot not in self._ballots:
-                self._ballots.appendleft(ballot)
-
-    def take(self, round: int) -> tuple[Ballot, ...]:
-        """What is to be said, but for what has been overtaken."""
-        # Of the round before, too: others may need this member's vote to see how it ended.
-        ballots = tuple(each for each in self._ballots if each.round >= round - 1 or isinstance(each, Decided))
-        self._ballots.clear()
-        return ballots

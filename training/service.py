@@ -2,46 +2,36 @@
 shell.
 """
 
-import errno
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from shoal.crdt.service import StoreService
-from shoal.crdt.store import Fault, Store, StoreError
 from shoal.transport.bulk import RunBlocking, run_in_thread
 from shoal.transport.port import PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
 
-from .admission import Ticket, admits, join_change
-from .agreed import Admits, AgreedRecord, Position
-from .agreeing import Agreement
+from .admission import Ticket
+from .agreed import AgreedRecord
 from .answers_service import Cores
 from .archive_reading_service import LOG_NAME
-from .archive_service import Archive, Loaded
-from .calls import AskSpec, Calls, TellHead
+from .calls import AskSpec, Calls
 from .engine_service import Engine
 from .events import Event, Problem
 from .exchange_service import Means
 from .keeping import Keeping
-from .ledger import RECORDS_KEPT, Ledger, closed_by
-from .log import Log
 from .membership_view import Known, MembershipView, Removal, membership_view, notice, removal_of
 from .method import Method
-from .namespaces import STORE_NAME, rules_of
-from .patience import timeouts
+from .namespaces import STORE_NAME
 from .pins import Pins
 from .ports import Blobs, Signer
 from .records import Head, Standing, open_contribution
-from .roster import Roster
-from .rounds import Phase, Place, Rounds
-from .skipping import beginning
+from .restoring_service import Ground, make_cores, open_archive, open_keeper, open_store
+from .rounds import Phase
 from .spec import SignedSpec, open_spec, swarm_id_of
-from .state_service import FixesStart, Restored, StateKeeper
+from .state_service import FixesStart, StateKeeper
 from .storage_service import StorageKeeper
 from .store import MemberStore, StoredTurns
 from .verified import Verified
@@ -143,7 +133,6 @@ class SwarmService:
         self._cores: Cores | None = None
         self._engine: Engine | None = None
         self._keeper: StateKeeper[Any, Any] | StorageKeeper | None = None
-        self._archive: Archive | None = None
         self._verified = Verified()
         self._restand = trio.Event()
         self._is_leaving = False
@@ -161,27 +150,20 @@ class SwarmService:
         """
         means = self._means
         sequence = await means.workers.run(means.store.next_sequence)
-        keeper, restored = await self._open_keeper()
+        keeper, restored = await open_keeper(means, self._method, keeps_start=self._trusted is None)
         self._keeper = keeper
         for problem in restored.problems:
             means.observe(Problem(problem))
-        archive, loaded = await self._open_archive()
+        archive, loaded = await open_archive(means, self._directory / LOG_NAME, self._blocking)
         try:
-            self._cores = cores = self._make_cores(restored, archive, loaded)
-            self._engine = engine = Engine(means, cores, keeper, await self._open_store())
+            start_digest = self._method.start_digest(means.spec) if isinstance(self._method, FixesStart) else None
+            ground = Ground(restored, archive, loaded, start_digest, self._standing())
+            self._cores = cores = make_cores(means, ground, self._verified, self._ticket, self._trusted)
+            store = await open_store(means, self._directory / STORE_NAME, self._blocking)
+            self._engine = engine = Engine(means, cores, keeper, store)
             await self._take_part(engine, cores, sequence, stays, task_status)
         finally:
             archive.close()
-
-    async def _open_keeper(self) -> tuple[StateKeeper[Any, Any] | StorageKeeper, Restored]:
-        """The state this member goes on from."""
-        means = self._means
-        if self._method is None:
-            storage = StorageKeeper(self.swarm, means.blobs, means.pins, means.store, means.workers)
-            return storage, await storage.restore()
-        start = await means.workers.run(partial(self._method.start, means.spec))
-        keeper = StateKeeper(means.spec, self._method, means.blobs, means.pins, means.store, means.workers, start)
-        return keeper, await keeper.restore(keeps_start=self._trusted is None)
 
     async def _take_part(
         self, engine: Engine, cores: Cores, sequence: int, stays: bool, task_status: trio.TaskStatus[None]
@@ -292,88 +274,10 @@ class SwarmService:
         """The state of one of those; or why it cannot be had."""
         return await self._keeper.saved_state(head) if isinstance(self._keeper, StateKeeper) else NOT_RUNNING
 
-    async def _open_store(self) -> StoreService:
-        """What the members keep together. Raises OSError."""
-        path = self._directory / STORE_NAME
-        try:
-            disk = await self._blocking(partial(Store, path, self.swarm))
-            store = self._store_on(disk)
-            damage = await store.load()
-            if damage:
-                self._means.observe(Problem(damage))
-        except StoreError as error:
-            raise OSError(errno.ENOSPC if error.fault is Fault.FULL else errno.EIO, str(error)) from error
-        return store
-
-    def _store_on(self, disk: Store) -> StoreService:
-        means = self._means
-        return StoreService(
-            self.swarm,
-            rules_of(means.spec),
-            means.transport,
-            disk,
-            means.signer,
-            blocking=self._blocking,
-            meets_all=False,  # those who are welcome
-        )
-
     def _standing(self) -> Standing:
         if self._method is None:
             return Standing.STORAGE
         return Standing.PAUSED if self._is_paused else Standing.TRAINER
-
-    async def _open_archive(self) -> tuple[Archive, Loaded]:
-        """The log on disk. Raises OSError."""
-        means = self._means
-        origin = beginning(self.swarm, means.spec)
-
-        def open_() -> tuple[Archive, Loaded]:
-            archive = Archive(self._directory / LOG_NAME, origin)
-            return archive, archive.load(RECORDS_KEPT)
-
-        try:
-            archive, loaded = await self._blocking(open_)
-        except StoreError as error:
-            raise OSError(errno.ENOSPC if error.fault is Fault.FULL else errno.EIO, str(error)) from error
-        if loaded.is_damaged:
-            text = "the log was damaged and begins anew: this member abstains until the others have told it enough"
-            means.observe(Problem(text))
-        return archive, loaded
-
-    def _make_cores(self, restored: Restored, archive: Archive, loaded: Loaded) -> Cores:
-        spec, me = self._means.spec, self._means.signer.peer_id
-        roster = Roster(me, spec.members_max)
-        start_digest = self._method.start_digest(spec) if isinstance(self._method, FixesStart) else None
-        agreement = Agreement(
-            self.swarm,
-            self._means.signer,
-            timeouts(spec, 0, ()),
-            loaded.position,
-            loaded.log,
-            loaded.journal,
-            self._verified,
-        )
-        ledger = Ledger(loaded.position, start_digest)
-        position, contributors = loaded.position, tuple[PeerId, ...]()
-        for decided in loaded.log:
-            closed, position = closed_by(position, decided)
-            ledger.add(closed)
-            if closed.record.taken and closed.record.round <= restored.head.round:
-                contributors = tuple(dict.fromkeys(PeerId(share.member) for share in closed.record.taken))
-        place = Place(restored.head, contributors, agreement, ledger, start_digest)
-        rounds = Rounds(spec, self.swarm, roster, place, self._standing(), self._admits, self._verified)
-        if loaded.split is not None:
-            rounds.stop_at(loaded.split)
-        if loaded.is_damaged:
-            rounds.be_careful()
-        if self._trusted is not None and loaded.position.round == 0 and not loaded.log:
-            rounds.trust(self._trusted)
-        rounds.asks_by(lambda round: join_change(spec, self.swarm, self._means.signer, self._ticket, round))
-        log = Log(TellHead(restored.head, restored.checkpoint))
-        return Cores(rounds, roster, log, archive, self._verified)
-
-    def _admits(self, position: Position) -> Admits:
-        return partial(admits, self._means.spec, self.swarm, position, verify=self._verified)
 
     def _wishes(self) -> Wishes | None:
         if self._engine is None or self._cores is None:
