@@ -44,7 +44,9 @@ SWARMS_NAME = "swarms"
 STOP_S = 1.8  # after a signal; a training step that has not come back by then is cut off, as kill -9 would
 FILES = 256  # that a node has open beside its connections: its swarms' stores, blobs, the local API
 CONNECTION_FILES = 2  # one open, and one being dialed or closed
-FULL_COLLECTIONS = 1000  # collections of the middle generation for each of all; Python's own is 10
+YOUNG_MAX = 10_000  # objects before the garbage collector looks at them; Python's own is 700
+MIDDLE_COLLECTIONS = 10  # collections of the young ones for each of the middle generation
+FULL_COLLECTIONS = 100  # and of these for each of all; Python's own is 10
 HEARTBEAT_S = 0.5  # wakes the loop, so that a late wake-up is noticed even when nothing else happens
 
 log = Log("node")
@@ -104,13 +106,12 @@ async def run_on(
 
 def settle() -> None:
     """For a process that is all a node's, once all is loaded: else the garbage collector looks through half a million
-    objects that stay, again and again, for 0.15 s each time, in which nobody is answered. Later, too, it looks at the
-    young ones as often as ever, and at all that there are (1 ms for each 1,000) a hundred times less often.
+    objects that stay, again and again, for 0.15 s each time, in which nobody is answered. Later, too, it seldom looks
+    at the young ones, of which a busy node uses thousands, and hardly ever at all (1 ms for each 1,000).
     """
     gc.collect()
     gc.freeze()
-    young, middle, _ = gc.get_threshold()
-    gc.set_threshold(young, middle, FULL_COLLECTIONS)
+    gc.set_threshold(YOUNG_MAX, MIDDLE_COLLECTIONS, FULL_COLLECTIONS)
 
 
 async def beat() -> None:

@@ -330,10 +330,11 @@ class Member:
                 world.agreed(self.peer_id, effect)
                 self._open_round()
                 self._tell_all(decided)
-            case Send(ballot, None):
-                self._tell_all(ballot)
-            case Send(ballot, str() as peer):
-                world.send(self.peer_id, peer, ballot)
+            case Send(ballot, peer):
+                if peer is None:
+                    self._tell_all(ballot)
+                else:
+                    world.send(self.peer_id, peer, ballot)
             case Answer(peer, ballot):
                 world.send(self.peer_id, peer, ballot)
             case Ask(peer, round):
