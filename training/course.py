@@ -12,7 +12,7 @@ from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 
 from .admission import asked_at
-from .agreed import Admits, Position, Share
+from .agreed import Admits, AgreedRecord, Position, Share
 from .catching_up import CatchingUp
 from .closing import missing, unspread
 from .compacting import Compacting
@@ -384,12 +384,9 @@ class Course:
         return member == self._me or member in self.electorate.by_member or self._roster.is_member(member)
 
     def _why_not_needed(self, now: float) -> Callable[[Offered], str | None]:
-        """Why no record may take it, nor has taken it and is to be applied: none is where a checkpoint is the way."""
+        """Why no record may take it, nor has taken it and is to be applied."""
         view, newest = self._view(now), self.ledger.newest
-        later = range(self.head.round + 1, newest + 1)
-        records = [closed.record for round in later if (closed := self.ledger.closed(round)) is not None]
-        is_gapless = len(records) == len(later)
-        taken = {share.contribution for record in records if is_gapless for share in record.taken}
+        taken = {share.contribution for record in self._records_ahead(now) for share in record.taken}
 
         def why_not(offered: Offered) -> str | None:
             ahead = offered.contribution.base_round - newest
@@ -397,3 +394,13 @@ class Course:
             return None if is_early or offered.hash in taken else cannot_take(view, offered)
 
         return why_not
+
+    def _records_ahead(self, now: float) -> list[AgreedRecord]:
+        """To be applied: after this member's head; where records in between are not known, after the checkpoint that
+        others have to give.
+        """
+        since = self.head.round
+        if since < self.ledger.newest and self.ledger.closed(since + 1) is None:
+            since = max((head.round for head in self._roster.heads(now)), default=since)
+        later = range(since + 1, self.ledger.newest + 1)
+        return [closed.record for round in later if (closed := self.ledger.closed(round)) is not None]

@@ -131,8 +131,7 @@ def test_who_is_far_behind_goes_over_to_the_newest_state_by_its_checkpoint() -> 
 
 
 def test_who_comes_late_has_no_use_for_what_was_taken_before_only_for_what_may_be_taken_yet() -> None:
-    others = Others(9)
-    on_the_way = Others(6)
+    others, on_the_way = Others(9), Others(6)
     ann = Member(ANN).meet(BEN, CAT, head=others.newest)
     ann.rounds.look(0.0)
     ann.rounds.leapt(0.1, on_the_way.position, Proof(Anchor(), ()))
@@ -143,6 +142,20 @@ def test_who_comes_late_has_no_use_for_what_was_taken_before_only_for_what_may_b
     assert of_kind(done(ann.rounds.heard(0.3, fresh)), CheckPayload) == [CheckPayload(fresh)]
     assert ann.rounds.adopted(1.0, resync.head)
     assert ann.rounds.pool.get(fresh.hash) == fresh
+
+
+def test_who_comes_late_gets_what_was_taken_after_the_checkpoint_that_the_others_have_yet() -> None:
+    others, on_the_way = Others(9), Others(6)
+    ann = Member(ANN).meet(BEN, CAT, head=others.heads[8])
+    ann.rounds.look(0.0)
+    ann.rounds.leapt(0.1, on_the_way.position, Proof(Anchor(), ()))
+    (resync,) = of_kind(ann.rounds.log_told(0.2, BEN.peer_id, others.log[6:]), Resync)
+    assert resync.head == others.heads[8]
+    assert isinstance(ann.rounds.heard(0.3, others.offers[7]), str)
+    assert of_kind(done(ann.rounds.heard(0.3, others.offers[8])), CheckPayload) == [CheckPayload(others.offers[8])]
+    ann.rounds.checked(0.4, others.offers[8], None)
+    (apply,) = of_kind(ann.rounds.adopted(1.0, resync.head), ApplyRecord)
+    assert apply.offers == (others.offers[8],)
 
 
 def test_what_no_one_has_any_more_sends_a_member_by_checkpoint() -> None:
