@@ -207,9 +207,12 @@ async def join(root: Path) -> dict[str, Any]:
             joined_at = trio.current_time()
             await until(lambda: bool(newcomer.all_told("RoundStarted")), "a newcomer's first round")
             span_s = newcomer.all_told("RoundStarted")[0].at - newcomer.up_at
+            await until(lambda: bool(newcomer.all_told("LocalDone")), "a newcomer's first work")
+            done_s = newcomer.all_told("LocalDone")[0].at - newcomer.up_at
             for told in newcomer.told:
                 print(f"  {told.at - newcomer.up_at:.2f} s: {told.fields['event']} {told.round or ''}", flush=True)
             print(f"a newcomer trains after {span_s:.2f} s; swarm.join took {joined_at - newcomer.up_at:.2f} s of it")
+            print(f"its first work, of one step, is done after {done_s:.2f} s")  # torch may be loaded only then
             await until(lambda: bool(newcomer.records()), "a newcomer's first record")
             is_equal = all_equal([*nodes, newcomer])
         finally:
