@@ -149,7 +149,7 @@ def test_who_comes_late_gets_what_was_taken_after_the_checkpoint_that_the_others
     ann = Member(ANN).meet(BEN, CAT, head=others.heads[8])
     ann.rounds.look(0.0)
     ann.rounds.leapt(0.1, on_the_way.position, Proof(Anchor(), ()))
-    (resync,) = of_kind(ann.rounds.log_told(0.2, BEN.peer_id, others.log[6:]), Resync)
+    (resync,) = of_kind(ann.told(0.2, BEN.peer_id, others.log[6:]), Resync)
     assert resync.head == others.heads[8]
     assert isinstance(ann.rounds.heard(0.3, others.offers[7]), str)
     assert of_kind(done(ann.rounds.heard(0.3, others.offers[8])), CheckPayload) == [CheckPayload(others.offers[8])]
