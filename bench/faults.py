@@ -11,7 +11,8 @@ the next record. The worst of four.
 freeze_s: from when a frozen member is no longer waited for (the round's deadline plus grace) until the last of the
 others has applied the next record; nothing if they have it before. The worst of two.
 thaw_rounds: how many rounds later than the newest one when it wakes a frozen member's contribution is in a record.
-join_s: from when a newcomer's local API answers until its first round starts.
+join_s: from when a newcomer's local API answers until its first round starts. It has processors of its own, all but
+the first, which is left to the two that train.
 equal: all states were equal in every round, and no round was lost. Last line:
 
     {"kill_s", "freeze_s", "thaw_rounds", "join_s", "equal"}
@@ -200,8 +201,13 @@ async def join(root: Path) -> dict[str, Any]:
     async with trio.open_nursery() as nursery, running(root, 2, LARGE, nursery) as (nodes, _):
         await until(lambda: all(len(node.records()) >= 2 for node in nodes), "two rounds of a large model")
         newcomer = BenchNode(identity_of(len(nodes)), root / "newcomer")
+        first, *others = range(os.cpu_count() or 1)
         try:
             await newcomer.start(nursery)
+            if others:
+                for node in nodes:
+                    node.keep_to({first})
+                newcomer.keep_to(set(others))
             invite = (await nodes[0].call("swarm.invite"))["invite"]
             await newcomer.call("swarm.join", invite=invite)
             joined_at = trio.current_time()

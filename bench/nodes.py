@@ -75,6 +75,12 @@ class BenchNode:
         self.signal(signal.SIGCONT)
         await self._process.stop()
 
+    def keep_to(self, processors: set[int]) -> None:
+        """Run on these alone, as far as the system can have it."""
+        if self._process.pid is not None and hasattr(os, "sched_setaffinity"):
+            for thread in Path(f"/proc/{self._process.pid}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), processors)
+
     def signal(self, how: signal.Signals) -> None:
         if self._process.is_running and self._process.pid is not None:
             os.kill(self._process.pid, how)

@@ -286,7 +286,8 @@ class Engine:
                 async with self._turns.lock:
                     checkpoint = await keeper.stand_at(head, applied, taken)
                 self._stood(head, checkpoint)
-                await self._evaluate(head.round)
+                if closed.voters.votes(self._means.signer.peer_id):  # a newcomer's first work is late enough
+                    await self._evaluate(head.round)
             self.do(self._rounds.applied(trio.current_time(), closed, applied.digest))
 
     async def _applied(self, effect: ApplyRecord) -> Applied[Any] | str:
