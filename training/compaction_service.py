@@ -96,6 +96,8 @@ class Compactor:
 
     def adopt(self, store: StoreMark | bytes) -> None:
         """The members agreed on this; what they agreed on before does not matter any more."""
+        if isinstance(self._wanted, StoreMark) and self._wanted.digest == _digest(store):
+            return  # again: nothing was written in between
         self._wanted = store
         self._gathering.cancel()
         self._liars.clear()

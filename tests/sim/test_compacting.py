@@ -94,13 +94,13 @@ def check(agreed: list[tuple[int, StoreMark]], disks: list[OnDisk]) -> None:
         assert all(disk.replica.has_room(writer) for writer in frontier)
 
 
-def answer_with(node: Node, ref: BlobRef, asked: list[Node]) -> None:
-    """Have a node hand this over for any snapshot; it takes note when it is asked."""
+def answer_with(node: Node, ref: BlobRef, asked: list[tuple[Node, bytes]]) -> None:
+    """Have a node hand this over for any snapshot; it takes note of which it is asked for."""
     assert node.transport is not None
     method = Calls(node.running.swarm).store
 
     def lie(peer: PeerId, request: AskStore) -> TellStore:
-        asked.append(node)
+        asked.append((node, request.digest))
         return TellStore(ref)
 
     node.transport.stop_serving(method.name)
@@ -174,14 +174,15 @@ async def test_a_newcomer_that_is_handed_another_snapshot_asks_the_next_member(
         await swarm.start(0, 1, 2, 3, introducer=0)
         await swarm.until(lambda: all(node.observed(Finished) for node in nodes[:4]))
         await trio.sleep(30.0)
-        asked: list[Node] = []
+        asked: list[tuple[Node, bytes]] = []
         for liar, blob in zip(nodes, (b"junk", b"", b"".join(framed([b"another", b"snapshot"]))), strict=False):
             answer_with(liar, liar.disk.put(blob, "lie"), asked)
         await swarm.start(4, introducer=2)
         agreed, disks = await end(swarm, *range(5))
         check(agreed, disks)
-        assert asked[0] is nodes[2]  # whom it knew first
-        assert sorted(node.peer_id for node in asked) == [node.peer_id for node in nodes[:3]]  # each once
+        for_newest = [node for node, digest in asked if digest == agreed[-1][1].digest]
+        assert for_newest[0] is nodes[2]  # whom it knew first
+        assert sorted(node.peer_id for node in for_newest) == [node.peer_id for node in nodes[:3]]  # each once
         kept = {digest for label, digests in nodes[4].disk.pins.items() if "/store/" in label for digest in digests}
         assert len(kept) == 1
         assert kept == {digest for digests in nodes[3].disk.pins.values() for digest in digests} & kept
