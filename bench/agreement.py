@@ -267,13 +267,14 @@ async def measure(members: int, rounds: int) -> dict[str, Any]:
             counted: list[dict[str, Any]] = []
             while len(counted) < WARM_ROUNDS + rounds:
                 closed = await one_round(processes, shares)
-                if counted or all(line["votes"] == members for line in closed):
-                    counted.append(figures_of(closed))
+                votes = min(line["votes"] for line in closed)
+                figures = figures_of(closed)
+                if counted or votes == members:
+                    counted.append(figures)
+                print(f"{members} members, {votes} with votes: {figures}", flush=True)
         finally:
             for each in processes:
                 await each.kill()
-    for figures in counted:
-        print(f"{members} members: {figures}", flush=True)
     return summary(counted[WARM_ROUNDS:])
 
 
