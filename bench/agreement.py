@@ -210,7 +210,7 @@ def spec_of(members: int) -> SignedSpec:
         members_start=members,
         members_min=members,
         round_s=ROUND_S,
-        silence_s=10.0,  # no attempt is given up because the machine is busy
+        silence_s=60.0,  # no attempt is given up, and nothing said twice, because the machine is busy
         admission=AdmissionRule.LIST,
         allowed=tuple(sorted(identity_of(index).peer_id for index in range(members))),
     )
