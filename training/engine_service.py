@@ -286,7 +286,7 @@ class Engine:
                 async with self._turns.lock:
                     checkpoint = await keeper.stand_at(head, applied, taken)
                 self._stood(head, checkpoint)
-                if closed.voters.votes(self._means.signer.peer_id):  # a newcomer's first work is late enough
+                if self._rounds.started_at is not None:  # else it has yet to begin, and is late enough
                     await self._evaluate(head.round)
             self.do(self._rounds.applied(trio.current_time(), closed, applied.digest))
 
