@@ -319,9 +319,13 @@ class Accomplice(Liar):
     without one it votes for whatever is proposed, most of all after a hunt: for another record.
     """
 
+    def __init__(self, world: World, key: Key) -> None:
+        super().__init__(world, key)
+        self._answered: dict[tuple[int, int, bytes], float] = {}
+
     def hear(self, sender: PeerId, sent: Sent) -> None:
         super().hear(sender, sent)
-        if not isinstance(sent, Proposal):
+        if not isinstance(sent, Proposal) or self._is_answered(sent):
             return
         value, hunt = value_of(sent.value), self.world.hunt(sent.round, sent.attempt)
         for step in Step:
@@ -330,14 +334,25 @@ class Accomplice(Liar):
                 vote = cast(self.key, SWARM, sent.round, sent.attempt, step, value.hash if is_to_see else b"")
                 self.tell([peer], vote)
 
+    def _is_answered(self, proposal: Proposal) -> bool:
+        """Whether it has voted on this a moment ago: a hundred members repeat it to all who may not have heard."""
+        now, key = self.world.now, (proposal.round, proposal.attempt, proposal.value)
+        if now < self._answered.get(key, -ACT_S) + ACT_S:
+            return True
+        self._answered[key] = now
+        return False
+
     def _turn(self) -> None:
         """As proposer it names something new."""
+        self.world.at(self.world.now + ACT_S, self._turn)
+        position = self.position()
+        if position is None or position.electorate.proposer(self.round, self.attempt) != self.peer_id:
+            return  # else nobody would look at it, and its votes for what other liars name so would expel it
         shares = [share_of(peer, self.round) for peer in sorted(self.world.members)]
         value = self.record(self.world.draw.sample(shares, self.world.draw.randint(1, len(shares))))
         if value is not None:
             proposal = propose(self.key, SWARM, self.round, self.attempt, value, None)
             self.tell(self.others(), proposal)
-        self.world.at(self.world.now + ACT_S, self._turn)
 
 
 KINDS: Final = (TwoFaced, Accomplice, Liar)
