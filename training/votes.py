@@ -150,20 +150,20 @@ def shortened(ballot: Vote | Proposal) -> ShortBallot:
 
 
 def proves(member: PeerId, first: ShortBallot, second: ShortBallot, swarm: bytes, verify: Verify = verify) -> bool:
-    """Whether `member` signed both, which no honest one does: different choices in one step of one attempt."""
+    """Whether `member` signed both, which no honest one does: different words in one step of one attempt."""
     places = [(each.round, each.attempt, each.step) for each in (first, second)]
-    differ = (first.choice, first.polka_attempt) != (second.choice, second.polka_attempt)
-    return (
-        places[0] == places[1] and differ and all(_is_signed(member, each, swarm, verify) for each in (first, second))
-    )
+    # Compared is what is signed: fields that a vote's signature does not cover anybody may fill in.
+    statements = [_statement(each, swarm) for each in (first, second)]
+    if places[0] != places[1] or statements[0] == statements[1]:
+        return False
+    signatures = first.signature, second.signature
+    return all(verify(member, *signed) for signed in zip(statements, signatures, strict=True))
 
 
-def _is_signed(member: PeerId, ballot: ShortBallot, swarm: bytes, verify: Verify) -> bool:
+def _statement(ballot: ShortBallot, swarm: bytes) -> bytes:
     if ballot.step is None:
-        statement = proposal_statement(swarm, ballot.round, ballot.attempt, ballot.choice, ballot.polka_attempt)
-    else:
-        statement = vote_statement(swarm, ballot.round, ballot.attempt, ballot.step, ballot.choice)
-    return verify(member, statement, ballot.signature)
+        return proposal_statement(swarm, ballot.round, ballot.attempt, ballot.choice, ballot.polka_attempt)
+    return vote_statement(swarm, ballot.round, ballot.attempt, ballot.step, ballot.choice)
 
 
 def cast(signer: Signer, swarm: bytes, round: int, attempt: int, step: Step, choice: bytes) -> Vote:

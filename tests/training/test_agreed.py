@@ -22,7 +22,7 @@ from shoal.training.agreed import (
 )
 from shoal.training.members import Change, Expel, Join, Leave, Remove, Suspend, Vouch, electorate_of
 from shoal.training.spec import Quorum
-from shoal.training.votes import Signed, Step, Vote, cast, propose, shortened, value_of
+from shoal.training.votes import Polka, Signed, Step, Vote, cast, propose, shortened, value_of
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
@@ -30,6 +30,7 @@ from shoal.transport.wire import Malformed
 SWARM = b"s" * 32
 ANN, BEN, CLEO, DAN = KEYS = [Identity.from_seed(bytes([number]) * 32) for number in range(1, 5)]
 ORIGIN = Position(0, SWARM, electorate_of(Quorum.MAJORITY, {key.peer_id: 1 for key in (ANN, BEN, CLEO)}))
+POLKA = Polka(0, b"one", ())
 SHARES = [Share(key.peer_id, 1, 0, bytes([number]) * 32, 7) for number, key in enumerate((ANN, BEN))]
 
 
@@ -175,9 +176,20 @@ def test_two_votes_in_one_step_are_proof() -> None:
         assert not is_proved(Expel(CLEO.peer_id, first, second))
 
 
+def test_one_vote_shown_twice_with_what_it_does_not_sign_is_no_proof() -> None:
+    once = shortened(vote(choice=bytes(32)))
+    again = structs.replace(once, polka_attempt=0)
+    assert not is_proved(Expel(CLEO.peer_id, once, again))
+
+
 def test_two_proposals_in_one_attempt_are_proof() -> None:
     values = value_of(b"one"), value_of(b"another")
     first, second = (shortened(propose(CLEO, SWARM, 3, 0, value, None)) for value in values)
     assert is_proved(Expel(CLEO.peer_id, first, second))
     assert not is_proved(Expel(CLEO.peer_id, first, first))
     assert not is_proved(Expel(CLEO.peer_id, first, shortened(propose(CLEO, SWARM, 3, 1, values[1], None))))
+    freed = (
+        shortened(propose(CLEO, SWARM, 3, 1, values[0], None)),
+        shortened(propose(CLEO, SWARM, 3, 1, values[0], POLKA)),
+    )
+    assert is_proved(Expel(CLEO.peer_id, *freed))
