@@ -44,7 +44,8 @@ EPILOG = """\
   shoal testnet --model gpt-0.2m --set steps=20 --set codec=int8 --json
   shoal testnet --nodes 8 --chaos 7        nodes are killed, frozen, restarted and cut off; in the end all agree
 
-a run repeats: on one machine the same --seed gives the same states, bit for bit
+a run repeats: on one machine the same --seed gives the same states, bit for bit; with --chaos the same nodes suffer the
+same at the same times, and what they have got to by then is the machine's business
 """
 
 
