@@ -207,7 +207,7 @@ class Diloco:
     def _walks(self, shares: Sequence[Share]) -> list[tuple[int, list[Delta]]]:
         """(weight, deltas) of each member from each state: the largest weight, for more turns are no more members."""
         walks: dict[tuple[str, int], tuple[int, list[Delta]]] = {}
-        for share in sorted(shares, key=lambda share: (share.member, share.turn_round)):
+        for share in sorted(shares, key=lambda share: (share.member, share.turn_round, share.base_round)):
             delta = open_payload(share.payload, self._settings.codec, self._layout)
             if isinstance(delta, Malformed):
                 raise ValueError(f"a payload that was never checked: {delta.reason}")

@@ -112,6 +112,15 @@ def test_the_order_in_which_shares_come_does_not_matter(order: list[str]) -> Non
     assert made.digest(made.apply(state, shares)[0]) == made.digest(expected)
 
 
+def test_nor_does_that_of_one_members_shares_for_one_round_from_two_states() -> None:
+    made = method()
+    state, _ = made.start(SPEC)
+    old = replace(share(random_vector(1), "b"), turn_round=2)
+    shares = [share(random_vector(3), "a"), old, share(random_vector(2), "b", base_round=1)]
+    expected, _ = made.apply(state, shares)
+    assert made.digest(made.apply(state, shares[::-1])[0]) == made.digest(expected)
+
+
 def test_a_swarm_arrives_where_its_members_pull() -> None:
     made = method(DilocoSettings(outer_momentum=0.5))
     state, local = made.start(SPEC)
