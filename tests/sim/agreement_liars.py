@@ -19,6 +19,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from msgspec import structs
+
 from shoal.training.agreed import Position, Share, next_record, record_value
 from shoal.training.members import Change, Expel, Join, Leave
 from shoal.training.votes import Decided, Proposal, Signed, Step, Value, Vote, cast, propose, shortened, value_of
@@ -274,8 +276,10 @@ def forges(liar: Liar) -> None:
     victim = liar.world.draw.choice(liar.others())
     votes = [sent for sent in liar.heard if isinstance(sent, Vote) and sent.voter == victim]
     forged: list[Change] = [Join("puppet".ljust(40, "-"), 1, b"invited"), Leave(victim, bytes(64))]
-    if len(votes) > 1:
-        forged.append(Expel(victim, shortened(votes[0]), shortened(votes[-1])))
+    if votes:
+        once = shortened(votes[0])
+        filled_in = structs.replace(once, polka_attempt=0)  # what a vote's signature does not cover
+        forged += [Expel(victim, once, shortened(votes[-1])), Expel(victim, once, filled_in)]
     for change in forged:
         liar.tell(liar.others(), Word(change))
         value = liar.record((), (change,))
