@@ -9,11 +9,12 @@ TESTS  ?=
 # one worker, and share what it started. In the order of the files: those that take longest are not the last.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 15
 
-.PHONY: help testnet test soak check format prerequisites clean
+.PHONY: help testnet test test-network soak check format prerequisites clean
 
 help:
 	@echo "make testnet   train a language model on a swarm of four local nodes, then show the report (first run: installs)"
 	@echo "make test      run the unit and integration tests (first run: installs); TESTS=path runs a part"
+	@echo "make test-network   the tests in a laboratory of home routers and slow lines (Linux; nftables, iptables, iproute2)"
 	@echo "make check     lint, types, import contracts"
 	@echo "make soak      the tests with full counts of seeds, kills and fuzzing, ten minutes of chaos among them: hours"
 	@echo "make format    let ruff rewrite the sources"
@@ -23,7 +24,10 @@ testnet: $(STAMP)
 	$(BIN)/shoal testnet --report report
 
 test: $(STAMP)
-	$(PYTEST) $(TESTS)
+	$(PYTEST) --ignore tests/network $(TESTS)
+
+test-network: $(STAMP)
+	$(PYTEST) tests/network
 
 soak: $(STAMP)
 	SHOAL_SOAK=1 $(PYTEST) $(TESTS)
