@@ -169,7 +169,7 @@ def _judge_taken(view: View, record: AgreedRecord, after: Electorate) -> bool | 
         return False  # before anything is fetched for it
     for share in record.taken:
         is_known = view.ledger.can_tell(share.base_round, view.spec.stale_rounds_max)
-        if share.member not in after.by_member or (is_known and cannot_name(view, share) is not None):
+        if is_known and cannot_name(view, share) is not None:
             return False
         offered = view.pool.get(share.contribution)
         if offered is None or not is_known:
