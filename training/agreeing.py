@@ -68,19 +68,10 @@ class JudgeRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Tell one peer."""
-
-    peer: PeerId
-    ballot: Ballot
-
-
-@dataclass(frozen=True, slots=True)
 class Ask:
-    """Have one peer tell which records it has from this round on."""
+    """Have one peer tell which records it has from the open round on."""
 
     peer: PeerId
-    round: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +83,7 @@ class Split:
     culprits: tuple[PeerId, ...]
 
 
-Effect = Save | Send | Began | Accuse | Keep | JudgeRecord | Answer | Ask | Split
+Effect = Save | Send | Began | Accuse | Keep | JudgeRecord | Ask | Split
 
 
 class Agreement:
@@ -211,7 +202,7 @@ class Agreement:
     def met(self, peer: PeerId) -> list[Effect]:
         """It is connected and was not: if it votes, it may have missed what was said, and repetitions may be rare."""
         is_of_use = self.split is None and self.position.electorate.votes(peer) > 0
-        return [Answer(peer, ballot) for ballot in self.voting.said()] if is_of_use else []
+        return [Send(ballot, peer) for ballot in self.voting.said()] if is_of_use else []
 
     def ready(self, now: float, candidate: Value | None, undisputed: Value | None = None) -> list[Effect]:
         """As `Voting.ready`."""
@@ -244,7 +235,7 @@ class Agreement:
         if now < self._asks_at:
             return []
         self._asks_at = now + self._timeouts.repeat_s
-        return [Ask(peer, self.round)]
+        return [Ask(peer)]
 
     def _heard_old(self, peer: PeerId, ballot: Ballot) -> list[Effect]:
         decided, before = self._kept.get(ballot.round, (None, None))
@@ -254,7 +245,7 @@ class Agreement:
         if isinstance(ballot, Tally):
             return accusations  # who passes on others' votes says its own as well
         if not isinstance(ballot, Decided):
-            return accusations if self._is_just_late(peer, ballot, decided) else [*accusations, Answer(peer, decided)]
+            return accusations if self._is_just_late(peer, ballot, decided) else [*accusations, Send(decided, peer)]
         if ballot.value == decided.value:
             return accusations
         if fault(ballot, self._swarm, before.electorate.by_member, self._verify) is not None:

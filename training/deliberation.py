@@ -15,7 +15,7 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, encode
 
 from .agreed import CHANGES_MAX, AgreedRecord, Position, Share, StoreMark, next_record, record_value
-from .agreeing import Agreement, Answer, Ask, JudgeRecord, Keep, Split
+from .agreeing import Agreement, Ask, JudgeRecord, Keep, Split
 from .agreeing import Effect as AgreementEffect
 from .effects import Collect, Effect, JudgeStore, KeepRecord, Observe, SaveJournal, SaveSplit, SendBallot, SpreadWords
 from .events import AttemptBegan, Problem
@@ -126,18 +126,16 @@ class Deliberation:
     def _do(self, now: float, effects: Iterable[AgreementEffect]) -> list[Effect]:
         done: list[Effect] = []
         for effect in effects:
-            done += self._translated(now, effect)
+            done += self._translated(effect)
         return done
 
-    def _translated(self, now: float, effect: AgreementEffect) -> list[Effect]:
+    def _translated(self, effect: AgreementEffect) -> list[Effect]:
         match effect:
             case Save(journal):
                 return [SaveJournal(journal)]
             case Send(ballot, to):
                 return [SendBallot(ballot, to)]
-            case Answer(peer, ballot):
-                return [SendBallot(ballot, peer)]
-            case Ask(peer, _):
+            case Ask(peer):
                 self.asks.add(peer)
                 return []
             case JudgeRecord(value, record, is_backed):

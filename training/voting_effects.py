@@ -33,7 +33,7 @@ class Save:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """To all members, or to the one that passes it on."""
+    """To all members, or to one."""
 
     ballot: Ballot
     to: PeerId | None = None

@@ -20,7 +20,7 @@ from shoal.training.agreed import (
     record_value,
     unproved,
 )
-from shoal.training.agreeing import Agreement, Answer, Ask, Effect, JudgeRecord, Keep
+from shoal.training.agreeing import Agreement, Ask, Effect, JudgeRecord, Keep
 from shoal.training.members import Change, Expel, Leave, Resume, Suspend, electorate_of
 from shoal.training.spec import Quorum
 from shoal.training.votes import (
@@ -232,14 +232,14 @@ class Stage:
         if said:
             self._say(one.name, f"tells {other.name} what it said last")
         for effect in said:
-            assert isinstance(effect, Answer)
+            assert isinstance(effect, Send)
             self._post(one.name, other.name, effect.ballot)
 
     def _catch_up(self, actor: Actor) -> None:
         """Ask one who is further."""
         ahead = [other for other in self._reached(actor.name) if other.up.round > actor.up.round]
         if ahead:
-            self._do(actor, [Ask(ahead[0].peer_id, actor.up.round)])
+            self._do(actor, [Ask(ahead[0].peer_id)])
 
     # What the members do.
 
@@ -313,11 +313,12 @@ class Stage:
                 actor.disk.journal = journal
             case Keep():
                 self._keep(actor, effect)
-            case Send(ballot):  # so few that it is always for all
+            case Send(ballot, None):
                 self._send(actor, ballot)
-            case Answer(peer, ballot):
+            case Send(ballot, str() as peer):
                 self._post(actor.name, self.names[peer], ballot)  # how an earlier round ended
-            case Ask(peer, round):
+            case Ask(peer):
+                round = actor.up.round
                 self._say(actor.name, f"asks {self.names[peer]} for the records from round {round} on")
                 for decided in self.actors[self.names[peer]].disk.log[round - 1 :]:
                     self._post(self.names[peer], actor.name, decided)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 
 from shoal.training.agreed import AgreedRecord, Share, leave_statement, next_record, record_value, unproved
-from shoal.training.agreeing import Agreement, Answer, Ask, Effect, JudgeRecord, Keep, Split
+from shoal.training.agreeing import Agreement, Ask, Effect, JudgeRecord, Keep, Split
 from shoal.training.members import Change, Expel, Join, Leave, Resume, Suspend
 from shoal.training.votes import Ballot, Decided, Journal, Proposal, Tally, Value, Vote, shortened
 from shoal.training.voting_effects import Accuse, Began, Save, Send, Timeouts
@@ -335,10 +335,8 @@ class Member:
                     self._tell_all(ballot)
                 else:
                     world.send(self.peer_id, peer, ballot)
-            case Answer(peer, ballot):
-                world.send(self.peer_id, peer, ballot)
-            case Ask(peer, round):
-                world.send(self.peer_id, peer, AskFrom(round))
+            case Ask(peer):
+                world.send(self.peer_id, peer, AskFrom(self.core.round))
             case JudgeRecord(value, record, is_backed):
                 self.unjudged[value.hash] = record, is_backed
                 world.at(world.now, self._look, self._begin_count)

@@ -1,7 +1,7 @@
 """What one member does for others beside voting: it tells who comes back what was said meanwhile."""
 
 from shoal.training.agreed import Position, Share, next_record, record_value
-from shoal.training.agreeing import Agreement, Answer
+from shoal.training.agreeing import Agreement
 from shoal.training.members import electorate_of
 from shoal.training.spec import Quorum
 from shoal.training.votes import Decided, Step, Value, Vote, cast, signatures_of
@@ -31,7 +31,7 @@ def test_a_voter_that_comes_back_hears_at_once_what_was_said() -> None:
     said = [effect.ballot for effect in core.ready(0.0, candidate()) if isinstance(effect, Send)]
     other = next(key.peer_id for key in (ANN, BEN) if key.peer_id != core.proposer)
     assert len(said) == 2  # a proposal and its prevote
-    assert core.met(other) == [Answer(other, ballot) for ballot in said]
+    assert core.met(other) == [Send(ballot, other) for ballot in said]
 
 
 def test_what_comes_late_shows_who_told_others_something_else() -> None:
