@@ -58,6 +58,11 @@ class BallotBox:
         """One member's in this attempt and later ones."""
         return (vote for (attempt, _), vote in self._votes.get(voter, {}).items() if attempt >= since)
 
-    def attempts(self, step: Step) -> set[int]:
-        """Those in which anybody has voted in this step."""
-        return {attempt for kept in self._votes.values() for attempt, each in kept if each is step}
+    def voters(self, step: Step) -> Mapping[int, list[PeerId]]:
+        """By attempt: who has voted in this step."""
+        found: dict[int, list[PeerId]] = {}
+        for voter, kept in self._votes.items():
+            for attempt, each in kept:
+                if each is step:
+                    found.setdefault(attempt, []).append(voter)
+        return found

@@ -253,7 +253,9 @@ class Voting:
 
     def _decide(self, now: float) -> list[Effect] | None:
         """A quorum has precommitted one value in one attempt."""
-        for attempt in sorted(self.votes.attempts(Step.PRECOMMIT)):
+        voters = self.votes.voters(Step.PRECOMMIT)
+        # Counted first: liars who vote in ever other attempts must not have all votes sorted anew for each of these.
+        for attempt in sorted(each for each in voters if self.electorate.is_quorum(voters[each])):
             for choice, precommits in self._quorums(attempt, Step.PRECOMMIT):
                 if self._values.verdict(choice) is not False:
                     tally = Tally(self.round, attempt, Step.PRECOMMIT, choice, precommits)

@@ -1,6 +1,8 @@
 """What a voter achieves by votes for far attempts, and what others achieve by telling a member its own votes."""
 
-from shoal.training.ballot_box import NEWEST_KEPT
+from cProfile import Profile
+
+from shoal.training.ballot_box import FIRST_KEPT, NEWEST_KEPT
 from shoal.training.members import electorate_of
 from shoal.training.spec import Quorum
 from shoal.training.votes import (
@@ -17,6 +19,7 @@ from shoal.training.votes import (
 )
 from shoal.training.voting import Voting
 from shoal.training.voting_effects import Judge, Save, Send, Timeouts
+from shoal.transport.identity import Identity
 from tests.training.seated import PEOPLE
 
 SWARM = b"s" * 32
@@ -98,3 +101,20 @@ def test_the_same_polka_from_everybody_is_kept_once() -> None:
     saves = [effect for effect in me.look(0.0) if isinstance(effect, Save)]
     assert len(me._values) == 1  # pyright: ignore[reportPrivateUsage]
     assert saves == []
+
+
+def test_liars_who_vote_in_ever_other_attempts_cost_some_calls_for_each_vote_that_is_kept_of_them() -> None:
+    """For each pair of such a vote and a member, a hundred members would be busy for 25 ms with every message."""
+    keys = [Identity.from_seed(bytes([number]) * 32) for number in range(40)]
+    electorate = electorate_of(Quorum.TWO_THIRDS, {key.peer_id: 1 for key in keys})
+    me = Voting(SWARM, ROUND, electorate, keys[0], Timeouts(), lambda value: True)
+    votes = [
+        Vote(liar.peer_id, ROUND, 1000 + 100 * number + attempt, Step.PRECOMMIT, ONE.hash, bytes(64))
+        for number, liar in enumerate(keys[1:14])
+        for attempt in range(FIRST_KEPT + NEWEST_KEPT)
+    ]
+    for each in votes:
+        me.votes.put(each)
+    profile = Profile()
+    profile.runcall(me.heard, 0.0, Vote(keys[20].peer_id, ROUND, 0, Step.PREVOTE, ONE.hash, bytes(64)))
+    assert sum(entry.callcount for entry in profile.getstats()) < 20 * len(votes)
