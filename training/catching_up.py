@@ -15,7 +15,7 @@ from .calls import LOG_TOLD_MAX
 from .effects import AskLog, AskProof, Collect, Effect, Observe, Resync
 from .events import Problem
 from .judging import View
-from .ledger import Closed
+from .ledger import Closed, Ledger
 from .log import ROUNDS_SERVED
 from .records import Head
 
@@ -111,17 +111,8 @@ class CatchingUp:
             is_certified = head.digest in (view.ledger.digest_at(head.round), wanted)
             return head.round, is_certified, view.electorate.count(told[head]), len(told[head]), head.digest
 
-        def is_better(head: Head) -> bool:
-            if view.ledger.hash_at(head.round) != head.record or head.round < view.head.round:
-                return False
-            certified = view.ledger.digest_at(head.round)
-            if certified is not None and head.digest != certified:
-                return False
-            if head.round > view.head.round:
-                return True
-            return head.digest != view.head.digest and head.digest in (certified, wanted)
-
-        best = max(filter(is_better, told), key=rank, default=None)
+        better = (head for head in told if is_better(head, view.head, view.ledger, wanted))
+        best = max(better, key=rank, default=None)
         return None if best is None else (best, told[best])
 
     def resynced(self, now: float, *, has_arrived: bool) -> None:
@@ -145,3 +136,17 @@ class CatchingUp:
         """When another attempt may be made."""
         times = (self._asks_log_at, self._resyncs_at, self._waits_since + self._patience_s)
         return min((at for at in times if at > now), default=float("inf"))
+
+
+def is_better(head: Head, own: Head, ledger: Ledger, wanted: bytes | None) -> bool:
+    """Whether `head` is in the log and further than this member's `own`, or as far and of the state to be had there.
+
+    Args:
+        wanted: a state that a quorum computed after the newest record, though nothing certifies it yet.
+    """
+    if ledger.hash_at(head.round) != head.record or head.round < own.round:
+        return False
+    certified = ledger.digest_at(head.round)
+    if certified is not None and head.digest != certified:
+        return False
+    return head.round > own.round or (head.digest != own.digest and head.digest in (certified, wanted))

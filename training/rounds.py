@@ -19,6 +19,7 @@ from shoal.transport.port import PeerId
 
 from .agreed import Position, StoreMark
 from .agreeing import Split
+from .catching_up import is_better
 from .course import Course
 from .effects import (
     AdoptStore,
@@ -371,10 +372,4 @@ class Rounds(Course):
 
     def is_better(self, head: Head) -> bool:
         """Whether `head` is in the log and further than this member, or the certified one where it stands."""
-        if self.ledger.hash_at(head.round) != head.record or head.round < self.head.round:
-            return False
-        certified = self.ledger.digest_at(head.round)
-        if certified is not None and head.digest != certified:
-            return False
-        wanted = (certified, self._deliberation.other_state)
-        return head.round > self.head.round or (head.digest != self.head.digest and head.digest in wanted)
+        return is_better(head, self.head, self.ledger, self._deliberation.other_state)
