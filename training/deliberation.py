@@ -8,11 +8,9 @@ the round is over.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final
 
 from shoal.transport.port import PeerId
-from shoal.transport.wire import Malformed, encode
+from shoal.transport.wire import Malformed
 
 from .agreed import CHANGES_MAX, AgreedRecord, Position, Share, StoreMark, next_record, record_value
 from .agreeing import Agreement, Ask, JudgeRecord, Keep, Split
@@ -22,12 +20,11 @@ from .events import AttemptBegan, Problem
 from .judging import Unsettled, View, judge, shares_of
 from .ledger import Closed
 from .members import Change, Expel, Resume, Suspend
-from .records import MEMBERS_MAX, Offered
+from .records import Offered
 from .votes import VALUE_BYTES_MAX, Ballot, Proposal, Value, Vote, shortened
 from .voting_effects import Accuse, Began, Save, Send
 from .words import Words
 
-CHANGES_BYTES_MAX: Final = VALUE_BYTES_MAX - 128 * MEMBERS_MAX  # beside as many contributions as a record takes
 COLLECT_PAUSE_S = 1.0  # before what a record takes is asked for again
 
 
@@ -172,7 +169,7 @@ class Deliberation:
             if member in gone or member == view.me or seat.is_suspended == (member in view.silent):
                 continue
             changes.append(Resume(member) if seat.is_suspended else Suspend(member))
-        return tuple(_fitting(changes))
+        return tuple(changes[:CHANGES_MAX])
 
     def _judge(self, now: float) -> list[Effect]:
         """Say what can be said to what others propose; ask for what is missing."""
@@ -199,13 +196,3 @@ class Deliberation:
         waiting.collects_at = now + COLLECT_PAUSE_S
         collect: list[Effect] = [Collect(hash, missing, self._agreement.proposer)] if missing else []
         return collect if mark is None else [*collect, JudgeStore(self.round, mark)]
-
-
-def _fitting(changes: Iterable[Change]) -> Iterable[Change]:
-    """As many as fit in a record; the first, for those that follow may build on them."""
-    room = CHANGES_BYTES_MAX
-    for change in islice(changes, CHANGES_MAX):
-        room -= len(encode(change)) + 1
-        if room < 0:
-            return
-        yield change

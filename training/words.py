@@ -18,7 +18,7 @@ from .members import Change, Electorate, Expel, Join, Leave, Remove, Resume, Sus
 from .votes import VALUE_BYTES_MAX, Signed
 
 JOINS_MAX = CHANGES_MAX  # kept at once; memory: 1 KB each
-CHANGES_BYTES_MAX = VALUE_BYTES_MAX // 2  # in one record; the rest is for what it takes
+CHANGES_BYTES_MAX = VALUE_BYTES_MAX // 2  # in one record; the rest is for what it takes, and who is silent
 
 
 class Words:
