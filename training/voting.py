@@ -26,15 +26,14 @@ any attempt. What it achieves, below the quorum's bound: lost attempts while it 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 from shoal.transport.envelope import Signer
 from shoal.transport.port import PeerId
 
-from .ballot_box import BallotBox
+from .heard import Heard
 from .members import Electorate
-from .named_values import NamedValues
 from .repeating import Repeating
 from .votes import (
     ATTEMPTS_MAX,
@@ -43,7 +42,6 @@ from .votes import (
     Journal,
     Polka,
     Proposal,
-    Signed,
     Step,
     Tally,
     Value,
@@ -51,14 +49,11 @@ from .votes import (
     cast,
     propose,
     shown_by,
-    signatures_of,
     value_of,
-    without_polka,
 )
-from .voting_effects import Accuse, Began, Effect, Judge, Save, Send, Timeouts
+from .voting_effects import Began, Effect, Save, Send, Timeouts
 
 FOLLOWED_MAX: Final = ATTEMPTS_MAX // 2  # who comes there by waiting needs centuries; a liar leaves room for more
-PROPOSALS_KEPT: Final = 16  # of all proposers together
 
 
 class Voting:
@@ -92,11 +87,9 @@ class Voting:
         self._candidate: Value | None = None
         self._undisputed: Value | None = None
         self._is_ready = False
-        self._values = NamedValues(self._needed)
-        self._proposals: dict[int, Proposal] = {}
-        self.votes = BallotBox()
         self._bound: Polka | None = None
-        self._polka: Polka | None = None  # the newest that is known
+        self._heard = Heard(round, electorate, follows, self._needed)
+        self.votes = self._heard.votes  # all that have come, and are kept
         self._step_until = math.inf
         self._attempt_until = math.inf
         self._repeating = Repeating()
@@ -122,12 +115,12 @@ class Voting:
 
     def said(self) -> list[Ballot]:
         """What this member has to say at present, to whoever may have missed it."""
-        proposal = self._proposals.get(self.attempt)
+        proposal = self._heard.proposals.get(self.attempt)
         return [*([] if proposal is None else [proposal]), *map(self._shown, self._own())]
 
     def is_known(self, hash: bytes) -> bool:
         """Whether the value is still kept."""
-        return hash in self._values
+        return hash in self._heard.values
 
     def remembers(self, vote: Vote) -> bool:
         """Whether this member knows that it has cast `vote`, or a later one."""
@@ -154,7 +147,7 @@ class Voting:
             if value is not None:
                 if not self._follows(value):
                     raise ValueError("a candidate that cannot follow the log")
-                self._values.find(self._values.know(value).hash, is_sound=True)
+                self._heard.values.find(self._heard.values.know(value).hash, is_sound=True)
         if candidate is not None:
             self._candidate, self._undisputed = candidate, undisputed or candidate
         self._is_ready = True
@@ -162,7 +155,7 @@ class Voting:
 
     def judged(self, now: float, hash: bytes, is_sound: bool) -> list[Effect]:
         """The end of a Judge."""
-        self._values.judged(hash, is_sound=is_sound)
+        self._heard.values.judged(hash, is_sound=is_sound)
         return self.look(now)
 
     def heard(self, now: float, ballot: Ballot) -> list[Effect]:
@@ -171,14 +164,14 @@ class Voting:
             return []
         # Who told others something else than this member is found out by what they show.
         shown = (vote for vote in shown_by(ballot) if vote.voter != self._me)
-        effects = [accusation for vote in shown for accusation in self._hear_vote(vote)]
+        effects: list[Effect] = [accusation for vote in shown for accusation in self._heard.vote(vote)]
         match ballot:
             case Vote():
-                effects += self._hear_vote(ballot)
+                effects += self._heard.vote(ballot)
             case Proposal():
-                effects += self._hear_proposal(ballot)
+                effects += self._heard.proposal(ballot, self.attempt)
             case Decided():
-                effects += self._hear_decided(ballot)
+                effects += self._end(ballot) if self._heard.is_certified(ballot) else []
             case Tally():
                 pass  # it is what it shows
         return [*effects, *self.look(now)]
@@ -192,84 +185,19 @@ class Voting:
             if found is None:
                 break
             effects += found
-        return [*self._judge(), *effects, *self._repeat(now)]
-
-    # What comes.
-
-    def _hear_vote(self, vote: Vote) -> list[Effect]:
-        voter = PeerId(vote.voter)
-        if not self.electorate.votes(voter):
-            return []
-        if vote.bound_by is not None:
-            self._learn(vote.bound_by)
-        before = self.votes.put(without_polka(vote))  # with it one vote may take half a megabyte
-        return [] if before is None else [Accuse(without_polka(before), without_polka(vote))]
-
-    def _hear_proposal(self, proposal: Proposal) -> list[Effect]:
-        proposer, attempt = PeerId(proposal.proposer), proposal.attempt
-        if proposer != self.electorate.proposer(self.round, attempt):
-            return []
-        before = self._proposals.get(attempt)
-        if before is not None:
-            is_same = before.value == proposal.value and before.polka_attempt == proposal.polka_attempt
-            return [] if is_same else [Accuse(before, proposal)]
-        if proposal.polka_attempt is not None:
-            polka = Polka(proposal.polka_attempt, proposal.value, proposal.prevotes)
-            if not self._learn(polka):
-                return []
-        value = self._values.know(value_of(proposal.value))
-        if not self._follows(value):
-            self._values.find(value.hash, is_sound=False)
-        self._proposals[attempt] = proposal
-        if len(self._proposals) > PROPOSALS_KEPT:
-            # The farthest from here: a liar's for attempts that nobody will ever reach are the first to go.
-            del self._proposals[max(self._proposals, key=lambda each: abs(each - self.attempt))]
-        self.votes.reach(proposer, attempt)
-        return []
-
-    def _hear_decided(self, decided: Decided) -> list[Effect]:
-        is_certified = self.electorate.is_quorum(PeerId(each.member) for each in decided.precommits)
-        return self._end(decided) if is_certified and self._follows(value_of(decided.value)) else []
-
-    def _learn(self, polka: Polka) -> bool:
-        """Whether it is what it says. The newest is what this member will propose."""
-        value = value_of(polka.value)
-        if not (self.electorate.is_quorum(PeerId(each.member) for each in polka.prevotes) and self._follows(value)):
-            return False
-        if self._polka is None or polka.attempt > self._polka.attempt:
-            self._polka = polka
-            self._values.know(value)
-        self._values.back(value.hash)
-        return True
-
-    def _needed(self) -> set[bytes]:
-        """Values that proposals, locks and candidates name."""
-        named = [proposal.value for proposal in self._proposals.values()]
-        named += [each.value for each in (self._bound, self._polka) if each is not None]
-        candidates = (each for each in (self._candidate, self._undisputed) if each is not None)
-        return {*(value_of(data).hash for data in named), *(each.hash for each in candidates)}
+        return [*self._heard.to_judge(self.attempt), *effects, *self._repeat(now)]
 
     # Rules. None: it does not apply.
 
     def _decide(self, now: float) -> list[Effect] | None:
         """A quorum has precommitted one value in one attempt."""
-        voters = self.votes.voters(Step.PRECOMMIT)
-        # Counted first: liars who vote in ever other attempts must not have all votes sorted anew for each of these.
-        for attempt in sorted(each for each in voters if self.electorate.is_quorum(voters[each])):
-            for choice, precommits in self._quorums(attempt, Step.PRECOMMIT):
-                if self._values.verdict(choice) is not False:
-                    tally = Tally(self.round, attempt, Step.PRECOMMIT, choice, precommits)
-                    decided = Decided(self.round, attempt, self._values[choice].data, precommits)
-                    return [*self._pass_on(tally), *self._end(decided)]
-        return None
-
-    def _quorums(self, attempt: int, step: Step) -> Iterator[tuple[bytes, tuple[Signed, ...]]]:
-        """What a quorum has chosen in this step, of the values that are known, and its signatures."""
-        votes = self.votes.cast_in(attempt, step)
-        for choice in self._values.among(vote.choice for vote in votes.values()):
-            signatures = signatures_of(vote for vote in votes.values() if vote.choice == choice)
-            if self.electorate.is_quorum(PeerId(each.member) for each in signatures):
-                yield choice, signatures
+        found = self._heard.precommitted()
+        if found is None:
+            return None
+        attempt, choice, precommits = found
+        tally = Tally(self.round, attempt, Step.PRECOMMIT, choice, precommits)
+        decided = Decided(self.round, attempt, self._heard.values[choice].data, precommits)
+        return [*self._pass_on(tally), *self._end(decided)]
 
     def _follow(self, now: float) -> list[Effect] | None:
         """At least one honest member has come to a later attempt."""
@@ -282,24 +210,23 @@ class Voting:
     def _propose(self, now: float) -> list[Effect] | None:
         """It is this member's turn, and it has something to name: what a quorum has prevoted before, if it knows."""
         is_turn = self._is_voter and self._me == self.electorate.proposer(self.round, self.attempt)
-        if not is_turn or self.attempt in self._proposals or self._step is not None:
+        if not is_turn or self.attempt in self._heard.proposals or self._step is not None:
             return None
-        own = self._undisputed if self.attempt else self._candidate
-        value = own if self._polka is None else value_of(self._polka.value)
-        if value is None or (self._polka is not None and self._polka.attempt >= self.attempt):
+        own, polka = self._undisputed if self.attempt else self._candidate, self._heard.polka
+        value = own if polka is None else value_of(polka.value)
+        if value is None or (polka is not None and polka.attempt >= self.attempt):
             return None  # nothing to name, or the others are ahead
-        proposal = propose(self._signer, self._swarm, self.round, self.attempt, value, self._polka)
-        self._proposals[self.attempt] = proposal
-        self._values.know(value)
+        proposal = propose(self._signer, self._swarm, self.round, self.attempt, value, polka)
+        self._heard.own(proposal)
         return [self._save(), Send(proposal)]
 
     def _prevote(self, now: float) -> list[Effect] | None:
         """The proposal is here, and judged."""
-        proposal = self._proposals.get(self.attempt)
+        proposal = self._heard.proposals.get(self.attempt)
         if proposal is None or self._step is not None:
             return None
         value = value_of(proposal.value)
-        verdict = self._values.verdict(value.hash)
+        verdict = self._heard.values.verdict(value.hash)
         if verdict is None:
             return None
         is_free = self._is_free_for(value, proposal.polka_attempt)
@@ -314,13 +241,14 @@ class Voting:
 
     def _bind(self, now: float) -> list[Effect] | None:
         """A quorum has prevoted one value in this attempt."""
-        is_known = self._polka is not None and self._polka.attempt >= self.attempt
+        known = self._heard.polka
+        is_known = known is not None and known.attempt >= self.attempt
         if self._step is None or (self._step is Step.PRECOMMIT and is_known):
             return None
-        for choice, prevotes in self._quorums(self.attempt, Step.PREVOTE):
-            polka = Polka(self.attempt, self._values[choice].data, prevotes)
-            self._learn(polka)
-            if self._step is Step.PREVOTE and self._values.verdict(choice):
+        for choice, prevotes in self._heard.quorums(self.attempt, Step.PREVOTE):
+            polka = Polka(self.attempt, self._heard.values[choice].data, prevotes)
+            self._heard.learn(polka)
+            if self._step is Step.PREVOTE and self._heard.values.verdict(choice):
                 self._bound = polka
                 tally = Tally(self.round, self.attempt, Step.PREVOTE, choice, prevotes)
                 return [*self._pass_on(tally), *self._cast(Step.PRECOMMIT, choice)]
@@ -328,15 +256,11 @@ class Voting:
 
     def _give_up(self, now: float) -> list[Effect] | None:
         """A quorum has voted for nothing, in either step."""
-        if self._step is Step.PREVOTE and self._is_for_nothing(Step.PREVOTE):
+        if self._step is Step.PREVOTE and self._heard.is_for_nothing(self.attempt, Step.PREVOTE):
             return self._cast(Step.PRECOMMIT, b"")
-        if self._is_for_nothing(Step.PRECOMMIT) and self.attempt < len(self.electorate.seats):
+        if self._heard.is_for_nothing(self.attempt, Step.PRECOMMIT) and self.attempt < len(self.electorate.seats):
             return self._begin(now, self.attempt + 1, "a quorum found nothing to agree on")
         return None  # all have had their turn: there is no hurry any more (`_time_out`)
-
-    def _is_for_nothing(self, step: Step) -> bool:
-        votes = self.votes.cast_in(self.attempt, step)
-        return self.electorate.is_quorum(voter for voter, vote in votes.items() if not vote.choice)
 
     def _time_out(self, now: float) -> list[Effect] | None:
         """Patience with a step begins when a quorum has taken it: votes that come later are late, or never come."""
@@ -344,9 +268,13 @@ class Voting:
         # A first attempt begins when this member finds that the round may close; until then it is not waited for.
         if self._step is None and (self._is_ready or self.attempt > 0):
             self._step_until = min(self._step_until, now + (spans.propose_s if self._may_come() else 0.0))
-        if self._step is Step.PREVOTE and self._step_until == math.inf and self._has_quorum(Step.PREVOTE):
+        if (
+            self._step is Step.PREVOTE
+            and self._step_until == math.inf
+            and self._heard.has_quorum(self.attempt, Step.PREVOTE)
+        ):
             self._step_until = now + spans.vote_s
-        if self._attempt_until == math.inf and self._has_quorum(Step.PRECOMMIT):
+        if self._attempt_until == math.inf and self._heard.has_quorum(self.attempt, Step.PRECOMMIT):
             self._attempt_until = now + spans.vote_s
         if now >= self._step_until:
             return self._cast(Step.PREVOTE if self._step is None else Step.PRECOMMIT, b"")
@@ -358,13 +286,7 @@ class Voting:
         """Whether the proposal is here, or its author can still say it: to pass over one who is back in a moment costs
         an attempt, to wait for one who is gone the whole patience.
         """
-        return self.attempt in self._proposals or self.hears(self.electorate.proposer(self.round, self.attempt))
-
-    def _has_quorum(self, step: Step) -> bool:
-        """Whether a quorum has taken this step or is past it: who goes on without it does not take it any more."""
-        past = set(self.votes.at_least(self.attempt + 1))
-        there = (self.votes.cast_in(self.attempt, each) for each in Step if each >= step)
-        return self.electorate.is_quorum(past.union(*there))
+        return self.attempt in self._heard.proposals or self.hears(self.electorate.proposer(self.round, self.attempt))
 
     # What it does.
 
@@ -381,7 +303,7 @@ class Voting:
         if not self._is_voter:
             return []
         vote = cast(self._signer, self._swarm, self.round, self.attempt, step, choice)
-        self._hear_vote(vote)
+        self._heard.vote(vote)
         return [self._save(), *self._say(vote)]
 
     def _say(self, vote: Vote) -> list[Effect]:
@@ -399,13 +321,13 @@ class Voting:
 
     def _shown(self, vote: Vote) -> Vote:
         """As the others are to see it: if it is for nothing, with what binds this member."""
-        if vote.choice or self._polka is None:
+        if vote.choice or self._heard.polka is None:
             return vote
-        return Vote(vote.voter, vote.round, vote.attempt, vote.step, b"", vote.signature, self._polka)
+        return Vote(vote.voter, vote.round, vote.attempt, vote.step, b"", vote.signature, self._heard.polka)
 
     def _save(self) -> Save:
         self._repeating.said()
-        proposal = self._proposals.get(self.attempt)
+        proposal = self._heard.proposals.get(self.attempt)
         own = proposal if proposal is not None and proposal.proposer == self._me else None
         return Save(Journal(self.round, self.attempt, own, tuple(self._own()), self._bound))
 
@@ -415,14 +337,14 @@ class Voting:
         """
         return list(self.votes.of(self._me, self.attempt - 1))
 
+    def _needed(self) -> set[bytes]:
+        """Values that this member is bound by, or would propose."""
+        bound = set() if self._bound is None else {value_of(self._bound.value).hash}
+        return bound | {each.hash for each in (self._candidate, self._undisputed) if each is not None}
+
     def _end(self, decided: Decided) -> list[Effect]:
         self.decided = decided
         return [decided]
-
-    def _judge(self) -> list[Judge]:
-        # A liar's for attempts that nobody has reached may be as many as it likes: they cost the others nothing.
-        near = (self._proposals.get(attempt) for attempt in (self.attempt, self.attempt + 1))
-        return self._values.to_judge(value_of(proposal.value).hash for proposal in near if proposal is not None)
 
     def _repeat(self, now: float) -> list[Effect]:
         if self.decided is not None or not self._repeating.is_due(now, self._timeouts.repeat_s):
@@ -434,12 +356,11 @@ class Voting:
         self.attempt = self._journal_attempt = journal.attempt
         self._is_ready = True
         if journal.proposal is not None:
-            self._proposals[journal.attempt] = journal.proposal
-            self._values.know(value_of(journal.proposal.value))
+            self._heard.own(journal.proposal)
         for vote in journal.votes:
             self.votes.put(vote)
         self._step = max((vote.step for vote in journal.votes if vote.attempt == self.attempt), default=None)
         if journal.bound_by is not None:
-            self._bound = self._polka = journal.bound_by
-            self._values.know(value_of(journal.bound_by.value))
+            self._bound = self._heard.polka = journal.bound_by
+            self._heard.values.know(value_of(journal.bound_by.value))
         self._repeating.at = 0.0

@@ -99,7 +99,7 @@ def test_the_same_polka_from_everybody_is_kept_once() -> None:
         shown = Vote(said.voter, said.round, said.attempt, said.step, said.choice, said.signature, polka)
         me.heard(0.0, shown)
     saves = [effect for effect in me.look(0.0) if isinstance(effect, Save)]
-    assert len(me._values) == 1  # pyright: ignore[reportPrivateUsage]
+    assert len(me._heard.values) == 1  # pyright: ignore[reportPrivateUsage]
     assert saves == []
 
 

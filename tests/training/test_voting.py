@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from shoal.training.ballot_box import FIRST_KEPT, NEWEST_KEPT
+from shoal.training.heard import PROPOSALS_KEPT
 from shoal.training.members import electorate_of
 from shoal.training.spec import Quorum
 from shoal.training.votes import (
@@ -24,7 +25,7 @@ from shoal.training.votes import (
     signatures_of,
     value_of,
 )
-from shoal.training.voting import PROPOSALS_KEPT, Voting
+from shoal.training.voting import Voting
 from shoal.training.voting_effects import Accuse, Began, Effect, Judge, Save, Send, Timeouts
 from shoal.transport.identity import Identity
 
@@ -279,8 +280,8 @@ def test_what_is_kept_of_a_liar_is_bounded() -> None:
         me.heard(0.0, vote(1, Step.PREVOTE, b"", attempt))
         me.heard(0.0, proposal(attempt, value_of(b"%d" % attempt)))
     assert len(list(me.votes.of(KEYS[1].peer_id, 0))) == FIRST_KEPT + NEWEST_KEPT
-    assert len(me._proposals) <= PROPOSALS_KEPT  # pyright: ignore[reportPrivateUsage]
-    assert len(me._values) <= 2 * PROPOSALS_KEPT  # pyright: ignore[reportPrivateUsage]
+    assert len(me._heard.proposals) <= PROPOSALS_KEPT  # pyright: ignore[reportPrivateUsage]
+    assert len(me._heard.values) <= 2 * PROPOSALS_KEPT  # pyright: ignore[reportPrivateUsage]
 
 
 def test_who_has_no_vote_follows_and_says_nothing() -> None:
