@@ -17,16 +17,7 @@ from .catching_up import CatchingUp
 from .closing import missing, unspread
 from .compacting import Compacting
 from .deliberation import Deliberation
-from .effects import (
-    AdoptStore,
-    AnnounceHeld,
-    ApplyRecord,
-    Effect,
-    MarkStore,
-    Observe,
-    Recovered,
-    SpreadWords,
-)
+from .effects import AdoptStore, AnnounceHeld, ApplyRecord, Effect, MarkStore, Observe, Recovered, SpreadWords
 from .events import Finished, MembersChanged, Problem, RoundStarted, Waiting
 from .gathering import Gathering
 from .judging import View, cannot_take
@@ -61,7 +52,7 @@ class Course:
         admits: Callable[[Position], Admits],
         verify: Verify = verify,
     ) -> None:
-        self.spec = self._spec = spec
+        self.spec = spec
         self._swarm = swarm
         self._me = roster.me
         self._roster = roster
@@ -121,7 +112,7 @@ class Course:
         """When to call `look` even if nothing happens."""
         if self.phase is Phase.FINISHED:
             return float("inf")  # `look` has nothing to do: woken for what is overdue, it would be woken at once again
-        patience_s = SILENT_SPANS * self._spec.silence_s
+        patience_s = SILENT_SPANS * self.spec.silence_s
         deadlines = [self._roster.doubt_ends_at(now), self._catching_up.deadline(now)]
         deadlines.append(self._roster.next_gone_at(now, patience_s))
         is_hearing = self._gathering.is_hearing(now, self._roster)
@@ -129,7 +120,7 @@ class Course:
             deadlines.append(self._gathering.deadline(now))
         if not is_hearing:
             deadlines.append(self._deliberation.deadline(now))
-        overdue_at = self._open.overdue_at(self._spec)
+        overdue_at = self._open.overdue_at(self.spec)
         if self.phase is Phase.OPEN and overdue_at > now:
             deadlines.append(overdue_at)
         return min(deadlines)
@@ -183,8 +174,8 @@ class Course:
 
     def _view(self, now: float) -> View:
         others = (PeerId(seat.member) for seat in self.electorate.seats if seat.votes and seat.member != self._me)
-        silent = self._roster.gone(now, others, SILENT_SPANS * self._spec.silence_s)
-        stood_on = self._spec, self._swarm, self._me, self.head, self.ledger, self.pool
+        silent = self._roster.gone(now, others, SILENT_SPANS * self.spec.silence_s)
+        stood_on = self.spec, self._swarm, self._me, self.head, self.ledger, self.pool
         return View(*stood_on, self.position, self._lets_in, silent, self._compacting, self._verify)
 
     def _shares(self, record: bytes) -> tuple[Share, ...]:
@@ -281,7 +272,7 @@ class Course:
 
     def _start(self, now: float) -> list[Effect]:
         """Open the round for work, unless others are missing."""
-        if self._spec.rounds_max and self.head.round >= self._spec.rounds_max:
+        if self.spec.rounds_max and self.head.round >= self.spec.rounds_max:
             self.phase = Phase.FINISHED
             return [Observe(Finished(self.head.round)), AnnounceHeld()]
         if self.standing is Standing.STORAGE:
@@ -338,7 +329,7 @@ class Course:
             return []
         self._closed_with = known
         sizes = (offered.payload_bytes for offered in offers if offered.ref is not None)
-        self._agreement.be_patient(timeouts(self._spec, max(sizes, default=0), self._roster.rates()))
+        self._agreement.be_patient(timeouts(self.spec, max(sizes, default=0), self._roster.rates()))
         return [*self._deliberation.close(now, offers), *self._closed(now)]
 
     def _pause(self) -> list[Effect]:

@@ -21,16 +21,7 @@ from .agreed import Position, StoreMark
 from .agreeing import Split
 from .catching_up import is_better
 from .course import Course
-from .effects import (
-    AdoptStore,
-    AnnounceHeld,
-    CheckPayload,
-    Effect,
-    KeepLeap,
-    Observe,
-    SpreadWords,
-    Train,
-)
+from .effects import AdoptStore, AnnounceHeld, CheckPayload, Effect, KeepLeap, Observe, SpreadWords, Train
 from .events import Problem
 from .judging import cannot_take, share_of
 from .ledger import Closed, Ledger
@@ -91,7 +82,7 @@ class Rounds(Course):
     def is_in_time(self, turn: Train) -> bool:
         """Whether a record may still take what this turn makes."""
         stale = self.ledger.staleness(turn.base.round)
-        is_young = stale is not None and stale <= self._spec.stale_rounds_max
+        is_young = stale is not None and stale <= self.spec.stale_rounds_max
         return is_young and self.phase is not Phase.FINISHED and self.standing is Standing.TRAINER
 
     def held(self) -> tuple[bytes, ...]:
@@ -200,7 +191,7 @@ class Rounds(Course):
             return "the contributor is not another member"
         if offered.member not in self._comers:
             return "the contributor is no member of the swarm, and does not ask to be one"
-        fault = contribution_fault(self._spec, offered)
+        fault = contribution_fault(self.spec, offered)
         if fault is not None:
             return fault
         base = base_of(offered)
@@ -287,7 +278,7 @@ class Rounds(Course):
         shares = {share.contribution: share for share in self._shares(record)}
         for offered in offers:
             is_named = offered.hash in wanted and shares.get(offered.hash) == share_of(offered)
-            if is_named and contribution_fault(self._spec, offered) is None:
+            if is_named and contribution_fault(self.spec, offered) is None:
                 wanted.discard(offered.hash)
                 effects += self.pool.take_in(offered)
         following = self.ledger.closed(self.head.round + 1)
