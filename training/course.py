@@ -101,11 +101,6 @@ class Course:
         closed = self.ledger.closed(round)
         return self.electorate if closed is None else closed.voters
 
-    @property
-    def record(self) -> bytes:
-        """The newest one's hash."""
-        return self._agreement.position.record
-
     # What follows from where this member stands.
 
     def deadline(self, now: float) -> float:

@@ -69,11 +69,6 @@ class Rounds(Course):
         """Whether this member has nothing to contribute to the open round."""
         return self._open.is_idle
 
-    @property
-    def has_contributed(self) -> bool:
-        """Whether this member's contribution to the open round is made."""
-        return self._open.own_count > 0
-
     def is_over(self, turn: Train) -> bool:
         """Whether this member should hurry: a record was made without this turn."""
         is_old = self._taking_round > turn.base.round or turn.base != self._open.base
