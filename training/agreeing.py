@@ -50,7 +50,7 @@ DECIDED_KEPT: Final = 64  # rounds of which a straggler is told, or a second rec
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """A record is decided: have it on disk before anything that follows is done."""
+    """A record is decided: have it on disk before any effect that follows it is carried out."""
 
     decided: Decided
     record: AgreedRecord
@@ -76,7 +76,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Two certified records for one round, and who signed both."""
+    """Two certified records for one round, and who signed both: have it on disk."""
 
     first: Decided
     second: Decided

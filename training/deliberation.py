@@ -15,7 +15,7 @@ from shoal.transport.wire import Malformed
 from .agreed import CHANGES_MAX, AgreedRecord, Position, Share, StoreMark, next_record, record_value
 from .agreeing import Agreement, Ask, JudgeRecord, Keep, Split
 from .agreeing import Effect as AgreementEffect
-from .effects import Collect, Effect, JudgeStore, KeepRecord, Observe, SaveJournal, SaveSplit, SendBallot, SpreadWords
+from .effects import Collect, Effect, JudgeStore, Observe, SpreadWords
 from .events import AttemptBegan, Problem
 from .judging import Unsettled, View, judge, shares_of
 from .ledger import Closed
@@ -128,10 +128,8 @@ class Deliberation:
 
     def _translated(self, effect: AgreementEffect) -> list[Effect]:
         match effect:
-            case Save(journal):
-                return [SaveJournal(journal)]
-            case Send(ballot, to):
-                return [SendBallot(ballot, to)]
+            case Save() | Send():
+                return [effect]
             case Ask(peer):
                 self.asks.add(peer)
                 return []
@@ -144,14 +142,14 @@ class Deliberation:
                 return self._accuse(first, second)
             case Split(first, second, culprits):
                 text = f"two certified records for round {first.round}, both signed by {', '.join(culprits)}"
-                return [SaveSplit(effect), Observe(Problem(f"{text}: this node stops here"))]
+                return [effect, Observe(Problem(f"{text}: this node stops here"))]
             case Keep(decided, record, position, voters):
                 self._waiting.clear()
                 self._words.forget(position)
                 self.other_state = None
                 closed = Closed(decided, record, position.record, voters)
                 self.closed.append(closed)
-                return [KeepRecord(effect)]
+                return [effect]
 
     def _accuse(self, first: Vote | Proposal, second: Vote | Proposal) -> list[Effect]:
         member = PeerId(first.voter if isinstance(first, Vote) else first.proposer)

@@ -12,7 +12,7 @@ from .ledger import Closed
 from .members import Change
 from .records import Head, Offered
 from .skipping import Proof
-from .votes import Ballot, Journal
+from .voting_effects import Save, Send
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,35 +68,6 @@ class AdoptStore:
     """The members agreed on this snapshot: put it in the place of all operations up to its frontier."""
 
     store: StoreMark | bytes  # or its digest, where more is not known
-
-
-@dataclass(frozen=True, slots=True)
-class SaveJournal:
-    """Have this on disk before any effect that follows it is carried out."""
-
-    journal: Journal
-
-
-@dataclass(frozen=True, slots=True)
-class KeepRecord:
-    """Have this on disk before any effect that follows it is carried out."""
-
-    keep: Keep
-
-
-@dataclass(frozen=True, slots=True)
-class SaveSplit:
-    """Two certified records for one round: have it on disk."""
-
-    split: Split
-
-
-@dataclass(frozen=True, slots=True)
-class SendBallot:
-    """To all connected voters; or to one peer."""
-
-    ballot: Ballot
-    peer: PeerId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +135,10 @@ Effect = (
     | MarkStore
     | JudgeStore
     | AdoptStore
-    | SaveJournal
-    | KeepRecord
-    | SaveSplit
-    | SendBallot
+    | Save
+    | Keep
+    | Split
+    | Send
     | SpreadWords
     | ApplyRecord
     | AskLog

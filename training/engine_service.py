@@ -11,6 +11,7 @@ from shoal.crdt.service import StoreService
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import PeerId
 
+from .agreeing import Keep, Split
 from .answers_service import Cores
 from .attempt import Raised
 from .calls import TellHead
@@ -29,14 +30,10 @@ from .effects import (
     FetchPayload,
     JudgeStore,
     KeepLeap,
-    KeepRecord,
     MarkStore,
     Observe,
     Recovered,
     Resync,
-    SaveJournal,
-    SaveSplit,
-    SendBallot,
     SpreadWords,
     Train,
 )
@@ -51,6 +48,7 @@ from .sharing_service import Sharing
 from .state_service import Applied, StateKeeper
 from .storage_service import StorageKeeper
 from .turn_service import Turns, method_keeper
+from .voting_effects import Save, Send
 from .writing_service import Writer
 
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
@@ -116,16 +114,7 @@ class Engine:
                     self.exchange.announce()
                 case SpreadWords(changes):
                     self.exchange.spread(changes)
-                case (
-                    SaveJournal()
-                    | KeepRecord()
-                    | KeepLeap()
-                    | Recovered()
-                    | SaveSplit()
-                    | SendBallot()
-                    | ApplyRecord()
-                    | AdoptStore()
-                ):
+                case Save() | Keep() | KeepLeap() | Recovered() | Split() | Send() | ApplyRecord() | AdoptStore():
                     self._writer.put(effect)
                 case Train():
                     self._start(self._turns.train, effect)
@@ -192,7 +181,7 @@ class Engine:
         """These are on disk: go on with what had to wait for that."""
         for effect in batch:
             match effect:
-                case SendBallot(ballot, peer):
+                case Send(ballot, peer):
                     self.exchange.say(ballot, peer)
                 case ApplyRecord():
                     self._start(self._apply, effect)

@@ -8,7 +8,8 @@ no more of them wait for that.
 
 from typing import Final
 
-from .effects import Effect, SaveJournal, SendBallot
+from .effects import Effect
+from .voting_effects import Save, Send
 
 SAID_MAX: Final = 256  # as many connections as a node has; most share one ballot
 KEPT_MAX: Final = 96  # records, as many as a ledger has
@@ -24,7 +25,7 @@ class Unwritten:
     @property
     def is_full(self) -> bool:
         """Whether nothing more should be heard that must be kept."""
-        return sum(not isinstance(effect, SendBallot) for effect in self._waiting) >= KEPT_MAX
+        return sum(not isinstance(effect, Send) for effect in self._waiting) >= KEPT_MAX
 
     @property
     def is_done(self) -> bool:
@@ -34,14 +35,14 @@ class Unwritten:
     def put(self, effect: Effect) -> None:
         """All that waits is written at once, the last journal of it, before any of it is said."""
         match effect:
-            case SendBallot():
+            case Send():
                 if effect in self._waiting:
                     return
-                said = [each for each in self._waiting if isinstance(each, SendBallot)]
+                said = [each for each in self._waiting if isinstance(each, Send)]
                 if len(said) >= SAID_MAX:
                     self._waiting.remove(said[0])
-            case SaveJournal():
-                self._waiting = [each for each in self._waiting if not isinstance(each, SaveJournal)]
+            case Save():
+                self._waiting = [each for each in self._waiting if not isinstance(each, Save)]
             case _:
                 pass
         self._waiting.append(effect)

@@ -26,14 +26,14 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Save:
-    """Have this on disk before anything that follows is done."""
+    """Have this on disk before any effect that follows it is carried out."""
 
     journal: Journal
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """To all members, or to one."""
+    """To all connected voters, or to one peer."""
 
     ballot: Ballot
     to: PeerId | None = None

@@ -9,11 +9,13 @@ import trio
 
 from shoal.crdt.file_service import StoreError
 
+from .agreeing import Keep, Split
 from .answers_service import Cores
 from .archive_service import Archive
-from .effects import Effect, KeepLeap, KeepRecord, Recovered, SaveJournal, SaveSplit
+from .effects import Effect, KeepLeap, Recovered
 from .events import Problem
 from .exchange_service import Means
+from .voting_effects import Save
 
 DISK_PAUSE_S = 5.0  # before what could not be written is tried again
 
@@ -60,7 +62,7 @@ class Writer:
 
 def write(archive: Archive, batch: Iterable[Effect]) -> None:
     """Records first: a journal of a later round than the log's end would be taken for an old one. Blocks."""
-    keeps = [effect.keep for effect in batch if isinstance(effect, KeepRecord)]
+    keeps = [effect for effect in batch if isinstance(effect, Keep)]
     if keeps:
         archive.append(keeps)
     for effect in batch:
@@ -68,9 +70,9 @@ def write(archive: Archive, batch: Iterable[Effect]) -> None:
             archive.leap(effect.proof, effect.position)
         elif isinstance(effect, Recovered):
             archive.recovered()
-    journals = [effect.journal for effect in batch if isinstance(effect, SaveJournal)]
+    journals = [effect.journal for effect in batch if isinstance(effect, Save)]
     if journals:
         archive.save_journal(journals[-1])
     for effect in batch:
-        if isinstance(effect, SaveSplit):
-            archive.keep_split(effect.split)
+        if isinstance(effect, Split):
+            archive.keep_split(effect)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from blake3 import blake3
 
 from shoal.training.admission import join_change
+from shoal.training.agreeing import Keep
 from shoal.training.effects import (
     AnnounceHeld,
     ApplyRecord,
@@ -17,11 +18,8 @@ from shoal.training.effects import (
     Collect,
     Effect,
     FetchPayload,
-    KeepRecord,
     Observe,
     Resync,
-    SaveJournal,
-    SendBallot,
     SpreadWords,
     Train,
 )
@@ -30,6 +28,7 @@ from shoal.training.records import Head, Offered
 from shoal.training.rounds import Rounds
 from shoal.training.spec import Spec
 from shoal.training.votes import Decided, Journal
+from shoal.training.voting_effects import Save, Send
 from shoal.transport.port import PeerId
 from tests.training.round_member import ALONE, PEOPLE, START, Member, blob, contribution, make_spec
 
@@ -146,13 +145,13 @@ class Company:
         rounds, disk = self.members[peer].rounds, self.disks[peer]
         for effect in [] if isinstance(effects, str) else effects:
             match effect:
-                case SaveJournal(journal):
+                case Save(journal):
                     disk.journal = journal
-                case KeepRecord(keep):
-                    disk.log.append(keep.decided)
-                case SendBallot(ballot, None):
+                case Keep(decided):
+                    disk.log.append(decided)
+                case Send(ballot, None):
                     self._tell_others(peer, "ballots", (peer, ballot))
-                case SendBallot(ballot, str() as other):
+                case Send(ballot, str() as other):
                     self._put(other, "ballots", (peer, ballot))
                 case SpreadWords(changes):
                     self._tell_others(peer, "words", changes)

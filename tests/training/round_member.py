@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from shoal.training.admission import admits, join_change
 from shoal.training.agreed import Admits, AgreedRecord, Position, next_record, record_value
 from shoal.training.agreeing import Agreement
-from shoal.training.effects import CheckPayload, Effect, Observe, SendBallot
+from shoal.training.effects import CheckPayload, Effect, Observe
 from shoal.training.judging import share_of
 from shoal.training.ledger import Closed, Ledger, closed_by
 from shoal.training.members import Change, Electorate, electorate_of
@@ -18,6 +18,7 @@ from shoal.training.roster import Roster
 from shoal.training.rounds import Place, Rounds
 from shoal.training.spec import Quorum, Spec, spec_from, swarm_id
 from shoal.training.votes import Ballot, Decided, Journal, Proposal, Step, Tally, Vote, cast, propose, signatures_of
+from shoal.training.voting_effects import Send
 from shoal.transport.blobs import BlobRef
 from shoal.transport.envelope import Verify
 from shoal.transport.identity import Identity, verify
@@ -184,7 +185,7 @@ def events(effects: Iterable[Effect]) -> list[object]:
 
 def said(effects: Iterable[Effect], kind: type[Kind]) -> list[Kind]:
     """The ballots of a kind that are sent."""
-    return [effect.ballot for effect in effects if isinstance(effect, SendBallot) and isinstance(effect.ballot, kind)]
+    return [effect.ballot for effect in effects if isinstance(effect, Send) and isinstance(effect.ballot, kind)]
 
 
 def prevoted(effects: Iterable[Effect]) -> list[bytes]:

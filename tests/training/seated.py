@@ -17,7 +17,7 @@ from shoal.training.agreed import (
     record_value,
 )
 from shoal.training.agreeing import Agreement
-from shoal.training.effects import CheckPayload, Effect, SendBallot
+from shoal.training.effects import CheckPayload, Effect
 from shoal.training.ledger import Closed, Ledger
 from shoal.training.members import Change, Expel, Join, Leave, electorate_of
 from shoal.training.patience import timeouts
@@ -27,6 +27,7 @@ from shoal.training.rounds import Place, Rounds
 from shoal.training.spec import Spec, spec_from, swarm_id
 from shoal.training.verified import Verified
 from shoal.training.votes import Decided, Proposal, Step, Value, Vote, cast, propose, shortened, signatures_of
+from shoal.training.voting_effects import Send
 from shoal.transport.blobs import BlobRef
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
@@ -167,7 +168,7 @@ def of_read(value: Value) -> AgreedRecord:
 
 def said(effects: Iterable[Effect], kind: type) -> list[Any]:
     """The ballots of one kind that were sent."""
-    return [each.ballot for each in effects if isinstance(each, SendBallot) and isinstance(each.ballot, kind)]
+    return [each.ballot for each in effects if isinstance(each, Send) and isinstance(each.ballot, kind)]
 
 
 def of_kind(effects: Iterable[Effect], kind: type) -> list[Any]:

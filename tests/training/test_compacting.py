@@ -17,7 +17,7 @@ from shoal.training.agreed import Admits, Position, StoreMark
 from shoal.training.agreeing import Agreement
 from shoal.training.compacting import Compacting, framed, frontier_of, mark_of, unframed
 from shoal.training.deliberation import Deliberation
-from shoal.training.effects import Effect, JudgeStore, SendBallot
+from shoal.training.effects import Effect, JudgeStore
 from shoal.training.judging import Unsettled, View, judge
 from shoal.training.ledger import Closed, Ledger
 from shoal.training.members import electorate_of
@@ -27,7 +27,7 @@ from shoal.training.ports import BytesReader
 from shoal.training.records import Head, Presence, Standing
 from shoal.training.spec import Quorum, Spec, spec_from, swarm_id
 from shoal.training.votes import Ballot, Vote
-from shoal.training.voting_effects import Timeouts
+from shoal.training.voting_effects import Send, Timeouts
 from shoal.training.words import Words
 from shoal.transport.identity import Identity, verify
 from shoal.transport.wire import Malformed
@@ -128,7 +128,7 @@ def agree(members: list[Member], proposed: StoreMark) -> tuple[Closed, list[Ball
             queue.extend((member, effect) for member in members for effect in member.deliberation.look(now))
             continue
         member, effect = queue.popleft()
-        if isinstance(effect, SendBallot):
+        if isinstance(effect, Send):
             ballots.append(effect.ballot)
             for other in members:
                 if other is not member:

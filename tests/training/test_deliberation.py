@@ -7,7 +7,7 @@ from shoal.training.agreed import AgreedRecord, Position, StoreMark, read_record
 from shoal.training.agreeing import Agreement
 from shoal.training.compacting import Compacting
 from shoal.training.deliberation import Deliberation
-from shoal.training.effects import Effect, SendBallot
+from shoal.training.effects import Effect
 from shoal.training.judging import View
 from shoal.training.ledger import Ledger
 from shoal.training.members import Change, Suspend, electorate_of
@@ -15,7 +15,7 @@ from shoal.training.pool import Pool
 from shoal.training.records import Contribution, Head, Offered, seal_contribution
 from shoal.training.spec import Quorum, Spec, spec_from
 from shoal.training.votes import Proposal, Step, cast, value_of
-from shoal.training.voting_effects import Timeouts
+from shoal.training.voting_effects import Send, Timeouts
 from shoal.training.words import Words
 from shoal.transport.identity import Identity, verify
 from shoal.transport.port import PeerId
@@ -51,7 +51,7 @@ def offer(me: PeerId) -> Offered:
 
 def records_in(effects: list[Effect]) -> list[AgreedRecord]:
     """What is proposed."""
-    said = (effect.ballot for effect in effects if isinstance(effect, SendBallot))
+    said = (effect.ballot for effect in effects if isinstance(effect, Send))
     records = [read_record(value_of(ballot.value)) for ballot in said if isinstance(ballot, Proposal)]
     return [record for record in records if not isinstance(record, Malformed)]
 

@@ -2,21 +2,13 @@
 
 from msgspec import structs
 
-from shoal.training.effects import (
-    AnnounceHeld,
-    ApplyRecord,
-    CheckPayload,
-    Collect,
-    FetchPayload,
-    KeepRecord,
-    SaveJournal,
-    SendBallot,
-    Train,
-)
+from shoal.training.agreeing import Keep
+from shoal.training.effects import AnnounceHeld, ApplyRecord, CheckPayload, Collect, FetchPayload, Train
 from shoal.training.events import Finished, Problem, RoundStarted, Waiting
 from shoal.training.records import Head, Presence, Present, Standing
 from shoal.training.rounds import Phase
 from shoal.training.votes import Proposal, Step, Vote, value_of
+from shoal.training.voting_effects import Save, Send
 from shoal.transport.blobs import BlobRef
 from shoal.transport.identity import Identity
 from tests.training.round_member import (
@@ -98,8 +90,8 @@ def test_a_round_alone() -> None:
     ann.rounds.look(0.0)
     effects = done(ann.rounds.contributed(1.0, contribution(ANN)))
     kinds = [type(effect) for effect in effects]
-    assert kinds.index(SaveJournal) < kinds.index(SendBallot)  # what is said is on disk before
-    assert kinds.index(KeepRecord) < kinds.index(ApplyRecord)
+    assert kinds.index(Save) < kinds.index(Send)  # what is said is on disk before
+    assert kinds.index(Keep) < kinds.index(ApplyRecord)
     (apply,) = of_kind(effects, ApplyRecord)
     assert apply.offers == (contribution(ANN),)
     assert ann.rounds.phase is Phase.APPLYING

@@ -1,22 +1,13 @@
 """The round core of a member that is behind, stands elsewhere, starts again, or is one of too few."""
 
 from shoal.training.agreed import Position
-from shoal.training.effects import (
-    ApplyRecord,
-    AskLog,
-    CheckPayload,
-    Collect,
-    Effect,
-    FetchPayload,
-    Resync,
-    SaveJournal,
-    Train,
-)
+from shoal.training.effects import ApplyRecord, AskLog, CheckPayload, Collect, Effect, FetchPayload, Resync, Train
 from shoal.training.events import Problem, Waiting
 from shoal.training.records import Head, Offered, Standing
 from shoal.training.rounds import Phase
 from shoal.training.skipping import Anchor, Proof
 from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
+from shoal.training.voting_effects import Save
 from tests.training.round_member import (
     ALONE,
     ANN,
@@ -297,7 +288,7 @@ def test_after_a_restart_what_was_voted_for_is_not_voted_against() -> None:
     ann.hold(0.0, B)
     record = record_of(A, B)
     effects = ann.hear(1.0, proposal(BEN, record))
-    journal = of_kind(effects, SaveJournal)[-1].journal
+    journal = of_kind(effects, Save)[-1].journal
     again = Member(ANN, journal=journal).meet(BEN, CAT)
     repeated = again.rounds.look(2.0)
     assert prevoted(repeated) == prevoted(effects) != []

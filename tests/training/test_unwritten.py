@@ -3,18 +3,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.training.effects import ApplyRecord, Effect, Recovered, SaveJournal, SendBallot
+from shoal.training.effects import ApplyRecord, Effect, Recovered
 from shoal.training.unwritten import KEPT_MAX, SAID_MAX, Unwritten
 from shoal.training.votes import Journal, Step, cast
+from shoal.training.voting_effects import Save, Send
 from tests.training.round_member import ANN, BEN, SWARM, closed, contribution, record_of
 
 
-def say(attempt: int) -> SendBallot:
-    return SendBallot(cast(ANN, SWARM, 1, attempt, Step.PREVOTE, b""))
+def say(attempt: int) -> Send:
+    return Send(cast(ANN, SWARM, 1, attempt, Step.PREVOTE, b""))
 
 
-def save(attempt: int) -> SaveJournal:
-    return SaveJournal(Journal(1, attempt, None, (), None))
+def save(attempt: int) -> Save:
+    return Save(Journal(1, attempt, None, (), None))
 
 
 APPLY = ApplyRecord(closed(record_of(contribution(BEN))), ())
@@ -28,17 +29,17 @@ def filled(*effects: Effect) -> Unwritten:
 
 
 def test_what_is_said_again_and_again_waits_once() -> None:
-    assert filled(save(0), say(0), say(0), SendBallot(say(0).ballot, BEN.peer_id), say(0)).take() == [
+    assert filled(save(0), say(0), say(0), Send(say(0).ballot, BEN.peer_id), say(0)).take() == [
         save(0),
         say(0),
-        SendBallot(say(0).ballot, BEN.peer_id),
+        Send(say(0).ballot, BEN.peer_id),
     ]
 
 
 def test_of_words_the_newest_wait_and_of_journals_the_last() -> None:
     made = filled(*(each for attempt in range(SAID_MAX + 9) for each in (save(attempt), say(attempt)))).take()
-    assert [each for each in made if isinstance(each, SaveJournal)] == [save(SAID_MAX + 8)]
-    assert [each for each in made if isinstance(each, SendBallot)] == [say(9 + number) for number in range(SAID_MAX)]
+    assert [each for each in made if isinstance(each, Save)] == [save(SAID_MAX + 8)]
+    assert [each for each in made if isinstance(each, Send)] == [say(9 + number) for number in range(SAID_MAX)]
 
 
 @given(st.lists(st.sampled_from([save(0), save(1), say(0), say(1), APPLY, Recovered()]), max_size=30))
