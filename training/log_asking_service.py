@@ -61,7 +61,8 @@ class LogAsking:
     async def ask_proof(self, exchange: Exchange, effect: AskProof) -> None:
         """From all who have it, for one may have less, or none that holds."""
         best: tuple[Position, Proof] | None = None
-        for peer in effect.holders[:PROOFS_MAX]:
+        asked = effect.holders[:PROOFS_MAX]
+        for peer in asked:
             proof = await exchange.ask_proof(peer, effect.trusted)
             if proof is None:
                 continue
@@ -72,4 +73,4 @@ class LogAsking:
             elif best is None or position.round > best[0].round:
                 best = position, proof
         now = trio.current_time()
-        self._do(self._rounds.not_proved(now) if best is None else self._rounds.leapt(now, *best))
+        self._do(self._rounds.not_proved(now, asked) if best is None else self._rounds.leapt(now, *best, asked))

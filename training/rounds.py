@@ -323,10 +323,12 @@ class Rounds(Course):
             self._roster.doubt(peer, now)
         return self.look(now)
 
-    def leapt(self, now: float, position: Position, proof: Proof) -> list[Effect]:
+    def leapt(self, now: float, position: Position, proof: Proof, asked: Iterable[PeerId]) -> list[Effect]:
         """The end of an AskProof: the log goes on from there."""
         is_news = position.round > self.ledger.newest
-        self._catching_up.log_told(now, is_news=is_news or self._trusted is not None)
+        if not is_news and self._trusted is None:
+            return self.not_proved(now, asked)
+        self._catching_up.log_told(now, is_news=True)
         self._trusted = None
         if not is_news:
             return self.look(now)
@@ -339,9 +341,13 @@ class Rounds(Course):
             self.phase = Phase.WAITING
         return [KeepLeap(proof, position), *adopt, *self.look(now)]
 
-    def not_proved(self, now: float) -> list[Effect]:
-        """The end of an AskProof that led nowhere."""
+    def not_proved(self, now: float, asked: Iterable[PeerId]) -> list[Effect]:
+        """The end of an AskProof that led nowhere: others than those that were asked may know better."""
         self._catching_up.log_told(now, is_news=False)
+        for peer in asked:
+            told = self._roster.head(peer)
+            if self._trusted is not None or told is None or told.round > self.ledger.newest:
+                self._roster.doubt(peer, now)
         return self.look(now)
 
     def adopted(self, now: float, head: Head) -> list[Effect]:

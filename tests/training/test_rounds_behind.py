@@ -125,7 +125,7 @@ def test_who_comes_late_has_no_use_for_what_was_taken_before_only_for_what_may_b
     others, on_the_way = Others(9), Others(6)
     ann = Member(ANN).meet(BEN, CAT, head=others.newest)
     ann.rounds.look(0.0)
-    ann.rounds.leapt(0.1, on_the_way.position, Proof(Anchor(), ()))
+    ann.rounds.leapt(0.1, on_the_way.position, Proof(Anchor(), ()), (BEN.peer_id,))
     (resync,) = of_kind(ann.told(0.2, BEN.peer_id, others.log[6:]), Resync)
     for taken in others.offers:
         assert isinstance(ann.rounds.heard(0.3, taken), str)
@@ -139,7 +139,7 @@ def test_who_comes_late_gets_what_was_taken_after_the_checkpoint_that_the_others
     others, on_the_way = Others(9), Others(6)
     ann = Member(ANN).meet(BEN, CAT, head=others.heads[8])
     ann.rounds.look(0.0)
-    ann.rounds.leapt(0.1, on_the_way.position, Proof(Anchor(), ()))
+    ann.rounds.leapt(0.1, on_the_way.position, Proof(Anchor(), ()), (BEN.peer_id,))
     (resync,) = of_kind(ann.told(0.2, BEN.peer_id, others.log[6:]), Resync)
     assert resync.head == others.heads[8]
     assert isinstance(ann.rounds.heard(0.3, others.offers[7]), str)
