@@ -282,7 +282,7 @@ class Engine:
     async def _applied(self, effect: ApplyRecord) -> Applied[Any] | str:
         if not effect.offers:
             return Applied(self._keeper.state, self._rounds.head.digest)
-        weights = self._rounds.weights(effect.closed, effect.offers)
+        weights = self._rounds.weights(effect.closed)
         return await method_keeper(self._keeper).apply(effect.offers, weights)
 
     async def _evaluate(self, round: int) -> None:

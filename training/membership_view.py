@@ -16,7 +16,7 @@ from .members import Electorate, Seat, Suspend
 from .records import Standing
 from .roster import Roster
 from .spec import Quorum
-from .weights import Taken, weights
+from .weights import walks, weights_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,19 +204,14 @@ def weighed(ledger: Ledger) -> tuple[int | None, dict[PeerId, float]]:
     closed = next((closed for closed in _backwards(ledger) if closed.record.taken), None)
     if closed is None:
         return None, {}
-    taken: list[Taken] = []
-    for share in closed.record.taken:
-        stale = ledger.staleness(share.base_round, closed.record.round - 1)
-        if stale is None:
-            return None, {}
-        taken.append(Taken(PeerId(share.member), share.base_round, share.samples, stale))
-    walks: dict[tuple[PeerId, int], int] = {}  # more turns from one state count once
-    for each, weight in zip(taken, weights(taken, closed.voters), strict=True):
-        walk = each.member, each.base_round
-        walks[walk] = max(walks.get(walk, 0), weight)
-    total = sum(walks.values())
+    weights = weights_in(closed, ledger)
+    if weights is None:
+        return None, {}
+    places = ((PeerId(share.member), share.base_round) for share in closed.record.taken)
+    counted = walks(zip(places, weights, strict=True))
+    total = sum(counted.values())
     shares: dict[PeerId, float] = {}
-    for (member, _), weight in walks.items():
+    for (member, _), weight in counted.items():
         shares[member] = shares.get(member, 0.0) + (weight / total if total else 0.0)
     return closed.record.round, shares
 

@@ -31,7 +31,7 @@ from .records import Head, Offered, Standing
 from .skipping import Proof
 from .soundness import base_of, contribution_fault
 from .votes import Ballot, Decided, Vote
-from .weights import Taken, weights
+from .weights import weights_in
 
 __all__ = ["Phase", "Place", "Rounds"]
 
@@ -84,16 +84,11 @@ class Rounds(Course):
         """Contributions that are here, whole and checked: sorted hashes."""
         return self.pool.held()
 
-    def weights(self, closed: Closed, offers: Iterable[Offered]) -> tuple[int, ...]:
-        """By how much each of the contributions that a record took counts."""
-        newest = closed.record.round - 1
-        taken: list[Taken] = []
-        for offered in offers:
-            base = offered.contribution.base_round
-            stale = self.ledger.staleness(base, newest)
-            assert stale is not None, "a record that this member followed took it"
-            taken.append(Taken(offered.member, base, offered.contribution.samples, stale))
-        return weights(taken, closed.voters)
+    def weights(self, closed: Closed) -> tuple[int, ...]:
+        """By how much each of the contributions counts that a record takes which is to be applied."""
+        found = weights_in(closed, self.ledger)
+        assert found is not None, "what it cannot weigh, this member does not apply"
+        return found
 
     def newest_votes(self, peer: PeerId) -> tuple[Vote, ...]:
         """What `peer` has voted last, to tell it."""

@@ -19,10 +19,13 @@ from typing import Final
 
 from shoal.transport.port import PeerId
 
+from .ledger import Closed, Ledger
 from .members import Electorate
 
 STALE: Final = tuple(2**16 >> staleness for staleness in range(17))  # per sample; docs/decisions.md has the figures
 VOTED_PARTS: Final = 4  # to one part for all that have no votes
+
+Walk = tuple[PeerId, int]  # whose it is, and the round whose end it started from
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,25 @@ def weights(taken: Sequence[Taken], electorate: Electorate) -> tuple[int, ...]:
     if claimed <= room:
         return tuple(weight for _, weight in full)
     return tuple(weight if electorate.votes(each.member) else weight * room // claimed for each, weight in full)
+
+
+def weights_in(closed: Closed, ledger: Ledger) -> tuple[int, ...] | None:
+    """Of each contribution that a record took, in its order; None where it is not known how stale they were."""
+    taken: list[Taken] = []
+    for share in closed.record.taken:
+        stale = ledger.staleness(share.base_round, closed.record.round - 1)
+        if stale is None:
+            return None
+        taken.append(Taken(PeerId(share.member), share.base_round, share.samples, stale))
+    return weights(taken, closed.voters)
+
+
+def walks(weighed: Iterable[tuple[Walk, int]]) -> dict[Walk, int]:
+    """The weight of each walk: the largest of its contributions'."""
+    found: dict[Walk, int] = {}
+    for walk, weight in weighed:
+        found[walk] = max(found.get(walk, 0), weight)
+    return found
 
 
 def _turns(taken: Iterable[Taken]) -> dict[PeerId, dict[int, int]]:
@@ -88,9 +110,5 @@ def _weight(taken: Taken, made: int, spare: int) -> int:
 
 
 def _counted(weighed: Iterable[tuple[Taken, int]]) -> int:
-    """The weight of these together, of each walk the largest."""
-    walks: dict[tuple[PeerId, int], int] = {}
-    for each, weight in weighed:
-        walk = each.member, each.base_round
-        walks[walk] = max(walks.get(walk, 0), weight)
-    return sum(walks.values())
+    """The weight of these together, of each walk once."""
+    return sum(walks(((each.member, each.base_round), weight) for each, weight in weighed).values())

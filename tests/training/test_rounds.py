@@ -215,7 +215,7 @@ def test_late_work_is_taken_by_a_later_record_with_half_its_weight() -> None:
     ann.hold(1.2, fresh)
     second = record_of(A, fresh, after=ann.rounds.position, state=b"\x01" * 32)
     (apply,) = of_kind(ann.hear(1.3, ended(second)), ApplyRecord)
-    stale_weight, fresh_weight = ann.rounds.weights(apply.closed, apply.offers)
+    stale_weight, fresh_weight = ann.rounds.weights(apply.closed)
     assert fresh_weight == 2 * stale_weight > 0
 
 
