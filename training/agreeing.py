@@ -193,11 +193,10 @@ class Agreement:
 
     def is_sound(self, ballot: Ballot) -> bool:
         """Whether it is of the round that is voted on, and signed by those who may vote: worth passing on."""
-        voters = self.position.electorate.by_member
-        if ballot.round != self.round or fault(ballot, self._swarm, voters, self._verify) is not None:
+        electorate = self.position.electorate
+        if ballot.round != self.round or fault(ballot, self._swarm, electorate.by_member, self._verify) is not None:
             return False
-        signers = [PeerId(each.member) for each in ballot.precommits] if isinstance(ballot, Decided) else []
-        return not isinstance(ballot, Decided) or self.position.electorate.is_quorum(signers)
+        return not isinstance(ballot, Decided) or electorate.have_signed(ballot.precommits)
 
     def met(self, peer: PeerId) -> list[Effect]:
         """It is connected and was not: if it votes, it may have missed what was said, and repetitions may be rare."""
@@ -250,10 +249,10 @@ class Agreement:
             return accusations
         if fault(ballot, self._swarm, before.electorate.by_member, self._verify) is not None:
             return []
-        signers = {PeerId(each.member) for each in ballot.precommits}
-        if not before.electorate.is_quorum(signers):
+        if not before.electorate.have_signed(ballot.precommits):
             return []
-        both = signers & {PeerId(each.member) for each in decided.precommits}
+        first, second = ({PeerId(each.member) for each in both.precommits} for both in (decided, ballot))
+        both = first & second
         self.split = Split(decided, ballot, tuple(sorted(both)))
         return [*accusations, self.split]
 

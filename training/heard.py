@@ -79,7 +79,7 @@ class Heard:
     def learn(self, polka: Polka) -> bool:
         """Whether it is what it says. The newest is what this member will propose."""
         value = value_of(polka.value)
-        if not (self._electorate.is_quorum(PeerId(each.member) for each in polka.prevotes) and self._follows(value)):
+        if not self._electorate.have_signed(polka.prevotes) or not self._follows(value):
             return False
         if self.polka is None or polka.attempt > self.polka.attempt:
             self.polka = polka
@@ -89,8 +89,7 @@ class Heard:
 
     def is_certified(self, decided: Decided) -> bool:
         """Whether a quorum has precommitted it, and it can come next."""
-        is_certified = self._electorate.is_quorum(PeerId(each.member) for each in decided.precommits)
-        return is_certified and self._follows(value_of(decided.value))
+        return self._electorate.have_signed(decided.precommits) and self._follows(value_of(decided.value))
 
     # What follows from it.
 
@@ -109,7 +108,7 @@ class Heard:
         votes = self.votes.cast_in(attempt, step)
         for choice in self.values.among(vote.choice for vote in votes.values()):
             signatures = signatures_of(vote for vote in votes.values() if vote.choice == choice)
-            if self._electorate.is_quorum(PeerId(each.member) for each in signatures):
+            if self._electorate.have_signed(signatures):
                 yield choice, signatures
 
     def is_for_nothing(self, attempt: int, step: Step) -> bool:

@@ -32,7 +32,7 @@ from shoal.transport.wire import Malformed, Message, PeerIdText, encode
 
 from .records import MEMBERS_MAX, RoundNumber
 from .spec import Quorum
-from .votes import ShortBallot, Signatures
+from .votes import ShortBallot, Signatures, Signed
 
 VOTES_MAX: Final = 2**40  # of one member: what is split in halves forty times is one vote still
 
@@ -151,6 +151,10 @@ class Electorate:
         if self.quorum is Quorum.TWO_THIRDS:
             return 3 * count > 2 * self.total
         return 2 * count > self.total or (2 * count == self.total and self.senior in those)
+
+    def have_signed(self, signatures: Iterable[Signed]) -> bool:
+        """Whether those who made these signatures are enough; that they made them is verified before."""
+        return self.is_quorum(PeerId(each.member) for each in signatures)
 
     @property
     def votes_needed(self) -> int:

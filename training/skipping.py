@@ -81,7 +81,7 @@ def certified(
         return found
     if decided.round != found[0].round:
         return Malformed(f"a certificate of round {decided.round} for a record of round {found[0].round}")
-    if not position.electorate.is_quorum(PeerId(each.member) for each in decided.precommits):
+    if not position.electorate.have_signed(decided.precommits):
         return Malformed(f"those who signed round {decided.round} are no quorum")
     wrong = fault(decided, swarm, position.electorate.by_member, verify)
     return found if wrong is None else wrong
