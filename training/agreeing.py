@@ -76,11 +76,16 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Two certified records for one round, and who signed both: have it on disk."""
+    """Two certified records for one round: have it on disk."""
 
     first: Decided
     second: Decided
-    culprits: tuple[PeerId, ...]
+
+    @property
+    def culprits(self) -> tuple[PeerId, ...]:
+        """Who signed both, sorted."""
+        first, second = ({PeerId(each.member) for each in side.precommits} for side in (self.first, self.second))
+        return tuple(sorted(first & second))
 
 
 Effect = Save | Send | Began | Accuse | Keep | JudgeRecord | Ask | Split
@@ -251,9 +256,7 @@ class Agreement:
             return []
         if not before.electorate.have_signed(ballot.precommits):
             return []
-        first, second = ({PeerId(each.member) for each in both.precommits} for both in (decided, ballot))
-        both = first & second
-        self.split = Split(decided, ballot, tuple(sorted(both)))
+        self.split = Split(decided, ballot)
         return [*accusations, self.split]
 
     def _accusations(self, ballot: Ballot, voters: Electorate) -> list[Effect]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from shoal.crdt.file_service import Fault, Format, StoreError, check, checksum, claim, faults, recognize
-from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, Message, decode, encode
 
 from .agreed import AgreedRecord, Position, read_record
@@ -221,8 +220,7 @@ class ArchiveReader:
         if len(rows) != 2:
             raise self._damaged("of two records for one round, one is missing")
         first, second = (self._read(row, Decided) for row in rows)
-        both = {each.member for each in first.precommits} & {each.member for each in second.precommits}
-        return Split(first, second, tuple(PeerId(member) for member in sorted(both)))
+        return Split(first, second)
 
     # Rows.
 

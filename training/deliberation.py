@@ -140,8 +140,8 @@ class Deliberation:
                 return [Observe(AttemptBegan(self.round, attempt, proposer, reason))]
             case Accuse(first, second):
                 return self._accuse(first, second)
-            case Split(first, second, culprits):
-                text = f"two certified records for round {first.round}, both signed by {', '.join(culprits)}"
+            case Split(first):
+                text = f"two certified records for round {first.round}, both signed by {', '.join(effect.culprits)}"
                 return [effect, Observe(Problem(f"{text}: this node stops here"))]
             case Keep(decided, record, position, voters):
                 self._waiting.clear()

@@ -216,7 +216,7 @@ def test_a_split_is_shown_with_all_who_signed_both(tmp_path: Path) -> None:
     other = signed(LOG.at(8), record_at(LOG.at(8), state=b"x" * 32), ID, signers=[BEN, CLEO, DAN])
     culprits = tuple(sorted(key.peer_id for key in (BEN, CLEO, DAN)))
     with archive(tmp_path, LOG.keeps[:9]) as log:
-        log.keep_split(Split(LOG.decided(9), other, culprits))
+        log.keep_split(Split(LOG.decided(9), other))
     found = verified(tmp_path, code=Exit.FAILED)
     assert found["records"] == 9
     assert found["split"]["culprits"] == list(culprits)

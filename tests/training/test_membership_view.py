@@ -151,7 +151,7 @@ def test_a_newcomer_a_removed_a_stopped_and_an_abstaining_node_are_told_so() -> 
     assert str(notice(replace(seen, position=replace(seen.position, electorate=barred)))).startswith("removed")
     suspended = written(3, {1: joins(BEN), 2: (Suspend(BEN.peer_id),)})
     assert str(notice(known(suspended, ANN, me=BEN))).startswith("suspended")
-    split = Split(log.decided(3), log.decided(3), (ANN.peer_id,))
+    split = Split(log.decided(3), log.decided(3))
     said = str(notice(replace(known(log), split=split)))
     assert said.startswith("stopped: round 3")
     assert "shoal swarm fork" in said
