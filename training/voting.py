@@ -339,8 +339,8 @@ class Voting:
 
     def _needed(self) -> set[bytes]:
         """Values that this member is bound by, or would propose."""
-        bound = set() if self._bound is None else {value_of(self._bound.value).hash}
-        return bound | {each.hash for each in (self._candidate, self._undisputed) if each is not None}
+        bound = None if self._bound is None else value_of(self._bound.value)
+        return {each.hash for each in (bound, self._candidate, self._undisputed) if each is not None}
 
     def _end(self, decided: Decided) -> list[Effect]:
         self.decided = decided
