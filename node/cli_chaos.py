@@ -1,11 +1,10 @@
 """`shoal testnet --chaos`: nodes are killed, frozen and cut off while they train; in the end all must agree."""
 
 import json
-import math
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -129,14 +128,10 @@ async def _fault_in_log(node: "TestnetNode") -> str:
     return f"no answer within {VERIFY_TIMEOUT_S:g} s"
 
 
-def _has_closed(testnet: "Testnet", rounds: int) -> bool:
-    return testnet.tally.newest_whole_round() >= rounds
-
-
-async def compare(plan: "Plan", where: Path, run: "Run", display: "Display") -> None:
+async def compare(plan: "Plan", where: Path, run: "Run") -> None:
     """Add what the same nodes reach undisturbed to the report, or why that is not known."""
     try:
-        baseline = await undisturbed(plan, where, run.report.rounds[-1].round, display)
+        baseline = await undisturbed(plan, where, run.report.rounds[-1].round)
     except* Complaint as group:
         run.failure = only_complaint(group)
     else:
@@ -144,19 +139,19 @@ async def compare(plan: "Plan", where: Path, run: "Run", display: "Display") -> 
         run.report = msgspec.structs.replace(run.report, chaos=chaos)
 
 
-async def undisturbed(plan: "Plan", where: Path, rounds: int, display: "Display") -> Baseline:
+async def undisturbed(plan: "Plan", where: Path, rounds: int) -> Baseline:
     """The same nodes for so many rounds, all of them left alone. Raises Complaint."""
-    from .live import round_line
+    from .live import open_display, shown
     from .report_html import tokens_so_far
     from .testnet import open_testnet
 
-    display.say(f"the same {plan.nodes} nodes for {rounds} rounds undisturbed, to compare with")
-    async with open_testnet(plan.undisturbed(), where / UNDISTURBED) as testnet:
-        await testnet.launch()
-        for quarter in range(1, 5):
-            await testnet.until(partial(_has_closed, testnet, math.ceil(rounds * quarter / 4)))
-            display.say(f"undisturbed: {round_line(testnet.view())}")
-        report = testnet.tally.report(plan.method, last=rounds)
+    with open_display(f"undisturbed: the same {plan.nodes} nodes for {rounds} rounds") as display:
+        display.say(f"starting the same {plan.nodes} nodes for {rounds} rounds undisturbed, to compare with")
+        async with open_testnet(plan.undisturbed(), where / UNDISTURBED) as testnet:
+            await testnet.launch()
+            async with shown(display, lambda: testnet.tally.view(rounds, time.monotonic())):
+                await testnet.until(lambda: testnet.tally.newest_whole_round() >= rounds)
+            report = testnet.tally.report(plan.method, last=rounds)
     curve = tuple(
         Point(int(tokens), entry.validation_loss)
         for tokens, entry in zip(tokens_so_far(report.rounds, plan.nodes), report.rounds, strict=True)

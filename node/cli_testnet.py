@@ -22,19 +22,19 @@ from .complaint import Complaint, Exit
 from .report import Chaos, GeneratedText, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     import trio
 
     from .cli_parts import Commands
     from .live import Display
+    from .tally import View
     from .testnet import Plan, Testnet
 
 PREFIX, KEPT_PREFIX = "shoal-testnet-", "shoal-kept-testnet-"  # only the former are ever swept away
 HTML = "report.html"
 PROMPT = "KING EDWARD\n"
 SAMPLE_BYTES = 240
-REFRESH_S = 0.25
 CHAOS_MINUTES = 2.0
 
 EPILOG = """\
@@ -200,12 +200,13 @@ async def run_and_report(plan: "Plan", options: Options, where: Path, training: 
 
     title = f"{plan.method}: {plan.nodes} nodes train {plan.model} on {plan.data[:24]}"
     run = Run(Tally(()).report(plan.method))
-    with open_display(title) as display, training:
-        await train(plan, where, display, run)
-        if options.is_comparing and run.failure is None and run.report.rounds:
-            await compared(plan, run, display)
+    with training:
+        with open_display(title) as display:
+            await train(plan, where, display, run)
+            if options.is_comparing and run.failure is None and run.report.rounds:
+                await compared(plan, run, display)
         if run.chaos is not None and run.failure is None and run.report.rounds:
-            await cli_chaos.compare(plan, where, run, display)
+            await cli_chaos.compare(plan, where, run)
     is_interrupted = training.cancelled_caught
     closed = len(run.report.rounds)
     if is_interrupted and not closed:
@@ -237,8 +238,7 @@ def write(report: Report, found: Sequence[str], options: Options, expected: int)
 
 async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None:
     """Run the testnet. `run` then has what it got to, even if this is cancelled."""
-    import trio
-
+    from .live import shown
     from .testnet import open_testnet
 
     before = after = ""
@@ -251,11 +251,8 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
         try:
             display.say(f"starting {plan.nodes} nodes; to look at one: shoal --data-dir {where / 'node-0'} swarm show")
             await testnet.launch(sample)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(refresh, testnet, display)
+            async with shown(display, looking(testnet)):
                 await (until_done(testnet) if run.chaos is None else cli_chaos.until_over(testnet, lan, display, run))
-                nursery.cancel_scope.cancel()
-            display.show(testnet.view())
             after = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
         except* Complaint as group:
             run.failure = await testnet.explain(first(group))
@@ -280,16 +277,11 @@ async def until_done(testnet: "Testnet") -> None:
         await testnet.until(lambda: testnet.tally.has_finished)
 
 
-async def refresh(testnet: "Testnet", display: "Display") -> None:
-    """Redraw now and then."""
-    import trio
-
-    began_at = time.monotonic()
+def looking(testnet: "Testnet") -> "Callable[[], View]":
+    """What shows the run from now on, with what is left of its minutes."""
     span_s = testnet.plan.span_s
-    while True:
-        left_s = None if span_s is None else max(0.0, span_s - (time.monotonic() - began_at))
-        display.show(testnet.view(left_s))
-        await trio.sleep(REFRESH_S)
+    over_at = None if span_s is None else time.monotonic() + span_s
+    return lambda: testnet.view(None if over_at is None else max(0.0, over_at - time.monotonic()))
 
 
 async def compared(plan: "Plan", run: Run, display: "Display") -> None:

@@ -1,8 +1,8 @@
 """What a person sees while a testnet runs: a live table on a terminal, plain lines of progress anywhere else."""
 
 import sys
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from .report_html import count, duration, short, size
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DIGEST_CHARS = 8
 BAR_CHARS = 30
-REFRESH_PER_S = 4
+REFRESH_PER_S = 4  # of the table, and of what it shows
 
 
 class Display(Protocol):
@@ -75,6 +75,23 @@ def open_display(title: str, stream: TextIO | None = None) -> Generator[Display,
         yield table
 
 
+@asynccontextmanager
+async def shown(display: Display, look: Callable[[], View]) -> AsyncGenerator[None]:
+    """Show what `look` sees, again and again while the block runs, and at its end."""
+    import trio
+
+    async def refresh() -> None:
+        while True:
+            display.show(look())
+            await trio.sleep(1 / REFRESH_PER_S)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refresh)
+        yield
+        nursery.cancel_scope.cancel()
+    display.show(look())
+
+
 def draw(view: View, title: str) -> "RenderableType":
     """The table of a moment."""
     from rich.box import SIMPLE_HEAD
@@ -130,11 +147,7 @@ def most_common_digest(view: View) -> str:
 def progress(view: View) -> str:
     """How far, how long, how long still."""
     done = f"round {view.rounds_closed}" + (f" of {view.rounds}" if view.rounds else "")
-    left = (
-        ""
-        if view.left_s is None or view.rounds_closed == view.rounds
-        else f", about {duration(round(view.left_s))} left"
-    )
+    left = f", about {duration(round(view.left_s))} left" if view.left_s else ""
     return f"{done}, {duration(round(view.elapsed_s))}{left}"
 
 

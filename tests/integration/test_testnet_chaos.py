@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,17 @@ import pytest
 import trio
 
 from shoal.node import report as reports
+from shoal.node.cli_chaos import undisturbed
 from shoal.node.lan import obstacle
+from shoal.node.testnet import CHAOS_MODEL, CHAOS_SETTINGS, Plan
 
 IS_SOAK: Final = bool(os.environ.get("SHOAL_SOAK"))
 NODES, MINUTES = (8, 10) if IS_SOAK else (5, 2)
 SEED: Final = 7
 WORSE_MAX: Final = 1.2  # times the undisturbed run's loss; measured: 1.00 to 1.03, with a tenth to a third of work lost
 TIMEOUT_S: Final = MINUTES * 60 * 4 + 240
+ROUNDS: Final = 5  # of a run to compare with
+COMPARED_S: Final = 120.0
 
 FREEZE_FIRST: Final = 3  # a seed: of three nodes in a minute the first thing that befalls any is a freeze of 6 s
 STOPPED_S: Final = 4.0  # a busy machine takes a while to stop all threads
@@ -57,6 +62,19 @@ def test_after_kills_freezes_and_partitions_all_take_part_and_have_equal_states(
     kinds = {"kill", "freeze"} if trio.run(obstacle) else {"kill", "freeze", "partition"}
     assert {event.kind for event in report.events} == kinds
     assert last["loss_over_undisturbed"] < WORSE_MAX
+
+
+async def test_the_run_to_compare_with_tells_where_no_terminal_is_how_far_it_is_and_how_long_still(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = Plan(nodes=3, minutes=1.0, model=CHAOS_MODEL, settings=CHAOS_SETTINGS, chaos=SEED)
+    with trio.fail_after(COMPARED_S):
+        baseline = await undisturbed(plan, tmp_path, ROUNDS)
+    assert len(baseline.curve) == ROUNDS
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == f"starting the same 3 nodes for {ROUNDS} rounds undisturbed, to compare with"
+    assert any(re.match(rf"round \d+ of {ROUNDS}, .*, about .* left  loss ", line) for line in lines)
+    assert re.match(rf"round \d+ of {ROUNDS}, [^,]*  loss ", lines[-1])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
