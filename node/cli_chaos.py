@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from .complaint import Complaint, Exit, only_complaint
+from .complaint import Complaint, Exit, first_complaint
 from .report import DONE_TO, Baseline, Chaos, Point, Report
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ async def compare(plan: "Plan", where: Path, run: "Run") -> None:
     try:
         baseline = await undisturbed(plan, where, run.report.rounds[-1].round)
     except* Complaint as group:
-        run.failure = only_complaint(group)
+        run.failure = first_complaint(group)
     else:
         chaos = None if run.chaos is None else msgspec.structs.replace(run.chaos, undisturbed=baseline)
         run.report = msgspec.structs.replace(run.report, chaos=chaos)

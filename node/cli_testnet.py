@@ -18,7 +18,7 @@ import msgspec
 from . import cli_chaos
 from . import report as reports
 from .cli_parts import add_command
-from .complaint import Complaint, Exit
+from .complaint import Complaint, Exit, first_complaint
 from .report import Chaos, GeneratedText, Report
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
                 await (until_done(testnet) if run.chaos is None else cli_chaos.until_over(testnet, lan, display, run))
             after = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
         except* Complaint as group:
-            run.failure = await testnet.explain(first(group))
+            run.failure = await testnet.explain(first_complaint(group))
         finally:
             samples = GeneratedText(prompt=PROMPT, before=before, after=after) if after else None
             details = {
@@ -300,7 +300,7 @@ async def compared(plan: "Plan", run: Run, display: "Display") -> None:
     try:
         run.report = msgspec.structs.replace(run.report, baselines=await compare(job, observe))
     except* Complaint as group:
-        run.failure = first(group)
+        run.failure = first_complaint(group)
 
 
 def summarize(report: Report, html_path: Path, stream: TextIO) -> None:
@@ -381,9 +381,3 @@ def sweep(parent: Path) -> None:
         except (OSError, IdentityError):
             continue  # in use, another user's, or another testnet has just removed it
         shutil.rmtree(left, ignore_errors=True)
-
-
-def first(group: BaseExceptionGroup[Complaint]) -> Complaint:
-    """One complaint is enough for a person."""
-    found = group.exceptions[0]
-    return first(found) if isinstance(found, BaseExceptionGroup) else found

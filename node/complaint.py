@@ -41,10 +41,13 @@ class Complaint(Exception):
 def only_complaint(group: BaseExceptionGroup[BaseException]) -> Complaint | None:
     """The first complaint of a group in which nothing is a bug; None if something is. Nurseries raise groups."""
     complaints, bugs = group.split(Complaint)
-    if bugs is not None or complaints is None:
-        return None
-    first = complaints.exceptions[0]
-    return only_complaint(first) if isinstance(first, BaseExceptionGroup) else first
+    return None if bugs is not None or complaints is None else first_complaint(complaints)
+
+
+def first_complaint(group: BaseExceptionGroup[Complaint]) -> Complaint:
+    """One complaint is enough for a person."""
+    first = group.exceptions[0]
+    return first_complaint(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
