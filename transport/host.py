@@ -193,33 +193,39 @@ class _NoAutoConnector:
     def record_disconnect(self, peer_id: ID) -> None: ...
 
 
+def _bare_libp2p(
+    identity: Identity, limits: Limits, admits: Callable[[PeerId, Socket], bool]
+) -> tuple[Swarm, BasicHost]:
+    """libp2p without what it would dial, answer or ask of its own accord."""
+    key_pair = create_new_key_pair(identity.seed)
+    own_id = ID.from_pubkey(key_pair.public_key)
+    peers = PeerStore()
+    peers.add_key_pair(own_id, key_pair)
+    config = ConnectionConfig(
+        max_connections=2 * limits.connections_max + HANDSHAKES_MAX,  # `Connections` decides who gets in
+        min_connections=0,
+        low_watermark=0,
+        high_watermark=2 * limits.connections_max + HANDSHAKES_MAX,  # above it libp2p closes some of its choice
+        max_connections_per_peer=limits.connections_per_peer_max,
+    )
+    upgrader = cast(Any, _Upgrader(key_pair, limits.streams_per_peer_max, admits))
+    swarm = Swarm(own_id, peers, upgrader, [], None, config)
+    swarm.auto_connector = cast(Any, _NoAutoConnector())
+    basic = BasicHost(swarm, disable_identify_address_discovery=True)
+    for protocol in basic.get_mux().get_protocols():
+        basic.remove_stream_handler(cast(TProtocol, protocol))  # their handlers store what peers push
+    for notifee in list(swarm.notifees):
+        swarm.remove_notifee(notifee)  # identify asks each peer for any number of addresses; nobody reads them
+    return swarm, basic
+
+
 class Host:
     """The Transport of a running node. Obtained from `open_host`."""
 
     def __init__(
         self, identity: Identity, limits: Limits, relay: RelayLimits | None, relays: Sequence[Endpoint], seed: int
     ) -> None:
-        key_pair = create_new_key_pair(identity.seed)
-        own_id = ID.from_pubkey(key_pair.public_key)
-        peers = PeerStore()
-        peers.add_key_pair(own_id, key_pair)
-        config = ConnectionConfig(
-            max_connections=2 * limits.connections_max + HANDSHAKES_MAX,  # `Connections` decides who gets in
-            min_connections=0,
-            low_watermark=0,
-            high_watermark=2 * limits.connections_max + HANDSHAKES_MAX,  # above it libp2p closes some of its choice
-            max_connections_per_peer=limits.connections_per_peer_max,
-        )
-        upgrader = cast(Any, _Upgrader(key_pair, limits.streams_per_peer_max, self._admits))
-        self._swarm = Swarm(own_id, peers, upgrader, [], None, config)
-        self._swarm.auto_connector = cast(Any, _NoAutoConnector())
-        self._basic = BasicHost(self._swarm, disable_identify_address_discovery=True)
-        for protocol in self._basic.get_mux().get_protocols():
-            self._basic.remove_stream_handler(cast(TProtocol, protocol))  # their handlers store what peers push
-        for notifee in list(self._swarm.notifees):
-            self._swarm.remove_notifee(
-                notifee
-            )  # identify asks each peer for any number of addresses; nobody reads them
+        self._swarm, self._basic = _bare_libp2p(identity, limits, self._admits)
         self._negotiate = cast(Any, self._basic)._swarm_stream_handler  # agrees on a protocol, runs its handler
         self._swarm.set_stream_handler(self._accept_stream)
         self._basic.set_stream_handler(PING_PROTOCOL, PingService(self._basic).handle_ping)
