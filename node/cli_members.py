@@ -24,6 +24,30 @@ PARTINGS = {  # by `Parting`
 }
 
 
+REMOVE_EXAMPLES = """\
+  shoal swarm remove 3Fx9aQ2b            the member whose id ends so; says how many votes are missing
+  shoal swarm remove 12D3KooW... tiny    of one of several swarms
+
+Other members say it by the same command on their nodes. Who is removed is told, and is not let in again with its key.
+"""
+
+VOUCH_EXAMPLES = """\
+  shoal swarm vouch 3Fx9aQ2b --votes 100000
+
+The votes are this node's own: it keeps the rest, at least one. They come back to it when that member leaves or is
+removed, and are lost if it is proved to lie. With votes a member's contributions count in full: all members without any
+have together a fifth of the weight at most.
+"""
+
+LEAVE_EXAMPLES = """\
+  shoal swarm leave
+  shoal swarm leave 3f2a
+
+Waits up to 5 s for a record that says so. Where none can be made this node goes all the same, and its votes count among
+all until the others meet again.
+"""
+
+
 def add_commands(verbs: "Commands", parent: argparse.ArgumentParser) -> None:
     show = add_command(
         verbs,
@@ -39,12 +63,7 @@ def add_commands(verbs: "Commands", parent: argparse.ArgumentParser) -> None:
         run_remove,
         parent=parent,
         help="say that a member should go; it does, for good, once a quorum of votes has said so",
-        epilog="""\
-  shoal swarm remove 3Fx9aQ2b            the member whose id ends so; says how many votes are missing
-  shoal swarm remove 12D3KooW... tiny    of one of several swarms
-
-Other members say it by the same command on their nodes. Who is removed is told, and is not let in again with its key.
-""",
+        epilog=REMOVE_EXAMPLES,
     )
     vouch = add_command(
         verbs,
@@ -52,13 +71,7 @@ Other members say it by the same command on their nodes. Who is removed is told,
         run_vouch,
         parent=parent,
         help="give a member without votes some of this node's, where anybody may join",
-        epilog="""\
-  shoal swarm vouch 3Fx9aQ2b --votes 100000
-
-The votes are this node's own: it keeps the rest, at least one. They come back to it when that member leaves or is
-removed, and are lost if it is proved to lie. With votes a member's contributions count in full: all members without any
-have together a fifth of the weight at most.
-""",
+        epilog=VOUCH_EXAMPLES,
     )
     vouch.add_argument("--votes", type=int, required=True, metavar="N", help="how many of this node's votes")
     leave = add_command(
@@ -67,13 +80,7 @@ have together a fifth of the weight at most.
         run_leave,
         parent=parent,
         help="leave a swarm and delete its states; what this node said there stays, for a return",
-        epilog="""\
-  shoal swarm leave
-  shoal swarm leave 3f2a
-
-Waits up to 5 s for a record that says so. Where none can be made this node goes all the same, and its votes count among
-all until the others meet again.
-""",
+        epilog=LEAVE_EXAMPLES,
     )
     for command in (remove, vouch):
         command.add_argument("peer", metavar="PEER", help=PEER_HELP)
