@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from shoal.transport.bulk import RunBlocking
+from shoal.transport.blocking_service import RunBlocking
 from shoal.transport.wire import Malformed
 
 from .compact import Snapshot, digest_of, read_snapshot

@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from shoal.transport.bulk import RunBlocking, run_in_thread
+from shoal.transport.blocking_service import RunBlocking, run_in_thread
 from shoal.transport.identity import peer_id_of
 from shoal.transport.port import GOSSIP_BYTES_MAX, Code, PeerConnected, PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed

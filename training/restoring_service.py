@@ -12,7 +12,7 @@ from typing import Any
 
 from shoal.crdt.service import StoreService
 from shoal.crdt.store import Fault, Store, StoreError
-from shoal.transport.bulk import RunBlocking
+from shoal.transport.blocking_service import RunBlocking
 from shoal.transport.port import PeerId
 
 from .admission import Ticket, admits, join_change

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from shoal.transport.bulk import RunBlocking, run_in_thread
+from shoal.transport.blocking_service import RunBlocking, run_in_thread
 from shoal.transport.port import PeerId, Refusal, Transport
 from shoal.transport.wire import Malformed
 

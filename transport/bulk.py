@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import trio
 from blake3 import blake3
@@ -34,6 +34,7 @@ from .blobs import (
     bitmap_from_mask,
     cid_text,
 )
+from .blocking_service import RunBlocking, run_in_thread
 from .port import Code, PeerId, Refusal, Transport
 from .wire import Malformed, encode
 
@@ -47,14 +48,7 @@ SEARCH_PAUSE_S: Final = 30.0
 FETCHES_AT_ONCE: Final = 8  # of different blobs; more wait. Memory: up to a chunk per holder each
 READS_AT_ONCE: Final = 4  # worker threads that read for others
 
-T = TypeVar("T")
 FindHolders = Callable[[bytes], Awaitable[Iterable[PeerId]]]
-
-
-class RunBlocking(Protocol):
-    """Calls a function that blocks, and awaits its result."""
-
-    async def __call__(self, function: Callable[[], T], /, *, limiter: trio.CapacityLimiter | None = None) -> T: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +58,6 @@ class Lie:
     peer: PeerId
     blob: BlobRef
     reason: str
-
-
-async def run_in_thread(function: Callable[[], T], /, *, limiter: trio.CapacityLimiter | None = None) -> T:
-    return await trio.to_thread.run_sync(function, limiter=limiter)
-
-
-async def run_inline(function: Callable[[], T], /, *, limiter: trio.CapacityLimiter | None = None) -> T:
-    """For simulations: a virtual clock does not wait for threads."""
-    await trio.lowlevel.checkpoint()
-    return function()
 
 
 @dataclass(slots=True, eq=False)

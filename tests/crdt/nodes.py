@@ -13,7 +13,7 @@ from shoal.crdt.replica import Replica
 from shoal.crdt.rules import Kind, Rule, Rules
 from shoal.crdt.service import StoreService
 from shoal.crdt.store import Store
-from shoal.transport.bulk import run_inline
+from shoal.transport.blocking_service import run_inline
 from shoal.transport.identity import Identity
 from shoal.transport.memory import Network
 

@@ -17,7 +17,7 @@ from shoal.crdt.guard import Standing
 from shoal.crdt.operation import Operation, Stretch
 from shoal.crdt.replica import Adoption, Replica
 from shoal.crdt.store import Store
-from shoal.transport.bulk import run_inline
+from shoal.transport.blocking_service import run_inline
 from shoal.transport.port import Refusal
 from shoal.transport.wire import Malformed
 

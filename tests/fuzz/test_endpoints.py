@@ -29,7 +29,8 @@ from shoal.training.spec import swarm_id_of
 from shoal.training.votes import Step, Value, cast, propose
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.blobs import BlobRef
-from shoal.transport.bulk import BlobService, run_inline
+from shoal.transport.blocking_service import run_inline
+from shoal.transport.bulk import BlobService
 from shoal.transport.envelope import seal_stored
 from shoal.transport.identity import Identity
 from shoal.transport.limits import Limits

@@ -17,7 +17,7 @@ from shoal.training.service import SwarmService
 from shoal.training.spec import SignedSpec, Spec, sign_spec, spec_from
 from shoal.transport.blob_plan import HOPELESS_S
 from shoal.transport.blobs import BlobRef, ChunkHasher
-from shoal.transport.bulk import run_inline
+from shoal.transport.blocking_service import run_inline
 from shoal.transport.conditions import Conditions
 from shoal.transport.identity import Identity
 from shoal.transport.memory import Network

@@ -18,7 +18,8 @@ from shoal.training.spec import SignedSpec
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.blob_stream import ChunkServer
 from shoal.transport.blobs import CHUNKS, BlobRef
-from shoal.transport.bulk import PACE_S, BlobService, run_inline
+from shoal.transport.blocking_service import run_inline
+from shoal.transport.bulk import PACE_S, BlobService
 from shoal.transport.memory import Network
 from shoal.transport.memory_node import MemoryTransport
 from tests.sim.harness import Node, ToyMethod, ToyState, VirtualWorkers, make_nodes, make_spec

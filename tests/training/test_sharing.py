@@ -17,7 +17,7 @@ from shoal.training.namespaces import NAMESPACES
 from shoal.training.records import Presence, Present, Standing
 from shoal.training.sharing_service import GATHER_S, TRY_AGAIN_S, Sharing
 from shoal.transport.blobs import BlobRef
-from shoal.transport.bulk import run_inline
+from shoal.transport.blocking_service import run_inline
 from shoal.transport.identity import Identity
 from shoal.transport.memory import Network
 

@@ -11,7 +11,7 @@ from shoal.training.keeping import Keeping
 from shoal.training.records import Presence, Standing
 from shoal.training.service import SwarmService
 from shoal.training.spec import swarm_id_of
-from shoal.transport.bulk import run_inline
+from shoal.transport.blocking_service import run_inline
 from shoal.transport.memory import Network
 from shoal.transport.port import Code, PeerId, Refusal
 from tests.sim.harness import Disk, DiskBlobs, VirtualWorkers, make_nodes, make_spec

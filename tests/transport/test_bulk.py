@@ -29,7 +29,8 @@ from shoal.transport.blobs import (
     Piece,
     bitmap_from_mask,
 )
-from shoal.transport.bulk import PACE_S, BlobService, Lie, run_inline
+from shoal.transport.blocking_service import run_inline
+from shoal.transport.bulk import PACE_S, BlobService, Lie
 from shoal.transport.memory import Network
 from shoal.transport.port import Call, Code, PeerId, Refusal, Streaming, Transport, Unary
 from shoal.transport.wire import Malformed, Message
