@@ -37,7 +37,7 @@ from shoal.node.app import settle
 from shoal.training.events import Event, MembersChanged, Problem, RoundClosed
 from shoal.training.method import Share, Turn, Work
 from shoal.training.ports import BlobReader, Payload
-from shoal.training.service import SwarmService
+from shoal.training.service import Ports, SwarmService
 from shoal.training.spec import AdmissionRule, SignedSpec, Spec, sign_spec
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.bulk import BlobService
@@ -248,7 +248,8 @@ async def start_member(
     member = Member(index, starter, transport)
     counted = cast(Transport, member.transport)
     identity = identity_of(index)
-    service = SwarmService(spec, Numbers(starter), counted, blobs, identity, directory / "rounds", member.observe)
+    ports = Ports(counted, blobs, identity)
+    service = SwarmService(spec, Numbers(starter), ports, directory / "rounds", member.observe)
     await nursery.start(service.run)
 
 

@@ -32,7 +32,7 @@ from shoal.training.diloco_settings import parse_settings
 from shoal.training.events import Event, Problem, RoundClosed
 from shoal.training.log import ROUNDS_SERVED
 from shoal.training.method import Turn
-from shoal.training.service import SwarmService
+from shoal.training.service import Ports, SwarmService
 from shoal.training.spec import AdmissionRule, Spec, sign_spec
 from shoal.training.tensors import Layout, TensorShape
 from shoal.transport.blob_store import BlobStore
@@ -148,7 +148,8 @@ async def member(recipe: Recipe) -> None:
                 print(event.message, file=sys.stderr)
 
         method = Diloco(spec, settings, trainer)
-        service = SwarmService(signed, method, transport, blobs, identity, Path(recipe.directory) / "rounds", observe)
+        ports = Ports(transport, blobs, identity)
+        service = SwarmService(signed, method, ports, Path(recipe.directory) / "rounds", observe)
         await service.run()
         nursery.cancel_scope.cancel()
 

@@ -23,7 +23,7 @@ from shoal.training.method import Method
 from shoal.training.methods import MemberOptions, build, load_trainer
 from shoal.training.pins import labels_of
 from shoal.training.ports import Blobs, Signer
-from shoal.training.service import SwarmService
+from shoal.training.service import Ports, SwarmService, Terms
 from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
 from shoal.training.store import StoredHead
 from shoal.training.wishes_service import Parting
@@ -262,20 +262,11 @@ class Swarms:
             raise
         joined.problem, joined.waits_for, joined.is_waiting_for_disk = "", "", False
         joined.scope, joined.ended, joined.stopped = trio.CancelScope(), trio.Event(), trio.Event()
-        joined.service = SwarmService(
-            joined.signed,
-            joined.method,
-            self._transport,
-            self._blobs,
-            self._signer,
-            joined.folder.rounds,
-            lambda event: self._observe(joined, event),
-            is_paused=joined.membership.is_paused,
-            ticket=joined.membership.ticket,
-            trusted=joined.membership.trusted,
-            keeping=self.keeping,
-            expects=lambda peer: self.keeping.wants(joined.id, peer),
-        )
+        ports = Ports(self._transport, self._blobs, self._signer, self.keeping)
+        own = joined.membership
+        terms = Terms(own.is_paused, own.ticket, own.trusted, lambda peer: self.keeping.wants(joined.id, peer))
+        observe = partial(self._observe, joined)
+        joined.service = SwarmService(joined.signed, joined.method, ports, joined.folder.rounds, observe, terms)
         if joined.method is not None:
             self._nursery.start_soon(self._load_trainer)
         try:

@@ -98,10 +98,10 @@ async def open_archive(means: Means, path: Path, blocking: RunBlocking) -> tuple
     return archive, loaded
 
 
-def make_cores(means: Means, ground: Ground, verified: Verified, ticket: Ticket | None, trusted: bytes | None) -> Cores:
-    """See `SwarmService` for `ticket` and `trusted`."""
+def make_cores(means: Means, ground: Ground, ticket: Ticket | None, trusted: bytes | None) -> Cores:
+    """See `Terms` for `ticket` and `trusted`."""
     spec, me, loaded, restored = means.spec, means.signer.peer_id, ground.loaded, ground.restored
-    roster = Roster(me, spec.members_max)
+    roster, verified = Roster(me, spec.members_max), Verified()
     agreement = Agreement(
         means.swarm, means.signer, timeouts(spec, 0, ()), loaded.position, loaded.log, loaded.journal, verified
     )

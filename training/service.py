@@ -3,7 +3,7 @@ shell.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ from .spec import SignedSpec, open_spec, swarm_id_of
 from .state_service import FixesStart, StateKeeper
 from .storage_service import StorageKeeper
 from .store import MemberStore, StoredTurns
-from .verified import Verified
 from .wishes_service import Parting, Wishes
 from .workers_service import ThreadWorkers, Workers
 
@@ -76,6 +75,35 @@ async def fetch_spec(
     return opened if isinstance(opened, Malformed) else reply
 
 
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a node gives a swarm to work with."""
+
+    transport: Transport
+    blobs: Blobs
+    signer: Signer
+    keeping: Keeping | None = None  # where several swarms share the transport, they share this
+    workers: Workers = field(default_factory=ThreadWorkers)
+    blocking: RunBlocking = run_in_thread  # of what waits for the disk; simulations bring their own
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On which a member takes part.
+
+    Args:
+        ticket: what lets it in, where members are invited; the swarm's creator needs none.
+        trusted: the hash of a recent record of the members', as an invite names it.
+        expects: whether a peer that connects is said to be a member. To others nothing is said before they speak, for
+            the swarm's id lets anybody in who knows it.
+    """
+
+    is_paused: bool = False
+    ticket: Ticket | None = None
+    trusted: bytes | None = None
+    expects: Callable[[PeerId], bool] = lambda peer: True
+
+
 class SwarmService:
     """A member of one swarm. Without a method it is a storage member: it keeps and serves, and contributes nothing."""
 
@@ -83,57 +111,40 @@ class SwarmService:
         self,
         signed_spec: SignedSpec,
         method: Method[Any, Any] | None,
-        transport: Transport,
-        blobs: Blobs,
-        signer: Signer,
+        ports: Ports,
         directory: Path,
         observe: Callable[[Event], None],
-        is_paused: bool = False,
-        *,
-        ticket: Ticket | None = None,
-        trusted: bytes | None = None,
-        keeping: Keeping | None = None,  # where several swarms share the transport, they share this
-        workers: Workers | None = None,
-        blocking: RunBlocking = run_in_thread,  # of what waits for the disk; simulations bring their own
-        expects: Callable[[PeerId], bool] = lambda peer: True,
+        terms: Terms | None = None,
     ) -> None:
-        """Args:
-            ticket: what lets this member in, where members are invited; its creator needs none.
-            trusted: the hash of a recent record of the members', as an invite names it.
-            expects: whether a peer that connects is said to be a member. To others nothing is said before they speak,
-                for the swarm's id lets anybody in who knows it.
-
-        Raises:
-            ValueError: `open_spec` refuses the spec.
-        """
+        """Raises ValueError: `open_spec` refuses the spec."""
         spec = open_spec(signed_spec)
         if isinstance(spec, Malformed):
             raise ValueError(spec.reason)
+        terms = terms or Terms()
         self.swarm = swarm_id_of(signed_spec.spec)
         self._method = method
         self._directory = directory
-        self._blocking = blocking
-        self._is_paused = is_paused
-        self._ticket = ticket
-        self._trusted = None if trusted == self.swarm else trusted  # the start is known anyway
+        self._blocking = ports.blocking
+        self._is_paused = terms.is_paused
+        self._ticket = terms.ticket
+        self._trusted = None if terms.trusted == self.swarm else terms.trusted  # the start is known anyway
         self._means = Means(
             signed_spec,
             spec,
             self.swarm,
-            transport,
-            keeping or Keeping(transport),
-            blobs,
-            signer,
-            workers or ThreadWorkers(),
+            ports.transport,
+            ports.keeping or Keeping(ports.transport),
+            ports.blobs,
+            ports.signer,
+            ports.workers,
             MemberStore(directory),
-            Pins(self.swarm, blobs),
+            Pins(self.swarm, ports.blobs),
             observe,
-            expects,
+            terms.expects,
         )
         self._cores: Cores | None = None
         self._engine: Engine | None = None
         self._keeper: StateKeeper[Any, Any] | StorageKeeper | None = None
-        self._verified = Verified()
         self._restand = trio.Event()
         self._is_leaving = False
         self.finished = trio.Event()  # the last round is over, and the others have it or had their time to get it
@@ -158,7 +169,7 @@ class SwarmService:
         try:
             start_digest = self._method.start_digest(means.spec) if isinstance(self._method, FixesStart) else None
             ground = Ground(restored, archive, loaded, start_digest, self._standing())
-            self._cores = cores = make_cores(means, ground, self._verified, self._ticket, self._trusted)
+            self._cores = cores = make_cores(means, ground, self._ticket, self._trusted)
             store = await open_store(means, self._directory / STORE_NAME, self._blocking)
             self._engine = engine = Engine(means, cores, keeper, store)
             await self._take_part(engine, cores, sequence, stays, task_status)

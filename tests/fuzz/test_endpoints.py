@@ -24,7 +24,7 @@ from trio.testing import MockClock
 from shoal.training.agreed import AgreedRecord, record_value
 from shoal.training.calls import PROTOCOL_VERSION, AskHead, Ballots, Calls, Hello
 from shoal.training.records import Contribution, Head, Presence, Standing
-from shoal.training.service import SwarmService
+from shoal.training.service import Ports, SwarmService
 from shoal.training.spec import swarm_id_of
 from shoal.training.votes import Step, Value, cast, propose
 from shoal.transport.blob_store import BlobStore
@@ -105,10 +105,8 @@ async def full_node(directory: Path) -> AsyncGenerator[FullNode]:
         await nursery.start(blobs.run)
         blob = await blobs.put([b"x" * 1000], pin="test")
         assert isinstance(blob, BlobRef)
-        workers = VirtualWorkers(0.5)
-        service = SwarmService(
-            signed, ToyMethod(), transport, blobs, node.identity, directory / "member", lambda _: None, workers=workers
-        )
+        ports = Ports(transport, blobs, node.identity, workers=VirtualWorkers(0.5))
+        service = SwarmService(signed, ToyMethod(), ports, directory / "member", lambda _: None)
         await nursery.start(service.run)
         honest = await network.open(HONEST.peer_id)
         peers = {

@@ -28,7 +28,7 @@ from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.security.security_multistream import SecurityMultistream
 
 from shoal.node.node import rss_mb
-from shoal.training.service import SwarmService
+from shoal.training.service import Ports, SwarmService
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.bulk import BlobService
 from shoal.transport.host import Host, open_host
@@ -74,9 +74,8 @@ async def full_host(directory: Path) -> AsyncGenerator[Host]:
         transport.serve(ECHO, lambda _, word: word)
         blobs = BlobService(transport, BlobStore(directory / "blobs", 2**26))
         await nursery.start(blobs.run)
-        service = SwarmService(
-            signed, ToyMethod(), transport, blobs, node.identity, directory / "member", lambda _: None
-        )
+        ports = Ports(transport, blobs, node.identity)
+        service = SwarmService(signed, ToyMethod(), ports, directory / "member", lambda _: None)
         await nursery.start(service.run)
         yield transport
         nursery.cancel_scope.cancel()

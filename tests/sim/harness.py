@@ -13,7 +13,7 @@ from blake3 import blake3
 from shoal.training.events import Event, Problem, RoundClosed
 from shoal.training.method import Share, Turn, Work
 from shoal.training.ports import BlobReader, BytesReader, Payload
-from shoal.training.service import SwarmService
+from shoal.training.service import Ports, SwarmService, Terms
 from shoal.training.spec import SignedSpec, Spec, sign_spec, spec_from
 from shoal.transport.blob_plan import HOPELESS_S
 from shoal.transport.blobs import BlobRef, ChunkHasher
@@ -263,19 +263,11 @@ class Swarm:
         for number in numbers:
             node = self.nodes[number]
             node.transport = await self.network.open(node.peer_id)
-            blobs = DiskBlobs(node.transport, node.disk)
+            blobs, workers = DiskBlobs(node.transport, node.disk), VirtualWorkers(node.turn_s)
+            ports = Ports(node.transport, blobs, node.identity, workers=workers, blocking=run_inline)
             node.scope = trio.CancelScope()
             node.service = SwarmService(
-                self.signed_spec,
-                node.method,
-                node.transport,
-                blobs,
-                node.identity,
-                node.directory,
-                node.observe,
-                trusted=trusted,
-                workers=VirtualWorkers(node.turn_s),
-                blocking=run_inline,
+                self.signed_spec, node.method, ports, node.directory, node.observe, Terms(trusted=trusted)
             )
             await self._nursery.start(self._run, node)
             if introducer is not None and introducer != number:

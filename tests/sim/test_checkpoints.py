@@ -13,7 +13,7 @@ from shoal.training.calls import Calls, TellHead
 from shoal.training.events import Problem, Resynced
 from shoal.training.ports import BlobReader, Payload
 from shoal.training.records import Head
-from shoal.training.service import SwarmService
+from shoal.training.service import Ports, SwarmService, Terms
 from shoal.training.spec import SignedSpec
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.blob_stream import ChunkServer
@@ -68,18 +68,9 @@ class Member:
         self.transport = transport
         self.store = BlobStore(node.directory / "blobs", 2**30, boot="boot")
         self.blobs = BlobService(transport, self.store, run_blocking=run_inline)
-        self.service = SwarmService(
-            spec,
-            LargeMethod(),
-            transport,
-            self.blobs,
-            node.identity,
-            node.directory / "member",
-            node.observe,
-            trusted=trusted,
-            workers=VirtualWorkers(1.0),
-            blocking=run_inline,
-        )
+        ports = Ports(transport, self.blobs, node.identity, workers=VirtualWorkers(1.0), blocking=run_inline)
+        terms = Terms(trusted=trusted)
+        self.service = SwarmService(spec, LargeMethod(), ports, node.directory / "member", node.observe, terms)
 
     @property
     def round(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import trio
 
 from shoal.training.keeping import Keeping
-from shoal.training.service import SwarmService
+from shoal.training.service import Ports, SwarmService
 from shoal.transport.identity import Identity
 from shoal.transport.memory import Network
 from shoal.transport.memory_node import address_of
@@ -47,8 +47,8 @@ async def test_leaving_one_of_two_swarms_keeps_the_members_of_the_other(autojump
             keeping = Keeping(transport)
             for spec in specs:
                 blobs, directory = DiskBlobs(transport, Disk()), node.directory / spec.signature.hex()
-                method, means = node.method, (transport, blobs, node.identity, directory, node.observe)
-                service = SwarmService(spec, method, *means, keeping=keeping, workers=VirtualWorkers(5.0))
+                ports = Ports(transport, blobs, node.identity, keeping, VirtualWorkers(5.0))
+                service = SwarmService(spec, node.method, ports, directory, node.observe)
                 await nursery.start(service.run)
                 services.append(service)
         assert ann.transport is not None

@@ -17,7 +17,7 @@ from shoal.training.method import Turn, Work
 from shoal.training.ports import BlobReader, Payload
 from shoal.training.records import Standing
 from shoal.training.rounds import Phase
-from shoal.training.service import SwarmService, fetch_spec
+from shoal.training.service import Ports, SwarmService, Terms, fetch_spec
 from shoal.training.spec import SignedSpec, swarm_id_of
 from shoal.training.store import MemberStore, StoredHead
 from shoal.transport.blob_store import BlobStore
@@ -75,9 +75,8 @@ async def opened(*nodes: Node) -> AsyncGenerator[list[tuple[MemoryTransport, Blo
 def service_of(
     node: Node, spec: SignedSpec, transport: MemoryTransport, blobs: BlobService, watch: Watch, is_paused: bool = False
 ) -> SwarmService:
-    return SwarmService(
-        spec, node.method, transport, blobs, node.identity, node.directory / "member", watch, is_paused=is_paused
-    )
+    ports = Ports(transport, blobs, node.identity)
+    return SwarmService(spec, node.method, ports, node.directory / "member", watch, Terms(is_paused))
 
 
 async def test_two_members_train_in_threads_with_blobs_on_disk_and_end_after_the_last_round(tmp_path: Path) -> None:
@@ -213,9 +212,8 @@ async def test_a_full_disk_is_said_and_small_payloads_still_make_rounds(tmp_path
     (node,) = make_nodes(tmp_path, 1)
     watch = Watch()
     async with opened(node) as made, trio.open_nursery() as nursery:
-        service = SwarmService(
-            make_spec([node]), node.method, made[0][0], FullDisk(), node.identity, node.directory / "member", watch
-        )
+        ports = Ports(made[0][0], FullDisk(), node.identity)
+        service = SwarmService(make_spec([node]), node.method, ports, node.directory / "member", watch)
         await nursery.start(service.run)
         await watch.until(RoundClosed, 2)
         nursery.cancel_scope.cancel()
@@ -271,13 +269,6 @@ async def test_a_joiner_gets_the_spec_by_its_id_and_believes_no_other(autojump_c
 def test_a_service_refuses_a_spec_that_was_tampered_with(tmp_path: Path) -> None:
     nodes = make_nodes(tmp_path, 1)
     spec = make_spec(nodes)
+    ports = Ports(MemoryTransport.__new__(MemoryTransport), FullDisk(), nodes[0].identity)
     with pytest.raises(ValueError, match="not signed"):
-        SwarmService(
-            SignedSpec(spec.spec, bytes(64)),
-            None,
-            MemoryTransport.__new__(MemoryTransport),
-            FullDisk(),
-            nodes[0].identity,
-            tmp_path,
-            Watch(),
-        )
+        SwarmService(SignedSpec(spec.spec, bytes(64)), None, ports, tmp_path, Watch())

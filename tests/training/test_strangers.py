@@ -9,7 +9,7 @@ from shoal.crdt.exchange_messages import Compare
 from shoal.training.calls import PROTOCOL_VERSION, AskHead, Calls, Hello
 from shoal.training.keeping import Keeping
 from shoal.training.records import Presence, Standing
-from shoal.training.service import SwarmService
+from shoal.training.service import Ports, SwarmService, Terms
 from shoal.training.spec import swarm_id_of
 from shoal.transport.blocking_service import run_inline
 from shoal.transport.memory import Network
@@ -37,19 +37,10 @@ async def test_a_stranger_hears_of_a_swarm_when_it_speaks_of_it_first(autojump_c
         transport, stranger = await network.open(ann.peer_id), await network.open(ben.peer_id)
         stranger.serve(calls.hello, on_hello)
         stranger.serve(StoreCalls(swarm).compare, on_compare)
-        service = SwarmService(
-            spec,
-            ann.method,
-            transport,
-            DiskBlobs(transport, Disk()),
-            ann.identity,
-            ann.directory,
-            ann.observe,
-            keeping=Keeping(transport),
-            workers=VirtualWorkers(1.0),
-            blocking=run_inline,
-            expects=lambda peer: False,
-        )
+        blobs, keeping = DiskBlobs(transport, Disk()), Keeping(transport)
+        ports = Ports(transport, blobs, ann.identity, keeping, VirtualWorkers(1.0), run_inline)
+        terms = Terms(expects=lambda peer: False)
+        service = SwarmService(spec, ann.method, ports, ann.directory, ann.observe, terms)
         await nursery.start(service.run)
         await trio.sleep(120.0)
         assert [each.peer for each in transport.connections()] == [ben.peer_id]
