@@ -1,4 +1,4 @@
-"""Which of the checkpoints that members tell is fetched, and how slowly it may come. No I/O.
+"""Which of the checkpoints that members tell is fetched, and how slowly such a blob may come. No I/O.
 
 A member may tell any blob as the state of a head that lies on the log: one of another state, one that is not to be had,
 one that only it holds and gives away a byte a second. What it achieves: nothing where members with more votes tell

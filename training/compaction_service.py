@@ -3,7 +3,7 @@ A shell; when and whether to stands in `compacting`.
 
 A snapshot is a blob, on disk before this member proposes or votes for it: so one that is agreed on is to be had, though
 everybody is killed right after. Who has not got the operations up to its frontier fetches it from any member; what a
-member hands over is believed for its digest, so a liar costs one fetch.
+member hands over is believed for its digest, so a liar costs one fetch, and who gives it away in drops some seconds.
 """
 
 from collections import deque
@@ -28,11 +28,11 @@ from .answers_service import Cores
 from .compacting import SNAPSHOT_BYTES_MAX, chosen, framed, frontier_of, mark_of, unframed
 from .events import Problem
 from .exchange_service import Means
+from .fetching_service import PacedFetches
 
 SLOTS: Final = 16  # labels under which snapshots are kept, by their digest; few share one
 SPREAD_S: Final = 10.0  # until what is written here is taken to have reached the others
 SAMPLES: Final = 3  # of the frontier, in that time
-FETCH_S: Final = 600.0
 ASK_PAUSE_S: Final = 5.0  # before those are asked again who had no snapshot
 
 Ask = Callable[[PeerId, bytes], Awaitable[BlobRef | None]]
@@ -55,6 +55,7 @@ class Compactor:
         self._ask = ask
         self._tell = tell
         self._own = Writer(means.signer.public_key)
+        self._fetches = PacedFetches(means.blobs)
         self._past: deque[Frontier] = deque(maxlen=SAMPLES)  # the oldest has spread by now, if there are so many
         self._held: dict[bytes, int] = {}  # snapshots by digest, and the round whose record they are for
         self._wanted: StoreMark | bytes | None = None  # that is agreed on, or its digest
@@ -203,7 +204,7 @@ class Compactor:
     async def _fetch(self, digest: bytes, ref: BlobRef, peer: PeerId) -> list[bytes] | None:
         means, label = self._means, self._label(digest)
         holders = partial(self._holders, peer)
-        refusal = await means.blobs.fetch(ref, holders, pin=label, timeout_s=FETCH_S)
+        refusal = await self._fetches.fetch(ref, holders, pin=label)
         if refusal is not None:
             self._complain(f"the agreed snapshot of the store cannot be had from {peer}: {refusal.message}")
             return None

@@ -14,7 +14,7 @@ from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed
 
 from .attempt import Raised, attempt
-from .checkpoints_service import Checkpoints
+from .fetching_service import PacedFetches
 from .method import Local, Method, Share, State, Turn, Work
 from .pins import Pins
 from .ports import BlobReader, Blobs, BytesReader
@@ -75,7 +75,7 @@ class StateKeeper(Generic[State, Local]):
         self._store = store
         self._workers = workers
         self._pins = pins
-        self._checkpoints = Checkpoints(blobs, pins)
+        self._fetches = PacedFetches(blobs)
         self._state, self._local = start
         self._trained: Work[Local] | None = None  # no contribution yet
         self._work: tuple[Work[Local], bytes] | None = None  # unsettled, and its contribution's hash
@@ -205,7 +205,7 @@ class StateKeeper(Generic[State, Local]):
         if ref.size > self._checkpoint_bytes_max:
             return f"a checkpoint of {ref.size} bytes is more than {self._checkpoint_bytes_max}"
         like = None if self._saved is None else self._saved[0]
-        refusal = await self._checkpoints.fetch(head.round, ref, holders, like)
+        refusal = await self._fetches.fetch(ref, holders, pin=self._pins.label("state", head.round), like=like)
         if refusal is not None:
             return refusal.message
         state = await self._load_state(ref)

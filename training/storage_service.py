@@ -6,7 +6,7 @@ from typing import Any
 from shoal.transport.blobs import BlobRef
 from shoal.transport.wire import Malformed
 
-from .checkpoints_service import Checkpoints
+from .fetching_service import PacedFetches
 from .pins import Pins
 from .ports import Blobs
 from .records import Head
@@ -22,7 +22,7 @@ class StorageKeeper:
         self._swarm = swarm
         self._blobs = blobs
         self._pins = pins
-        self._checkpoints = Checkpoints(blobs, pins)
+        self._fetches = PacedFetches(blobs)
         self._store = store
         self._workers = workers
 
@@ -41,7 +41,7 @@ class StorageKeeper:
         return Restored(Head(0, self._swarm, b""), None, problems)
 
     async def fetch_state(self, head: Head, ref: BlobRef, holders: Holders) -> Applied[BlobRef] | str:
-        refusal = await self._checkpoints.fetch(head.round, ref, holders)
+        refusal = await self._fetches.fetch(ref, holders, pin=self._pins.label("state", head.round))
         return Applied(ref, head.digest, ref) if refusal is None else refusal.message
 
     async def stand_at(self, head: Head, applied: Applied[Any], taken: frozenset[bytes]) -> BlobRef | str | None:

@@ -1,4 +1,4 @@
-"""A newcomer to a large state, and a member that names a blob which only it holds, and gives it away in drops."""
+"""A newcomer to a large state or store, and a member that names a blob which only it holds, and gives it in drops."""
 
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from shoal.training.calls import Calls, TellHead
+from shoal.training.calls import Calls, TellHead, TellStore
 from shoal.training.events import Problem, Resynced
 from shoal.training.ports import BlobReader, Payload
 from shoal.training.records import Head
@@ -27,6 +27,7 @@ from tests.sim.harness import Node, ToyMethod, ToyState, VirtualWorkers, make_no
 MIB = 2**20
 STATE_BYTES = 12 * MIB
 ROUNDS = 6
+STORE_ROUNDS = 10
 DROP_S = 25.0  # for a chunk: a holder that takes 30 is let rest anyway
 
 
@@ -78,12 +79,7 @@ class Member:
 
     def name_a_blob_that_only_this_one_has(self) -> None:
         """For the head where all stand. Whoever asks for it gets a chunk now and then."""
-        other = self.store.put([bytes(range(256)) * (STATE_BYTES // 256)], "kept")
-        assert isinstance(other, BlobRef)
-
-        async def drip(digest: bytes, index: int) -> bytes | None:
-            await trio.sleep(DROP_S)
-            return self.store.read_chunk(digest, index)
+        other = self._dripping()
 
         def tell(peer: object, request: object) -> TellHead:
             status = self.service.status()
@@ -92,17 +88,37 @@ class Member:
         calls = Calls(self.service.swarm)
         self.transport.stop_serving(calls.head.name)
         self.transport.serve(calls.head, tell)
+
+    def name_a_snapshot_that_only_this_one_has(self) -> None:
+        """Whatever it is asked for."""
+        other, calls = self._dripping(), Calls(self.service.swarm)
+        self.transport.stop_serving(calls.store.name)
+        self.transport.serve(calls.store, lambda peer, request: TellStore(other))
+
+    def has_snapshot(self) -> bool:
+        return any("/store/" in label for label in self.store.labels())
+
+    def _dripping(self) -> BlobRef:
+        """A blob of which who asks gets a chunk now and then, as of all others from now on."""
+        other = self.store.put([bytes(range(256)) * (STATE_BYTES // 256)], "kept")
+        assert isinstance(other, BlobRef)
+
+        async def drip(digest: bytes, index: int) -> bytes | None:
+            await trio.sleep(DROP_S)
+            return self.store.read_chunk(digest, index)
+
         self.transport.stop_serving(CHUNKS.name)
         self.transport.serve_stream(CHUNKS, ChunkServer(drip).serve)
+        return other
 
 
 class Company:
     """Members on one network, all connected."""
 
-    def __init__(self, network: Network, nursery: trio.Nursery, nodes: list[Node]) -> None:
+    def __init__(self, network: Network, nursery: trio.Nursery, nodes: list[Node], rounds: int) -> None:
         self._network = network
         self._nursery = nursery
-        self._spec = make_spec(nodes, members_start=len(nodes) - 1, rounds_max=ROUNDS)
+        self._spec = make_spec(nodes, members_start=len(nodes) - 1, rounds_max=rounds, store_rounds=STORE_ROUNDS)
         self._nodes = nodes
         self.members: list[Member] = []
 
@@ -120,16 +136,16 @@ class Company:
 
 
 @asynccontextmanager
-async def trained(folder: Path, count: int) -> AsyncGenerator[Company]:
+async def trained(folder: Path, count: int, rounds: int = ROUNDS) -> AsyncGenerator[Company]:
     """So many members after their last round; one more may come."""
     network = Network(0, is_full=True)
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
-        company = Company(network, nursery, make_nodes(folder, count + 1))
+        company = Company(network, nursery, make_nodes(folder, count + 1), rounds)
         for _ in range(count):
             await company.start()
         with trio.fail_after(120):
-            while any(member.round < ROUNDS for member in company.members):  # noqa: ASYNC110
+            while any(member.round < rounds for member in company.members):  # noqa: ASYNC110
                 await trio.sleep(0.1)
         yield company
         nursery.cancel_scope.cancel()
@@ -165,3 +181,17 @@ async def test_who_drips_costs_a_newcomer_nothing_where_more_members_tell_anothe
         company.members[2].name_a_blob_that_only_this_one_has()
         assert await time_to_join(company) < 5.0
         assert company.members[3].node.observed(Problem) == []
+
+
+async def test_who_drips_a_snapshot_of_the_store_holds_it_up_for_seconds(
+    autojump_clock: MockClock, folder: Path
+) -> None:
+    async with trained(folder, 2, rounds=3 * STORE_ROUNDS) as company:
+        assert all(member.has_snapshot() for member in company.members)
+        company.members[0].name_a_snapshot_that_only_this_one_has()
+        newcomer = await company.start(trusted=company.members[1].service.status().record)
+        with trio.fail_after(PACE_S + 5.0):
+            while not newcomer.has_snapshot():  # noqa: ASYNC110
+                await trio.sleep(0.1)
+        (problem,) = newcomer.node.observed(Problem)
+        assert f"cannot be had from {company.members[0].node.peer_id}" in problem.message
