@@ -47,10 +47,8 @@ async def origin_of(joined: Joined, record: str) -> Origin:
     """The state of a swarm that this node has, if it is that after this record: a hash's beginning, or LATEST. Raises
     Complaint.
     """
-    service, method = joined.service, joined.method
+    service, method = joined.running(), joined.method
     name = f"swarm {joined.spec.name} ({joined.id[:12]})"
-    if service is None:
-        raise Complaint(f"{name} does not run here: {joined.problem or 'wait for its start'}")
     if method is None:
         raise Complaint(f"this node only stores {name}: a node that trains in it has a state to go on from")
     if not isinstance(method, Restarts):

@@ -236,11 +236,9 @@ class LocalMethods:
 
     async def copy_store(self, params: OneSwarm) -> object:
         joined = self._swarms.find(params.swarm)
-        if joined.service is None:
-            raise Complaint(f"swarm {joined.spec.name} does not run here: {joined.problem}")
-        path = joined.folder.rounds / f"store-{os.urandom(4).hex()}.copy"
+        service, path = joined.running(), joined.folder.rounds / f"store-{os.urandom(4).hex()}.copy"
         try:
-            await joined.service.copy_store(path)
+            await service.copy_store(path)
         except StoreError as error:
             raise Complaint(str(error), Exit.DISK) from error
         return {"id": joined.id, "path": str(path)}

@@ -7,7 +7,7 @@ import msgspec
 
 from shoal.training.members import VOTES_MAX
 from shoal.training.membership_view import MembershipView, MemberView, Removal
-from shoal.training.service import SwarmService
+from shoal.training.service import NOT_RUNNING, SwarmService
 from shoal.transport.port import PeerId
 
 from .complaint import Complaint, Exit
@@ -62,10 +62,11 @@ class MemberMethods:
 
     def _find(self, swarm: str | None) -> tuple[Joined, SwarmService, MembershipView]:
         joined = self._swarms.find(swarm)
-        view = None if joined.service is None else joined.service.membership()
-        if joined.service is None or view is None:
-            raise Complaint(f"swarm {joined.spec.name} does not run here: {joined.problem or 'wait for its start'}")
-        return joined, joined.service, view
+        service = joined.running()
+        view = service.membership()
+        if view is None:
+            raise Complaint(NOT_RUNNING)
+        return joined, service, view
 
 
 def choose_member(text: str, view: MembershipView) -> PeerId:

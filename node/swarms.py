@@ -70,6 +70,13 @@ class Joined:
     def id(self) -> str:
         return self.folder.swarm.hex()
 
+    def running(self) -> SwarmService:
+        """Its engine. Raises Complaint while it does not run."""
+        if self.service is None:
+            reason = self.problem or "wait for its start"
+            raise Complaint(f"swarm {self.spec.name} ({self.id[:12]}) does not run here: {reason}")
+        return self.service
+
 
 @dataclass(frozen=True, slots=True)
 class Hardware:

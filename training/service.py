@@ -37,7 +37,7 @@ from .store import MemberStore, StoredTurns
 from .wishes_service import Parting, Wishes
 from .workers_service import ThreadWorkers, Workers
 
-NOT_RUNNING = "the swarm does not run here"
+NOT_RUNNING = "the swarm does not run here yet: wait for its start"
 ADDRESSES_EVERY_S = 30.0  # how often the node's addresses are looked at
 
 
