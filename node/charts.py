@@ -11,6 +11,8 @@ from html import escape
 
 WIDTH, HEIGHT = 760, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 20, 34, 52  # margins for the ticks and labels
+MIDDLE = (LEFT + WIDTH - RIGHT) / 2
+NOTHING = f'<text x="{MIDDLE}" y="{HEIGHT / 2}" text-anchor="middle">nothing to show</text>'
 LANE = 26  # the height of a lane, with the gap to the next
 COLORS = 8  # series beyond it repeat the colours
 MARKERS_MAX = 60  # points of one line that get a visible dot
@@ -100,7 +102,7 @@ def line_chart(title: str, lines: Sequence[Line], x_axis: Axis, y_axis: Axis) ->
     xs = [x for _, points in drawn for x, _ in points]
     ys = [y for _, points in drawn for _, y in points]
     if not xs:
-        return _frame(title, "", [], x_axis, y_axis, empty=True)
+        return _frame(title, NOTHING, [], x_axis, y_axis)
     x_ticks, y_ticks = nice_ticks(0.0, max(xs), x_axis.step_least), nice_ticks(min(ys), max(ys), y_axis.step_least)
     x_of, y_of = _scale(x_ticks[0], max(xs), LEFT, WIDTH - RIGHT), _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     body = [_y_grid(y_ticks, y_of, y_axis)]
@@ -129,7 +131,7 @@ def stacked_bars(title: str, bars: Sequence[str], stacks: Sequence[Stack], x_axi
         raise ValueError(f"each stack needs one value for each of the {len(bars)} bars")
     totals = [sum(stack.values[index] for stack in stacks) for index in range(len(bars))]
     if not bars or max(totals) <= 0:
-        return _frame(title, "", [], x_axis, y_axis, empty=True)
+        return _frame(title, NOTHING, [], x_axis, y_axis)
     y_ticks = nice_ticks(0.0, max(totals))
     y_of = _scale(0.0, y_ticks[-1], HEIGHT - BOTTOM, TOP)
     slot = (WIDTH - LEFT - RIGHT) / len(bars)
@@ -203,27 +205,17 @@ def _x_tick(x: float, text: str, height: int = HEIGHT) -> str:
 
 
 def _frame(
-    title: str,
-    body: str,
-    legend: Sequence[tuple[str, int]],
-    x_axis: Axis,
-    y_axis: Axis,
-    *,
-    empty: bool = False,
-    height: int = HEIGHT,
+    title: str, body: str, legend: Sequence[tuple[str, int]], x_axis: Axis, y_axis: Axis, *, height: int = HEIGHT
 ) -> str:
     """The chart around its body: legend, base line, axis labels. The legend is HTML, because only that wraps."""
     keys = "".join(
         f'<span><i class="b{color % COLORS}"></i>{escape(name)}</span>'
         for name, color in (legend if len(legend) > 1 else ())
     )
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    if empty:
-        body = f'<text x="{middle}" y="{height / 2}" text-anchor="middle">nothing to show</text>'
     return (
         f'<div class="legend">{keys}</div>'
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
         f'{body}<line class="base" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height - BOTTOM}" y2="{height - BOTTOM}"/>'
-        f'<text class="axis" x="{middle}" y="{height - 10}" text-anchor="middle">{escape(x_axis.label)}</text>'
+        f'<text class="axis" x="{MIDDLE}" y="{height - 10}" text-anchor="middle">{escape(x_axis.label)}</text>'
         f'<text class="axis" x="10" y="14">{escape(y_axis.label)}</text></svg>'
     )
