@@ -96,8 +96,3 @@ def join(a: Cell, a_context: Vector, b: Cell, b_context: Vector) -> Cell:
     for context in (a_context, b_context):  # not both joined: that would cost every key as much as there are writers
         joined.settle(context)
     return joined
-
-
-def joined_context(a: Vector, b: Vector) -> dict[Writer, int]:
-    """What either side has seen."""
-    return {writer: max(a.get(writer, 0), b.get(writer, 0)) for writer in {*a, *b}}

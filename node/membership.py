@@ -29,7 +29,6 @@ MEMBER_NAME = "member.json"
 ROUNDS_NAME = "rounds"
 # In it: of its presence, training.namespaces.STORE_NAME, and what it signed: training.archive_reading_service.LOG_NAME.
 HISTORY_FILES = ("sequence", "store.db*", "log.db*")
-MEMBER_BYTES_MAX = 4 * 1024 * 1024
 KNOWN_MEMBERS_MAX = 64  # remembered to come back by
 
 Role = Literal["train", "storage"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shoal.crdt import counter, log, orset, register
 from shoal.crdt.cells import cells_digest
-from shoal.crdt.dots import Cell, Dot, Writer, join, joined_context
+from shoal.crdt.dots import Cell, Dot, Vector, Writer, join
 from shoal.crdt.operation import Operation, tag_of
 from shoal.crdt.rules import Kind, NoRecords, Rule, Rules, judge
 from shoal.transport.wire import encode
@@ -90,6 +90,11 @@ class Site:
         cell = self.cell.copy()
         cell.settle(self.context)
         return State(dict(self.context), cell)
+
+
+def joined_context(a: Vector, b: Vector) -> dict[Writer, int]:
+    """What either side has seen."""
+    return {writer: max(a.get(writer, 0), b.get(writer, 0)) for writer in {*a, *b}}
 
 
 @dataclass(frozen=True)
