@@ -46,7 +46,7 @@ from shoal.transport.identity import Identity
 from shoal.transport.port import Address, PeerId, Refusal, Reply, Request, Transport, Unary
 from shoal.transport.wire import encode
 
-from .processes import BenchProcess, start, tell
+from .processes import BenchProcess, run_all, start, tell
 
 PROCESSES: Final = 4
 ROUND_S: Final = 120.0
@@ -260,7 +260,7 @@ async def measure(members: int, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as root:
         try:
             for mine in shares:
-                processes.append(await start("bench.agreement", "--be-members"))
+                processes.append(await start("bench.agreement"))
                 await processes[-1].send(Recipe(members, mine, root))
             addresses = [address for each in processes for address in (await each.receive("addresses"))["addresses"]]
             for each in processes:
@@ -336,12 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--members", type=int, nargs="+", default=[4, 8, 16, 32, 64])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--be-members", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.be_members:
-        trio.run(take_part, msgspec.json.decode(sys.stdin.readline(), type=Recipe))
-    else:
-        print(json.dumps(trio.run(bench, arguments)))
+    run_all(parser, bench, take_part, Recipe)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from shoal.transport.identity import Identity
 from shoal.transport.limits import Limits
 from shoal.transport.port import Address, PeerId
 
-from .processes import BenchProcess, start, tell
+from .processes import BenchProcess, run_all, start, tell
 
 if TYPE_CHECKING:
     from shoal.training.tensors import Vector
@@ -162,7 +162,7 @@ async def measure(codec: str, arguments: argparse.Namespace) -> dict[str, Any]:
             for index in range(arguments.members):
                 folder = f"{root}/{index}"
                 recipe = Recipe(index, arguments.members, arguments.parameters, arguments.rounds, codec, folder)
-                members.append(await start("bench.average", "--be-a-member"))
+                members.append(await start("bench.average"))
                 await members[index].send(recipe)
             addresses = [(await each.receive("addresses"))["addresses"] for each in members]
             for each in members:
@@ -205,12 +205,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=4)
     parser.add_argument("--parameters", type=int, default=25_000_000)
     parser.add_argument("--rounds", type=int, default=WARM_ROUNDS + 4)
-    parser.add_argument("--be-a-member", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.be_a_member:
-        trio.run(member, msgspec.json.decode(sys.stdin.readline(), type=Recipe))
-    else:
-        print(json.dumps(trio.run(bench, arguments)))
+    run_all(parser, bench, member, Recipe)
 
 
 if __name__ == "__main__":

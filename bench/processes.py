@@ -1,15 +1,20 @@
 """Processes that a benchmark starts, tells what to do in lines of JSON, and hears in lines of JSON."""
 
+import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 import trio
 
 from shoal.node.processes import kill_group, own_group
+
+BE_STARTED: Final = "--be-started"
+
+Recipe = TypeVar("Recipe")
 
 
 def tell(value: Mapping[str, object]) -> None:
@@ -50,9 +55,24 @@ class BenchProcess:
         await self._process.wait()
 
 
-async def start(module: str, *arguments: str) -> BenchProcess:
-    """`python -m module arguments`."""
+async def start(module: str) -> BenchProcess:
+    """A process of `module` whose `run_all` waits to be sent a recipe."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own_group()
+        [sys.executable, "-m", module, BE_STARTED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own_group()
     )
     return BenchProcess(process)
+
+
+def run_all(
+    parser: argparse.ArgumentParser,
+    bench: Callable[[argparse.Namespace], Awaitable[object]],
+    started: Callable[[Recipe], Awaitable[object]],
+    recipe: type[Recipe],
+) -> None:
+    """Run the bench, and print what it returns as JSON; or, in a process that it started, what that one has to do."""
+    parser.add_argument(BE_STARTED, dest="is_started", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.is_started:
+        trio.run(started, msgspec.json.decode(sys.stdin.readline(), type=recipe))
+    else:
+        print(json.dumps(trio.run(bench, arguments)))
