@@ -51,7 +51,7 @@ from .verified import Verified
 from .votes import signature_count
 from .workers_service import Workers
 
-LOG_COST = 20  # in signatures: five answers a second, of up to 4 MiB each
+LOG_COST = 20  # in signatures: five answers a second, of up to 4 MiB each, which threads read that others wait for
 
 _STRANGER = Refusal(Code.REFUSED, "say hello first")
 
@@ -237,10 +237,9 @@ class Answers:
         return TellStore(self._log.snapshots.get(request.digest))
 
     async def _on_log(self, peer: PeerId, request: AskLog) -> TellLog | Refusal:
-        if not self._roster.is_connected(peer):
-            return _STRANGER
-        if not self._opener.allows(trio.current_time(), peer, LOG_COST):
-            return Refusal(Code.BUSY, "too much of the log in too short a time")
+        refusal = self._refuse_log(peer)
+        if refusal is not None:
+            return refusal
         last = request.round + LOG_TOLD_MAX - 1
         read = partial(self._reader.range, request.round, last, TOLD_BYTES_MAX - 1024)
         try:
@@ -248,11 +247,22 @@ class Answers:
         except StoreError:
             return TellLog(())
 
-    async def _on_proof(self, peer: PeerId, request: AskProof) -> TellProof:
+    async def _on_proof(self, peer: PeerId, request: AskProof) -> TellProof | Refusal:
+        refusal = self._refuse_log(peer)
+        if refusal is not None:
+            return refusal
         try:
             return TellProof(await self._workers.run(partial(self._reader.proof, request.record, self._short_of)))
         except StoreError:
             return TellProof(None)
+
+    def _refuse_log(self, peer: PeerId) -> Refusal | None:
+        """Why `peer` is to be told nothing that has to be read from the disk."""
+        if not self._roster.is_connected(peer):
+            return _STRANGER
+        if not self._opener.allows(trio.current_time(), peer, LOG_COST):
+            return Refusal(Code.BUSY, "too much of the log in too short a time")
+        return None
 
     def _on_contributions(self, peer: PeerId, request: AskContributions) -> TellContributions:
         found = (self._rounds.pool.get(hash) or self._log.contribution(hash) for hash in request.wanted)

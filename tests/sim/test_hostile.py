@@ -11,7 +11,9 @@ import trio
 from msgspec.structs import replace
 
 from shoal.training.agreed import record_value, remove_statement
-from shoal.training.calls import AskContributions, AskLog, Have, Offer, TellHead, topic
+from shoal.training.allowance import ENVELOPES_BURST, ENVELOPES_PER_S
+from shoal.training.answers_service import LOG_COST
+from shoal.training.calls import AskContributions, AskLog, AskProof, Have, Offer, TellHead, topic
 from shoal.training.events import RoundClosed
 from shoal.training.members import Leave, Remove
 from shoal.training.records import Contribution, Head, Standing, seal_contribution
@@ -21,6 +23,8 @@ from shoal.transport.port import Code, Refusal, Unary
 from shoal.transport.wire import Message
 from tests.sim.villain import besieged, expect_unharmed, members, take_nothing
 from tests.training.seated import stranger
+
+ASKED = 200  # times
 
 
 @pytest.fixture
@@ -65,8 +69,32 @@ async def test_strangers_are_told_to_say_hello_first(autojump_clock: object, fol
             await villain.tell(word),
             await villain.ask(villain.calls.have, Have(head, (), False, 0)),
             await villain.ask(villain.calls.log, AskLog(1)),
+            await villain.ask(villain.calls.proof, AskProof(villain.swarm_id)),
         ):
             assert all(isinstance(reply, Refusal) and reply.code is Code.REFUSED for reply in replies)
+        await expect_unharmed(swarm)
+
+
+async def test_who_asks_for_the_log_or_proofs_of_it_without_end_is_soon_told_to_wait(
+    autojump_clock: object, folder: Path
+) -> None:
+    async with besieged(folder) as (swarm, villain):
+        await villain.hello()
+        replies: list[Any] = []
+
+        async def ask(method: Any, request: Any) -> None:
+            replies.extend(await villain.ask(method, request, swarm.nodes[0].peer_id))
+
+        for method, request in ((villain.calls.proof, AskProof(villain.swarm_id)), (villain.calls.log, AskLog(1))):
+            replies.clear()
+            began_at = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for _ in range(ASKED):
+                    nursery.start_soon(ask, method, request)
+            told = [reply for reply in replies if not isinstance(reply, Refusal)]
+            took_s = trio.current_time() - began_at
+            assert len(told) <= (ENVELOPES_BURST + ENVELOPES_PER_S * took_s) / LOG_COST < ASKED
+            assert {reply.code for reply in replies if isinstance(reply, Refusal)} == {Code.BUSY}
         await expect_unharmed(swarm)
 
 
