@@ -123,15 +123,16 @@ class Words:
         if seat is None:
             return False
         statement = remove_statement(self._swarm, member, seat.since)
-        words = self._removals.setdefault(member, {})
-        before = len(words)
+        known, news = self._removals.get(member, {}), dict[PeerId, Signed]()
         for each in change.words:
             signer = PeerId(each.member)
-            is_news = signer not in words and electorate.votes(signer) > 0
-            if is_news and self._verify(signer, statement, each.signature):
-                words[signer] = each
-        self.version += len(words) - before
-        return len(words) > before
+            is_new = signer not in known and signer not in news and electorate.votes(signer) > 0
+            if is_new and self._verify(signer, statement, each.signature):
+                news[signer] = each
+        if news:  # else anybody's empty word would be shown as a removal that is wanted
+            self._removals[member] = known | news
+        self.version += len(news)
+        return bool(news)
 
     def _wanted_removals(self, electorate: Electorate) -> Iterable[Remove]:
         for member, words in sorted(self._removals.items()):

@@ -110,8 +110,12 @@ def test_nobody_wants_a_member_to_go_in_anothers_name_nor_without_a_vote() -> No
     forged = Signed(BEN.peer_id, ANN.sign(remove_statement(SWARM, CAT.peer_id, 0)))
     assert not heard.hear(THREE, Remove(CAT.peer_id, (forged,)))
     assert not heard.hear(THREE, removes(CAT, DAN))
+    assert not heard.hear(THREE, removes(CAT))
     assert not heard.hear(THREE, removes(DAN, ANN))  # no member
+    assert heard.removers() == {}
     assert heard.version == 0
+    assert heard.hear(THREE, removes(CAT, ANN))
+    assert heard.removers() == {CAT.peer_id: (ANN.peer_id,)}
 
 
 def test_the_words_of_who_has_lost_its_vote_count_no_more() -> None:
