@@ -91,11 +91,12 @@ class Villain:
         return told.head
 
     async def position(self) -> Position:
-        """Where the log stands."""
+        """Where the log stands, as it is told to who has said hello."""
         position = beginning(self.swarm_id, self.spec)
         while True:
             told = (await self.ask(self.calls.log, AskLog(position.round + 1), self.swarm.nodes[0].peer_id))[0]
-            if not isinstance(told, TellLog) or not told.log:
+            assert isinstance(told, TellLog), told
+            if not told.log:
                 return position
             for decided in told.log:
                 _, position = closed_by(position, decided)
