@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -114,7 +115,8 @@ async def test_huge_polkas_at_full_rate_are_soon_not_even_verified(autojump_cloc
     async with besieged(folder) as (swarm, villain):
         await villain.join()
         keys = [node.identity for node in swarm.nodes]
-        for _ in range(5):
+        replies: list[Any] = []
+        for _ in range(3):
             round = (await villain.head()).round + 1
             value = value_of(b"v" * 100_000)
             votes = [cast(each, bytes(32), round, 0, Step.PREVOTE, value.hash) for each in keys]
@@ -122,11 +124,15 @@ async def test_huge_polkas_at_full_rate_are_soon_not_even_verified(autojump_cloc
 
             async def say(vote: Vote, polka: Polka = polka) -> None:
                 shown = Vote(vote.voter, vote.round, vote.attempt, vote.step, b"", vote.signature, polka)
-                await villain.ask(villain.calls.ballots, Ballots((shown,)), swarm.nodes[0].peer_id)
+                target = swarm.nodes[0].peer_id
+                replies.append(
+                    await villain.transport.request(target, villain.calls.ballots, Ballots((shown,)), timeout_s=60.0)
+                )
 
             async with trio.open_nursery() as nursery:
-                for attempt in range(40):
+                for attempt in range(200):
                     nursery.start_soon(say, villain.vote(round, Step.PREVOTE, b"", attempt))
+        assert any(isinstance(reply, Refusal) and "too many signatures" in reply.message for reply in replies)
         await expect_unharmed(swarm, 6, lost_attempts=3)
 
 
