@@ -21,7 +21,7 @@ from shoal.training.votes import Decided, Signed, Step, Vote, cast, signatures_o
 from shoal.transport.blobs import BlobRef
 from shoal.transport.port import Code, Refusal, Unary
 from shoal.transport.wire import Message
-from tests.sim.villain import besieged, expect_unharmed, members, take_nothing
+from tests.sim.villain import besieged, core_of, expect_unharmed, members, take_nothing
 from tests.training.seated import stranger
 
 ASKED = 200  # times
@@ -333,6 +333,8 @@ async def test_words_of_others_lead_to_nothing(autojump_clock: object, folder: P
             villain.gossip(3, Leave(target, word), stolen)
             await trio.sleep(0.5)
         await expect_unharmed(swarm, 5, lost_attempts=2)
+        for node in swarm.nodes:
+            assert core_of(node).words.removers() == {target: (villain.peer_id,)}
         after = (await villain.position()).electorate
         assert {seat.member for seat in after.seats} == {seat.member for seat in before.seats}
 
