@@ -9,8 +9,10 @@ from shoal.training.agreed import record_value
 from shoal.training.course import HASTY_MAX
 from shoal.training.effects import AskLog, Collect, Effect, FetchPayload, Resync
 from shoal.training.judging import shares_of
+from shoal.training.named_values import VALUES_MAX
 from shoal.training.records import Head
 from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
+from shoal.training.voting import PROPOSALS_KEPT
 from shoal.transport.blobs import BlobRef
 from tests.training.seated import DIGEST, PEOPLE, Seated, make_spec, of_kind, of_read, said, stranger
 
@@ -153,6 +155,19 @@ def test_proposals_for_far_attempts_are_neither_judged_nor_kept() -> None:
         heard = me.rounds.heard_ballots(1.0, liar.peer_id, [me.proposal(me.record([share]), attempt)])
         assert of_kind(heard, Collect) == []
     assert len(me.rounds._deliberation._waiting) <= 2  # pyright: ignore[reportPrivateUsage]
+
+
+def test_proposals_of_what_nobody_has_are_forgotten_as_attempts_go_by() -> None:
+    me = listener()
+    others = [each for each in PEOPLE[:4] if each is not PEOPLE[me.me]]
+    for attempt in range(4 * PROPOSALS_KEPT):
+        share = me.share(me.contribution(others[0], samples=1 + attempt))
+        me.rounds.heard_ballots(1.0, me.turn(attempt).peer_id, [me.proposal(me.record([share]), attempt)])
+        for each in others:
+            nothing = me.vote(each, Step.PRECOMMIT, b"", attempt)
+            me.rounds.heard_ballots(1.0, each.peer_id, [nothing])
+    assert me.voting.attempt > 3 * PROPOSALS_KEPT
+    assert len(me.rounds._deliberation._waiting) <= VALUES_MAX  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_member_that_tells_of_a_record_that_came_meanwhile_is_not_doubted() -> None:

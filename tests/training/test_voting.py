@@ -154,6 +154,22 @@ def test_a_proposer_names_what_a_quorum_has_prevoted_before() -> None:
     assert fault(named, SWARM, ELECTORATE.by_member) is None
 
 
+def test_of_what_quorums_have_prevoted_the_newest_is_proposed_whichever_was_shown_last() -> None:
+    turn = next(attempt for attempt in range(4, 20) if proposer_of(attempt) != proposer_of(0))
+    others = [number for number in range(4) if number != proposer_of(turn)]
+    shown = [
+        replace(vote(others[0], Step.PREVOTE, b"", attempt), bound_by=polka(attempt - 1, value))
+        for attempt, value in ((3, OTHER), (2, ONE))
+    ]
+    for ballots in (shown, shown[::-1]):
+        me = voting(proposer_of(turn))
+        effects: list[Effect] = []
+        for ballot in (*ballots, *(vote(number, Step.PREVOTE, b"", turn) for number in others)):
+            effects += me.heard(0.0, ballot)
+        (named,) = [ballot for ballot in sent(effects) if isinstance(ballot, Proposal)]
+        assert (named.value, named.polka_attempt) == (OTHER.data, 2)
+
+
 def test_what_a_quorum_turns_out_to_back_is_judged_anew() -> None:
     me = voting(other_than(proposer_of(0), proposer_of(1)))
     assert me.heard(0.0, proposal()) == [Judge(ONE, is_backed=False)]
