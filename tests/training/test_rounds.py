@@ -2,10 +2,12 @@
 
 from msgspec import structs
 
+from shoal.training.admission import join_change
 from shoal.training.agreeing import Keep
 from shoal.training.effects import AnnounceHeld, ApplyRecord, CheckPayload, Collect, FetchPayload, Train
 from shoal.training.events import Finished, Problem, RoundStarted, Waiting
-from shoal.training.records import Head, Presence, Present, Standing
+from shoal.training.members import Join
+from shoal.training.records import Head
 from shoal.training.rounds import Phase
 from shoal.training.votes import Proposal, Step, Vote, value_of
 from shoal.training.voting_effects import Save, Send
@@ -363,19 +365,22 @@ def test_what_no_record_may_take_any_more_is_let_go_of() -> None:
     assert ann.rounds.checked(1.4, C, None) == []
 
 
-def test_memory_stays_bounded_whatever_strangers_send() -> None:
-    ann = at_work(ANN, members_max=4)
-    for each in (BEN, CAT):
-        ann.roster.lose(each.peer_id, 0.0)
-    crowd = [Identity.from_seed(n.to_bytes(32, "big")) for n in range(100, 140)]
-    for each in crowd:
-        if ann.roster.greet(Present(each.peer_id, Presence(1, Standing.TRAINER, ())), START):
-            for round in range(1, 40):
-                ann.rounds.heard(1.0, contribution(each, round))
-                ann.rounds.heard(1.0, contribution(each, round + 1, Head(1, SWARM, bytes([round]) * 32)))
-            ann.roster.lose(each.peer_id, 1.0)  # makes room for the next
-    ann.meet(BEN)
+def test_memory_stays_bounded_however_many_ask_to_be_let_in_and_contribute() -> None:
+    crowd = sorted((Identity.from_seed(n.to_bytes(32, "big")) for n in range(100, 140)), key=lambda key: key.peer_id)
+    spec = make_spec(members_max=4, allowed=[each.peer_id for each in (ANN, BEN, CAT, *crowd)])
+    ann = Member(ANN, spec).meet(BEN, CAT)
+    ann.rounds.look(0.0)
+    ann.hold(0.5, C)
+    for each in crowd[::-1]:  # there is room for one, and who has the lowest id comes first
+        ann.meet(each)
+        join = join_change(spec, SWARM, each, None, 0)
+        assert isinstance(join, Join)
+        ann.rounds.heard_words(1.0, [join])
+        for round in range(1, 40):
+            ann.rounds.heard(1.0, contribution(each, round))
+            ann.rounds.heard(1.0, contribution(each, round + 1, Head(1, SWARM, bytes([round]) * 32)))
+        assert ann.rounds.pool.members_count <= 8
+        assert len(list(ann.rounds.pool.of(each.peer_id))) == 2 * spec.stale_rounds_max + 3
+        ann.roster.lose(each.peer_id, 1.0)  # makes room for the next
+    assert C.hash in ann.rounds.held()
     assert CheckPayload(B) in done(ann.rounds.heard(2.0, B))  # who is here is heard all the same
-    kept = list(ann.rounds.pool.all())
-    assert len({offered.member for offered in kept}) <= 8
-    assert len(kept) <= 8 * 11
