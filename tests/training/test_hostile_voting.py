@@ -2,6 +2,8 @@
 
 from cProfile import Profile
 
+from msgspec.structs import replace
+
 from shoal.training.ballot_box import FIRST_KEPT, NEWEST_KEPT
 from shoal.training.members import electorate_of
 from shoal.training.spec import Quorum
@@ -18,7 +20,7 @@ from shoal.training.votes import (
     value_of,
 )
 from shoal.training.voting import Voting
-from shoal.training.voting_effects import Judge, Save, Send, Timeouts
+from shoal.training.voting_effects import Judge, Send, Timeouts
 from shoal.transport.identity import Identity
 from tests.training.seated import PEOPLE
 
@@ -94,13 +96,12 @@ def test_a_liar_that_votes_in_the_last_attempt_there_is_leaves_room_for_others()
 def test_the_same_polka_from_everybody_is_kept_once() -> None:
     me = voting(0)
     polka = Polka(0, ONE.data, signatures_of(vote(each, Step.PREVOTE, ONE.hash) for each in range(3)))
-    for attempt in range(3 * NEWEST_KEPT):
-        said = vote(1, Step.PREVOTE, b"", attempt)
-        shown = Vote(said.voter, said.round, said.attempt, said.step, said.choice, said.signature, polka)
-        me.heard(0.0, shown)
-    saves = [effect for effect in me.look(0.0) if isinstance(effect, Save)]
+    for attempt in range(1, NEWEST_KEPT + 1):
+        for number in range(1, 4):
+            me.heard(0.0, replace(vote(number, Step.PREVOTE, b"", attempt), bound_by=polka))
+    kept = [each for number in range(1, 4) for each in me.votes.of(KEYS[number].peer_id, 0) if not each.choice]
+    assert [each.bound_by for each in kept] == [None] * 3 * NEWEST_KEPT
     assert len(me._heard.values) == 1  # pyright: ignore[reportPrivateUsage]
-    assert saves == []
 
 
 def test_liars_who_vote_in_ever_other_attempts_cost_some_calls_for_each_vote_that_is_kept_of_them() -> None:

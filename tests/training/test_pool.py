@@ -59,11 +59,12 @@ def test_the_first_in_a_place_counts_and_that_there_is_another_is_said_once() ->
     assert len(events(done(waiting.hear(two)))) == 1  # of another round it would be news
 
 
-def test_who_has_taken_over_another_state_may_contribute_from_that_too() -> None:
+def test_who_has_taken_over_another_state_and_contributes_again_is_not_said_to_have_signed_two() -> None:
     waiting, one = pool(), contribution(ANN)
     done(waiting.hear(one))
     moved = contribution(ANN, base=structs.replace(START, digest=b"\x09" * 32))
-    assert "heard first" in str(waiting.hear(moved))
+    assert waiting.hear(moved) == "another contribution of that member was heard first"
+    assert waiting.take_in(moved) == [CheckPayload(moved)]
 
 
 def test_that_a_record_takes_another_than_was_heard_first_is_said() -> None:
