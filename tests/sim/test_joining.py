@@ -84,7 +84,8 @@ async def test_who_leaves_is_out_by_the_next_record_down_to_one(autojump_clock: 
             at = trio.current_time()
             await nodes[number].running.leave()
             assert trio.current_time() - at < 4.0
-        assert [change for told in nodes[3].observed(MembersChanged) for change in told.changes if "leaves" in change]
+        told = [change for told in nodes[3].observed(MembersChanged) for change in told.changes if "leaves" in change]
+        assert told == [f"{node.peer_id} leaves" for node in nodes[:3]]
         round = nodes[3].round
         await swarm.until_round(round + 3, 3)  # alone, and a quorum
 

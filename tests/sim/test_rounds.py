@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from shoal.training.events import Finished, Resynced, RoundClosed
+from shoal.training.records import Standing
 from shoal.training.rounds import Phase
 from shoal.transport.conditions import Conditions
 from tests.sim.harness import make_nodes, make_spec, simulated
@@ -140,9 +141,8 @@ async def test_a_member_that_leaves_says_so_and_is_not_waited_for(autojump_clock
         start = trio.current_time()
         await swarm.until_round(5, 1, 2)
         assert trio.current_time() - start < 10.0
-        assert all(
-            member.standing.name == "LEFT" for member in nodes[1].running.status().members if member.round is None
-        )
+        standings = {member.peer: member.standing for member in nodes[1].running.status().members}
+        assert standings == {nodes[0].peer_id: Standing.LEFT, nodes[2].peer_id: Standing.TRAINER}
 
 
 async def test_a_storage_member_keeps_and_serves_the_state_after_all_trainers_are_gone(

@@ -174,9 +174,7 @@ async def test_a_minority_that_is_cut_off_trains_on_and_its_work_enters_when_it_
         assert {share.round for share in late if share.member == nodes[0].peer_id} >= set(alone)
 
 
-async def test_the_majoritys_rounds_outlive_a_partition_and_of_two_each_goes_on_alone(
-    autojump_clock: object, folder: Path
-) -> None:
+async def test_the_majoritys_rounds_outlive_a_partition(autojump_clock: object, folder: Path) -> None:
     nodes = make_nodes(folder, 4)
     nodes[0].turn_s = 0.5  # alone it would close twice as many rounds as the others, and theirs would be given up
     async with simulated(nodes, make_spec(nodes, members_start=4), break_after_s=4.0) as swarm:
@@ -190,12 +188,25 @@ async def test_the_majoritys_rounds_outlive_a_partition_and_of_two_each_goes_on_
         await swarm.until_round(round + 60)
         assert not any(resynced.source == nodes[0].peer_id for node in nodes for resynced in node.observed(Resynced))
         assert len(set(swarm.digests(round + 60))) == 1
-    two = make_nodes(folder / "two", 2)
-    async with simulated(two, make_spec(two, members_start=2)) as swarm:
+
+
+async def test_of_two_the_more_senior_goes_on_alone_and_the_other_does_not(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes = make_nodes(folder, 2)
+    async with simulated(nodes, make_spec(nodes, members_start=2)) as swarm:
         await swarm.start(0, 1, introducer=0)
         await swarm.until_round(2)
-        swarm.kill(1)  # asleep
+        swarm.kill(1)
         await swarm.until_round(6, 0)
+        await swarm.start(1, introducer=0)
+        await swarm.until_round(nodes[0].round + 2)
+        swarm.kill(0)
+        await trio.sleep(1.0)
+        round = nodes[1].round
+        await trio.sleep(60.0)
+        assert nodes[1].round == round
+        assert any("is paused: 1 of 2 votes" in waiting.reason for waiting in nodes[1].observed(Waiting))
 
 
 async def test_rounds_close_under_5_percent_loss(autojump_clock: object, folder: Path) -> None:
