@@ -2,8 +2,6 @@
 
 import os
 import random
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +12,6 @@ from tests.sim.harness import Swarm, make_nodes, make_spec, simulated
 
 SEEDS = range(200 if os.environ.get("SHOAL_SOAK") else 3)
 COUNT = 5
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a place."""
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as path:
-        yield Path(path)
 
 
 async def wreak(swarm: Swarm, draw: random.Random) -> None:

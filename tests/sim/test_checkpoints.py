@@ -1,11 +1,9 @@
 """A newcomer to a large state or store, and a member that names a blob which only it holds, and gives it in drops."""
 
-import tempfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
 import trio
 from trio.testing import MockClock
 
@@ -51,14 +49,6 @@ class _Beginning:
 
     def read(self, offset: int, length: int) -> bytes:
         return self._saved.read(offset, length)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a place."""
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as path:
-        yield Path(path)
 
 
 class Member:

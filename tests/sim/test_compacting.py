@@ -1,11 +1,8 @@
 """Swarms whose members compact their stores: whoever was killed, away or late ends with the same store, on disk too."""
 
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import trio
 
 from shoal.crdt.compact import Snapshot, read_snapshot
@@ -25,14 +22,6 @@ from shoal.transport.port import PeerId
 from tests.sim.harness import Node, Swarm, make_nodes, make_spec, simulated
 
 EVERY = 4
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a place: each node syncs its files several times a round."""
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as path:
-        yield Path(path)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
 """A hostile peer beside a small swarm: whatever it sends, the others' rounds close on time, whole and equal."""
 
 import random
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +23,6 @@ from tests.sim.villain import besieged, core_of, expect_unharmed, members, take_
 from tests.training.seated import stranger
 
 ASKED = 200  # times
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a place."""
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as path:
-        yield Path(path)
 
 
 async def test_garbage_to_every_method_is_refused_and_harms_nobody(autojump_clock: object, folder: Path) -> None:

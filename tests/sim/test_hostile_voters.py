@@ -1,7 +1,5 @@
 """A voter that keeps no rule among honest ones: it costs attempts while it is its turn, and then its own seat."""
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +17,6 @@ from shoal.transport.blobs import BlobRef
 from shoal.transport.port import Code, Refusal
 from tests.sim.harness import make_nodes, make_spec, simulated
 from tests.sim.villain import besieged, core_of, expect_unharmed, members, share_of, take_nothing
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a place."""
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as path:
-        yield Path(path)
 
 
 async def test_who_votes_for_two_things_at_once_is_expelled_and_contributes_no_more(

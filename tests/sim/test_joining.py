@@ -1,25 +1,14 @@
 """Who comes late, comes back from a copy, leaves or is removed: simulated swarms of real engines."""
 
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import trio
 
 from shoal.training.archive_reading_service import LOG_NAME
 from shoal.training.calls import LOG_TOLD_MAX
 from shoal.training.events import Finished, MembersChanged, Problem, Resynced, RoundClosed, RoundStarted, Waiting
 from tests.sim.harness import Node, Swarm, make_nodes, make_spec, simulated
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a place."""
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as path:
-        yield Path(path)
 
 
 def takes_part(node: Node, other: Node) -> bool:

@@ -1,10 +1,7 @@
 """Whole swarms, simulated: what a round promises when all goes well, and when members die, freeze, part or lag."""
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import trio
 
 from shoal.training.events import Finished, Resynced, RoundClosed
@@ -12,14 +9,6 @@ from shoal.training.records import Standing
 from shoal.training.rounds import Phase
 from shoal.transport.conditions import Conditions
 from tests.sim.harness import make_nodes, make_spec, simulated
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a place: each node syncs its files several times a round."""
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as path:
-        yield Path(path)
 
 
 async def test_four_members_close_twenty_rounds_with_equal_digests(autojump_clock: object, folder: Path) -> None:

@@ -1,23 +1,12 @@
 """Whole swarms in mid-trouble: members are killed, frozen, cut off, damaged, and rounds go on."""
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import trio
 
 from shoal.training.events import LocalDone, Problem, Resynced, RoundClosed, RoundStarted, Waiting
 from shoal.transport.conditions import Conditions
 from tests.sim.harness import make_nodes, make_spec, simulated
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a place: each node syncs its files several times a round."""
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as path:
-        yield Path(path)
 
 
 async def test_a_member_killed_in_mid_round_is_left_out_and_back_within_two_rounds(

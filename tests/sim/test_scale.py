@@ -1,11 +1,8 @@
 """Many members in one process; and that a simulation repeats from its seed."""
 
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import trio
 import trio.testing
 from hypothesis.internal.entropy import deterministic_PRNG
@@ -15,14 +12,6 @@ from shoal.transport.conditions import Conditions
 from tests.sim.harness import make_nodes, make_spec, simulated
 
 COUNT = 100 if os.environ.get("SHOAL_SOAK") else 24
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where the system has such a place."""
-    shared_memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared_memory if shared_memory.is_dir() else None) as path:
-        yield Path(path)
 
 
 async def test_dozens_of_members_close_rounds_with_all_contributions(autojump_clock: object, folder: Path) -> None:
