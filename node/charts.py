@@ -162,7 +162,7 @@ def lanes_chart(title: str, lanes: Sequence[Lane], end: float, legend: Sequence[
     """A lane below the other for each, from 0 to `end`; what lies beyond is cut off."""
     height = TOP + LANE * len(lanes) + BOTTOM
     x_of = _scale(0.0, end, LEFT, WIDTH - RIGHT)
-    body = [_x_tick(x_of(tick), x_axis.show(tick), height) for tick in nice_ticks(0.0, end) if tick <= end * 1.0001]
+    body = [_x_tick(x_of(tick), x_axis.show(tick), height) for tick in nice_ticks(0, end) if 0 <= tick <= end * 1.0001]
     for index, lane in enumerate(lanes):
         top = TOP + LANE * index
         body.append(f'<text x="{LEFT - 8}" y="{top + LANE / 2 + 1}" text-anchor="end">{escape(lane.name)}</text>')

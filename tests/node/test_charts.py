@@ -109,4 +109,6 @@ def test_marks_of_a_lane_carry_titles_and_those_beyond_the_end_are_left_out() ->
 
 
 def test_a_run_that_ended_at_once_is_drawn_all_the_same() -> None:
-    parse(lanes_chart("Lanes", [], 0.0, [], X))
+    svg = parse(lanes_chart("Lanes", [Lane("a", (), ((0.0, "round 1"),))], 0.0, [], X))
+    assert [mark[0].text for mark in svg.iter("line") if mark.attrib["class"] == "mark"] == ["round 1"]
+    assert [text.text for text in svg.iter("text") if text.attrib.get("text-anchor") == "middle"] == ["0", X.label]

@@ -170,7 +170,8 @@ def test_the_table_shows_the_newest_figures() -> None:
     st.dictionaries(st.sampled_from(["event", "round", "metrics", "reason"]), st.sampled_from(["Waiting", 1, None, {}]))
 )
 def test_unknown_kinds_of_events_are_passed_over(event: dict[str, Any]) -> None:
-    tally_of([(A, event)]).view(None, now=0.0)
+    view = tally_of([(A, event)]).view(None, now=9.0)
+    assert (view.rounds_closed, view.elapsed_s) == (0, 0.0)
 
 
 def test_what_befell_nodes_is_reported_in_seconds_since_training_began() -> None:
