@@ -106,6 +106,13 @@ class Member:
         return effects
 
 
+def at_work(who: Identity, **spec: Any) -> Member:
+    """Of Ann, Ben and Cat, with the two others, in round 1."""
+    member = Member(who, make_spec(**spec)).meet(*(each for each in (ANN, BEN, CAT) if each is not who))
+    member.rounds.look(0.0)
+    return member
+
+
 def speaker(ballot: Ballot) -> PeerId:
     match ballot:
         case Vote(voter=peer) | Proposal(proposer=peer):

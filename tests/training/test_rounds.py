@@ -23,6 +23,7 @@ from tests.training.round_member import (
     START,
     SWARM,
     Member,
+    at_work,
     blob,
     contribution,
     done,
@@ -40,13 +41,6 @@ from tests.training.round_member import (
 
 NAMES = tuple(sorted(each.peer_id for each in (ANN, BEN, CAT)))
 A, B, C = (contribution(who) for who in (ANN, BEN, CAT))
-
-
-def at_work(who: Identity, **spec: object) -> Member:
-    """With the two others, in round 1."""
-    member = Member(who, make_spec(**spec)).meet(*(each for each in (ANN, BEN, CAT) if each is not who))
-    member.rounds.look(0.0)
-    return member
 
 
 # Starting.

@@ -1,7 +1,5 @@
 """The round core where the members change: who comes, who leaves, who is removed, who is silent and who is back."""
 
-from typing import Any
-
 from shoal.training.agreed import AgreedRecord, leave_statement, remove_statement
 from shoal.training.course import JOIN_AGAIN_ROUNDS, SILENT_SPANS
 from shoal.training.effects import ApplyRecord, Effect, SpreadWords, Train
@@ -20,6 +18,7 @@ from tests.training.round_member import (
     EVE,
     SWARM,
     Member,
+    at_work,
     contribution,
     done,
     ended,
@@ -35,13 +34,6 @@ from tests.training.round_member import (
 
 A, B, C = (contribution(who) for who in (ANN, BEN, CAT))
 SILENT_S = SILENT_SPANS * 2.0
-
-
-def at_work(who: Identity, **spec: Any) -> Member:
-    """With the two others, in round 1."""
-    member = Member(who, make_spec(**spec)).meet(*(each for each in (ANN, BEN, CAT) if each is not who))
-    member.rounds.look(0.0)
-    return member
 
 
 def asked(effects: list[Effect]) -> list[Change]:
