@@ -11,6 +11,8 @@ from shoal.training.effects import AskLog, Collect, Effect, FetchPayload, Resync
 from shoal.training.judging import shares_of
 from shoal.training.named_values import VALUES_MAX
 from shoal.training.records import Head
+from shoal.training.rounds import Phase
+from shoal.training.skipping import Anchor, Proof
 from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
 from shoal.training.voting import PROPOSALS_KEPT
 from shoal.transport.blobs import BlobRef
@@ -111,6 +113,42 @@ def test_what_is_collected_is_fetched_only_if_it_is_what_the_record_says() -> No
     again = listener()
     (collect,) = of_kind(again.rounds.heard_ballots(1.0, liar.peer_id, [me.proposal(sound)]), Collect)
     assert of_kind(again.rounds.collected(2.0, collect.record, collect.missing, (real,)), FetchPayload)
+
+
+def test_what_is_collected_is_not_fetched_where_it_is_larger_than_the_spec_allows() -> None:
+    me = listener()
+    large = me.contribution(me.turn(), payload=BlobRef(bytes(32), me.spec.payload_bytes_max + 1))
+    record = me.record([me.share(large)])
+    (collect,) = of_kind(me.rounds.heard_ballots(1.0, me.turn().peer_id, [me.proposal(record)]), Collect)
+    effects = me.rounds.collected(2.0, collect.record, collect.missing, (large,))
+    assert of_kind(effects, FetchPayload) == []
+    assert me.rounds.pool.get(large.hash) is None
+
+
+@pytest.mark.parametrize(("count", "phase"), [(1, Phase.OPEN), (2, Phase.WAITING)])
+def test_those_who_say_that_they_are_further_hold_up_the_next_round_only_if_they_are_most(
+    count: int, phase: Phase
+) -> None:
+    me = Seated()
+    for other in PEOPLE[1 : 1 + count]:
+        me.rounds.heard_have(1.0, other.peer_id, Head(9, b"r" * 32, b""), (), 0, is_idle=False)
+    me.decide(1.0, me.record((), me.join(PEOPLE[4])))
+    me.rounds.applied(1.0, me.closed(1), DIGEST)
+    assert me.rounds.phase is phase
+
+
+@pytest.mark.parametrize("is_doubted", [False, True])
+def test_whose_log_led_nowhere_is_not_asked_again_for_what_it_votes_on(is_doubted: bool) -> None:
+    me = Seated()
+    later = me.vote(BEN, Step.PREVOTE, b"", round=7)
+    assert len(of_kind(me.rounds.heard_ballots(1.0, BEN.peer_id, [later]), AskLog)) == 1
+    me.rounds.heard_have(1.0, BEN.peer_id, Head(6, b"r" * 32, b""), (), 0, is_idle=False)
+    if is_doubted:
+        me.rounds.log_told(1.1, BEN.peer_id, 0)
+    else:
+        me.rounds.leapt(1.1, me.position, Proof(Anchor(), ()))
+    asked = [*me.rounds.heard_ballots(4.0, BEN.peer_id, [later]), *me.rounds.look(4.0)]
+    assert bool(of_kind(asked, AskLog)) is not is_doubted
 
 
 def test_a_proposal_that_comes_with_the_record_before_is_judged_by_what_stands_after_it() -> None:

@@ -23,6 +23,7 @@ from tests.training.round_member import (
     done,
     ended,
     events,
+    head_after,
     make_spec,
     of_kind,
     prevoted,
@@ -220,6 +221,18 @@ def test_who_is_not_heard_for_a_while_is_suspended_and_not_before() -> None:
     done(ben.rounds.contributed(0.2, B))
     ben.roster.lose(CAT.peer_id, 1.0)
     assert proposed_by(ben.hold(1.0 + SILENT_S, A)).changes == (Suspend(CAT.peer_id),)
+
+
+def test_who_took_part_and_is_not_met_yet_is_waited_for_until_it_counts_as_silent() -> None:
+    first = record_of(A, B, C)
+    stands = head_after(first)
+    for now, is_awaited in ((SILENT_S - 0.1, True), (SILENT_S, False)):
+        cat = Member(CAT, head=stands, log=[ended(first)]).meet(BEN, head=stands)
+        cat.rounds.look(0.0)
+        assert cat.rounds.electorate.proposer(2, 0) == CAT.peer_id
+        cat.hold(now, contribution(BEN, 2, stands))
+        effects = done(cat.rounds.contributed(now, contribution(CAT, 2, stands)))
+        assert (said(effects, Proposal) == []) is is_awaited
 
 
 def test_who_hears_a_member_votes_against_suspending_it_until_a_quorum_has_voted_for_it() -> None:
