@@ -213,7 +213,7 @@ def test_a_member_that_tells_of_a_record_that_came_meanwhile_is_not_doubted() ->
     head = Head(1, b"r" * 32, b"")
     (ask,) = of_kind(me.rounds.heard_have(1.0, CAT.peer_id, head, (), 0, is_idle=False), AskLog)
     me.decide(1.1, me.record((), me.leave(DAN)))
-    me.rounds.log_told(1.2, CAT.peer_id, 0)
+    me.rounds.log_told(1.2, CAT.peer_id, 1)
     assert CAT.peer_id in {peer for peers in me.roster.heads(1.3).values() for peer in peers}
     me.rounds.heard_have(2.0, CAT.peer_id, Head(9, b"r" * 32, b""), (), 0, is_idle=False)
     me.rounds.log_told(3.5, CAT.peer_id, 1)

@@ -296,10 +296,10 @@ def test_after_a_restart_what_was_voted_for_is_not_voted_against() -> None:
 
 
 def test_until_the_others_have_said_what_they_remember_nothing_is_said() -> None:
-    ann = Member(ANN)
+    ann = Member(ANN).meet(CAT)
     ann.rounds.hear_out(0.0, [BEN.peer_id])
-    ann.rounds.look(0.0)
-    assert ann.hear(0.5, *votes(record_of(A), Step.PREVOTE, BEN)) == []
+    ann.hold(0.0, C)
+    assert ann.hear(0.5, proposal(BEN, record_of(C))) == []
     ann.meet(BEN)
     effects = ann.rounds.heard_own_votes(votes(record_of(A), Step.PREVOTE, ANN))
     (problem,) = events(effects)

@@ -292,10 +292,12 @@ def test_what_cannot_follow_is_never_decided() -> None:
 
 def test_what_is_kept_of_a_liar_is_bounded() -> None:
     me = voting(0)
-    for attempt in range(1, 10 * NEWEST_KEPT):
+    last = 10 * NEWEST_KEPT
+    for attempt in range(1, last + 1):
         me.heard(0.0, vote(1, Step.PREVOTE, b"", attempt))
         me.heard(0.0, proposal(attempt, value_of(b"%d" % attempt)))
-    assert len(list(me.votes.of(KEYS[1].peer_id, 0))) == FIRST_KEPT + NEWEST_KEPT
+    attempts = [each.attempt for each in me.votes.of(KEYS[1].peer_id, 0)]
+    assert attempts == [*range(1, FIRST_KEPT + 1), *range(last - NEWEST_KEPT + 1, last + 1)]
     assert len(me._heard.proposals) <= PROPOSALS_KEPT  # pyright: ignore[reportPrivateUsage]
     assert len(me._heard.values) <= 2 * PROPOSALS_KEPT  # pyright: ignore[reportPrivateUsage]
 
