@@ -173,6 +173,25 @@ def position_after(record: AgreedRecord, before: Position = THREE) -> Position:
     return closed_by(before, ended(record))[1]
 
 
+class Others:
+    """What Ben and Cat have agreed on without Ann: Ben's contribution in each round."""
+
+    def __init__(self, rounds: int) -> None:
+        self.position = THREE
+        self.heads, self.log, self.offers = [START], list[Decided](), list[Offered]()
+        for _ in range(rounds):
+            base = self.heads[-1]
+            self.offers.append(contribution(BEN, base.round + 1, base))
+            record = record_of(self.offers[-1], after=self.position, state=base.digest)
+            self.log.append(ended(record, BEN, CAT))
+            self.position = position_after(record, self.position)
+            self.heads.append(head_after(record, bytes([record.round]) * 32))
+
+    @property
+    def newest(self) -> Head:
+        return self.heads[-1]
+
+
 # What it does about it.
 
 

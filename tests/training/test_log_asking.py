@@ -13,8 +13,7 @@ from shoal.training.unwritten import KEPT_MAX, Unwritten
 from shoal.training.verified import Verified
 from shoal.training.votes import Decided
 from shoal.transport.port import PeerId
-from tests.training.round_member import ANN, BEN, CAT, SWARM, Member
-from tests.training.test_rounds_behind import Others
+from tests.training.round_member import ANN, BEN, CAT, SWARM, Member, Others
 
 
 class Beside:

@@ -1,12 +1,11 @@
 """The round core of a member that is behind, stands elsewhere, starts again, or is one of too few."""
 
-from shoal.training.agreed import Position
 from shoal.training.effects import ApplyRecord, AskLog, CheckPayload, Collect, Effect, FetchPayload, Resync, Train
 from shoal.training.events import Problem, Waiting
-from shoal.training.records import Head, Offered, Standing
+from shoal.training.records import Head, Standing
 from shoal.training.rounds import Phase
 from shoal.training.skipping import Anchor, Proof
-from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
+from shoal.training.votes import Proposal, Step, Vote, value_of
 from shoal.training.voting_effects import Save
 from tests.training.round_member import (
     ALONE,
@@ -15,8 +14,8 @@ from tests.training.round_member import (
     CAT,
     START,
     SWARM,
-    THREE,
     Member,
+    Others,
     blob,
     contribution,
     done,
@@ -25,7 +24,6 @@ from tests.training.round_member import (
     head_after,
     make_spec,
     of_kind,
-    position_after,
     prevoted,
     proposal,
     record_of,
@@ -34,25 +32,6 @@ from tests.training.round_member import (
 )
 
 A, B, C = (contribution(who) for who in (ANN, BEN, CAT))
-
-
-class Others:
-    """What Ben and Cat have agreed on without Ann: Ben's contribution in each round."""
-
-    def __init__(self, rounds: int) -> None:
-        self.position: Position = THREE
-        self.heads, self.log, self.offers = [START], list[Decided](), list[Offered]()
-        for _ in range(rounds):
-            base = self.heads[-1]
-            self.offers.append(contribution(BEN, base.round + 1, base))
-            record = record_of(self.offers[-1], after=self.position, state=base.digest)
-            self.log.append(ended(record, BEN, CAT))
-            self.position = position_after(record, self.position)
-            self.heads.append(head_after(record, bytes([record.round]) * 32))
-
-    @property
-    def newest(self) -> Head:
-        return self.heads[-1]
 
 
 def apply_all(ann: Member, now: float, effects: list[Effect], others: Others) -> list[Effect]:
@@ -147,6 +126,17 @@ def test_who_comes_late_gets_what_was_taken_after_the_checkpoint_that_the_others
     ann.rounds.checked(0.4, others.offers[8], None)
     (apply,) = of_kind(ann.rounds.adopted(1.0, resync.head), ApplyRecord)
     assert apply.offers == (others.offers[8],)
+
+
+def test_who_came_too_late_to_know_what_late_work_weighs_goes_by_checkpoint() -> None:
+    others = Others(6)
+    late = contribution(CAT, 6, others.heads[5])
+    record = record_of(late, after=others.position, state=others.newest.digest)
+    ann = Member(ANN, origin=others.position, head=others.newest).meet(BEN, CAT, head=head_after(record))
+    ann.rounds.pool.hold(late)
+    effects = ann.hear(1.0, ended(record, BEN, CAT))
+    assert of_kind(effects, ApplyRecord) == []
+    assert [each.head for each in of_kind(effects, Resync)] == [head_after(record)]
 
 
 def test_what_no_one_has_any_more_sends_a_member_by_checkpoint() -> None:
