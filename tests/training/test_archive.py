@@ -367,7 +367,7 @@ def test_a_log_that_is_closed_while_threads_write_lets_them_end_first(tmp_path: 
             archive = Archive(tmp_path / f"{number}.db", ORIGIN)
             writing = pool.submit(write, archive)
             while archive.reader.newest() is None:
-                pass
+                assert not writing.done(), writing.result()
             archive.close()
             problem = writing.result(10)
             assert not problem or "closed database" in problem

@@ -1,6 +1,7 @@
 """The node's key, its peer id, its file and its lock."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -147,7 +148,8 @@ def test_a_directory_of_a_killed_process_is_free(tmp_path: Path) -> None:
         "import sys, pathlib, os, signal; from shoal.transport.identity import *\n"
         "lock = lock_directory(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
     lock_directory(tmp_path).release()
 
 
