@@ -8,13 +8,13 @@ from msgspec.structs import replace
 from shoal.training.agreed import record_value
 from shoal.training.course import HASTY_MAX
 from shoal.training.effects import AskLog, Collect, Effect, FetchPayload, Resync
+from shoal.training.heard import PROPOSALS_KEPT
 from shoal.training.judging import shares_of
 from shoal.training.named_values import VALUES_MAX
 from shoal.training.records import Head
 from shoal.training.rounds import Phase
 from shoal.training.skipping import Anchor, Proof
 from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
-from shoal.training.voting import PROPOSALS_KEPT
 from shoal.transport.blobs import BlobRef
 from tests.training.seated import DIGEST, PEOPLE, Seated, make_spec, of_kind, of_read, said, stranger
 
@@ -146,7 +146,7 @@ def test_whose_log_led_nowhere_is_not_asked_again_for_what_it_votes_on(is_doubte
     if is_doubted:
         me.rounds.log_told(1.1, BEN.peer_id, 0)
     else:
-        me.rounds.leapt(1.1, me.position, Proof(Anchor(), ()))
+        me.rounds.leapt(1.1, me.position, Proof(Anchor(), ()), ())
     asked = [*me.rounds.heard_ballots(4.0, BEN.peer_id, [later]), *me.rounds.look(4.0)]
     assert bool(of_kind(asked, AskLog)) is not is_doubted
 
