@@ -58,7 +58,7 @@ class CatchingUp:
             return [AskProof(position, trusted or position.record, holders)]
         return [AskLog(newest + 1, holders)]
 
-    def log_told(self, now: float, *, is_news: bool) -> None:
+    def log_asked(self, now: float, *, is_news: bool) -> None:
         """The end of an AskLog or AskProof."""
         self._is_asking_log = False
         self._asks_log_at = now if is_news else now + PAUSE_S

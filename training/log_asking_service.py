@@ -39,9 +39,11 @@ class LogAsking:
 
     async def ask_log(self, exchange: Exchange, effect: AskLog) -> None:
         """From whoever has it, in turn, until one tells something new."""
+        since = self._rounds.ledger.newest
         for peer in effect.holders:
             if await self.hear(peer, await exchange.ask_log(peer, effect.round)):
-                return
+                break
+        self._do(self._rounds.log_asked(trio.current_time(), since))
 
     async def hear(self, peer: PeerId, log: Iterable[Decided]) -> bool:
         """What one has told. Whether there was anything new."""

@@ -306,16 +306,20 @@ class Rounds(Course):
         return self.look(now)
 
     def record_told(self, now: float, peer: PeerId, decided: Decided) -> list[Effect]:
-        """A part of what an AskLog brings; `log_told` comes after the last."""
+        """A part of what an AskLog brings; `log_told` comes after a peer's last, `log_asked` after all."""
         return [*self._deliberation.heard(now, peer, (decided,)), *self._closed(now)]
 
     def log_told(self, now: float, peer: PeerId, since: int) -> list[Effect]:
-        """The end of an AskLog, before which the newest round was `since`."""
-        is_news = self.ledger.newest > since
-        self._catching_up.log_told(now, is_news=is_news)
+        """The end of what one has told, before which the newest round was `since`."""
         told = self._roster.head(peer)
-        if not is_news and (told is None or told.round > since):  # else it has come by another way meanwhile
+        # Else it has come by another way meanwhile.
+        if self.ledger.newest == since and (told is None or told.round > since):
             self._roster.doubt(peer, now)
+        return self.look(now)
+
+    def log_asked(self, now: float, since: int) -> list[Effect]:
+        """The end of an AskLog, before which the newest round was `since`."""
+        self._catching_up.log_asked(now, is_news=self.ledger.newest > since)
         return self.look(now)
 
     def leapt(self, now: float, position: Position, proof: Proof, asked: Iterable[PeerId]) -> list[Effect]:
@@ -323,7 +327,7 @@ class Rounds(Course):
         is_news = position.round > self.ledger.newest
         if not is_news and self._trusted is None:
             return self.not_proved(now, asked)
-        self._catching_up.log_told(now, is_news=True)
+        self._catching_up.log_asked(now, is_news=True)
         self._trusted = None
         if not is_news:
             return self.look(now)
@@ -338,7 +342,7 @@ class Rounds(Course):
 
     def not_proved(self, now: float, asked: Iterable[PeerId]) -> list[Effect]:
         """The end of an AskProof that led nowhere: others than those that were asked may know better."""
-        self._catching_up.log_told(now, is_news=False)
+        self._catching_up.log_asked(now, is_news=False)
         for peer in asked:
             told = self._roster.head(peer)
             if self._trusted is not None or told is None or told.round > self.ledger.newest:

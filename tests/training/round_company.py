@@ -220,6 +220,7 @@ class Company:
                 for decided in self.disks[self.draw.choice(holders)].log[round - 1 : round + 5]:
                     self._do(peer, rounds.record_told(self.now, holders[0], decided))
                 self._do(peer, rounds.log_told(self.now, holders[0], since))
+                self._do(peer, rounds.log_asked(self.now, since))
             case Resync(_, holders):
                 self._do(peer, self._resync(peer, self.draw.choice(holders)))
             case _:

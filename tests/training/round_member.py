@@ -96,7 +96,8 @@ class Member:
         since, effects = self.rounds.ledger.newest, list[Effect]()
         for decided in log:
             effects += self.rounds.record_told(now, peer, decided)
-        return [*effects, *self.rounds.log_told(now, peer, since)]
+        effects += self.rounds.log_told(now, peer, since)
+        return [*effects, *self.rounds.log_asked(now, since)]
 
     def hear(self, now: float, *ballots: Ballot) -> list[Effect]:
         """Each from whoever signed it; how a round ended, from Ben."""

@@ -89,14 +89,14 @@ def test_one_request_for_the_log_is_under_way_and_the_next_comes_at_once_if_it_t
     asked, told = CatchingUp(PATIENCE_S, can_apply=True), at(Head(9, bytes(32), DIGEST))
     assert len(log(asked, 0.0, told)) == 1
     assert log(asked, 100.0, told) == []
-    asked.log_told(100.0, is_news=True)
+    asked.log_asked(100.0, is_news=True)
     assert len(log(asked, 100.0, told)) == 1
 
 
 def test_a_request_for_the_log_that_told_nothing_is_followed_by_a_pause() -> None:
     asked, told = CatchingUp(PATIENCE_S, can_apply=True), at(Head(9, bytes(32), DIGEST))
     log(asked, 0.0, told)
-    asked.log_told(5.0, is_news=False)
+    asked.log_asked(5.0, is_news=False)
     assert log(asked, 5.0 + PAUSE_S / 2, told) == []
     assert asked.deadline(5.0) == 5.0 + PAUSE_S
     assert len(log(asked, 5.0 + PAUSE_S, told)) == 1

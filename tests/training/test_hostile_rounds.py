@@ -145,6 +145,7 @@ def test_whose_log_led_nowhere_is_not_asked_again_for_what_it_votes_on(is_doubte
     me.rounds.heard_have(1.0, BEN.peer_id, Head(6, b"r" * 32, b""), (), 0, is_idle=False)
     if is_doubted:
         me.rounds.log_told(1.1, BEN.peer_id, 0)
+        me.rounds.log_asked(1.1, 0)
     else:
         me.rounds.leapt(1.1, me.position, Proof(Anchor(), ()), ())
     asked = [*me.rounds.heard_ballots(4.0, BEN.peer_id, [later]), *me.rounds.look(4.0)]

@@ -7,8 +7,11 @@ import trio
 from msgspec.structs import replace
 
 from shoal.training.answers_service import Cores
-from shoal.training.effects import Effect, Recovered
+from shoal.training.catching_up import PAUSE_S
+from shoal.training.effects import AskLog, Effect, Recovered
+from shoal.training.exchange_service import ANSWER_S
 from shoal.training.log_asking_service import LogAsking
+from shoal.training.records import Head
 from shoal.training.unwritten import KEPT_MAX, Unwritten
 from shoal.training.verified import Verified
 from shoal.training.votes import Decided
@@ -73,3 +76,28 @@ async def test_no_more_of_the_log_is_heard_than_waits_for_the_disk(autojump_cloc
         assert ann.rounds.ledger.newest == 0
         unwritten.take()
     assert ann.rounds.ledger.newest == 3
+
+
+class Mute:
+    """Nobody answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[PeerId] = []
+
+    async def ask_log(self, peer: PeerId, round: int) -> list[Decided]:
+        self.asked.append(peer)
+        await trio.sleep(ANSWER_S)
+        return []
+
+
+async def test_while_some_are_still_to_be_asked_for_the_log_nobody_is_asked_anew(autojump_clock: object) -> None:
+    done, mute = list[Effect](), Mute()
+    ann = Member(ANN).meet(BEN, CAT, head=Head(2, b"r" * 32, b""))
+    cores = Cores(ann.rounds, ann.roster, None, None, Verified())  # type: ignore[arg-type]  # what it does not use
+    (ask,) = [effect for effect in ann.rounds.look(trio.current_time()) if isinstance(effect, AskLog)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(LogAsking(SWARM, cores, Beside(), done.extend).ask_log, mute, ask)  # type: ignore[arg-type]
+        await trio.sleep(ANSWER_S + 2 * PAUSE_S)
+        done += ann.rounds.look(trio.current_time())
+    assert mute.asked == list(ask.holders) == sorted([BEN.peer_id, CAT.peer_id])
+    assert not [effect for effect in done if isinstance(effect, AskLog)]
