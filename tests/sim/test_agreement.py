@@ -47,7 +47,8 @@ def test_a_hundred_members_agree() -> None:
     for seed in range(10):
         liars = 33 * (seed % 2)
         quorum = Quorum.TWO_THIRDS if liars else Quorum.MAJORITY
-        run(World(Plan(seed * 4, 100, quorum, liars, settles_at=10.0), make_liar=any_liar))
+        world = World(Plan(seed * 4, 100, quorum, liars, settles_at=10.0), make_liar=any_liar)
+        assert run(world) <= CLOSES_WITHIN[quorum], seed
 
 
 def test_the_same_seed_is_the_same_run() -> None:
