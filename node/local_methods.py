@@ -238,9 +238,11 @@ class LocalMethods:
         joined = self._swarms.find(params.swarm)
         service, path = joined.running(), joined.folder.rounds / f"store-{os.urandom(4).hex()}.copy"
         try:
-            await service.copy_store(path)
+            refused = await service.copy_store(path)
         except StoreError as error:
             raise Complaint(str(error), Exit.DISK) from error
+        if refused is not None:
+            raise Complaint(refused)
         return {"id": joined.id, "path": str(path)}
 
     async def directory(self, params: Directory) -> object:

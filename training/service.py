@@ -263,10 +263,14 @@ class SwarmService:
         rounds = range(1, ledger.newest + 1)
         return [closed.record for round in rounds if (closed := ledger.closed(round)) is not None]
 
-    async def copy_store(self, path: Path) -> None:
-        """Put what the members keep together, as this node has it on disk, into a file. Raises StoreError."""
-        if self._engine is not None:
-            await self._engine.sharing.store.copy_to(path)
+    async def copy_store(self, path: Path) -> str | None:
+        """Put what the members keep together, as this node has it on disk, into a file. Why that cannot be, in words.
+        Raises StoreError.
+        """
+        if self._engine is None:
+            return NOT_RUNNING
+        await self._engine.sharing.store.copy_to(path)
+        return None
 
     def greet(self, peer: PeerId) -> None:
         """Say hello to a connected peer that is said to be a member."""

@@ -8,7 +8,6 @@ is ever executed.
 
 import enum
 import math
-import tomllib
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -125,15 +124,6 @@ def spec_from(values: Mapping[str, Any], creator: PeerId, nonce: bytes) -> Spec 
     spec = Spec(creator=creator, nonce=nonce, **checked)
     wrong = _contradiction(spec)
     return Malformed(wrong) if wrong else spec
-
-
-def spec_from_toml(text: str, creator: PeerId, nonce: bytes) -> Spec | Malformed:
-    """`spec_from` a SPEC.toml."""
-    try:
-        values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of 5,000 digits
-        return Malformed(f"the spec is not TOML: {error}")
-    return spec_from(values, creator, nonce)
 
 
 def sign_spec(spec: Spec, signer: Signer) -> SignedSpec:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     Vector = NDArray[np.float32]  # (element_count,), little-endian, contiguous
 
 DIMENSIONS_MAX = 8
-TENSORS_MAX = 65_536  # in one model; the largest of people's own models have a few thousand
-ELEMENTS_MAX = 2**34  # 64 GiB of float32
 
 
 class TensorShape(Message, frozen=True):

@@ -35,7 +35,7 @@ from shoal.training.payload import check_values, open_payload, write_payload
 from shoal.training.ports import BytesReader
 from shoal.training.records import Contribution, open_contribution
 from shoal.training.skipping import Proof, beginning, verify_proof
-from shoal.training.spec import Settings, SignedSpec, Spec, open_spec, sign_spec, spec_from, spec_from_toml
+from shoal.training.spec import Settings, SignedSpec, Spec, open_spec, sign_spec, spec_from
 from shoal.training.store import MemberStore, StoredHead, StoredTurns
 from shoal.training.tensors import TensorShape
 from shoal.training.votes import fault
@@ -80,6 +80,7 @@ SWARM: Final = bytes(range(32))
 TYPES: Final = message_types()
 SOUND: Final = corpus_of(random.Random(1), TYPES)  # of every message type
 LAYOUT: Final = (TensorShape("w", (30, 20)), TensorShape("b", (11,)))
+TABLE: Final = {"name": "x", "round_s": 3.5, "members_min": 1, "settings": {"steps": 3, "lr": 1e-3, "codec": "int8"}}
 ECHO: Final = Unary("/test/echo", Refusal, Refusal, 1_000, 1_000)
 
 
@@ -175,6 +176,15 @@ def read_direct(data: bytes) -> object:
 
 def read_signed_spec(data: bytes) -> object:
     return open_spec(SignedSpec(data, ME.sign(b"shoal/spec/1\0" + data)))
+
+
+def read_table(data: bytes) -> object:
+    """A spec's table, as it comes to a node from its owner."""
+    try:
+        values = msgspec.msgpack.decode(data, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        return Malformed(str(error))
+    return spec_from(values, ME.peer_id, bytes(16))
 
 
 def judge_ballots(data: bytes) -> object:
@@ -349,7 +359,7 @@ DECODERS: Final = {
     "admission": Decoder(judge_admission, corpus_of(random.Random(9), [Admission], 20)),
     "proof": Decoder(judge_proof, corpus_of(random.Random(10), [Proof], 10)),
     "signed spec": Decoder(read_signed_spec, [sign_spec(spec(), ME).spec, *SOUND]),
-    "spec": Decoder(of_text(lambda text: spec_from_toml(text, ME.peer_id, bytes(16))), TEXTS),
+    "spec": Decoder(read_table, [msgspec.msgpack.encode(TABLE), *SOUND]),
     "manifest": Decoder(read_manifest_bytes, [encode(Manifest(1, 2**20 + 1, bytes(64))), *SOUND]),
     "CID": Decoder(of_text(parse_cid), TEXTS),
     "bitmap": Decoder(lambda data: mask_from_bitmap(data, 12), [b"\xff\x0f", b"", b"\x00"]),

@@ -1,12 +1,14 @@
 """What joining will cost, told before joining."""
 
+import tomllib
+
 import msgspec
 import pytest
 
 from shoal.node.cli_founding import DEFAULT_SPEC
 from shoal.node.cli_swarm import LET_IN, QUORUMS, describe_preview
 from shoal.node.preview import preview
-from shoal.training.spec import AdmissionRule, Quorum, Spec, spec_from_toml
+from shoal.training.spec import AdmissionRule, Quorum, Spec, spec_from
 from shoal.transport.identity import Identity
 from shoal.transport.wire import Malformed
 
@@ -14,7 +16,7 @@ CREATOR = Identity.from_seed(bytes(32)).peer_id
 
 
 def default_spec() -> Spec:
-    spec = spec_from_toml(DEFAULT_SPEC, CREATOR, bytes(16))
+    spec = spec_from(tomllib.loads(DEFAULT_SPEC), CREATOR, bytes(16))
     assert not isinstance(spec, Malformed)
     return spec
 
