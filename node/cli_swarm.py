@@ -163,6 +163,12 @@ def confirm(question: str, people: TextIO) -> None:
 def run_invite(arguments: argparse.Namespace) -> Exit:
     with LocalClient(data_dir_of(arguments)) as node:
         answer = node.call("swarm.invite", swarm=arguments.swarm)
+    if not answer["lets_in"]:
+        print(
+            "this node has no vote in the swarm, so whoever uses this invite can store for it and not train: "
+            "to let somebody in who trains, ask a member with a vote (`shoal swarm show` lists them) for an invite",
+            file=sys.stderr,
+        )
     print_json(answer) if arguments.json else print(answer["invite"])
     return Exit.OK
 

@@ -14,6 +14,7 @@ from shoal.training.admission import make_ticket
 from shoal.training.methods import describe_entry, with_settings
 from shoal.training.spec import AdmissionRule, Spec, spec_from
 from shoal.transport.identity import SEED_BYTES
+from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
 from .complaint import Complaint, Exit
@@ -191,7 +192,8 @@ class LocalMethods:
 
     async def invite(self, params: OneSwarm) -> object:
         joined = self._swarms.find(params.swarm)
-        return {"id": joined.id, "invite": invite_to(self._node, joined)}
+        invite = invite_to(self._node, joined)
+        return {"id": joined.id, "invite": invite, "lets_in": lets_in(self._node.identity.peer_id, joined)}
 
     async def list(self, _: NoParams) -> object:
         return [self._node.describe(joined) for joined in self._swarms.all()]
@@ -290,6 +292,13 @@ def invite_to(node: Node, joined: Joined) -> str:
             status.record if status is not None and status.round else None,  # round 0's everybody knows
         )
     )
+
+
+def lets_in(own: PeerId, joined: Joined) -> bool:
+    """Whether who has this node's invite may come in and train: by invite, only a voter's ticket counts."""
+    view = None if joined.service is None else joined.service.membership()
+    is_voter = view is not None and any(member.peer == own and member.votes for member in view.members)
+    return is_voter or joined.spec.creator == own or joined.spec.admission is not AdmissionRule.INVITE
 
 
 def membership_of(params: CreateSwarm | JoinSwarm) -> Membership:

@@ -110,6 +110,7 @@ def test_two_data_directories_and_one_invite_are_enough_to_train_together(tmp_pa
 
             # Pausing stops contributing, leaving ends it.
             with LocalClient(two) as node:
+                assert node.call("swarm.invite")["lets_in"] is True
                 assert node.call("pause") == [{"id": created["id"], "is_paused": True}]
                 assert node.call("swarm.list")[0]["is_paused"]
                 node.call("resume")
@@ -125,6 +126,9 @@ def test_a_storage_member_keeps_up_and_contributes_nothing(tmp_path: Path) -> No
         with LocalClient(two) as node:
             assert node.call("swarm.join", invite=created["invite"], role="storage")["role"] == "storage"
             wait_for(lambda: node.call("swarm.show")["round"] >= 2)
+            assert node.call("swarm.invite")["lets_in"] is False
+        with LocalClient(one) as node:
+            assert node.call("swarm.invite")["lets_in"] is True
         for event in closed_rounds(one, 2).values():
             assert len(event["contributors"]) == 1
 
