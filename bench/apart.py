@@ -41,7 +41,7 @@ PLAN: Final = Plan(
 
 async def rounds_with(root: Path, plan: Plan, *, are_resting: bool) -> list[ReportedRound]:
     """All rounds of a run in which two are cut off; whether they train meanwhile."""
-    async with open_lan(NODES) as lan, open_testnet(plan, root, lan) as testnet:
+    async with open_lan(NODES) as lan, open_testnet(plan, root, lan.places) as testnet:
         await testnet.launch()
         tally, cut_off = testnet.tally, testnet.nodes[CUT_OFF]
         founder = testnet.nodes[0]

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -43,6 +43,7 @@ EPILOG = """\
   shoal testnet --nodes 8 --minutes 10     longer, by the clock
   shoal testnet --model gpt-0.2m --set steps=20 --set codec=int8 --json
   shoal testnet --nodes 8 --chaos 7        nodes are killed, frozen, restarted and cut off; in the end all agree
+  shoal testnet --network home             nodes behind home routers and slow lines, which reach each other by a relay
 
 a run repeats: on one machine the same --seed gives the same states, bit for bit; with --chaos the same nodes suffer the
 same at the same times, and what they have got to by then is the machine's business
@@ -100,6 +101,13 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         help="kill, freeze and cut off nodes as this seed says, for 2 minutes if no length is given; then compare them "
         "with each other and with an undisturbed run",
     )
+    testnet.add_argument(
+        "--network",
+        choices=["home"],
+        help="home: put each node behind a router of its own, of all kinds that homes have, on a line of 20 Mbit/s up "
+        "and 15 ms to the internet; one has a public address and relays (Linux, as root or where namespaces are "
+        "allowed, with nftables and iptables)",
+    )
     testnet.add_argument("--keep", action="store_true", help="keep the nodes' data directories")
 
 
@@ -111,6 +119,10 @@ def run(arguments: argparse.Namespace) -> Exit:
     plan = plan_of(arguments)
     check(plan)
     cli_chaos.check(plan)
+    if plan.is_at_home:
+        from .home_testnet import check as check_homes
+
+        trio.run(check_homes)
     options = options_of(arguments)
     return trio.run(main, plan, options)
 
@@ -121,6 +133,8 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
 
     from .testnet import CHAOS_MODEL, CHAOS_SETTINGS, NODES_MAX, Plan, Settings
 
+    if arguments.network and arguments.chaos is not None:
+        raise Complaint("--network home and --chaos each bring a network of their own: give one of them", Exit.USAGE)
     is_chaos, minutes, rounds = arguments.chaos is not None, arguments.minutes, arguments.rounds
     settings: Settings = CHAOS_SETTINGS if is_chaos and arguments.method == "diloco" else {}
     if rounds is None and minutes is None:
@@ -150,6 +164,7 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
         seed=arguments.seed,
         settings={**settings, **dict(setting_of(text) for text in arguments.set)},
         chaos=arguments.chaos,
+        is_at_home=arguments.network == "home",
     )
 
 
@@ -238,17 +253,25 @@ def write(report: Report, found: Sequence[str], options: Options, expected: int)
 
 async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None:
     """Run the testnet. `run` then has what it got to, even if this is cancelled."""
+    from .home_testnet import described, open_homes
     from .live import shown
     from .testnet import open_testnet
 
     before = after = ""
-    async with cli_chaos.open_network(plan, where, display, run) as lan, open_testnet(plan, where, lan) as testnet:
+    async with AsyncExitStack() as stack:
+        lan = await stack.enter_async_context(cli_chaos.open_network(plan, where, display, run))
+        places = [] if lan is None else lan.places
+        if plan.is_at_home:
+            places = await stack.enter_async_context(open_homes(plan, where))
+        testnet = await stack.enter_async_context(open_testnet(plan, where, places))
 
         async def sample() -> None:
             nonlocal before
             before = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
 
         try:
+            if plan.is_at_home:
+                display.say(described(plan))
             display.say(f"starting {plan.nodes} nodes; to look at one: shoal --data-dir {where / 'node-0'} swarm show")
             await testnet.launch(sample)
             async with shown(display, looking(testnet)):

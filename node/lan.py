@@ -13,9 +13,9 @@ from typing import Final
 
 from . import namespaces
 from .namespaces import Namespace, open_namespace
+from .places import PORT, Place
 
 TRIAL: Final = "ip link add side0 type bridge && ip link add cable0 type veth peer name eth0 && nsenter -t $$ -n true"
-PORT: Final = 4011
 PREFIX_BITS: Final = 24
 
 
@@ -26,13 +26,10 @@ class Lan:
         self._bridges = bridges
         self._places = places
 
-    def prefix(self, node: int) -> tuple[str, ...]:
-        """What to put before a command that is to run where node `node` is."""
-        return self._places[node].prefix
-
-    def listen_address(self, node: int) -> str:
-        """Its own for good, however often it is started."""
-        return f"/ip4/{host(node)}/tcp/{PORT}"
+    @property
+    def places(self) -> list[Place]:
+        """Where each node runs; its address is its own for good, however often it is started."""
+        return [Place(each.prefix, f"/ip4/{host(node)}/tcp/{PORT}") for node, each in enumerate(self._places)]
 
     async def tear(self, nodes: Iterable[int]) -> None:
         """From now on no packet passes between these nodes and the others. Raises Complaint."""

@@ -28,7 +28,7 @@ from shoal.transport.wire import Malformed
 from .async_client import AsyncClient, connect
 from .complaint import Complaint, Exit, nearest
 from .config import CONFIG_NAME, KEY_NAME
-from .lan import Lan
+from .places import LOOPBACK, Place
 from .processes import NodeProcess
 from .tally import Tally, View
 
@@ -75,6 +75,7 @@ class Plan:
     settings: Settings = field(default_factory=dict[str, int | float | bool | str])  # of the method, over the defaults
     rules: Settings = field(default_factory=dict[str, int | float | bool | str])  # of the spec, over a testnet's
     chaos: int | None = None  # the seed of what befalls the nodes; None: nothing does
+    is_at_home: bool = False  # each behind a router of its own
 
     @property
     def _short_run(self) -> Settings:
@@ -172,11 +173,11 @@ class TestnetNode:
 class Testnet:
     """Obtained from `open_testnet`. `tally` knows what happened."""
 
-    def __init__(self, plan: Plan, directory: Path, nursery: trio.Nursery, lan: Lan | None = None) -> None:
+    def __init__(self, plan: Plan, directory: Path, nursery: trio.Nursery, places: Sequence[Place] = ()) -> None:
         self.plan = plan
         self.directory = directory
-        self._lan = lan
-        self.nodes = [self._make(index) for index in range(plan.nodes)]
+        at = places or [LOOPBACK] * plan.nodes
+        self.nodes = [self._make(index, at[index]) for index in range(plan.nodes)]
         self.tally = Tally([node.peer for node in self.nodes])
         self.invite = ""
         self._nursery = nursery
@@ -276,20 +277,16 @@ class Testnet:
             for node in self.nodes:
                 nursery.start_soon(node.process.stop)
 
-    def _make(self, index: int) -> TestnetNode:
+    def _make(self, index: int, place: Place) -> TestnetNode:
         directory = self.directory / f"node-{index}"
         directory.mkdir(parents=True, mode=0o700)
         identity = self.plan.identity(index)
         identity.write(directory / KEY_NAME)
-        listen, prefix = ("/ip4/127.0.0.1/tcp/0", ()) if self._lan is None else self._place(index, directory, self._lan)
-        return TestnetNode(index, identity.peer_id, NodeProcess(directory, ("--listen", listen, *ARGUMENTS), prefix))
-
-    def _place(self, index: int, directory: Path, lan: Lan) -> tuple[str, Sequence[str]]:
-        """Where it listens, and what to put before its command. By mDNS nodes would find each other on such a LAN: here
-        they are to come back to the addresses that they know.
-        """
-        (directory / CONFIG_NAME).write_text("mdns = false\n")
-        return lan.listen_address(index), lan.prefix(index)
+        if place is not LOOPBACK:
+            # By mDNS nodes would find each other on a LAN of their own: they are to come back to addresses they know.
+            (directory / CONFIG_NAME).write_text("mdns = false\n")
+        arguments = ("--listen", place.listen, *place.arguments, *ARGUMENTS)
+        return TestnetNode(index, identity.peer_id, NodeProcess(directory, arguments, place.prefix))
 
     async def _join(self, node: TestnetNode, data: str | None) -> None:
         async with connect(node.data_dir) as client:
@@ -338,12 +335,12 @@ class Testnet:
 
 
 @asynccontextmanager
-async def open_testnet(plan: Plan, directory: Path, lan: Lan | None = None) -> AsyncGenerator[Testnet, None]:
-    """A testnet in `directory`, which is empty or missing, on loopback or on a LAN of its own. At the end all its
+async def open_testnet(plan: Plan, directory: Path, places: Sequence[Place] = ()) -> AsyncGenerator[Testnet, None]:
+    """A testnet in `directory`, which is empty or missing, on loopback or where `places` says. At the end all its
     processes are ended, whatever happens.
     """
     async with trio.open_nursery() as nursery:
-        testnet = Testnet(plan, directory, nursery, lan)
+        testnet = Testnet(plan, directory, nursery, places)
         try:
             yield testnet
         finally:

@@ -149,6 +149,8 @@ def test_a_command_that_needs_a_node_and_finds_none_says_how_to_start_one(
 
 def test_wrong_usage_is_two() -> None:
     assert "invalid choice: 'stats'" in shoal("stats", code=Exit.USAGE).stderr
+    both = shoal("testnet", "--network", "home", "--chaos", "1", code=Exit.USAGE).stderr
+    assert "give one of them" in both
     assert "required: INVITE" in shoal("swarm", "join", code=Exit.USAGE).stderr
     assert "required: --votes" in shoal("swarm", "vouch", "3Fx9aQ2b", code=Exit.USAGE).stderr
 

@@ -9,7 +9,8 @@ from typing import Final
 import pytest
 import trio
 
-from shoal.node.lan import PORT, Lan, host, obstacle, open_lan
+from shoal.node.lan import Lan, host, obstacle, open_lan
+from shoal.node.places import PORT
 
 PATIENCE_S: Final = 30.0
 SILENCE_S: Final = 1.0  # an undisturbed line answers within milliseconds
@@ -50,9 +51,9 @@ class Line:
 @asynccontextmanager
 async def open_line(lan: Lan, here: int, there: int) -> AsyncGenerator[Line]:
     place = (host(there), str(PORT))
-    echo = await trio.lowlevel.open_process([*lan.prefix(there), sys.executable, "-c", ECHO, *place])
+    echo = await trio.lowlevel.open_process([*lan.places[there].prefix, sys.executable, "-c", ECHO, *place])
     asker = await trio.lowlevel.open_process(
-        [*lan.prefix(here), sys.executable, "-c", ASK, *place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [*lan.places[here].prefix, sys.executable, "-c", ASK, *place], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
         yield Line(asker)
@@ -90,7 +91,7 @@ async def test_nothing_is_left_of_a_lan() -> None:
     if reason := await obstacle():
         pytest.skip(f"NOT TESTED: {reason}")
     async with open_lan(3) as lan:
-        holder = lan.prefix(2)[2]
-        assert (await trio.run_process([*lan.prefix(2), "true"])).returncode == 0
+        holder = lan.places[2].prefix[2]
+        assert (await trio.run_process([*lan.places[2].prefix, "true"])).returncode == 0
     gone = await trio.run_process(["kill", "-0", holder], check=False, capture_stderr=True)
     assert gone.returncode != 0

@@ -46,7 +46,7 @@ async def test_what_a_minority_made_while_it_was_cut_off_is_taken_when_it_is_bac
         pytest.skip(f"NOT TESTED: work of nodes that were cut off. {reason}")
     directory = tmp_path_factory.mktemp("apart")  # short: a node in another network is asked by a Unix socket
     with trio.fail_after(TIMEOUT_S):
-        async with open_lan(PLAN.nodes) as lan, nets.open_testnet(PLAN, directory, lan) as testnet:
+        async with open_lan(PLAN.nodes) as lan, nets.open_testnet(PLAN, directory, lan.places) as testnet:
             await testnet.launch()
             tally = testnet.tally
             founder, *_, fourth, fifth = testnet.nodes

@@ -1,0 +1,67 @@
+"""`shoal testnet --network home`: each node behind a router of its own, on a line like people have at home.
+
+The first node has a public address and passes traffic on for the others, as one friend with an open port would do; the
+others are behind home routers of all kinds, the commonest first.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from .complaint import Complaint, Exit
+from .laboratory import Line, obstacle, open_internet
+from .local_protocol import prefers_socket
+from .places import PORT, Place
+from .routers import Router
+from .testnet import Plan
+
+LINE: Final = Line(up_mbit=20, down_mbit=100, delay_ms=15)  # 60 ms from home to home and back
+ROUTERS: Final = (
+    Router.PORT_RESTRICTED,
+    Router.PORT_RESTRICTED,
+    Router.SYMMETRIC,
+    Router.CGN_HOME,
+    Router.FULL_CONE,
+    Router.ADDRESS_RESTRICTED,
+    Router.FIREWALLED,
+    Router.RST_ROUTER,
+)
+
+
+def router_of(node: int) -> Router:
+    """What node `node` is behind."""
+    return ROUTERS[(node - 1) % len(ROUTERS)] if node else Router.PUBLIC
+
+
+def described(plan: Plan) -> str:
+    """Who is where, in a line."""
+    behind = (f"node {node} {router_of(node).value}" for node in range(1, plan.nodes))
+    return f"routers: node 0 none, it relays for the others; {', '.join(behind)}"
+
+
+async def check() -> None:
+    """Raises Complaint where this machine can have no such network."""
+    if reason := await obstacle():
+        raise Complaint(f"--network home cannot be had on this machine: {reason}", Exit.MISSING)
+
+
+@asynccontextmanager
+async def open_homes(plan: Plan, where: Path) -> AsyncGenerator[list[Place]]:
+    """A place for each of the plan's nodes, until the end. Raises Complaint; `check` first.
+
+    Args:
+        where: what the nodes' directories are in.
+    """
+    if not prefers_socket(where / f"node-{plan.nodes}"):
+        raise Complaint(f"a node in another network is asked by a Unix socket, and {where} is too long a path for one")
+    async with open_internet() as internet:
+        places: list[Place] = []
+        relay = ""
+        for node in range(plan.nodes):
+            home = await internet.add_home(router_of(node), LINE)
+            host = await home.add_host()
+            listen = f"/ip4/{host.address}/tcp/{PORT}"
+            relay = relay or f"{listen}/p2p/{plan.identity(node).peer_id}"
+            places.append(Place(host.prefix, listen, ("--relays", relay) if node else ("--relay",)))
+        yield places
