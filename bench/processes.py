@@ -4,7 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -55,11 +55,10 @@ class BenchProcess:
         await self._process.wait()
 
 
-async def start(module: str) -> BenchProcess:
-    """A process of `module` whose `run_all` waits to be sent a recipe."""
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", module, BE_STARTED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own_group()
-    )
+async def start(module: str, prefix: Sequence[str] = ()) -> BenchProcess:
+    """A process of `module` whose `run_all` waits to be sent a recipe; `prefix` is put before its command."""
+    command = [*prefix, sys.executable, "-m", module, BE_STARTED]
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **own_group())
     return BenchProcess(process)
 
 
