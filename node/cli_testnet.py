@@ -45,8 +45,7 @@ EPILOG = """\
   shoal testnet --nodes 8 --chaos 7        nodes are killed, frozen, restarted and cut off; in the end all agree
   shoal testnet --network home             nodes behind home routers and slow lines, which reach each other by a relay
 
-a run repeats: on one machine the same --seed gives the same states, bit for bit; with --chaos the same nodes suffer the
-same at the same times, and what they have got to by then is the machine's business
+on one machine the same --seed gives the same states, bit for bit; with --chaos the same nodes suffer at the same times
 """
 
 
@@ -104,9 +103,8 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     testnet.add_argument(
         "--network",
         choices=["home"],
-        help="home: put each node behind a router of its own, of all kinds that homes have, on a line of 20 Mbit/s up "
-        "and 15 ms to the internet; one has a public address and relays (Linux, as root or where namespaces are "
-        "allowed, with nftables and iptables)",
+        help="home: each node behind a router of its own, on a line of 20 Mbit/s up and 15 ms to the internet, but for "
+        "one that is public and relays (Linux, with nftables and iptables)",
     )
     testnet.add_argument("--keep", action="store_true", help="keep the nodes' data directories")
 
@@ -253,7 +251,7 @@ def write(report: Report, found: Sequence[str], options: Options, expected: int)
 
 async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None:
     """Run the testnet. `run` then has what it got to, even if this is cancelled."""
-    from .home_testnet import described, open_homes
+    from .home_testnet import described, open_homes, router_of
     from .live import shown
     from .testnet import open_testnet
 
@@ -262,6 +260,7 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
         lan = await stack.enter_async_context(cli_chaos.open_network(plan, where, display, run))
         places = [] if lan is None else lan.places
         if plan.is_at_home:
+            display.say(described(plan))
             places = await stack.enter_async_context(open_homes(plan, where))
         testnet = await stack.enter_async_context(open_testnet(plan, where, places))
 
@@ -270,8 +269,6 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
             before = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
 
         try:
-            if plan.is_at_home:
-                display.say(described(plan))
             display.say(f"starting {plan.nodes} nodes; to look at one: shoal --data-dir {where / 'node-0'} swarm show")
             await testnet.launch(sample)
             async with shown(display, looking(testnet)):
@@ -281,13 +278,9 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
             run.failure = await testnet.explain(first_complaint(group))
         finally:
             samples = GeneratedText(prompt=PROMPT, before=before, after=after) if after else None
-            details = {
-                "model": plan.model,
-                "data": plan.data,
-                "seed": plan.seed,
-                "samples": samples,
-                "chaos": run.chaos,
-            }
+            routers = tuple(router_of(node).value for node in range(plan.nodes)) if plan.is_at_home else ()
+            details = {"model": plan.model, "data": plan.data, "seed": plan.seed, "samples": samples}
+            details |= {"chaos": run.chaos, "routers": routers}
             run.report = msgspec.structs.replace(testnet.tally.report(plan.method, last=run.last), **details)
 
 

@@ -117,6 +117,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Seconds = 0.0  # training, from the first round's start to the last one's close
     samples: GeneratedText | None = None
     incidents: tuple[Incident, ...] = ()
+    routers: tuple[str, ...] = ()  # what each node is behind, in the order of `nodes`; empty on loopback
     chaos: Chaos | None = None
     events: tuple[Event, ...] = ()  # in the order of their beginnings
 

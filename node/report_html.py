@@ -97,6 +97,7 @@ def tokens_so_far(rounds: Sequence[ReportedRound], members: int) -> list[float]:
 def _header(report: Report, title: str) -> str:
     about = [part for part in (report.model, report.data and f"on {report.data}", f"seed {report.seed}") if part]
     about += [] if report.chaos is None else [f"chaos {report.chaos.seed}"]
+    about += [f"routers: {', '.join(report.routers)}"] if report.routers else []
     return f'<h1>{escape(title)}</h1><p class="soft">{escape(", ".join(about))} · trained with Shoal</p>'
 
 

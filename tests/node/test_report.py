@@ -148,6 +148,10 @@ def test_generated_text_cannot_break_the_page() -> None:
     assert "fine\nlines" in page
 
 
+def test_the_page_says_which_router_each_node_was_behind() -> None:
+    assert "routers: public, port_restricted" in render(a_report(a_round(1), routers=("public", "port_restricted")))
+
+
 def test_a_run_without_rounds_has_a_page() -> None:
     assert "nothing to show" in render(a_report())
 
