@@ -33,7 +33,7 @@ class Words:
         self._admits = admits
         self._verify = verify
         self._changes: dict[tuple[PeerId, type[Change]], Change] = {}
-        self._removals: dict[PeerId, dict[PeerId, Signed]] = {}  # by member: who wants it to go
+        self._removals: dict[tuple[PeerId, int], dict[PeerId, Signed]] = {}  # by seat: who wants its member to go
         self.version = 0  # grows with what is known
         self._fitting_at: tuple[bytes, int] = b"", -1
         self._fitting: tuple[Change, ...] = ()
@@ -97,11 +97,12 @@ class Words:
 
     def removers(self) -> dict[PeerId, tuple[PeerId, ...]]:
         """Members that somebody wants to go, and who does: both sorted."""
-        return {member: tuple(sorted(self._removals[member])) for member in sorted(self._removals)}
+        return {member: tuple(sorted(words)) for (member, _), words in sorted(self._removals.items())}
 
     def forget(self, position: Position) -> None:
         """Let go of what can never fit any more."""
         members = position.electorate.by_member
+        seats = {(member, seat.since) for member, seat in members.items()}
 
         def may_fit(change: Change) -> bool:
             if isinstance(change, Join):
@@ -109,7 +110,8 @@ class Words:
             return change.member in members
 
         self._changes = {key: change for key, change in self._changes.items() if may_fit(change)}
-        self._removals = {member: words for member, words in self._removals.items() if member in members}
+        # Who left and was let in again has another seat: what was said of the old one does not count for it.
+        self._removals = {seat: words for seat, words in self._removals.items() if seat in seats}
 
     def _joins_count(self) -> int:
         return sum(kind is Join for _, kind in self._changes)
@@ -123,19 +125,20 @@ class Words:
         if seat is None:
             return False
         statement = remove_statement(self._swarm, member, seat.since)
-        known, news = self._removals.get(member, {}), dict[PeerId, Signed]()
+        key = member, seat.since
+        known, news = self._removals.get(key, {}), dict[PeerId, Signed]()
         for each in change.words:
             signer = PeerId(each.member)
             is_new = signer not in known and signer not in news and electorate.votes(signer) > 0
             if is_new and self._verify(signer, statement, each.signature):
                 news[signer] = each
         if news:  # else anybody's empty word would be shown as a removal that is wanted
-            self._removals[member] = known | news
+            self._removals[key] = known | news
         self.version += len(news)
         return bool(news)
 
     def _wanted_removals(self, electorate: Electorate) -> Iterable[Remove]:
-        for member, words in sorted(self._removals.items()):
+        for (member, _), words in sorted(self._removals.items()):
             yield Remove(member, tuple(words[signer] for signer in sorted(words) if electorate.votes(signer)))
 
 

@@ -37,8 +37,8 @@ def leaves(who: Identity, by: Identity | None = None) -> Change:
     return Leave(who.peer_id, (by or who).sign(leave_statement(SWARM, who.peer_id, 0)))
 
 
-def removes(who: Identity, *signers: Identity) -> Change:
-    statement = remove_statement(SWARM, who.peer_id, 0)
+def removes(who: Identity, *signers: Identity, since: int = 0) -> Change:
+    statement = remove_statement(SWARM, who.peer_id, since)
     return Remove(who.peer_id, tuple(Signed(each.peer_id, each.sign(statement)) for each in signers))
 
 
@@ -170,6 +170,21 @@ def test_what_a_record_has_made_is_let_go_of() -> None:
     assert heard.fitting(Position(1, SWARM, after)) == (joins(EVE),)
     assert heard.hear(Position(1, SWARM, after), removes(CAT, DAN))  # what Ann said is known still
     assert heard.fitting(Position(1, SWARM, after))[:1] == (removes(CAT, ANN, DAN),)
+
+
+def test_who_has_left_and_come_back_since_can_be_wanted_to_go_anew() -> None:
+    heard = words()
+    assert heard.hear(THREE, removes(CAT, ANN))
+    gone = THREE.electorate.after(5, (leaves(CAT),))
+    assert not isinstance(gone, Malformed)
+    back = gone.after(9, (joins(CAT),))
+    assert not isinstance(back, Malformed)
+    later = Position(9, SWARM, back)
+    heard.forget(later)  # this member was away, and learns of both records at once
+    assert heard.removers() == {}
+    assert heard.hear(later, removes(CAT, ANN, since=9))
+    assert heard.hear(later, removes(CAT, BEN, since=9))
+    assert heard.fitting(later) == (removes(CAT, ANN, BEN, since=9),)
 
 
 def test_a_crowd_at_the_door_has_room_of_its_own_and_grows_old() -> None:
