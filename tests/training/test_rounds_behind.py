@@ -341,6 +341,14 @@ def test_below_quorum_it_is_said_and_training_goes_on_from_the_same_state() -> N
     assert len(list(ann.rounds.pool.of(ANN.peer_id))) == 3
 
 
+def test_below_quorum_nothing_is_added_after_a_restart_which_lost_where_the_last_contribution_ended() -> None:
+    ann = Member(ANN, make_spec(stale_rounds_max=2))
+    found_again = done(ann.rounds.contributed(0.0, A))
+    assert any("is paused: 1 of 3 votes" in str(event) for event in events(found_again))
+    assert of_kind([*found_again, *ann.rounds.look(100.0)], Train) == []
+    assert ann.rounds.phase is Phase.OPEN
+
+
 def test_what_was_made_while_agreement_paused_is_proposed_as_a_whole_when_it_goes_on() -> None:
     ben, walk = Member(BEN).meet(ANN), [contribution(ANN, round) for round in (1, 2, 3)]
     ben.meet(CAT, standing=Standing.PAUSED).rounds.look(0.0)
