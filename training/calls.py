@@ -34,7 +34,7 @@ HELD_MAX: Final = MEMBERS_MAX  # contributions announced at once
 ASK_MAX: Final = 32  # contributions asked for at once
 BALLOTS_MAX: Final = 8  # said at once: a proposal, and the votes of two attempts
 LOG_TOLD_MAX: Final = 64  # records told at once
-CHANGES_BYTES_MAX: Final = CHANGES_TOLD_MAX * 2048
+CHANGES_TOLD_BYTES_MAX: Final = CHANGES_TOLD_MAX * 2048
 TOLD_BYTES_MAX: Final = 4 * 1024 * 1024  # of ballots, or of the log, at once
 PLATFORM_CHARS_MAX: Final = 120
 VOTE_BYTES_MAX: Final = 256  # without what binds its voter
@@ -149,7 +149,7 @@ class Calls:
         self.offer: Unary[Offer, Ack] = Unary(f"{prefix}/offer", Offer, Ack, CONTRIBUTION_BYTES_MAX + 16, 256)
         self.have: Unary[Have, Ack] = Unary(f"{prefix}/have", Have, Ack, HELD_MAX * 34 + 256, 256)
         self.ballots: Unary[Ballots, Ack] = Unary(f"{prefix}/ballots", Ballots, Ack, TOLD_BYTES_MAX, 256)
-        self.words: Unary[Words, Ack] = Unary(f"{prefix}/words", Words, Ack, CHANGES_BYTES_MAX, 256)
+        self.words: Unary[Words, Ack] = Unary(f"{prefix}/words", Words, Ack, CHANGES_TOLD_BYTES_MAX, 256)
         self.head: Unary[AskHead, TellHead] = Unary(f"{prefix}/head", AskHead, TellHead, 16, 512)
         self.log: Unary[AskLog, TellLog] = Unary(f"{prefix}/log", AskLog, TellLog, 16, TOLD_BYTES_MAX)
         self.proof: Unary[AskProof, TellProof] = Unary(f"{prefix}/proof", AskProof, TellProof, 64, TOLD_BYTES_MAX)

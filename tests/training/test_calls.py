@@ -10,7 +10,7 @@ from shoal.training.agreed import Position, Share, next_record, record_value
 from shoal.training.calls import (
     ASK_MAX,
     BALLOTS_MAX,
-    CHANGES_BYTES_MAX,
+    CHANGES_TOLD_BYTES_MAX,
     HELD_MAX,
     LOG_TOLD_MAX,
     PLATFORM_CHARS_MAX,
@@ -64,7 +64,7 @@ def test_the_largest_of_each_call_fits_its_bound() -> None:
 def test_changes_with_the_longest_proofs_of_one_peer_fit_one_message() -> None:
     join, vouch = Join(ANN.peer_id, 2**40, bytes(PROOF_BYTES_MAX)), Vouch(ANN.peer_id, ANN.peer_id, 2**40, bytes(64))
     words = Words((join, vouch) * (CHANGES_TOLD_MAX // 2))
-    assert len(encode(words)) <= CHANGES_BYTES_MAX <= CALLS.words.request_bytes_max
+    assert len(encode(words)) <= CHANGES_TOLD_BYTES_MAX <= CALLS.words.request_bytes_max
 
 
 def test_what_a_thousand_members_agree_on_fits_a_message_with_its_certificate() -> None:
@@ -88,7 +88,7 @@ def test_no_more_is_read_than_the_bounds_say() -> None:
     wanted = AskContributions((bytes(32),) * (ASK_MAX + 1))
     assert isinstance(decode(encode(wanted), AskContributions, 2000), Malformed)
     join = Join(ANN.peer_id, 1, b"")
-    assert isinstance(decode(encode(Words((join,) * (CHANGES_TOLD_MAX + 1))), Words, CHANGES_BYTES_MAX), Malformed)
+    assert isinstance(decode(encode(Words((join,) * (CHANGES_TOLD_MAX + 1))), Words, CHANGES_TOLD_BYTES_MAX), Malformed)
 
 
 def test_method_names_stay_short_and_differ_between_swarms() -> None:
