@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from .cli_log import HASH_CHARS, say_split
-from .cli_parts import add_command, add_swarm, counted, data_dir_of, print_json, seen, span, table
+from .cli_parts import add_command, add_swarm, are, counted, data_dir_of, print_json, seen, span, table
 from .cli_view import describe_swarm
 from .complaint import Exit
 from .local_client import LocalClient
@@ -43,8 +43,8 @@ LEAVE_EXAMPLES = """\
   shoal swarm leave
   shoal swarm leave 3f2a
 
-Waits up to 5 s for a record that says so. Where none can be made this node goes all the same, and its votes count among
-all until the others meet again.
+Waits some seconds for a record that says so. Where none can be made this node goes all the same, and its votes count
+among all until the others meet again.
 """
 
 
@@ -133,9 +133,12 @@ def quorum_line(quorum: dict[str, Any], own_votes: int) -> str:
     if quorum["half_is_enough_with"] is not None and quorum["votes"]:
         half = f", or {quorum['votes'] // 2} with those of {short(quorum['half_is_enough_with'])}"
     rule = quorum["rule"].replace("_", " ")
-    needed = f"{quorum['votes_needed']} of {counted(quorum['votes'], 'vote')} are needed{half}"
+    needed = (
+        f"{quorum['votes_needed']} of {counted(quorum['votes'], 'vote')} {are(quorum['votes_needed'])} needed{half}"
+    )
+    connected = f"{quorum['votes_connected']} {are(quorum['votes_connected'])} connected"
     own = "this node's among them" if own_votes else "this node has none"
-    return f"{rule}: {needed}; {quorum['votes_connected']} are connected, {own}"
+    return f"{rule}: {needed}; {connected}, {own}"
 
 
 def newest_line(newest: dict[str, Any]) -> str:
@@ -214,7 +217,7 @@ def run_vouch(arguments: argparse.Namespace) -> Exit:
 
 def run_leave(arguments: argparse.Namespace) -> Exit:
     with LocalClient(data_dir_of(arguments)) as node:
-        print("leaving: asking the members for a record that says so, up to 5 s", file=sys.stderr)
+        print("leaving: asking the members for a record that says so, for some seconds at most", file=sys.stderr)
         left = node.call("swarm.leave", swarm=arguments.swarm)
     if arguments.json:
         print_json(left)

@@ -78,6 +78,11 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
+def are(count: int) -> str:
+    """The verb that goes with so many."""
+    return "is" if count == 1 else "are"
+
+
 def size(count: float | None) -> str:
     """Bytes for people, in powers of ten."""
     if count is None:

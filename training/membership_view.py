@@ -174,7 +174,7 @@ def notice(known: Known) -> str | None:
 
 def quorum_words(electorate: Electorate) -> str:
     """How many votes are enough."""
-    text = f"{electorate.votes_needed} are needed"
+    text = f"{electorate.votes_needed} {'is' if electorate.votes_needed == 1 else 'are'} needed"
     if electorate.quorum is Quorum.TWO_THIRDS or electorate.total % 2:
         return text
     return f"{text} (or {electorate.total // 2} with those of {electorate.senior})"

@@ -88,6 +88,8 @@ def test_a_quorum_is_said_in_words() -> None:
     strict = {**SHOWN["quorum"], "rule": "two_thirds", "half_is_enough_with": None}
     assert quorum_line(strict, 1) == f"two thirds: 3 of 4 votes are needed; {here}"
     assert quorum_line(strict, 0) == "two thirds: 3 of 4 votes are needed; 2 are connected, this node has none"
+    alone = {**strict, "votes": 1, "votes_needed": 1, "votes_connected": 1}
+    assert quorum_line(alone, 1) == "two thirds: 1 of 1 vote is needed; 1 is connected, this node's among them"
 
 
 def test_the_newest_record_is_said_in_words() -> None:

@@ -18,6 +18,7 @@ from shoal.training.membership_view import (
     cannot_remove,
     membership_view,
     notice,
+    quorum_words,
     removal_of,
     weighed,
 )
@@ -138,6 +139,7 @@ def test_a_pause_says_how_many_votes_are_there_and_how_many_are_needed() -> None
     said = notice(known(pair, me=BEN))
     assert said is not None
     assert f"2 are needed (or 1 with those of {ANN.peer_id})" in said
+    assert quorum_words(electorate_of(Quorum.MAJORITY, {ANN.peer_id: 1})) == "1 is needed"
 
 
 def test_a_newcomer_a_removed_a_stopped_and_an_abstaining_node_are_told_so() -> None:
