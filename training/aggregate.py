@@ -5,8 +5,8 @@ rounding per numpy call (IEEE 754 fixes each; no fused multiply-add can form acr
 elements). The division may leave values below the smallest normal number, which some processors are set to flush: they
 are too small to change what `apply` adds them to, unless that is 0, and then it clears them (codecs.TINY).
 
-The mean gives a malicious member the power to move it anywhere within VALUE_MAX times its share of the weights: robust
-rules take this function's place in swarms whose members do not trust each other.
+The mean gives a malicious member the power to move it anywhere within VALUE_MAX times its share of the weights. Nothing
+here tells a bad step from an honest one: members have to trust each other's work.
 """
 
 import math

@@ -6,10 +6,10 @@ more turns than there was time for weighs less, in proportion. Where some member
 have at most a fifth of all weight.
 
 What a malicious member may claim is as many samples as the spec allows, so it has the share of weight that these give
-it: robust aggregation has to bear that. As many turns as it likes do not multiply that share: it has time for one in
-each round that went by, and for as many more as members with more than a third of all votes have made, which they do
-while no round can close. Who has no vote may come under as many keys and contribute as often as it likes: all of them
-never have more than that fifth, and nothing where no voter's contribution is taken.
+it: nobody counts them. As many turns as it likes do not multiply that share: it has time for one in each round that
+went by, and for as many more as members with more than a third of all votes have made, which they do while no round can
+close. Who has no vote may come under as many keys and contribute as often as it likes: all of them never have more than
+that fifth, and nothing where no voter's contribution is taken.
 """
 
 from collections import Counter
