@@ -27,8 +27,8 @@ from .agreed import FRONTIER_MAX, StoreMark
 from .answers_service import Cores
 from .compacting import SNAPSHOT_BYTES_MAX, chosen, framed, frontier_of, mark_of, unframed
 from .events import Problem
-from .exchange_service import Means
 from .fetching_service import PacedFetches
+from .means import Means
 
 SLOTS: Final = 16  # labels under which snapshots are kept, by their digest; few share one
 SPREAD_S: Final = 10.0  # until what is written here is taken to have reached the others

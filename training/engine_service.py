@@ -38,9 +38,10 @@ from .effects import (
     Train,
 )
 from .events import Evaluated, Finished, Problem, Resynced
-from .exchange_service import Exchange, Means
+from .exchange_service import Exchange
 from .log import ROUNDS_SERVED
 from .log_asking_service import LogAsking
+from .means import Means
 from .metering import RoundMeter
 from .ports import BlobReader
 from .records import Head, Offered

@@ -6,13 +6,12 @@ One talker task per connected peer empties that peer's outbox, so a slow or froz
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from itertools import islice
 
 import trio
 
 from shoal.transport.blobs import BlobRef
-from shoal.transport.port import GOSSIP_BYTES_MAX, Address, Code, PeerConnected, PeerId, Refusal, Transport
+from shoal.transport.port import GOSSIP_BYTES_MAX, Address, Code, PeerConnected, PeerId, Refusal
 from shoal.transport.wire import ADDRESSES_MAX, encode
 
 from .answers_service import Answers, Cores, Gossiped
@@ -36,43 +35,20 @@ from .calls import (
     topic,
 )
 from .effects import Effect, Observe
-from .events import Event, Problem
-from .keeping import Keeping
+from .events import Problem
+from .means import Means
 from .members import CHANGES_TOLD_MAX, Change
 from .outbox import Kind
-from .pins import Pins
 from .platform_service import platform_of
-from .ports import Blobs, Signer
 from .records import Offered, Presence, Present, Standing, open_contribution
 from .skipping import Proof
-from .spec import SignedSpec, Spec
-from .store import MemberStore
 from .talker_service import OFFERS_KEPT, Talker
 from .votes import Ballot, Decided
-from .workers_service import Workers
 
 ANSWER_S = 5.0  # a peer that takes longer for a small message counts as silent
 PROOF_S = 60.0  # to fetch 4 MiB over a thin line
 KEPT_MAX = 64  # connections a member keeps up of its own; beyond, it relies on others dialing it, and on gossip
 COLLECT_FROM_MAX = 8  # members asked in turn for contributions that a proposal takes: the proposer has them, or lies
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What the engine works with; see SwarmService."""
-
-    signed_spec: SignedSpec
-    spec: Spec
-    swarm: bytes
-    transport: Transport
-    keeping: Keeping
-    blobs: Blobs
-    signer: Signer
-    workers: Workers
-    store: MemberStore
-    pins: Pins
-    observe: Callable[[Event], None]
-    expects: Callable[[PeerId], bool]
 
 
 class Exchange:

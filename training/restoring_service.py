@@ -21,9 +21,9 @@ from .answers_service import Cores
 from .archive_service import Archive, Loaded
 from .calls import TellHead
 from .events import Problem
-from .exchange_service import Means
 from .ledger import RECORDS_KEPT, Ledger, closed_by
 from .log import Log
+from .means import Means
 from .method import Method
 from .namespaces import rules_of
 from .patience import timeouts
@@ -52,10 +52,10 @@ async def open_keeper(
 ) -> tuple[StateKeeper[Any, Any] | StorageKeeper, Restored]:
     """The state this member goes on from."""
     if method is None:
-        storage = StorageKeeper(means.swarm, means.blobs, means.pins, means.store, means.workers)
+        storage = StorageKeeper(means)
         return storage, await storage.restore()
     start = await means.workers.run(partial(method.start, means.spec))
-    keeper = StateKeeper(means.spec, method, means.blobs, means.pins, means.store, means.workers, start)
+    keeper = StateKeeper(means, method, start)
     return keeper, await keeper.restore(keeps_start=keeps_start)
 
 

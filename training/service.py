@@ -20,8 +20,8 @@ from .archive_reading_service import LOG_NAME
 from .calls import AskSpec, Calls
 from .engine_service import Engine
 from .events import Event, Problem
-from .exchange_service import Means
 from .keeping import Keeping
+from .means import Means
 from .membership_view import Known, MembershipView, Removal, membership_view, notice, removal_of
 from .method import Method
 from .namespaces import STORE_NAME

@@ -15,13 +15,12 @@ from shoal.transport.wire import Malformed
 
 from .attempt import Raised, attempt
 from .fetching_service import PacedFetches
+from .means import Means
 from .method import Local, Method, Share, State, Turn, Work
-from .pins import Pins
-from .ports import BlobReader, Blobs, BytesReader
+from .ports import BlobReader, BytesReader
 from .records import Head, Offered
-from .spec import Spec, swarm_id
-from .store import FILE_VERSION, MemberStore, StoredHead
-from .workers_service import Workers
+from .spec import Spec
+from .store import FILE_VERSION, StoredHead
 
 STATES_KEPT = 2  # the newest and the one before, which others may still be fetching; disk: so many states
 HEADS_KEPT = 8  # for whose states is looked: those of records that took nothing are one
@@ -58,24 +57,15 @@ class Restored:
 class StateKeeper(Generic[State, Local]):
     """The member's state and local value. `restore` comes before all else."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        method: Method[State, Local],
-        blobs: Blobs,
-        pins: Pins,
-        store: MemberStore,
-        workers: Workers,
-        start: tuple[State, Local],
-    ) -> None:
-        self._spec = spec
-        self._swarm = swarm_id(spec)
+    def __init__(self, means: Means, method: Method[State, Local], start: tuple[State, Local]) -> None:
+        self._spec = means.spec
+        self._swarm = means.swarm
         self._method = method
-        self._blobs = blobs
-        self._store = store
-        self._workers = workers
-        self._pins = pins
-        self._fetches = PacedFetches(blobs)
+        self._blobs = means.blobs
+        self._store = means.store
+        self._workers = means.workers
+        self._pins = means.pins
+        self._fetches = PacedFetches(means.blobs)
         self._state, self._local = start
         self._trained: Work[Local] | None = None  # no contribution yet
         self._work: tuple[Work[Local], bytes] | None = None  # unsettled, and its contribution's hash

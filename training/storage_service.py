@@ -7,24 +7,22 @@ from shoal.transport.blobs import BlobRef
 from shoal.transport.wire import Malformed
 
 from .fetching_service import PacedFetches
-from .pins import Pins
-from .ports import Blobs
+from .means import Means
 from .records import Head
 from .state_service import STATES_KEPT, Applied, Holders, Restored
-from .store import FILE_VERSION, MemberStore, StoredHead
-from .workers_service import Workers
+from .store import FILE_VERSION, StoredHead
 
 
 class StorageKeeper:
     """A member without a method: heads and checkpoints are taken on the word of those who have one."""
 
-    def __init__(self, swarm: bytes, blobs: Blobs, pins: Pins, store: MemberStore, workers: Workers) -> None:
-        self._swarm = swarm
-        self._blobs = blobs
-        self._pins = pins
-        self._fetches = PacedFetches(blobs)
-        self._store = store
-        self._workers = workers
+    def __init__(self, means: Means) -> None:
+        self._swarm = means.swarm
+        self._blobs = means.blobs
+        self._pins = means.pins
+        self._fetches = PacedFetches(means.blobs)
+        self._store = means.store
+        self._workers = means.workers
 
     @property
     def state(self) -> None:

@@ -16,7 +16,7 @@ from shoal.transport.port import Refusal
 from .attempt import Raised
 from .effects import Effect, Train
 from .events import LocalDone, Problem
-from .exchange_service import Means
+from .means import Means
 from .metering import RoundMeter
 from .method import Turn, Work
 from .records import INLINE_BYTES_MAX, Contribution, Offered, seal_contribution, turn_seed

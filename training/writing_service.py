@@ -14,7 +14,7 @@ from .answers_service import Cores
 from .archive_service import Archive
 from .effects import Effect, KeepLeap, Recovered
 from .events import Problem
-from .exchange_service import Means
+from .means import Means
 from .voting_effects import Save
 
 DISK_PAUSE_S = 5.0  # before what could not be written is tried again

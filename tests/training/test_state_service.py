@@ -6,18 +6,14 @@ from pathlib import Path
 
 import trio
 
-from shoal.training.pins import Pins
+from shoal.training.means import Means
 from shoal.training.ports import Payload
 from shoal.training.records import Head
-from shoal.training.spec import Spec, swarm_id
 from shoal.training.state_service import Applied, StateKeeper
-from shoal.training.store import MemberStore
-from shoal.transport.identity import Identity
 from shoal.transport.memory import Network
-from tests.sim.harness import Disk, DiskBlobs, ToyMethod, ToyState, VirtualWorkers
+from tests.sim.harness import Disk, ToyMethod, ToyState
+from tests.training.means_at_hand import means_on
 
-SPEC = Spec(creator="1" * 52, nonce=bytes(16))
-SWARM = swarm_id(SPEC)
 STATE = ToyState(7, 49)
 HEAD = Head(7, bytes(32), ToyMethod().digest(STATE) or b"")
 
@@ -35,17 +31,16 @@ class CountingMethod(ToyMethod):
 
 
 @asynccontextmanager
-async def blobs_on(disk: Disk) -> AsyncGenerator[DiskBlobs]:
+async def means_at(disk: Disk, folder: Path) -> AsyncGenerator[Means]:
     network = Network(0)
     async with trio.open_nursery() as nursery:
         await nursery.start(network.run)
-        yield DiskBlobs(await network.open(Identity.from_seed(bytes(32)).peer_id), disk)
+        yield await means_on(network, disk, folder)
         nursery.cancel_scope.cancel()
 
 
-def keeper_on(blobs: DiskBlobs, folder: Path, method: ToyMethod) -> StateKeeper[ToyState, int]:
-    start = method.start(SPEC)
-    return StateKeeper(SPEC, method, blobs, Pins(SWARM, blobs), MemberStore(folder), VirtualWorkers(0.1), start)
+def keeper_of(means: Means, method: ToyMethod) -> StateKeeper[ToyState, int]:
+    return StateKeeper(means, method, method.start(means.spec))
 
 
 async def test_the_first_state_is_written_where_others_may_ask_for_it_and_not_by_who_comes_late(
@@ -53,8 +48,8 @@ async def test_the_first_state_is_written_where_others_may_ask_for_it_and_not_by
 ) -> None:
     for keeps_start in (True, False):
         disk = Disk()
-        async with blobs_on(disk) as blobs:
-            keeper = keeper_on(blobs, tmp_path / str(keeps_start), ToyMethod())
+        async with means_at(disk, tmp_path / str(keeps_start)) as means:
+            keeper = keeper_of(means, ToyMethod())
             restored = await keeper.restore(keeps_start=keeps_start)
         assert restored.head.round == 0
         assert (restored.checkpoint is not None) == keeps_start == bool(disk.blobs)
@@ -65,15 +60,15 @@ async def test_a_state_that_was_fetched_is_kept_where_it_came_to_and_found_there
 ) -> None:
     disk, method = Disk(), CountingMethod()
     ref = disk.put(b"".join(bytes(piece) for piece in ToyMethod().save(STATE)), "on its way")
-    async with blobs_on(disk) as blobs:
-        keeper = keeper_on(blobs, tmp_path, method)
+    async with means_at(disk, tmp_path) as means:
+        keeper = keeper_of(means, method)
         await keeper.restore(keeps_start=False)
         fetched = await keeper.fetch_state(HEAD, ref, lambda: ())
         assert isinstance(fetched, Applied)
         disk.unpin("on its way")
         assert await keeper.stand_at(HEAD, fetched, frozenset()) == ref
         assert STATE not in method.saved
-        again = keeper_on(blobs, tmp_path, ToyMethod())
+        again = keeper_of(means, ToyMethod())
         restored = await again.restore(keeps_start=False)
         assert (restored.head, restored.checkpoint) == (HEAD, ref)
         assert again.state == STATE
@@ -86,12 +81,12 @@ async def test_what_was_passed_by_is_not_on_disk_until_the_member_stands_somewhe
     later = ToyState(8, 64)
     after = Head(8, bytes(32), method.digest(later) or b"")
     nothing_taken = Head(9, bytes(32), after.digest)
-    async with blobs_on(disk) as blobs:
-        keeper = keeper_on(blobs, tmp_path, method)
+    async with means_at(disk, tmp_path) as means:
+        keeper = keeper_of(means, method)
         await keeper.restore(keeps_start=True)
         await keeper.pass_by(Applied(STATE, HEAD.digest), frozenset())
         assert STATE not in method.saved
-        again = keeper_on(blobs, tmp_path, ToyMethod())
+        again = keeper_of(means, ToyMethod())
         assert (await again.restore(keeps_start=True)).head.round == 0
         await keeper.pass_by(Applied(later, after.digest), frozenset())
         checkpoint = await keeper.stand_on(nothing_taken)
