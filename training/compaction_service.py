@@ -66,6 +66,8 @@ class Compactor:
         self._turn = trio.Lock()  # one snapshot is worked out at a time
         self._said = ""
         means.pins.remember("store", range(SLOTS))  # an earlier run may have left some
+        self._arriving = means.pins.label("arriving", 0)  # what a member hands over, until it is verified
+        means.blobs.unpin(self._arriving)  # likewise
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -202,20 +204,24 @@ class Compactor:
         return None
 
     async def _fetch(self, digest: bytes, ref: BlobRef, peer: PeerId) -> list[bytes] | None:
-        means, label = self._means, self._label(digest)
+        """Kept under a label of its own until it is found right: under the digest's another may be held."""
         holders = partial(self._holders, peer)
-        refusal = await self._fetches.fetch(ref, holders, pin=label)
-        if refusal is not None:
-            self._complain(f"the agreed snapshot of the store cannot be had from {peer}: {refusal.message}")
-            return None
-        pieces = await self._read(digest, ref)
-        if pieces is None:
-            self._liars.add(peer)
-            means.blobs.unpin(label)
-            return None
-        async with self._turn:
-            self._take_note(self._newest_round, digest, ref)
-        return pieces
+        try:
+            refusal = await self._fetches.fetch(ref, holders, pin=self._arriving)
+            if refusal is None:
+                pieces = await self._read(digest, ref)
+                if pieces is None:
+                    self._liars.add(peer)
+                    return None
+                async with self._turn:
+                    refusal = await self._fetches.fetch(ref, holders, pin=self._label(digest))  # it is here
+                    if refusal is None:
+                        self._take_note(self._newest_round, digest, ref)
+                        return pieces
+        finally:
+            self._means.blobs.unpin(self._arriving)
+        self._complain(f"the agreed snapshot of the store cannot be had from {peer}: {refusal.message}")
+        return None
 
     def _holders(self, peer: PeerId) -> tuple[PeerId, ...]:
         return (peer, *(other for other in self._roster.connected() if other != peer))
