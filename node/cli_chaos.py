@@ -105,10 +105,12 @@ async def endure(testnet: "Testnet", lan: "Lan | None", display: "Display") -> i
 async def unsound_records(testnet: "Testnet", display: "Display") -> tuple[str, ...]:
     """What `shoal log verify` says against the nodes' logs, one line each."""
     found: list[str] = []
-    for node in testnet.nodes:
+    count = len(testnet.nodes)
+    for done, node in enumerate(testnet.nodes, 1):
         fault = await _fault_in_log(node)
         found += [f"the log of node {node.index} does not verify: {fault}"] if fault else []
-    display.say(f"all records of {len(testnet.nodes) - len(found)} of {len(testnet.nodes)} nodes verify")
+        display.say(f"verifying all records: {done} of {count} nodes done")  # 0.4 s each, several beside training
+    display.say(f"all records of {count - len(found)} of {count} nodes verify")
     return tuple(found)
 
 
