@@ -1,7 +1,7 @@
 """One member's part in agreeing on the next record: what it would propose, and what it says to what others propose.
 
-Between `Agreement`, which knows votes and no contributions, and `Rounds`, which knows where this member stands. What a
-peer may say stands in voting.py and judging.py. Until this member has heard what others remember of its own votes it
+Between `Agreement`, which knows votes and no contributions, and `Course`, which knows what this member does next. What
+a peer may say stands in voting.py and judging.py. Until this member has heard what others remember of its own votes it
 says nothing; who finds a vote of its own there that it does not remember was restored from a copy, and abstains until
 the round is over.
 """
@@ -45,7 +45,7 @@ class Deliberation:
         self._words = words
         self._view = view
         self._waiting: dict[bytes, _Waiting] = {}
-        self.closed: list[Closed] = []  # rounds that have ended, for `Rounds` to take
+        self.closed: list[Closed] = []  # rounds that have ended, for `Course` to take
         self.asks: set[PeerId] = set()  # who knows more of the log
         self.other_state: bytes | None = None  # a quorum computed this one
 

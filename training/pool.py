@@ -2,8 +2,8 @@
 
 A member's first contribution to a round from a state counts; another one of the same place is said, once for each
 member, and used only if a record takes it. A peer may send as many as it likes: of each member there is room for so
-many rounds, and what no record can take any more is let go. Of how many members, `Rounds` decides, who knows who is
-one.
+many rounds, and what no record can take any more is let go. Of how many members, `Contributions` decides, which knows
+who is one.
 """
 
 from collections.abc import Callable, Iterator

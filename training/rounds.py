@@ -5,6 +5,9 @@ A member stands at a head: the newest record whose state it has computed. The lo
 fetched, checked and held; when the round may close (open_round.py) the members agree on a record of it
 (deliberation.py), each applies what that took, and that makes the next head.
 
+All that is told comes in here and changes where this member stands (situation.py): what it means for contributions
+stands in contributions.py, what comes of catching up in arriving.py, and what this member then does in course.py.
+
 A peer may send any contribution that its key can sign, of any round, any size, as many as it likes. It cannot: be heard
 without being in the roster; take more room than some contributions for rounds that may still take them; have one
 counted twice; have a payload fetched that is larger than the spec allows; have anything applied that a quorum has not
@@ -15,70 +18,131 @@ about membership in words.py.
 from collections.abc import Callable, Iterable
 
 from shoal.crdt.compact import Frontier
+from shoal.transport.envelope import Verify
+from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 
-from .agreed import Position, StoreMark
+from .agreed import Admits, Position, StoreMark
 from .agreeing import Split
+from .arriving import Arriving
+from .asking_in import AskingIn
 from .catching_up import is_better
+from .contributions import Contributions
 from .course import Course
-from .effects import AdoptStore, AnnounceHeld, CheckPayload, Effect, KeepLeap, Observe, SpreadWords, Train
-from .events import Problem
-from .judging import cannot_take, share_of
+from .effects import AnnounceHeld, Effect, SpreadWords, Train
 from .ledger import Closed, Ledger
-from .members import Change
+from .members import Change, Electorate
 from .place import Phase, Place
 from .records import Head, Offered, Standing
+from .roster import Roster
+from .situation import Situation
 from .skipping import Proof
-from .soundness import base_of, contribution_fault
+from .spec import Spec
+from .taking_care import TakingCare
 from .votes import Ballot, Decided, Vote
 from .weights import weights_in
 
 __all__ = ["Phase", "Place", "Rounds"]
 
 
-class Rounds(Course):
+class Rounds:
     """See the module's text. Every method that takes `now` returns what is to be done, or why an input is of no use."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        swarm: bytes,
+        roster: Roster,
+        place: Place,
+        standing: Standing,
+        admits: Callable[[Position], Admits],
+        verify: Verify = verify,
+    ) -> None:
+        self._situation = Situation(spec, swarm, roster, place, standing, admits, verify)
+        self._asking = AskingIn(self._situation)
+        self._care = TakingCare(roster.me, place.agreement)
+        self._course = Course(self._situation, self._asking, self._care)
+        self._contributions = Contributions(self._situation, self._course)
+        self._arriving = Arriving(self._situation, self._course, self._contributions)
+        self.spec = spec
+        self.pool = self._situation.pool
+        self.words = self._situation.words
+
+    @property
+    def head(self) -> Head:
+        return self._situation.head
+
+    @property
+    def phase(self) -> Phase:
+        return self._situation.phase
+
+    @property
+    def standing(self) -> Standing:
+        return self._situation.standing
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._situation.ledger
+
+    @property
+    def closed_at(self) -> float | None:
+        return self._situation.closed_at
+
+    @property
+    def round(self) -> int:
+        return self._situation.round
+
+    @property
+    def position(self) -> Position:
+        return self._situation.position
+
+    @property
+    def electorate(self) -> Electorate:
+        return self._situation.electorate
+
+    def voters(self, round: int) -> Electorate:
+        """Of a round at hand, else of the one that is voted on."""
+        return self._situation.voters(round)
 
     @property
     def split(self) -> Split | None:
         """Two certified records of one round: this member goes no further."""
-        return self._agreement.split
+        return self._situation.agreement.split
 
     @property
     def is_abstaining(self) -> bool:
         """Whether this member says nothing to what is agreed on."""
-        return self._agreement.is_abstaining
+        return self._situation.agreement.is_abstaining
 
     @property
     def contributors(self) -> tuple[PeerId, ...]:
         """Of the newest record that took any, sorted."""
-        return tuple(sorted(self._open.contributors))
+        return tuple(sorted(self._situation.open.contributors))
 
     @property
     def has_begun(self) -> bool:
         """Whether this member is at work or beyond the start: who says that it stands there says that it has begun."""
-        return self.head.round > 0 or self._open.started_at is not None
+        return self.head.round > 0 or self._situation.open.started_at is not None
 
     @property
     def started_at(self) -> float | None:
         """When the open round started here."""
-        return self._open.started_at
+        return self._situation.open.started_at
 
     @property
     def is_idle(self) -> bool:
         """Whether this member has nothing to contribute to the open round."""
-        return self._open.is_idle
+        return self._situation.open.is_idle
 
     def is_over(self, turn: Train) -> bool:
         """Whether this member should hurry: a record was made without this turn."""
-        is_old = self._taking_round > turn.base.round or turn.base != self._open.base
-        return is_old or self.phase is Phase.FINISHED or self.standing is not Standing.TRAINER
+        here = self._situation
+        return here.taking_round > turn.base.round or turn.base != here.open.base or not here.is_training
 
     def is_in_time(self, turn: Train) -> bool:
         """Whether a record may still take what this turn makes."""
         stale = self.ledger.staleness(turn.base.round)
-        is_young = stale is not None and stale <= self.spec.stale_rounds_max
-        return is_young and self.phase is not Phase.FINISHED and self.standing is Standing.TRAINER
+        return stale is not None and stale <= self.spec.stale_rounds_max and self._situation.is_training
 
     def held(self) -> tuple[bytes, ...]:
         """Contributions that are here, whole and checked: sorted hashes."""
@@ -92,7 +156,7 @@ class Rounds(Course):
 
     def newest_votes(self, peer: PeerId) -> tuple[Vote, ...]:
         """What `peer` has voted last, to tell it."""
-        return self._agreement.newest_of(peer)
+        return self._situation.agreement.newest_of(peer)
 
     def owes_have(self, peer: PeerId) -> bool:
         """Whether `peer` cannot know by itself where this member stands or what it holds.
@@ -101,63 +165,56 @@ class Rounds(Course):
         votes: that spares a message per pair and round.
         """
         has_seen = self.voters(self.ledger.newest).votes(peer) > 0
-        is_expected = has_seen and self._me in self._open.contributors and peer in self._open.contributors
+        is_expected = has_seen and {self._situation.me, peer} <= self._situation.open.contributors
         holds_blobs = any(offered.ref for hash in self.held() if (offered := self.pool.get(hash)))
         return not is_expected or holds_blobs or self.is_idle or self.phase is Phase.FINISHED
+
+    def deadline(self, now: float) -> float:
+        """When to call `look` even if nothing happens."""
+        return self._course.deadline(now)
+
+    def look(self, now: float) -> list[Effect]:
+        """Something changed, or time passed: the connected members, their heads, the deadline."""
+        return self._course.look(now)
 
     # What this member does itself.
 
     def sits_out(self, now: float) -> list[Effect]:
         """This member has nothing to contribute to the open round: the others need not wait."""
-        self._open.is_idle = True
+        self._situation.open.is_idle = True
         return [AnnounceHeld(), *self.look(now)]
 
     def contributed(self, now: float, offered: Offered, *, is_here: bool = True) -> list[Effect] | str:
-        """This member's own contribution is made, or found again after a restart.
-
-        Args:
-            is_here: whether its payload is, too. Where the disk has lost it the others may have it: no second one is
-                made in its place, and nobody waits for this one.
-        """
-        is_fresh = base_of(offered) == self._open.base
-        self._open.worked(has_contributed=is_fresh)
-        if offered.contribution.base_round <= self.head.round and self._is_current:
-            fault = cannot_take(self._view(now), offered)
-            if fault is not None:
-                return fault
-        self._open.is_idle = not is_here if is_fresh else self._open.is_idle  # it may have failed before
-        if not is_here:
-            return [*self.pool.take_in(offered), *self.look(now)]
-        self.pool.hold(offered)
-        return self.look(now)
+        """This member's own contribution is made, or found again after a restart; `is_here`: its payload, too."""
+        return self._contributions.contributed(now, offered, is_here=is_here)
 
     def gave_up(self, now: float) -> list[Effect]:
         """This member's turn is over and made nothing."""
-        self._open.worked(has_contributed=False)
+        self._situation.open.worked(has_contributed=False)
         return self.look(now)
 
     def resign(self, now: float, word: Change) -> list[Effect]:
         """This member leaves, by this word of its."""
-        self._is_leaving = True
-        self.standing = Standing.PAUSED
+        self._asking.leave()
+        self._situation.standing = Standing.PAUSED
         return self.wants(now, word)
 
     def stand(self, now: float, standing: Standing) -> list[Effect]:
         """The owner pauses or resumes."""
-        self.standing = standing
+        self._situation.standing = standing
         return self.look(now)
 
     def hear_out(self, now: float, peers: Iterable[PeerId]) -> None:
         """Before anything else: who may tell, in a moment, where the swarm stands by now."""
-        self._gathering.hear_out(now, peers)
+        self._situation.gathering.hear_out(now, peers)
 
     def asks_by(self, make_join: Callable[[int], Change | str]) -> None:
         """How this member asks to be let in: by the newest round it knows; or why it would be in vain."""
-        self._make_join = make_join
+        self._asking.make_join = make_join
 
     def trust(self, record: bytes) -> None:
         """An invite names this record: follow only a log that it is in."""
-        self._trusted = record
+        self._situation.trusted = record
 
     def be_careful(self) -> None:
         """What this member has signed may be lost: say nothing until that can do no harm."""
@@ -165,59 +222,40 @@ class Rounds(Course):
 
     def stop_at(self, split: Split) -> None:
         """Two certified records for one round are known from before: go no further."""
-        self._agreement.split = split
+        self._situation.agreement.split = split
 
     # What is heard.
 
     def met(self, now: float, peer: PeerId) -> list[Effect]:
         """A member is connected that was not."""
-        if self._gathering.is_hearing(now, self._roster):
+        if self._situation.is_hearing(now):
             return []
-        return self._deliberation.met(now, peer)
+        return self._situation.deliberation.met(now, peer)
 
     def heard(self, now: float, offered: Offered) -> list[Effect] | str:
         """A contribution arrived, by whatever way."""
-        if offered.member == self._me or not self._roster.is_member(offered.member):
-            return "the contributor is not another member"
-        if offered.member not in self._comers:
-            return "the contributor is no member of the swarm, and does not ask to be one"
-        fault = contribution_fault(self.spec, offered)
-        if fault is not None:
-            return fault
-        base = base_of(offered)
-        self._roster.tell(offered.member, base)
-        if base.round > self.ledger.newest + 1:
-            return self.look(now)  # its author is far ahead: that is worth following
-        fault = self._why_not_needed(now)(offered)
-        if fault is not None:
-            return self.look(now) or fault  # that its author stands elsewhere may matter
-        if base.round == 0:
-            self._gathering.hear_start(now)
-        if self.pool.members_count >= 2 * self.spec.members_max:  # the roster's and the electorate's
-            self.pool.keep(self._is_known)
-        known = self.pool.hear(offered)
-        return known if isinstance(known, str) else [*known, *self.look(now)]
+        return self._contributions.heard(now, offered)
 
     def heard_have(
         self, now: float, peer: PeerId, head: Head, held: Iterable[bytes], bytes_per_s: int, *, is_idle: bool
     ) -> list[Effect]:
         """A member says where it stands, what it holds, and whether it is at work there."""
-        self._roster.tell(peer, head)
-        self._roster.tell_work(peer, held, bytes_per_s, is_idle=is_idle)
+        self._situation.roster.tell(peer, head)
+        self._situation.roster.tell_work(peer, held, bytes_per_s, is_idle=is_idle)
         if head == self.head and head.round == 0:
-            self._gathering.hear_start(now)
+            self._situation.gathering.hear_start(now)
         return self.look(now)
 
     def heard_ballots(self, now: float, peer: PeerId, ballots: Iterable[Ballot]) -> list[Effect]:
         """Votes, proposals and decisions arrived, by whatever way."""
-        if self._gathering.is_hearing(now, self._roster) or self._trusted is not None:
+        if self._situation.is_hearing(now) or self._situation.trusted is not None:
             return []  # what is said before others have told what they remember might be said twice
-        effects = self._deliberation.heard(now, peer, ballots)
-        return [*effects, *self._closed(now), *self.look(now)]
+        effects = self._situation.deliberation.heard(now, peer, ballots)
+        return [*effects, *self._course.note_closed(now), *self.look(now)]
 
     def are_sound(self, ballots: Iterable[Ballot]) -> bool:
         """Whether all of them are of the open round, and signed by those who may vote."""
-        return all(map(self._agreement.is_sound, ballots))
+        return all(map(self._situation.agreement.is_sound, ballots))
 
     def heard_words(self, now: float, changes: Iterable[Change]) -> list[Effect]:
         """What somebody wants the members to change."""
@@ -226,7 +264,7 @@ class Rounds(Course):
 
     def heard_own_votes(self, votes: Iterable[Vote]) -> list[Effect]:
         """A peer tells what it remembers of this member's votes."""
-        return self._deliberation.recall(votes)
+        return self._situation.deliberation.recall(votes)
 
     def wants(self, now: float, change: Change) -> list[Effect]:
         """This member's owner wants it."""
@@ -237,130 +275,73 @@ class Rounds(Course):
 
     def fetched(self, now: float, offered: Offered) -> list[Effect]:
         """The end of a FetchPayload; the shell tries for as long as it may be of use."""
-        if self.pool.get(offered.hash) is not offered:
-            return []
-        if self.standing is Standing.STORAGE:
-            return self._hold(now, offered)  # it has no method to check with; those who apply do
-        return [CheckPayload(offered)]
+        return self._contributions.fetched(now, offered)
 
     def checked(self, now: float, offered: Offered, wrong: str | None) -> list[Effect]:
         """The end of a CheckPayload."""
-        if self.pool.get(offered.hash) is not offered:
-            return []
-        if wrong is None:
-            return self._hold(now, offered)
-        self.pool.refuse(offered)
-        text = f"the contribution of {offered.member} to round {offered.round} is refused: {wrong}"
-        return [Observe(Problem(text)), *self.look(now)]
+        return self._contributions.checked(now, offered, wrong)
 
     def lost(self, offered: Offered) -> list[Effect]:
-        """The end of a CheckPayload that could not be done: its payload has gone from the disk, for which its author
-        is not to blame.
-        """
-        if self.pool.get(offered.hash) is not offered:
-            return []
-        self.pool.drop(offered)
-        return self.pool.take_in(offered)
+        """The end of a CheckPayload that could not be done: its payload has gone from the disk."""
+        return self._contributions.lost(offered)
 
     def collected(self, now: float, record: bytes, missing: Iterable[bytes], offers: Iterable[Offered]) -> list[Effect]:
         """The end of a Collect: what was found."""
-        wanted, effects = set(missing), list[Effect]()
-        shares = {share.contribution: share for share in self._shares(record)}
-        for offered in offers:
-            is_named = offered.hash in wanted and shares.get(offered.hash) == share_of(offered)
-            if is_named and contribution_fault(self.spec, offered) is None:
-                wanted.discard(offered.hash)
-                effects += self.pool.take_in(offered)
-        following = self.ledger.closed(self.head.round + 1)
-        if wanted and following is not None and following.hash == record:
-            self._catching_up.close_way_by_records()
-        return [*effects, *self.look(now)]
+        return self._contributions.collected(now, record, missing, offers)
 
     def store_marked(self, now: float, round: int, mark: StoreMark) -> list[Effect]:
         """The end of a MarkStore, if there is one."""
         if round == self.round:
-            self._compacting.worked_out(self.position, mark)
+            self._situation.compacting.worked_out(self.position, mark)
         return self.look(now)
 
     def store_judged(self, now: float, mark: StoreMark, *, is_right: bool) -> list[Effect]:
         """The end of a JudgeStore, if the operations are here."""
-        self._compacting.judged(mark, is_right=is_right)
+        self._situation.compacting.judged(mark, is_right=is_right)
         return self.look(now)
 
     def store_adopted(self, now: float, digest: bytes, frontier: Frontier) -> list[Effect]:
         """The end of an AdoptStore: the snapshot with this digest is in force."""
         if digest == self.position.snapshot:
-            self._compacting.adopted(digest, frontier)
+            self._situation.compacting.adopted(digest, frontier)
         return self.look(now)
 
     def applied(self, now: float, closed: Closed, digest: bytes) -> list[Effect]:
         """The end of an ApplyRecord: the state after it has this digest, and is saved."""
-        return self._stand_at(now, Head(closed.record.round, closed.hash, digest), closed)
+        return self._arriving.applied(now, closed, digest)
 
     def unapplied(self, now: float, offers: Iterable[Offered]) -> list[Effect]:
         """The end of an ApplyRecord that could not be done here: a payload is gone from the disk."""
-        self.phase = Phase.WAITING
-        for offered in offers:
-            self.pool.drop(offered)
-        self._catching_up.close_way_by_records()
-        return self.look(now)
+        return self._arriving.unapplied(now, offers)
 
     def record_told(self, now: float, peer: PeerId, decided: Decided) -> list[Effect]:
         """A part of what an AskLog brings; `log_told` comes after a peer's last, `log_asked` after all."""
-        return [*self._deliberation.heard(now, peer, (decided,)), *self._closed(now)]
+        return self._arriving.record_told(now, peer, decided)
 
     def log_told(self, now: float, peer: PeerId, since: int) -> list[Effect]:
         """The end of what one has told, before which the newest round was `since`."""
-        told = self._roster.head(peer)
-        # Else it has come by another way meanwhile.
-        if self.ledger.newest == since and (told is None or told.round > since):
-            self._roster.doubt(peer, now)
-        return self.look(now)
+        return self._arriving.log_told(now, peer, since)
 
     def log_asked(self, now: float, since: int) -> list[Effect]:
         """The end of an AskLog, before which the newest round was `since`."""
-        self._catching_up.log_asked(now, is_news=self.ledger.newest > since)
-        return self.look(now)
+        return self._arriving.log_asked(now, since)
 
     def leapt(self, now: float, position: Position, proof: Proof, asked: Iterable[PeerId]) -> list[Effect]:
         """The end of an AskProof: the log goes on from there."""
-        is_news = position.round > self.ledger.newest
-        if not is_news and self._trusted is None:
-            return self.not_proved(now, asked)
-        self._catching_up.log_asked(now, is_news=True)
-        self._trusted = None
-        if not is_news:
-            return self.look(now)
-        adopt: list[Effect] = []
-        if position.snapshot not in (None, self.position.snapshot):
-            adopt.append(AdoptStore(position.snapshot))
-        self._deliberation.leap(position)
-        self.ledger = Ledger(position, self._start_digest)
-        if self.phase is Phase.OPEN:
-            self.phase = Phase.WAITING
-        return [KeepLeap(proof, position), *adopt, *self.look(now)]
+        return self._arriving.leapt(now, position, proof, asked)
 
     def not_proved(self, now: float, asked: Iterable[PeerId]) -> list[Effect]:
         """The end of an AskProof that led nowhere: others than those that were asked may know better."""
-        self._catching_up.log_asked(now, is_news=False)
-        for peer in asked:
-            told = self._roster.head(peer)
-            if self._trusted is not None or told is None or told.round > self.ledger.newest:
-                self._roster.doubt(peer, now)
-        return self.look(now)
+        return self._arriving.not_proved(now, asked)
 
     def adopted(self, now: float, head: Head) -> list[Effect]:
         """The end of a Resync: this member now stands at `head`."""
-        self._catching_up.resynced(now, has_arrived=True)
-        return self._stand_at(now, head, self.ledger.closed(head.round))
+        return self._arriving.adopted(now, head)
 
     def resync_failed(self, now: float, holders: Iterable[PeerId]) -> list[Effect]:
         """The end of a Resync that led nowhere; `holders` told that head."""
-        self._catching_up.resynced(now, has_arrived=False)
-        for peer in holders:
-            self._roster.doubt(peer, now)
-        return self.look(now)
+        return self._arriving.resync_failed(now, holders)
 
     def is_better(self, head: Head) -> bool:
         """Whether `head` is in the log and further than this member, or the certified one where it stands."""
-        return is_better(head, self.head, self.ledger, self._deliberation.other_state)
+        return is_better(head, self.head, self.ledger, self._situation.deliberation.other_state)

@@ -95,7 +95,7 @@ async def test_many_proposals_for_far_attempts_take_neither_memory_nor_disk(
             record = villain.record(position, head.digest, share_of(offered))
             await villain.say(villain.proposal(position, record, 5 * number + 10))
             for node in swarm.nodes:
-                waiting = core_of(node)._deliberation._waiting  # pyright: ignore[reportPrivateUsage]
+                waiting = core_of(node)._situation.deliberation._waiting  # pyright: ignore[reportPrivateUsage]
                 assert len(waiting) <= 3
         assert take_nothing(swarm, villain)
         await expect_unharmed(swarm, 6, lost_attempts=3)

@@ -79,7 +79,7 @@ class Seated:
     @property
     def voting(self) -> Any:
         """What agreement has in memory."""
-        return self.rounds._agreement.voting  # pyright: ignore[reportPrivateUsage]
+        return self.rounds._situation.agreement.voting  # pyright: ignore[reportPrivateUsage]
 
     def meet(self, other: Identity) -> None:
         assert self.greets(other)

@@ -193,7 +193,7 @@ def test_proposals_for_far_attempts_are_neither_judged_nor_kept() -> None:
         share = me.share(me.contribution(liar, samples=1 + number % 100))
         heard = me.rounds.heard_ballots(1.0, liar.peer_id, [me.proposal(me.record([share]), attempt)])
         assert of_kind(heard, Collect) == []
-    assert len(me.rounds._deliberation._waiting) <= 2  # pyright: ignore[reportPrivateUsage]
+    assert len(me.rounds._situation.deliberation._waiting) <= 2  # pyright: ignore[reportPrivateUsage]
 
 
 def test_proposals_of_what_nobody_has_are_forgotten_as_attempts_go_by() -> None:
@@ -206,7 +206,7 @@ def test_proposals_of_what_nobody_has_are_forgotten_as_attempts_go_by() -> None:
             nothing = me.vote(each, Step.PRECOMMIT, b"", attempt)
             me.rounds.heard_ballots(1.0, each.peer_id, [nothing])
     assert me.voting.attempt > 3 * PROPOSALS_KEPT
-    assert len(me.rounds._deliberation._waiting) <= VALUES_MAX  # pyright: ignore[reportPrivateUsage]
+    assert len(me.rounds._situation.deliberation._waiting) <= VALUES_MAX  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_member_that_tells_of_a_record_that_came_meanwhile_is_not_doubted() -> None:

@@ -1,10 +1,11 @@
 """The round core where the members change: who comes, who leaves, who is removed, who is silent and who is back."""
 
 from shoal.training.agreed import AgreedRecord, leave_statement, remove_statement
-from shoal.training.course import JOIN_AGAIN_ROUNDS, SILENT_SPANS
+from shoal.training.asking_in import JOIN_AGAIN_ROUNDS
 from shoal.training.effects import ApplyRecord, Effect, SpreadWords, Train
 from shoal.training.events import MembersChanged, Problem, Waiting
 from shoal.training.members import Change, Expel, Join, Leave, Remove, Resume, Suspend
+from shoal.training.situation import SILENT_SPANS
 from shoal.training.votes import VALUE_BYTES_MAX, Proposal, Signed, Step, Vote, value_of
 from shoal.transport.identity import Identity
 from shoal.transport.wire import decode
