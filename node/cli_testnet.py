@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> Exit:
     if plan.is_at_home:
         from .home_testnet import check as check_homes
 
-        trio.run(check_homes)
+        trio.run(check_homes, plan)
     options = options_of(arguments)
     return trio.run(main, plan, options)
 

@@ -6,8 +6,11 @@ others are behind home routers of all kinds, the commonest first.
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from math import isqrt
 from pathlib import Path
 from typing import Final
+
+from shoal.transport.relay import RelayLimits
 
 from .complaint import Complaint, Exit
 from .laboratory import Line, obstacle, open_internet
@@ -29,6 +32,10 @@ ROUTERS: Final = (
 )
 
 
+# All pairs but the relay's own go through it: of n others n (n - 1) / 2.
+NODES_MAX: Final = 1 + (1 + isqrt(1 + 8 * RelayLimits().circuits_max)) // 2
+
+
 def router_of(node: int) -> Router:
     """What node `node` is behind."""
     return ROUTERS[(node - 1) % len(ROUTERS)] if node else Router.PUBLIC
@@ -36,12 +43,14 @@ def router_of(node: int) -> Router:
 
 def described(plan: Plan) -> str:
     """Who is where, in a line."""
-    behind = (f"node {node} {router_of(node).value}" for node in range(1, plan.nodes))
-    return f"routers: node 0 none, it relays for the others; {', '.join(behind)}"
+    behind = [f"node {node} {router_of(node).value}" for node in range(1, plan.nodes)]
+    return f"routers: {', '.join(['node 0 none, it relays for the others', *behind])}"
 
 
-async def check() -> None:
-    """Raises Complaint where this machine can have no such network."""
+async def check(plan: Plan) -> None:
+    """Raises Complaint where this machine can have no such network, or no relay could carry it."""
+    if plan.nodes > NODES_MAX:
+        raise Complaint(f"--network home: one relay carries {NODES_MAX} nodes at most, not {plan.nodes}", Exit.USAGE)
     if reason := await obstacle():
         raise Complaint(f"--network home cannot be had on this machine: {reason}", Exit.MISSING)
 

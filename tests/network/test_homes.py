@@ -1,6 +1,7 @@
 """Nodes behind home routers train together, though nobody has forwarded a port."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -10,9 +11,10 @@ import trio
 from shoal.node import testnet as nets
 from shoal.node.async_client import connect
 from shoal.node.complaint import Complaint, Exit
-from shoal.node.home_testnet import check, open_homes, router_of
+from shoal.node.home_testnet import NODES_MAX, check, open_homes, router_of
 from shoal.node.laboratory import obstacle
 from shoal.node.routers import Router
+from shoal.transport.relay import RelayLimits
 
 PATIENCE_S: Final = 300.0
 PLAN: Final = nets.Plan(
@@ -28,8 +30,17 @@ PLAN: Final = nets.Plan(
 async def test_a_machine_that_lacks_a_tool_says_so_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(Complaint, match=r"^--network home cannot be had .*`ip` is not .*iproute2\)$") as caught:
-        await check()
+        await check(PLAN)
     assert caught.value.code is Exit.MISSING
+
+
+async def test_more_nodes_than_a_relay_can_carry_are_refused() -> None:
+    others = NODES_MAX - 1
+    circuits_max = RelayLimits().circuits_max
+    assert others * (others - 1) // 2 <= circuits_max < others * (others + 1) // 2
+    with pytest.raises(Complaint, match=f"{NODES_MAX} nodes at most, not {NODES_MAX + 1}$") as caught:
+        await check(replace(PLAN, nodes=NODES_MAX + 1))
+    assert caught.value.code is Exit.USAGE
 
 
 async def test_three_behind_routers_and_one_who_relays_agree_to_the_bit() -> None:
