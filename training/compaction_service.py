@@ -214,7 +214,7 @@ class Compactor:
                     self._liars.add(peer)
                     return None
                 async with self._turn:
-                    refusal = await self._fetches.fetch(ref, holders, pin=self._label(digest))  # it is here
+                    refusal = await self._fetches.fetch(ref, tuple, pin=self._label(digest))  # it is here: no holders
                     if refusal is None:
                         self._take_note(self._newest_round, digest, ref)
                         return pieces
