@@ -110,10 +110,10 @@ class Agreement:
 
         Raises ValueError if `log` does not follow `position`: the disk's fault.
         """
-        self._swarm = swarm
+        self.swarm = swarm
         self._signer = signer
         self._timeouts = timeouts
-        self._verify = verify
+        self.verify = verify
         self._kept: OrderedDict[int, tuple[Decided, Position]] = OrderedDict()  # and where the log stood before
         self.position = position
         self.split: Split | None = None
@@ -189,8 +189,8 @@ class Agreement:
                 continue
             if vote.round == self.round and self.voting.remembers(vote):
                 continue
-            statement = vote_statement(self._swarm, vote.round, vote.attempt, vote.step, vote.choice)
-            if self._verify(self._signer.peer_id, statement, vote.signature):
+            statement = vote_statement(self.swarm, vote.round, vote.attempt, vote.step, vote.choice)
+            if self.verify(self._signer.peer_id, statement, vote.signature):
                 self._abstains_through, found = vote.round, True
         if self.round <= self._abstains_through:
             self.voting.abstain()
@@ -199,7 +199,7 @@ class Agreement:
     def is_sound(self, ballot: Ballot) -> bool:
         """Whether it is of the round that is voted on, and signed by those who may vote: worth passing on."""
         electorate = self.position.electorate
-        if ballot.round != self.round or fault(ballot, self._swarm, electorate.by_member, self._verify) is not None:
+        if ballot.round != self.round or fault(ballot, self.swarm, electorate.by_member, self.verify) is not None:
             return False
         return not isinstance(ballot, Decided) or electorate.have_signed(ballot.precommits)
 
@@ -230,7 +230,7 @@ class Agreement:
         if ballot.round < self.round:
             return self._heard_old(peer, ballot)
         voters = self.position.electorate.by_member
-        if fault(ballot, self._swarm, voters, self._verify) is not None:
+        if fault(ballot, self.swarm, voters, self.verify) is not None:
             return []
         return self._after(self.voting.heard(now, ballot))
 
@@ -252,7 +252,7 @@ class Agreement:
             return accusations if self._is_just_late(peer, ballot, decided) else [*accusations, Send(decided, peer)]
         if ballot.value == decided.value:
             return accusations
-        if fault(ballot, self._swarm, before.electorate.by_member, self._verify) is not None:
+        if fault(ballot, self.swarm, before.electorate.by_member, self.verify) is not None:
             return []
         if not before.electorate.have_signed(ballot.precommits):
             return []
@@ -261,7 +261,7 @@ class Agreement:
 
     def _accusations(self, ballot: Ballot, voters: Electorate) -> list[Effect]:
         """Whoever, as this shows, has voted for two things at once in the round before."""
-        if ballot.round != self.round - 1 or fault(ballot, self._swarm, voters.by_member, self._verify) is not None:
+        if ballot.round != self.round - 1 or fault(ballot, self.swarm, voters.by_member, self.verify) is not None:
             return []
         shown = [*shown_by(ballot), *([without_polka(ballot)] if isinstance(ballot, Vote) else [])]
         votes = (vote for vote in shown if voters.votes(PeerId(vote.voter)))
@@ -276,7 +276,7 @@ class Agreement:
 
     def _open(self, journal: Journal | None) -> Voting:
         electorate = self.position.electorate
-        voting = Voting(self._swarm, self.round, electorate, self._signer, self._timeouts, self._can_follow, journal)
+        voting = Voting(self.swarm, self.round, electorate, self._signer, self._timeouts, self._can_follow, journal)
         voting.hears = self._hears
         if self.round <= self._abstains_through:
             voting.abstain()

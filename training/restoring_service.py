@@ -30,6 +30,7 @@ from .patience import timeouts
 from .records import Standing
 from .roster import Roster
 from .rounds import Place, Rounds
+from .situation import Situation
 from .skipping import beginning
 from .state_service import Restored, StateKeeper
 from .storage_service import StorageKeeper
@@ -108,13 +109,13 @@ def make_cores(means: Means, ground: Ground, ticket: Ticket | None, trusted: byt
     ledger, contributors = _ledger(ground)
     place = Place(restored.head, contributors, agreement, ledger, ground.start_digest)
     rounds = Rounds(
-        spec,
-        means.swarm,
-        roster,
-        place,
-        ground.standing,
-        lambda position: partial(admits, spec, means.swarm, position, verify=verified),
-        verified,
+        Situation(
+            spec,
+            roster,
+            place,
+            ground.standing,
+            lambda position: partial(admits, spec, means.swarm, position, verify=verified),
+        )
     )
     if loaded.split is not None:
         rounds.stop_at(loaded.split)

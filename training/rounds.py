@@ -18,11 +18,9 @@ about membership in words.py.
 from collections.abc import Callable, Iterable
 
 from shoal.crdt.compact import Frontier
-from shoal.transport.envelope import Verify
-from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 
-from .agreed import Admits, Position, StoreMark
+from .agreed import Position, StoreMark
 from .agreeing import Split
 from .arriving import Arriving
 from .asking_in import AskingIn
@@ -34,10 +32,8 @@ from .ledger import Closed, Ledger
 from .members import Change, Electorate
 from .place import Phase, Place
 from .records import Head, Offered, Standing
-from .roster import Roster
 from .situation import Situation
 from .skipping import Proof
-from .spec import Spec
 from .taking_care import TakingCare
 from .votes import Ballot, Decided, Vote
 from .weights import weights_in
@@ -48,25 +44,16 @@ __all__ = ["Phase", "Place", "Rounds"]
 class Rounds:
     """See the module's text. Every method that takes `now` returns what is to be done, or why an input is of no use."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        swarm: bytes,
-        roster: Roster,
-        place: Place,
-        standing: Standing,
-        admits: Callable[[Position], Admits],
-        verify: Verify = verify,
-    ) -> None:
-        self._situation = Situation(spec, swarm, roster, place, standing, admits, verify)
-        self._asking = AskingIn(self._situation)
-        self._care = TakingCare(roster.me, place.agreement)
-        self._course = Course(self._situation, self._asking, self._care)
-        self._contributions = Contributions(self._situation, self._course)
-        self._arriving = Arriving(self._situation, self._course, self._contributions)
-        self.spec = spec
-        self.pool = self._situation.pool
-        self.words = self._situation.words
+    def __init__(self, situation: Situation) -> None:
+        self._situation = situation
+        self._asking = AskingIn(situation)
+        self._care = TakingCare(situation.me, situation.agreement)
+        self._course = Course(situation, self._asking, self._care)
+        self._contributions = Contributions(situation, self._course)
+        self._arriving = Arriving(situation, self._course, self._contributions)
+        self.spec = situation.spec
+        self.pool = situation.pool
+        self.words = situation.words
 
     @property
     def head(self) -> Head:

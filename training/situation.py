@@ -6,7 +6,6 @@ What must change together changes in a method here; the rest is set by those who
 
 from collections.abc import Callable, Set
 
-from shoal.transport.envelope import Verify
 from shoal.transport.port import PeerId
 
 from .admission import asked_at
@@ -35,27 +34,23 @@ class Situation:
     def __init__(
         self,
         spec: Spec,
-        swarm: bytes,
         roster: Roster,
         place: Place,
         standing: Standing,
         admits: Callable[[Position], Admits],
-        verify: Verify,
     ) -> None:
         self.spec = spec
-        self._swarm = swarm
         self.me = roster.me
         self.roster = roster
         self.agreement = place.agreement
         self.agreement.wait_for(lambda peer: peer == roster.me or peer in roster.present())
         self.ledger = place.ledger
         self._admits = admits
-        self._verify = verify
         self.standing = standing
         self.head = place.head
         self.phase = Phase.WAITING
         self.pool = Pool(2 * spec.stale_rounds_max + 3, can_check=standing is not Standing.STORAGE)
-        self.words = Words(swarm, spec.members_max, self._lets_in, verify)
+        self.words = Words(self.agreement.swarm, spec.members_max, self._lets_in, self.agreement.verify)
         self.deliberation = Deliberation(place.agreement, self.words, self.view)
         self.compacting = Compacting(spec.store_rounds)
         self.open = OpenRound(self._base, frozenset(place.contributors))
@@ -122,8 +117,8 @@ class Situation:
         """What a next record may take, it goes by."""
         others = (PeerId(seat.member) for seat in self.electorate.seats if seat.votes and seat.member != self.me)
         silent = self.roster.gone(now, others, SILENT_SPANS * self.spec.silence_s)
-        stood_on = self.spec, self._swarm, self.me, self.head, self.ledger, self.pool
-        return View(*stood_on, self.position, self._lets_in, silent, self.compacting, self._verify)
+        stood_on = self.spec, self.agreement.swarm, self.me, self.head, self.ledger, self.pool
+        return View(*stood_on, self.position, self._lets_in, silent, self.compacting, self.agreement.verify)
 
     def stand_at(self, now: float, head: Head, closed: Closed | None) -> None:
         """A new head, which the round `closed` made, as far as that is known: the next round."""

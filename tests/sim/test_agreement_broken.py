@@ -31,7 +31,7 @@ class Unbound(Voting):
 class UnboundAgreement(Agreement):
     def _open(self, journal: Journal | None) -> Voting:
         electorate, follows = self.position.electorate, self._can_follow
-        return Unbound(self._swarm, self.round, electorate, self._signer, self._timeouts, follows, journal)
+        return Unbound(self.swarm, self.round, electorate, self._signer, self._timeouts, follows, journal)
 
 
 class Half(Electorate):

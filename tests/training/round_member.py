@@ -16,6 +16,7 @@ from shoal.training.patience import timeouts
 from shoal.training.records import Contribution, Head, Offered, Presence, Present, Standing, seal_contribution
 from shoal.training.roster import Roster
 from shoal.training.rounds import Place, Rounds
+from shoal.training.situation import Situation
 from shoal.training.spec import Quorum, Spec, spec_from, swarm_id
 from shoal.training.votes import Ballot, Decided, Journal, Proposal, Step, Tally, Vote, cast, propose, signatures_of
 from shoal.training.voting_effects import Send
@@ -78,7 +79,7 @@ class Member:
             if closed.record.taken and closed.record.round <= self.head.round:
                 contributors = tuple(dict.fromkeys(PeerId(share.member) for share in closed.record.taken))
         place = Place(self.head, contributors, agreement, ledger, self.start_digest)
-        self.rounds = Rounds(self.spec, SWARM, self.roster, place, self.standing, admission(self.spec))
+        self.rounds = Rounds(Situation(self.spec, self.roster, place, self.standing, admission(self.spec)))
         self.rounds.asks_by(lambda round: join_change(self.spec, SWARM, self.who, None, round))
 
     def meet(self, *others: Identity, head: Head = START, standing: Standing = Standing.TRAINER) -> "Member":

@@ -24,6 +24,7 @@ from shoal.training.patience import timeouts
 from shoal.training.records import Contribution, Head, Offered, Presence, Present, Standing, seal_contribution
 from shoal.training.roster import Roster
 from shoal.training.rounds import Place, Rounds
+from shoal.training.situation import Situation
 from shoal.training.spec import Spec, spec_from, swarm_id
 from shoal.training.verified import Verified
 from shoal.training.votes import Decided, Proposal, Step, Value, Vote, cast, propose, shortened, signatures_of
@@ -66,7 +67,7 @@ class Seated:
         def admitted(position: Position) -> Admits:
             return partial(admits, self.spec, self.swarm, position, verify=verified)
 
-        self.rounds = Rounds(self.spec, self.swarm, self.roster, place, Standing.TRAINER, admitted, verified)
+        self.rounds = Rounds(Situation(self.spec, self.roster, place, Standing.TRAINER, admitted))
         for other in PEOPLE[: self.voters]:
             if other is not key:
                 self.meet(other)
