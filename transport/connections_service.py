@@ -1,4 +1,9 @@
-"""The connections of a node: accepting, dialing, keeping, closing. Knows sockets and peer ids, but not libp2p."""
+"""The connections of a node: accepting, dialing, keeping, moving, closing. Knows sockets and peer ids, but not libp2p.
+
+A peer may have several: one through a relay, and a direct one that was punched beside it. What is begun goes by the
+best of them (`books`); what is under way ends where it began. A relayed one that nothing uses, beside a direct one,
+is closed.
+"""
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -9,57 +14,50 @@ from typing import Final, Protocol
 
 import trio
 
-from .addresses import Endpoint, Ranges, is_relayed, parse_endpoint, ranges_of
+from .addresses import Endpoint, parse_endpoint, ranges_of
+from .books import Books, Entry, Established
 from .dialer import Dial, Dialer
 from .limits import Limits
 from .port import Address, Code, Connection, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal, Traffic
 from .pruning import Seat, Shares, make_room, shares_of, surplus
 from .tcp_service import Counter, Socket, dial
 from .wire import Malformed
+from .yamux_service import YamuxStream
 
 HANDSHAKE_S: Final = 10.0  # what a peer may take to prove who it is
 HANDSHAKES_MAX: Final = 64  # of others with us, under way at once; memory and CPU for strangers. Then the oldest goes
 DIAL_S: Final = 10.0  # connecting and handshake of one address of a kept peer
+SETTLED_S: Final = 5.0  # that a direct connection must have stood before the relayed one beside it is closed
 REVIEW_S: Final = 5.0  # how often unused connections are looked for; more often: a scan of all for nothing
 EVENTS_MAX: Final = 4096  # not yet looked at by a listener
 
 log = logging.getLogger(__name__)
 
 
-class Established(Protocol):
-    """A connection whose other side has proved who it is."""
-
-    @property
-    def peer(self) -> PeerId: ...
-    @property
-    def rtt_s(self) -> float | None: ...
-    @property
-    def carried_bytes(self) -> int: ...
-    @property
-    def is_at_rest(self) -> bool: ...
-    @property
-    def ended(self) -> trio.Event: ...
-
-
 # A stream through the relay of an endpoint to the peer behind it; the first hop is connected.
 Pass = Callable[[PeerId, PeerId], Awaitable[Socket | Refusal]]
 
-# Proves both sides' ids over a socket: as who dialed that peer, or (None) as who was dialed. Gives None if it failed.
-Secure = Callable[[Socket, Endpoint, PeerId | None], Awaitable[Established | None]]
+
+class Upgrade(Protocol):
+    """Proves both sides' ids over a socket: with that peer, or (None) with whoever it is. Gives None if it failed."""
+
+    async def __call__(self, socket: Socket, peer: PeerId | None, *, is_initiator: bool) -> Established | None: ...
 
 
-@dataclass(eq=False, slots=True)
-class _Entry:
-    number: int
-    established: Established
-    socket: Socket
-    address: Address
-    relay: PeerId | None  # that carries it
-    ranges: Ranges | None
-    is_outbound: bool
-    used_at: float
-    carried_bytes: int = 0  # when it was last looked at
-    is_closing: bool = False  # for want of room; as good as gone
+class Above(Protocol):
+    """What uses the connections."""
+
+    def is_busy(self, peer: PeerId) -> bool:
+        """Whether something is under way with a peer, for which its connections must stand."""
+        ...
+
+    def moved(self, peer: PeerId) -> None:
+        """There is a better connection with a peer: what is begun from now on goes by it."""
+        ...
+
+    def left(self, peer: PeerId) -> None:
+        """The last connection with a peer is gone."""
+        ...
 
 
 @dataclass(eq=False, slots=True)
@@ -71,33 +69,22 @@ class _Handshake:
 
 
 class Connections:
-    """The books of who is connected, and the tasks that change them.
+    """The tasks that change who is connected.
 
     Args:
         pass_on: opens a stream to a peer through a relay.
-        is_busy: whether something is under way with a peer, for which its connections must stand.
-        forget: called when the last connection with a peer is gone.
     """
 
-    def __init__(
-        self,
-        dialer: Dialer,
-        limits: Limits,
-        secure: Secure,
-        pass_on: Pass,
-        is_busy: Callable[[PeerId], bool],
-        forget: Callable[[PeerId], None],
-    ) -> None:
+    def __init__(self, dialer: Dialer, limits: Limits, upgrade: Upgrade, pass_on: Pass, above: Above) -> None:
         self._limits = limits
-        self._secure = secure
+        self._upgrade = upgrade
         self._pass_on = pass_on
-        self._is_busy = is_busy
-        self._forget = forget
+        self._above = above
         self._dialer = dialer
         self._numbers = count()
         self._wake = trio.Event()
         self._total = Counter()
-        self._entries: dict[PeerId, list[_Entry]] = {}
+        self._books = Books()
         self._handshakes: dict[Socket, _Handshake] = {}
         self._listeners: set[trio.MemorySendChannel[PeerEvent]] = set()
         self._nursery: trio.Nursery | None = None
@@ -120,22 +107,29 @@ class Connections:
     @property
     def peers(self) -> tuple[PeerId, ...]:
         """Who is connected."""
-        return tuple(self._entries)
+        return self._books.peers
 
     def admits(self, peer: PeerId, socket: Socket) -> bool:
         """Whether there is room for one more connection, with `peer`, who has just proved its id on `socket`."""
         handshake = self._handshakes.get(socket)
         has_seat = handshake is None or self._room(self._newcomer(peer, handshake.remote)) is not None
-        return has_seat and len(self._entries.get(peer, ())) < self._limits.connections_per_peer_max
+        return has_seat and self._books.count(peer) < self._limits.connections_per_peer_max
 
     def direct_address(self, peer: PeerId) -> Address | None:
         """Of a connection that no relay carries."""
-        entries = self._entries.get(peer, ())
-        return next((entry.address for entry in entries if not is_relayed(entry.address)), None)
+        best = self._books.best(peer)
+        return None if best is None or best.is_relayed else best.address
+
+    async def open_stream(self, peer: PeerId, protocol: str) -> YamuxStream | Refusal:
+        """A stream to a connected peer, for a protocol, by the best connection."""
+        best = self._books.best(peer)
+        if best is None:
+            return Refusal(Code.UNREACHABLE, f"not connected to {peer}")
+        return await best.established.open_stream(protocol)
 
     def keep(self, peer: PeerId, addresses: tuple[Address, ...]) -> None:
         """As `Transport.keep`."""
-        if not self._dialer.keep(peer, addresses, trio.current_time(), peer in self._entries):
+        if not self._dialer.keep(peer, addresses, trio.current_time(), peer in self._books):
             log.warning("too many peers to keep: no connection will be kept with %s", peer)
         self._wake.set()
 
@@ -157,7 +151,7 @@ class Connections:
             return Refusal(Code.UNREACHABLE, f"{address} does not say who must answer there (/p2p/...)")
         if peer == self._dialer.self_id:
             return Refusal(Code.UNREACHABLE, "that address is this node's own")
-        if self._standing(peer):
+        if self._books.standing(peer):
             return peer
         if self._room(self._newcomer(peer, None)) is None:
             return self._no_seat
@@ -167,7 +161,7 @@ class Connections:
 
     def connections(self) -> tuple[Connection, ...]:
         """As `Transport.connections`."""
-        return tuple(_summary(peer, entries) for peer, entries in sorted(self._entries.items()))
+        return self._books.summaries()
 
     def traffic(self) -> Traffic:
         """As `Transport.traffic`."""
@@ -177,7 +171,7 @@ class Connections:
     async def events(self) -> AsyncGenerator[trio.MemoryReceiveChannel[PeerEvent]]:
         """As `Transport.events`. The channel ends for who is EVENTS_MAX behind: to go on, ask for events again."""
         send, receive = trio.open_memory_channel[PeerEvent](EVENTS_MAX)
-        for peer in sorted(self._entries):
+        for peer in sorted(self._books.peers):
             send.send_nowait(PeerConnected(peer))
         self._listeners.add(send)
         try:
@@ -204,7 +198,7 @@ class Connections:
             remote, trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S)
         )
         with handshake.scope:
-            established = await self._secure(socket, remote, None)
+            established = await self._upgrade(socket, None, is_initiator=False)
         # Asked again, for many may have shaken hands at once.
         is_admitted = established is not None and self.admits(established.peer, socket)
         del self._handshakes[socket]
@@ -214,13 +208,25 @@ class Connections:
                 await self._watch(entry)
 
     async def _dial(self, endpoint: Endpoint, peer: PeerId) -> PeerId | Refusal:
-        assert self._nursery is not None
         socket = await self._open(endpoint, peer)
         if isinstance(socket, Refusal):
             return socket
+        return await self._take(socket, endpoint, peer, is_initiator=True)
+
+    async def adopt(self, stream: trio.SocketStream, peer: PeerId, *, is_initiator: bool) -> PeerId | Refusal:
+        """Make a connection with `peer` of a socket that both sides have opened. It is closed if that fails."""
+        socket = Socket(stream, self._total)
+        remote = socket.remote
+        if remote is None:
+            socket.abort()
+            return Refusal(Code.UNREACHABLE, "the connection broke at once")
+        return await self._take(socket, replace(remote, peer=peer), peer, is_initiator=is_initiator)
+
+    async def _take(self, socket: Socket, endpoint: Endpoint, peer: PeerId, *, is_initiator: bool) -> PeerId | Refusal:
+        assert self._nursery is not None
         established = None
         try:
-            established = await self._secure(socket, endpoint, peer)
+            established = await self._upgrade(socket, peer, is_initiator=is_initiator)
         finally:
             if established is None:
                 socket.abort()
@@ -242,40 +248,37 @@ class Connections:
         relay = await self.connect(endpoint.first_hop.address, timeout_s=DIAL_S)
         return relay if isinstance(relay, Refusal) else await self._pass_on(relay, peer)
 
-    def _enter(self, established: Established, socket: Socket, remote: Endpoint, *, is_outbound: bool) -> _Entry | None:
+    def _enter(self, established: Established, socket: Socket, remote: Endpoint, *, is_outbound: bool) -> Entry | None:
         """A new connection into the books, if there is a seat. No await may lie between this and `_watch`."""
         peer = established.peer
         in_the_way = self._room(self._newcomer(peer, None if is_outbound else remote))
         if in_the_way is None:
             return None
         self._close(in_the_way)
-        address = replace(remote, peer=peer).address
+        remote = replace(remote, peer=peer)
         now = trio.current_time()
-        entry = _Entry(
-            next(self._numbers), established, socket, address, remote.relay, ranges_of(address), is_outbound, now
-        )
-        is_first = peer not in self._entries
-        self._entries.setdefault(peer, []).append(entry)
-        if is_first:
+        ranges = ranges_of(remote.address)
+        entry = Entry(next(self._numbers), established, socket, remote, ranges, is_outbound, made_at=now, used_at=now)
+        for older in self._books.standing(peer):
+            older.established.doubt()
+        if self._books.enter(entry):
             self._dialer.connected(peer, now)
             self._tell(PeerConnected(peer))
+        elif self._books.best(peer) is entry:
+            self._above.moved(peer)
         return entry
 
-    async def _watch(self, entry: _Entry) -> None:
+    async def _watch(self, entry: Entry) -> None:
         """Wait for the end of a connection, and strike it off the books."""
-        peer = entry.established.peer
         try:
             await entry.established.ended.wait()
         finally:
             entry.socket.abort()
-            entries = self._entries[peer]
-            entries.remove(entry)
-            if not entries:
-                del self._entries[peer]
-                self._forget(peer)
-                self._dialer.disconnected(peer, trio.current_time())
+            if self._books.strike(entry):
+                self._above.left(entry.peer)
+                self._dialer.disconnected(entry.peer, trio.current_time())
                 self._wake.set()
-                self._tell(PeerDisconnected(peer))
+                self._tell(PeerDisconnected(entry.peer))
 
     async def _dial_kept(self) -> None:
         assert self._nursery is not None
@@ -298,18 +301,20 @@ class Connections:
     async def _review(self) -> None:
         while True:
             await trio.sleep(REVIEW_S)
+            now = trio.current_time()
+            self._close(self._books.outdone(now - SETTLED_S))
             seats = self._seats()
-            unused_since = trio.current_time() - self._limits.connection_unused_s
-            self._close([seats[seat] for seat in surplus(seats, self._shares, unused_since)])
+            unused = surplus(seats, self._shares, now - self._limits.connection_unused_s)
+            self._close([seats[seat] for seat in unused])
 
-    def _close(self, entries: list[_Entry]) -> None:
+    def _close(self, entries: list[Entry]) -> None:
         """Nothing is under way on them. `_watch` does the rest."""
         for entry in entries:
-            log.debug("closing the connection with %s, which is not used, for others", entry.established.peer)
+            log.debug("closing a connection with %s that nothing uses: %s", entry.peer, entry.address)
             entry.is_closing = True
             entry.socket.abort()
 
-    def _room(self, newcomer: Seat) -> list[_Entry] | None:
+    def _room(self, newcomer: Seat) -> list[Entry] | None:
         """What to close for a newcomer; None: there is no seat for it."""
         seats = self._seats()
         quiet_since = trio.current_time() - self._limits.connection_quiet_s
@@ -327,29 +332,11 @@ class Connections:
     def _newcomer(self, peer: PeerId, remote: Endpoint | None) -> Seat:
         """Who would like a connection: from `remote`, or, None, one that we dial."""
         ranges = None if remote is None else ranges_of(remote.address)
-        is_kept = self._dialer.is_kept(peer) and not self._standing(peer)
+        is_kept = self._dialer.is_kept(peer) and not self._books.standing(peer)
         return Seat(-1, is_kept, is_outbound=remote is None, is_busy=False, used_at=0.0, ranges=ranges)
 
-    def _seats(self) -> dict[Seat, _Entry]:
-        """Each connection that stands, as of now. A kept peer's further connections are as any stranger's."""
-        now = trio.current_time()
-        relays = {entry.relay for entries in self._entries.values() for entry in entries}
-        seats: dict[Seat, _Entry] = {}
-        for peer in self._entries:
-            standing = self._standing(peer)
-            is_busy = peer in relays or self._is_busy(peer)
-            kept = _foremost(standing) if standing and self._dialer.is_kept(peer) else None
-            for entry in standing:
-                established = entry.established
-                if established.carried_bytes != entry.carried_bytes:
-                    entry.carried_bytes, entry.used_at = established.carried_bytes, now
-                is_under_way = is_busy or not established.is_at_rest
-                seat = Seat(entry.number, entry is kept, entry.is_outbound, is_under_way, entry.used_at, entry.ranges)
-                seats[seat] = entry
-        return seats
-
-    def _standing(self, peer: PeerId) -> list[_Entry]:
-        return [entry for entry in self._entries.get(peer, ()) if not entry.is_closing]
+    def _seats(self) -> dict[Seat, Entry]:
+        return self._books.seats(trio.current_time(), self._above.is_busy, self._dialer.is_kept)
 
     def _tell(self, event: PeerEvent) -> None:
         for listener in list(self._listeners):
@@ -358,22 +345,3 @@ class Connections:
             except (trio.WouldBlock, trio.BrokenResourceError):
                 self._listeners.discard(listener)
                 listener.close()
-
-
-def _summary(peer: PeerId, entries: list[_Entry]) -> Connection:
-    """What a person wants to know of the connections with one peer: of the oldest direct one, but for the bytes."""
-    first = _foremost(entries)
-    return Connection(
-        peer=peer,
-        address=first.address,
-        is_relayed=is_relayed(first.address),
-        is_outbound=first.is_outbound,
-        rtt_s=first.established.rtt_s,
-        bytes_sent=sum(entry.socket.own.bytes_sent for entry in entries),
-        bytes_received=sum(entry.socket.own.bytes_received for entry in entries),
-    )
-
-
-def _foremost(entries: list[_Entry]) -> _Entry:
-    """The oldest that no relay carries; if they all do, the oldest."""
-    return next((entry for entry in entries if entry.relay is None), entries[0])

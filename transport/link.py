@@ -45,6 +45,7 @@ class Link:
         self._work = trio.Event()  # there is something to write
         self._wrote = trio.Event()
         self._is_idle = False
+        self._is_retired = False
 
     @property
     def is_busy(self) -> bool:
@@ -73,9 +74,14 @@ class Link:
         self._dispatch(self.session.abort(reason))
         self._scope.cancel()
 
+    def retire(self) -> None:
+        """Nobody makes new calls on it: let it end with the last of those it has."""
+        self._is_retired = True
+        self.kick()
+
     def kick(self) -> None:
-        """The session may have something to write."""
-        if self._is_idle and self.session.has_output:
+        """The session may have something to write, or be done."""
+        if self._is_idle and (self.session.has_output or self._is_done):
             self._is_idle = False
             self._work.set()
 
@@ -111,6 +117,10 @@ class Link:
         while session.is_congested and session.closed is None:
             await self._next_write()
 
+    @property
+    def _is_done(self) -> bool:
+        return self._is_retired and not self.session.held_count
+
     async def _next_write(self) -> None:
         self._wrote = trio.Event()
         self.kick()
@@ -125,6 +135,9 @@ class Link:
                     await self._stream.send_all(data)
                 except StreamBroken as error:
                     self.close(f"the stream broke: {error}")
+            elif self._is_done:
+                self.close("it was not needed any more")
+                return
             else:
                 self._work = trio.Event()
                 self._is_idle = True

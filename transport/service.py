@@ -1,7 +1,8 @@
 """Calls between peers over byte streams: what `host` and `memory` share of the Transport Protocol.
 
 Each side opens one stream for the calls it makes and keeps it; so a pair of peers has at most two, and nobody has to
-agree on whose stream counts. A second stream from the same peer replaces its first.
+agree on whose stream counts. When there is a better connection new calls are made on a second stream, by that one, and
+the first ends with its last call. A third from the same peer ends its first.
 """
 
 import math
@@ -37,6 +38,7 @@ from .token_bucket import TokenBucket
 from .wire import Malformed, decode, encode
 
 OPEN_S: Final = 30.0  # for a stream to a connected peer
+INBOUND_MAX: Final = 2  # streams of a peer's calls; more: what a peer may have buffered here, each time again
 BUCKETS_MAX: Final = 1024  # peers whose request rate is remembered; the oldest is forgotten
 
 OpenStream = Callable[[PeerId], Awaitable[ByteStream | Refusal]]
@@ -97,7 +99,8 @@ class CallService:
         self._methods: dict[bytes, AnyMethod] = {}
         self._handlers: dict[bytes, Callable[[PeerId, Any], Any]] = {}
         self._outbound: dict[PeerId, Link] = {}
-        self._inbound: dict[PeerId, Link] = {}
+        self._inbound: dict[PeerId, list[Link]] = {}  # the newest last
+        self._retired: dict[PeerId, set[Link]] = {}  # of ours, with calls under way
         self._openings: dict[PeerId, _Opening] = {}
         self._buckets: dict[PeerId, TokenBucket] = {}
         self._nursery: trio.Nursery | None = None
@@ -180,13 +183,15 @@ class CallService:
             self._accept(peer, link, opened)
 
         link = Link(session, stream, accept)
-        if peer in self._inbound:
-            self._inbound[peer].close("the peer opened another stream")
-        self._inbound[peer] = link
+        links = self._inbound.setdefault(peer, [])
+        if len(links) >= INBOUND_MAX:
+            links[0].close(f"the peer opened {INBOUND_MAX} more streams")
+        links.append(link)
         try:
             await link.run(self._arm)
         finally:
-            if self._inbound.get(peer) is link:
+            links.remove(link)
+            if not links and self._inbound.get(peer) is links:
                 del self._inbound[peer]
 
     def refuse(self) -> None:
@@ -195,18 +200,27 @@ class CallService:
 
     def is_busy(self, peer: PeerId) -> bool:
         """Whether a call with `peer` is under way, whoever makes it."""
-        links = (self._outbound.get(peer), self._inbound.get(peer))
-        return peer in self._openings or any(link is not None and link.is_busy for link in links)
+        return peer in self._openings or any(link.is_busy for link in self._links(peer))
+
+    def move(self, peer: PeerId) -> None:
+        """There is a better connection with `peer`: new calls go by that one, those under way end where they are."""
+        link = self._outbound.pop(peer, None)
+        if link is not None:
+            self._retired.setdefault(peer, set()).add(link)
+            link.retire()
 
     def drop(self, peer: PeerId) -> None:
         """The peer disconnected: fail its calls and close its sessions."""
         opening = self._openings.pop(peer, None)
         if opening is not None:
             opening.scope.cancel()
-        for links in (self._outbound, self._inbound):
-            link = links.pop(peer, None)
-            if link is not None:
-                link.close("the peer disconnected")
+        for link in self._links(peer):
+            link.close("the peer disconnected")
+        self._outbound.pop(peer, None)
+
+    def _links(self, peer: PeerId) -> list[Link]:
+        own = self._outbound.get(peer)
+        return [*([] if own is None else [own]), *self._retired.get(peer, ()), *self._inbound.get(peer, ())]
 
     # Making calls.
 
@@ -268,6 +282,14 @@ class CallService:
             finally:
                 if self._outbound.get(peer) is link:
                     del self._outbound[peer]
+                self._forget_retired(peer, link)
+
+    def _forget_retired(self, peer: PeerId, link: Link) -> None:
+        retired = self._retired.get(peer)
+        if retired is not None:
+            retired.discard(link)
+            if not retired:
+                del self._retired[peer]
 
     def _accept(self, peer: PeerId, link: Link, opened: Opened) -> None:
         method, handler = self._methods[opened.method], self._handlers[opened.method]
@@ -301,7 +323,8 @@ class CallService:
             with trio.move_on_at(self._wake_at):
                 await self._rearm.wait()
             if self._wake_at <= trio.current_time():
-                links = [*self._outbound.values(), *self._inbound.values()]
+                peers = {*self._outbound, *self._inbound, *self._retired}
+                links = [link for peer in peers for link in self._links(peer)]
                 for link in links:
                     link.tick()
                 self._wake_at = min((link.session.deadline for link in links), default=math.inf)

@@ -31,6 +31,7 @@ FRAMES_AT_ONCE: Final = 256  # looked at before others get their turn: 1 ms; lar
 ANSWERS_MAX: Final = 1024  # pongs, resets and window updates that wait to be written
 PING_S: Final = 4.0
 DEAD_S: Final = 12.0  # shorter: a busy machine is taken for a dead one; longer: a dead one holds up a round
+DOUBT_S: Final = 2.0  # the same for one that is in doubt, as its other side has connected anew
 STUCK_S: Final = 60.0  # for who sends but answers no ping: it does not read, or a very slow line is full
 LINGER_S: Final = 5.0  # how long the other side may take to end a stream that was closed here
 GROW_S: Final = 0.02  # a half window read within this time, or within 4 round trips, doubles the window
@@ -102,6 +103,7 @@ class Mux:
         self._ping_id = 0
         self._pinged_at = now - PING_S
         self._is_pinging = False  # a ping is not answered yet
+        self._doubted_at = -math.inf
 
     # Bytes in and out.
 
@@ -164,15 +166,31 @@ class Mux:
             self.end(f"no sign of life for {now - self._heard_at:.0f} s")
         elif self._is_pinging and now - self._pinged_at >= STUCK_S:
             self.end(f"no answer to a ping for {now - self._pinged_at:.0f} s")
+        elif self._is_in_doubt and now >= self._doubted_at + DOUBT_S:
+            self.end(f"no sign of life for {now - self._doubted_at:.0f} s, and the other side has connected anew")
         elif not self._is_pinging and now - self._pinged_at >= PING_S:
-            self._is_pinging = True
-            self._ping_id = (self._ping_id + 1) % 2**32
-            self._pinged_at = now
-            self._put(_Kind.PING, _SYN, 0, self._ping_id)
+            self._ping(now)
         for stream in list(self.streams.values()):
             if stream.abandoned_at is not None and now - stream.abandoned_at >= LINGER_S:
                 self.reset(stream)
-        return min(now + PING_S, self._heard_at + DEAD_S)
+        doubt_ends_at = self._doubted_at + DOUBT_S if self._is_in_doubt else math.inf
+        return min(now + PING_S, self._heard_at + DEAD_S, doubt_ends_at)
+
+    def doubt(self, now: float) -> None:
+        """The other side may be gone: without a sign of life within DOUBT_S this is the end."""
+        self._doubted_at = now
+        if not self._is_pinging:
+            self._ping(now)
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        return self._doubted_at >= self._heard_at
+
+    def _ping(self, now: float) -> None:
+        self._is_pinging = True
+        self._ping_id = (self._ping_id + 1) % 2**32
+        self._pinged_at = now
+        self._put(_Kind.PING, _SYN, 0, self._ping_id)
 
     def end(self, reason: str) -> None:
         """The connection is at its end, and with it all streams. The first reason stands."""

@@ -126,6 +126,7 @@ class YamuxConnection:
         self._secured = secured
         self._accept = accept
         self._output = trio.Event()
+        self._doubted = trio.Event()
         self._is_running = False
         self._is_writer_waiting = False
         self._is_closing = False
@@ -172,6 +173,12 @@ class YamuxConnection:
             await self.ended.wait()
         self._scope.cancel()
         await self.ended.wait()
+
+    def doubt(self) -> None:
+        """Let the other side show soon that it is there."""
+        self.mux.doubt(trio.current_time())
+        self.kick()
+        self._doubted.set()
 
     def kick(self) -> None:
         """There may be something to write."""
@@ -222,7 +229,9 @@ class YamuxConnection:
             self.kick()
             if self.mux.over is not None:
                 self._end(self.mux.over)
-            await trio.sleep_until(wake_at)
+            self._doubted = trio.Event()
+            with trio.move_on_at(wake_at):
+                await self._doubted.wait()
 
     def _end(self, reason: str) -> None:
         self.mux.end(reason)

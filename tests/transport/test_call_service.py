@@ -281,15 +281,49 @@ async def test_a_peer_that_is_dropped_fails_calls_in_both_directions(autojump_cl
         assert trio.current_time() == 1.0
 
 
-async def test_a_second_stream_of_a_peer_replaces_its_first(autojump_clock: MockClock) -> None:
+async def test_a_third_stream_of_a_peer_ends_its_first(autojump_clock: MockClock) -> None:
     async with world() as net:
         net.server.serve(ECHO, echo)
         first = await net.raw()
+        await trio.sleep(1)
+        second = await net.raw()
         await trio.sleep(1)
         await net.raw()
         with trio.fail_after(2):
             while await first.receive_some():
                 pass
+        with trio.move_on_after(2) as scope:
+            while await second.receive_some():
+                pass
+        assert scope.cancelled_caught
+
+
+async def test_calls_end_where_they_began_when_new_ones_move(autojump_clock: MockClock) -> None:
+    async def slow(_: PeerId, request: Data) -> Data | Refusal:
+        await trio.sleep(5)
+        return request
+
+    async with world() as net:
+        net.server.serve(ECHO, slow)
+        ended: list[float] = []
+
+        async def ask() -> None:
+            assert not isinstance(await net.ask(), Refusal)
+            ended.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+            net.client.move(B)
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+            assert net.client.is_busy(B)
+        assert ended == [5.0, 6.0]
+        await trio.sleep(1)
+        net.client.move(B)
+        await trio.sleep(1)
+        assert not net.client.is_busy(B)
+        assert not net.server.is_busy(A)
 
 
 async def test_a_bug_in_a_handler_is_logged_with_its_traceback_and_ends_its_call_alone(

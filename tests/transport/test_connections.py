@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from shoal.transport.addresses import Endpoint, ip_endpoint
+from shoal.transport.addresses import ip_endpoint
 from shoal.transport.connections_service import REVIEW_S, Connections
 from shoal.transport.dialer import Dialer
 from shoal.transport.identity import Identity
@@ -32,7 +32,15 @@ class Proven:
     carried_bytes: int = 0
     is_at_rest: bool = True
     rtt_s: float | None = None
+    stream_count: int = 0
+    is_doubted: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
+
+    def doubt(self) -> None:
+        self.is_doubted = True
+
+    async def open_stream(self, protocol: str) -> Refusal:
+        return Refusal(Code.UNREACHABLE, f"nobody serves {protocol} here")
 
 
 class World:
@@ -44,11 +52,18 @@ class World:
         self.busy: set[PeerId] = set()
         self.comes: PeerId | None = None
         dialer = Dialer(peer(0), seed=1)
-        self.connections = Connections(
-            dialer, LIMITS, self.secure, self.pass_on, self.busy.__contains__, lambda _: None
-        )
+        self.moves: list[PeerId] = []
+        self.connections = Connections(dialer, LIMITS, self.upgrade, self.pass_on, self)
 
-    async def secure(self, socket: Socket, remote: Endpoint, dialed: PeerId | None) -> Proven | None:
+    def is_busy(self, peer: PeerId) -> bool:
+        return peer in self.busy
+
+    def moved(self, peer: PeerId) -> None:
+        self.moves.append(peer)
+
+    def left(self, peer: PeerId) -> None: ...
+
+    async def upgrade(self, socket: Socket, peer: PeerId | None, *, is_initiator: bool) -> Proven | None:
         assert self.comes is not None
         proven = Proven(self.comes)
         if not self.connections.admits(proven.peer, socket):
@@ -152,14 +167,27 @@ async def test_the_unused_are_hung_up_on_once_three_quarters_of_a_share_are_take
         assert not {peer(2), peer(3), peer(4)} & set(here.connections.peers)
 
 
-async def test_a_kept_peers_second_connection_is_as_any_strangers(autojump_clock: MockClock) -> None:
+async def test_a_kept_peers_older_connection_is_as_any_strangers(autojump_clock: MockClock) -> None:
     async with world() as here:
         here.connections.keep(peer(900), ())
         assert await here.come(900, "11.1.1.1")
+        older = here.proven[peer(900)]
         assert await here.come(900, "11.1.1.1")
         for index in range(1, 24):
             assert await here.come(index, f"{index + 10}.1.1.1")
         await trio.sleep(QUIET_S)
         assert await here.come(50, "60.1.1.1")
         assert set(here.connections.peers) == {peer(index) for index in (*range(1, 24), 50, 900)}
-        assert here.proven[peer(900)].ended.is_set()  # the newer one
+        assert older.ended.is_set()
+        assert not here.proven[peer(900)].ended.is_set()
+
+
+async def test_a_second_connection_puts_the_first_in_doubt_and_takes_over(autojump_clock: MockClock) -> None:
+    async with world() as here:
+        assert await here.come(900, "11.1.1.1")
+        first = here.proven[peer(900)]
+        assert not here.moves
+        assert await here.come(900, "12.1.1.1")
+        assert first.is_doubted
+        assert here.moves == [peer(900)]
+        assert here.connections.direct_address(peer(900)) == f"/ip4/12.1.1.1/tcp/1/p2p/{peer(900)}"
