@@ -9,7 +9,7 @@ import collections
 import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, cast
@@ -33,9 +33,9 @@ from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr.multiaddr import Multiaddr
-from multiaddr.utils import get_network_addrs
 
 from .addresses import Endpoint, expanded, ordered, parse_endpoint
+from .cards_service import Cards
 from .connections_service import HANDSHAKES_MAX, Connections, Established
 from .dialer import Dialer
 from .gossip_service import GossipService
@@ -231,12 +231,13 @@ class Host:
         self._basic.set_stream_handler(PING_PROTOCOL, PingService(self._basic).handle_ping)
         self._limits = limits
         self._listening: list[Endpoint] = []
-        self._interface_ips: dict[str, list[str]] = {}
+        self._cards = Cards()
         self._streams: collections.Counter[PeerId] = collections.Counter()
         self._calls = CallService(identity.peer_id, limits, partial(self._open_stream, protocol=RPC_PROTOCOL))
         self._relay = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
+        self._dialer = Dialer(identity.peer_id, seed)
         self._connections = Connections(
-            Dialer(identity.peer_id, seed), limits, self._secure, self._relay.pass_on, self._is_busy, self._calls.drop
+            self._dialer, limits, self._secure, self._relay.pass_on, self._is_busy, self._calls.drop
         )
         self.serve_protocol(RPC_PROTOCOL, self._calls.handle_stream)
         if relay is not None:
@@ -264,16 +265,9 @@ class Host:
         """As `Transport.addresses`."""
         found: list[Endpoint] = []
         for endpoint in self._listening:
-            found += expanded(endpoint, self._ips(endpoint.kind))
+            found += expanded(endpoint, self._cards.ips(endpoint.kind))
         found = [replace(endpoint, peer=self.peer_id) for endpoint in found]
         return tuple(endpoint.address for endpoint in ordered([*found, *self._relay.endpoints(self.peer_id)]))
-
-    def _ips(self, kind: str) -> list[str]:
-        """Of this machine's network cards."""
-        with suppress(OSError):  # where no file can be opened the system cannot be asked: then as before
-            ips = [*get_network_addrs(6), "::1"] if kind == "ip6" else [*get_network_addrs(4), "127.0.0.1"]
-            self._interface_ips[kind] = ips
-        return self._interface_ips.get(kind, [])
 
     def serve_protocol(self, protocol: str, handler: Callable[[PeerId, YamuxStream], Awaitable[None]]) -> None:
         """As `Transport.serve_protocol`."""
@@ -299,6 +293,7 @@ class Host:
         self._listening = [listening_endpoint(listener) for listener in listeners]
         async with background_trio_service(self._swarm), trio.open_nursery() as nursery:
             await self._swarm.event_background_nursery_created.wait()
+            nursery.start_soon(self._cards.follow, self._dialer.lead_out)
             await nursery.start(self._calls.run)
             await nursery.start(self._connections.run, listeners)
             await nursery.start(self._gossip.run)
