@@ -39,9 +39,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.Meta(
             min_length=1,
             max_length=16,
-            description="Addresses to listen on. Port 0 takes a free port at the first start and keeps it.",
+            description="Addresses to listen on. Port 0 takes a free port at the first start, one for IPv4 and IPv6, "
+            "and keeps it.",
         ),
-    ] = ("/ip4/0.0.0.0/tcp/0",)
+    ] = ("/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0")
     announce: Annotated[
         tuple[Address, ...],
         msgspec.Meta(

@@ -22,7 +22,7 @@ from shoal.dht.routing import TableSettings
 from shoal.dht.service import DhtService, DhtSettings
 from shoal.training.pins import states_in
 from shoal.transport.blob_store import BlobStore
-from shoal.transport.port import Connection, PeerConnected, PeerId, Refusal, Transport
+from shoal.transport.port import Address, Connection, PeerConnected, PeerId, Refusal, Transport
 
 from .announcing import Announcing, Seeking
 from .config import Config
@@ -51,8 +51,17 @@ def dht_settings(config: Config, data_dir: Path, transport: Transport) -> DhtSet
         wide_in_total=math.ceil(table.wide_in_total * share),
     )
     lookups = LookupSettings(narrow_per_path=math.ceil(lookups.narrow_per_path * share))
-    is_public = bool(config.announce) or any(ranges_of(address) is not None for address in transport.addresses())
+    is_public = is_open_to_all(config.announce, transport.addresses())
     return DhtSettings(lookups, table, is_server=is_public, saved_at=data_dir / PEERS_NAME)
+
+
+def is_open_to_all(announced: Collection[str], addresses: Collection[Address]) -> bool:
+    """Whether a node is believed to be reached by everybody before anybody has dialed it.
+
+    A public address of IPv6 proves nothing: computers behind home routers have one, and the routers let nobody in.
+    """
+    of_ip4 = (address for address in addresses if not address.startswith("/ip6/"))
+    return bool(announced) or any(ranges_of(address) is not None for address in of_ip4)
 
 
 class Discovery:

@@ -30,7 +30,7 @@ PREFIX = "shoal:"
 VERSION = 1
 CHECKSUM_BYTES = 5  # one mistyped invite in 10^12 passes
 MEMBERS_MAX = 4  # enough that one sleeping laptop does not spoil the invite, few enough for a chat message
-ADDRESSES_PER_MEMBER_MAX = 3
+ADDRESSES_PER_MEMBER_MAX = 4  # IPv6 may take two, and a relay or the LAN has room still
 BYTES_MAX = 8192
 
 

@@ -2,7 +2,8 @@
 
 Each home is a router in a network namespace, its hosts are namespaces of their own behind it, and a core joins the
 homes' lines. Addresses look like the internet's, for nodes treat private ones differently; no packet leaves the
-machine. Hosts behind NAT have the same few private addresses in every home, as they have in life.
+machine. Hosts behind NAT have the same few private addresses in every home, as they have in life. A home may have IPv6
+as well (`dual_stack`).
 
 A line has a rate (tc's tbf), a delay (`delay_line`; many kernels have no netem) and loss. Nobody has to clean up:
 `namespaces` says why.
@@ -10,20 +11,15 @@ A line has a rate (tc's tbf), a delay (`delay_line`; many kernels have no netem)
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Final
 
-import trio
-
-from . import delay_line, namespaces
-from .complaint import Complaint
+from . import dual_stack, namespaces
+from .delays import Delays, open_delays
 from .namespaces import Namespace, open_namespace
-from .processes import own_group
 from .routers import LAN, Router, Way, core_rules, router_rules
 
 TOOLS: Final = {**namespaces.TOOLS, "tc": "iproute2", "nft": "nftables", "iptables": "iptables"}
@@ -38,7 +34,6 @@ table inet trial {
 }
 END
 iptables -t mangle -A FORWARD -m mark --mark 9 -j NFQUEUE --queue-num 9"""
-QUEUE: Final = ("iptables", "-t", "mangle", "-A", "FORWARD", "-m", "mark")
 MTU: Final = 1500
 PREFIX_BITS: Final = 24
 ROUTER, FIRST_HOST = 1, 10  # the last numbers of addresses in a home
@@ -73,11 +68,13 @@ class Habits:
     Attributes:
         hairpin: hosts inside reach each other by the router's address and mapped ports.
         forgets_s: how long a silent flow is remembered; None is as Linux does, five days for TCP.
+        ipv6: whether the provider gives the home a prefix beside its IPv4 address.
     """
 
     hairpin: bool = False
     passes_udp: bool = True
     forgets_s: int | None = None
+    ipv6: bool = False
 
 
 class Host:
@@ -87,6 +84,7 @@ class Host:
         self.home = home
         self.number = number
         self._place = place
+        self._has_ipv6 = False
 
     @property
     def prefix(self) -> tuple[str, ...]:
@@ -97,6 +95,11 @@ class Host:
     def address(self) -> str:
         """Where it is reached in its home; with a public router or firewall everywhere."""
         return self.home.inside(self.number)
+
+    @property
+    def address6(self) -> str:
+        """Its own everywhere, if its home's router lets one in; empty in a home without IPv6."""
+        return dual_stack.address(self.home.prefix6, self.number)
 
     def freeze(self) -> None:
         """Stop all its processes where they are, as a laptop that sleeps."""
@@ -109,6 +112,8 @@ class Host:
     async def move(self, home: "Home") -> None:
         """Carry it to another home: its interface stays, its address becomes one of that home's. Raises Complaint."""
         await self.home.router.ip([f"link set {self._cable} netns {home.router.pid}"])
+        self.home.hosts.remove(self)
+        home.hosts.append(self)
         self.home = home
         await self.connect()
 
@@ -117,11 +122,18 @@ class Host:
         await self.home.router.ip([f"link set {self._cable} master lan up"])
         await self._place.ip(
             [
-                "addr flush dev eth0",
+                "addr flush dev eth0 to 0.0.0.0/0",
                 f"addr add {self.address}/{PREFIX_BITS} dev eth0",
                 f"route add default via {self.home.inside(ROUTER)}",
             ]
         )
+        await self.renumber()
+
+    async def renumber(self) -> None:
+        """Take an address of its home's prefix in place of the last. Raises Complaint."""
+        if self.address6 or self._has_ipv6:
+            await dual_stack.number_host(self._place, self.address6)
+        self._has_ipv6 = bool(self.address6)
 
     async def build(self) -> None:
         """Lead a cable to the router, once. Raises Complaint."""
@@ -149,6 +161,7 @@ class Home:
         self.kind = kind
         self.line = Line()
         self.router = routers[0]
+        self.hosts: list[Host] = []
         self._habits = habits
         self._routers = routers  # from inside to outside: the home's own and, with carrier-grade NAT, the provider's
         self._internet = internet
@@ -158,6 +171,11 @@ class Home:
     def outside(self) -> str:
         """The router's address, as the internet sees it."""
         return f"5.0.{self.number}.{self._wan_number}"
+
+    @property
+    def prefix6(self) -> str:
+        """What its hosts' IPv6 addresses begin with: another one with each address of the router. Empty: none."""
+        return dual_stack.prefix(self.number, self._wan_number) if self._habits.ipv6 else ""
 
     @property
     def cable(self) -> str:
@@ -172,6 +190,7 @@ class Home:
         """One more computer in it. Raises Complaint."""
         host = Host(self, await self._internet.open_namespace(), self._internet.next_host())
         await host.build()
+        self.hosts.append(host)
         return host
 
     async def change_line(self, line: Line) -> None:
@@ -188,16 +207,25 @@ class Home:
         await self._internet.rule()
 
     async def change_address(self) -> None:
-        """Let the provider give the router another address: every connection through it breaks. Raises Complaint."""
+        """Let the provider give the router another address, and the home another prefix: every connection breaks.
+
+        Raises:
+            Complaint: the commands failed.
+        """
+        old = self.prefix6
         self._wan_number += 1
         await self._routers[-1].ip(
             [
-                "addr flush dev wan",
+                "addr flush dev wan to 0.0.0.0/0",
                 f"addr add {self.outside}/{PREFIX_BITS} dev wan",
                 f"route add default via {self._gateway}",
             ]
         )
         await self._rule()
+        if old:
+            await dual_stack.lead(self._internet.core, self.cable, self._routers, self.prefix6, old)
+            for host in self.hosts:
+                await host.renumber()
 
     async def build(self) -> None:
         """Join its routers to each other and to the core, once. Raises Complaint."""
@@ -239,12 +267,17 @@ class Home:
         for router in self._routers:
             await router.ip(["link set lo up"])
             await router.run("sh", "-c", _forwarding(self._habits.forgets_s))
+        if self._habits.ipv6:
+            await dual_stack.lead(self._internet.core, self.cable, self._routers, self.prefix6)
         await self._rule()
 
     async def _rule(self) -> None:
         for router in self._routers:
             wan = CARRIERS_CUSTOMER if router is not self._routers[-1] else self.outside
-            rules = router_rules(self.kind, wan, hairpin=self._habits.hairpin, passes_udp=self._habits.passes_udp)
+            habits, network6 = self._habits, dual_stack.network(self.prefix6)
+            rules = router_rules(
+                self.kind, wan, hairpin=habits.hairpin, passes_udp=habits.passes_udp, network6=network6
+            )
             await router.run("nft", "-f", "-", given=rules)
 
     @property
@@ -255,14 +288,13 @@ class Home:
 class Internet:
     """Obtained from `open_internet`."""
 
-    def __init__(self, core: Namespace, delays: trio.Process, stack: AsyncExitStack) -> None:
+    def __init__(self, core: Namespace, delays: Delays, stack: AsyncExitStack) -> None:
         self.core = core
         self._delays = delays
         self._stack = stack
         self._homes: list[Home] = []
         self._apart: frozenset[int] = frozenset()
         self._host_count = 0
-        self._queues: set[int] = set()  # by their delays
 
     async def add_home(self, kind: Router, line: Line | None = None, habits: Habits | None = None) -> Home:
         """A home with nobody in it yet. Raises Complaint."""
@@ -285,8 +317,8 @@ class Internet:
     async def rule(self) -> None:
         """Let the core follow the lines as they are now. Raises Complaint."""
         ways = [Way(one.cable, other.cable, self._delay_ms(one, other)) for one, other in permutations(self._homes, 2)]
-        for delay_ms in sorted({way.delay_ms for way in ways if way.delay_ms} - self._queues):
-            await self._open_queue(delay_ms)
+        has_ipv6 = any(home.prefix6 for home in self._homes)
+        await self._delays.hold({way.delay_ms for way in ways if way.delay_ms}, ipv6=has_ipv6)
         await self.core.run("nft", "-f", "-", given=core_rules(ways, {h.cable: h.line.loss for h in self._homes}))
 
     async def open_namespace(self) -> Namespace:
@@ -298,27 +330,16 @@ class Internet:
         self._host_count += 1
         return FIRST_HOST + self._host_count - 1
 
-    async def _open_queue(self, delay_ms: int) -> None:
-        """One whose packets wait so long, and bear the same mark and number."""
-        assert self._delays.stdin is not None
-        assert self._delays.stdout is not None
-        with suppress(trio.BrokenResourceError):
-            await self._delays.stdin.send_all(f"{delay_ms}\n".encode())
-        if not await self._delays.stdout.receive_some():
-            raise Complaint("the program that delays packets has ended")
-        mark = str(delay_ms)
-        await self.core.run(*QUEUE, "--mark", mark, "-j", "NFQUEUE", "--queue-num", mark)
-        self._queues.add(delay_ms)
-
     def _delay_ms(self, one: Home, other: Home) -> int | None:
         if (one.number in self._apart) != (other.number in self._apart):
             return None
         return one.line.delay_ms + other.line.delay_ms
 
 
-async def obstacle() -> str:
-    """Why there can be no laboratory on this machine, for a person; empty if there can."""
-    return await namespaces.obstacle(TRIAL, TOOLS)
+async def obstacle(*, ipv6: bool = False) -> str:
+    """Why there can be no laboratory, or none with IPv6, on this machine, for a person; empty if there can."""
+    trial = f"{TRIAL} && {dual_stack.TRIAL}" if ipv6 else TRIAL
+    return await namespaces.obstacle(trial, TOOLS)
 
 
 @asynccontextmanager
@@ -328,23 +349,8 @@ async def open_internet() -> AsyncGenerator[Internet]:
         core = await stack.enter_async_context(open_namespace())
         await core.ip(["link set lo up"])
         await core.run("sh", "-c", _forwarding(None))
-        delays = await trio.lowlevel.open_process(
-            [*core.prefix, sys.executable, "-I", delay_line.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            **own_group(),
-        )
-        stack.push_async_callback(_end, delays)
+        delays = await stack.enter_async_context(open_delays(core))
         yield Internet(core, delays, stack)
-
-
-async def _end(process: trio.Process) -> None:
-    with trio.CancelScope(shield=True):
-        process.kill()
-        await process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            await pipe.aclose()
 
 
 def _shape(rate_mbit: float) -> str:

@@ -8,6 +8,9 @@ The kernel's masquerading keeps a host's port where it is free and maps it alike
 the host has sent to: a port-restricted router. `fully-random` takes another port for each peer: a symmetric one. For
 full-cone and address-restricted routers the rules remember each mapping, and lead strangers' packets back along it.
 (Names of the kinds: RFC 3489, section 5; in the words of RFC 4787 full cone filters independently of the endpoint.)
+
+IPv6 is not translated: of whatever kind a router is, there it is a firewall that lets answers in, as RFC 6092 says, and
+ICMPv6, without which nothing goes (RFC 4890).
 """
 
 import enum
@@ -54,22 +57,28 @@ _OUTBOUND = "nat hook postrouting priority srcnat"
 _INBOUND = "nat hook prerouting priority dstnat"
 
 
-def router_rules(router: Router, wan: str, *, hairpin: bool = False, passes_udp: bool = True) -> str:
+def router_rules(
+    router: Router, wan: str, *, hairpin: bool = False, passes_udp: bool = True, network6: str = ""
+) -> str:
     """The rules of a router, for `nft -f`: they take the place of those it has.
 
     Args:
         wan: its address there.
         hairpin: whether hosts inside reach each other by the router's address and mapped ports; only with NAT.
         passes_udp: whether UDP passes, in either direction.
+        network6: all that hosts inside may send from by IPv6; packets from other addresses go nowhere (RFC 2827).
     """
+    barred = [] if passes_udp else ["meta l4proto udp drop"]
+    if network6:
+        barred.append(f'iifname "lan" ip6 saddr != {network6} drop')
     if router is Router.PUBLIC:
-        filtering = _chain("forward", _FORWARD, _no_udp(passes_udp))
-        return _table(filtering)
+        return _table(_chain("forward", _FORWARD, barred))
     refusal = ["meta l4proto tcp reject with tcp reset"] if router is Router.RST_ROUTER else []
     known = "ct state established,related accept"
     closed = [f'iifname "wan" {rule}' for rule in [*refusal, "drop"]]
-    through = [*_no_udp(passes_udp), known, "ct status dnat accept", *closed]
-    parts = [_chain("forward", _FORWARD, through), _chain("input", _INPUT, [known, *closed])]
+    icmp = "meta l4proto ipv6-icmp accept"
+    through = [*barred, known, icmp, "ct status dnat accept", *closed]
+    parts = [_chain("forward", _FORWARD, through), _chain("input", _INPUT, [known, icmp, *closed])]
     if router.has_nat:
         parts += _translation(router, wan, hairpin=hairpin)
     return _table(*parts)
@@ -98,8 +107,8 @@ def _translation(router: Router, wan: str, *, hairpin: bool) -> list[str]:
     permit = ["add @permitted { meta l4proto . th sport . ip daddr }"]
     back = "dnat ip to meta l4proto . th dport map @mapped"
     transport = "meta l4proto { tcp, udp }"
-    outbound: list[str] = []
-    inbound: list[str] = []
+    outbound = ["meta nfproto ipv6 accept"]
+    inbound = ["meta nfproto ipv6 accept"]
     is_open = router in (Router.FULL_CONE, Router.ADDRESS_RESTRICTED)
     if is_open or hairpin:
         outbound += [f'oifname "wan" {transport} {rule}' for rule in remember]
@@ -118,10 +127,6 @@ def _translation(router: Router, wan: str, *, hairpin: bool) -> list[str]:
         _chain("inbound", _INBOUND, inbound),
         _chain("outbound", _OUTBOUND, outbound),
     ]
-
-
-def _no_udp(passes_udp: bool) -> list[str]:
-    return [] if passes_udp else ["meta l4proto udp drop"]
 
 
 def _named(kind: str, name: str, type_: str) -> str:

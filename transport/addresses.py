@@ -23,6 +23,7 @@ _VERSIONS: Final = {"ip4": 4, "ip6": 6}
 RANGES_REMEMBERED: Final = 4096
 _NARROW_BITS: Final = {4: 24, 6: 48}
 _WIDE_BITS: Final = {4: 16, 6: 32}
+_PUBLIC, _NAMED, _RELAYED, _PRIVATE, _LOOPBACK = 0, 0, 1, 2, 3  # how far away one may be to reach an address
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +109,7 @@ def ranges_of(address: Address | None) -> Ranges | None:
         return None
     if endpoint.kind not in _VERSIONS:
         return Ranges(endpoint.host.lower(), endpoint.host.lower())
-    ip = ipaddress.ip_address(endpoint.host)
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
+    ip = _ip_of(endpoint.host)
     if not ip.is_global:
         return None
     narrow, wide = (
@@ -132,20 +131,75 @@ def expanded(endpoint: Endpoint, interface_ips: Iterable[str]) -> list[Endpoint]
 
 
 def ordered(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
-    """Without repetitions: names and public addresses first, then relayed and private ones, loopback last.
+    """Without repetitions: names and public addresses first, of these IPv6's, then relayed and private ones, loopback
+    last.
 
     Whoever takes only the first few of them gets one that works from afar.
     """
-    return sorted(dict.fromkeys(endpoints), key=_rank)
+
+    def turn(endpoint: Endpoint) -> tuple[int, bool]:
+        rank = _rank(endpoint)
+        return rank, not (rank == _PUBLIC and endpoint.kind == "ip6")
+
+    return sorted(dict.fromkeys(endpoints), key=turn)
+
+
+def dialing_order(addresses: Iterable[Address], families: frozenset[str]) -> list[Address]:
+    """As given, but IPv6 first among equals, those through a relay last, and behind them what cannot be reached.
+
+    Equal are addresses that are public, or private, or loopback. IPv6 is first where it leads out of this machine: what
+    it reaches, it reaches without a router that translates.
+
+    Args:
+        families: which of ip4 and ip6 lead out of this machine. A public address of another one costs a useless dial.
+    """
+    places = [(address, _place_of(address)) for address in addresses]
+
+    def is_second(each: tuple[Address, _Place]) -> bool:
+        return each[1].family != "ip6" or not (each[1].rank == _LOOPBACK or "ip6" in families)
+
+    equals = {
+        rank: iter(sorted((each for each in places if each[1].rank == rank), key=is_second))
+        for rank in {place.rank for _, place in places}
+    }
+    turned = [next(equals[place.rank]) for _, place in places]
+    turned.sort(key=lambda each: (each[1].is_public and each[1].family not in families, is_relayed(each[0])))
+    return [address for address, _ in turned]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What an address says of where it leads."""
+
+    rank: int
+    family: str = ""  # ip4 or ip6; of a name unknown
+    is_public: bool = False
+
+
+@lru_cache(maxsize=RANGES_REMEMBERED)
+def _place_of(address: Address) -> _Place:
+    endpoint = parse_endpoint(address)
+    if not isinstance(endpoint, Endpoint):
+        return _Place(_NAMED)
+    if endpoint.kind not in _VERSIONS:
+        return _Place(_rank(endpoint))
+    ip = _ip_of(endpoint.host)
+    return _Place(_rank(endpoint), f"ip{ip.version}", ip.is_global)
 
 
 def _rank(endpoint: Endpoint) -> int:
     if endpoint.relay is not None:
-        return 1
+        return _RELAYED
     if endpoint.kind not in _VERSIONS:
-        return 0
+        return _NAMED
     ip = ipaddress.ip_address(endpoint.host)
-    return 3 if ip.is_loopback else 2 if ip.is_private else 0
+    return _LOOPBACK if ip.is_loopback else _PRIVATE if ip.is_private else _PUBLIC
+
+
+def _ip_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address that is meant: an IPv4 address may be written as one of IPv6."""
+    ip = ipaddress.ip_address(host)
+    return ip.ipv4_mapped or ip if isinstance(ip, ipaddress.IPv6Address) else ip
 
 
 def _ip_version(host: str) -> int:

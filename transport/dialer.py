@@ -5,7 +5,8 @@ for STAGGER_S, so that a dead address first in the list costs a second and not a
 doubles the pause before the next round. Events and the time go in, addresses to dial come out of `due`; the same seed
 and events give the same dials.
 
-Addresses through a relay come after the others: a relay costs somebody else's bandwidth.
+IPv6 comes first among equals; addresses through a relay come after the others, for a relay costs somebody else's
+bandwidth; and last what this machine cannot reach (`addresses.dialing_order`).
 
 Of two peers who keep each other the one with the smaller id dials at once and the other gives it a head start:
 otherwise they would mostly end up with two connections.
@@ -21,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from .addresses import is_relayed
+from .addresses import dialing_order
 from .port import Address, PeerId
 from .wire import ADDRESSES_MAX
 
@@ -66,6 +67,7 @@ class Dialer:
         self._seed = seed
         self._kept: dict[PeerId, _Kept] = {}
         self._dials_under_way = 0
+        self._families = frozenset({"ip4", "ip6"})
 
     @property
     def kept_count(self) -> int:
@@ -76,7 +78,7 @@ class Dialer:
 
     def keep(self, peer: PeerId, addresses: Iterable[Address], now: float, is_connected: bool) -> bool:
         """Stay connected to `peer`; again, with other addresses, to replace them. False: too many peers are kept."""
-        addresses = tuple(sorted(tuple(dict.fromkeys(addresses))[:ADDRESSES_KEPT], key=is_relayed))
+        addresses = tuple(dialing_order(tuple(dict.fromkeys(addresses))[:ADDRESSES_KEPT], self._families))
         kept = self._kept.get(peer)
         if kept is None:
             if peer == self.self_id or len(self._kept) >= PEERS_KEPT_MAX:
@@ -90,6 +92,13 @@ class Dialer:
             if not kept.dialing:
                 kept.next_at = min(kept.next_at, now + self._jitter(peer, 0) * PAUSE_S_MIN)
         return True
+
+    def lead_out(self, families: frozenset[str]) -> None:
+        """Which of ip4 and ip6 lead out of this machine, now that it is elsewhere."""
+        if families != self._families:
+            self._families = families
+            for kept in self._kept.values():
+                kept.addresses, kept.index = tuple(dialing_order(kept.addresses, families)), 0
 
     def release(self, peer: PeerId) -> None:
         """Dials under way are finished and reported as before."""

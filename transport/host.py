@@ -6,7 +6,7 @@ cannot: hold more than its share of connections, streams and memory, or stay con
 
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -14,11 +14,11 @@ from typing import Final
 import trio
 
 from .addresses import Endpoint, expanded, ordered, parse_endpoint
+from .cards_service import Cards
 from .connections_service import Connections
 from .dialer import Dialer
 from .gossip_service import GossipService
 from .identity import Identity
-from .interfaces_service import LOOPBACK, interface_ips
 from .libp2p_service import Upgrader
 from .limits import Limits
 from .port import Address, ByteStream, Code, PeerId, Refusal, Transport
@@ -42,13 +42,12 @@ class Host:
         self, identity: Identity, limits: Limits, relay: RelayLimits | None, relays: Sequence[Endpoint], seed: int
     ) -> None:
         self._listening: list[Endpoint] = []
-        self._interface_ips: frozenset[str] = frozenset()
+        self._cards = Cards()
         self._upgrader = Upgrader(identity, limits, self._admits)
         self._calls = CallService(identity.peer_id, limits, partial(self._open_stream, protocol=RPC_PROTOCOL))
         self._relay = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
-        self._connections = Connections(
-            Dialer(identity.peer_id, seed), limits, self._upgrader.upgrade, self._relay.pass_on, self
-        )
+        self._dialer = Dialer(identity.peer_id, seed)
+        self._connections = Connections(self._dialer, limits, self._upgrader.upgrade, self._relay.pass_on, self)
         self.serve_protocol(RPC_PROTOCOL, self._calls.handle_stream)
         self.serve_protocol(PING_PROTOCOL, _echo)
         if relay is not None:
@@ -74,11 +73,9 @@ class Host:
 
     def addresses(self) -> tuple[Address, ...]:
         """As `Transport.addresses`."""
-        with suppress(OSError):  # where no file can be opened the system cannot be asked: then as before
-            self._interface_ips = interface_ips()
         found: list[Endpoint] = []
         for endpoint in self._listening:
-            found += expanded(endpoint, [*sorted(self._interface_ips), *LOOPBACK])
+            found += expanded(endpoint, self._cards.ips(endpoint.kind))
         found = [replace(endpoint, peer=self.peer_id) for endpoint in found]
         return tuple(endpoint.address for endpoint in ordered([*found, *self._relay.endpoints(self.peer_id)]))
 
@@ -101,6 +98,7 @@ class Host:
         """Be on the network until cancelled."""
         self._listening = [listening_endpoint(listener) for listener in listeners]
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._cards.follow, self._dialer.lead_out)
             await nursery.start(self._upgrader.run)
             await nursery.start(self._calls.run)
             await nursery.start(self._connections.run, listeners)

@@ -146,7 +146,8 @@ async def test_a_wildcard_is_announced_as_what_others_can_dial_loopback_last() -
         assert not any("/127." in address for address in addresses[:-1])
 
 
-async def test_ipv6_works_as_well() -> None:
+@pytest.fixture
+def needs_ipv6() -> None:
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -154,6 +155,21 @@ async def test_ipv6_works_as_well() -> None:
         if error.errno in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
             pytest.skip("no IPv6 on this machine")
         raise
+
+
+@pytest.mark.usefixtures("needs_ipv6")
+async def test_a_kept_peer_that_has_both_is_dialed_by_ipv6() -> None:
+    async with node(1) as one, open_host(identity(2), [LOOPBACK, "/ip6/::1/tcp/0"], seed=2) as two:
+        by_ip4, by_ip6 = two.addresses()
+        assert (by_ip4.startswith("/ip4/"), by_ip6.startswith("/ip6/")) == (True, True)
+        async with one.events() as events:
+            one.keep(two.peer_id, (by_ip4, by_ip6))
+            await expect(events, PeerConnected(two.peer_id))
+        assert [each.address for each in one.connections()] == [by_ip6]
+
+
+@pytest.mark.usefixtures("needs_ipv6")
+async def test_ipv6_works_as_well() -> None:
     async with node(1, "/ip6/::1/tcp/0") as one, node(2, "/ip6/::/tcp/0") as two:
         await connect(one, two)
         await connect(two, one)

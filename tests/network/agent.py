@@ -10,6 +10,7 @@ import time
 from typing import Final
 
 CHUNK_BYTES: Final = 65_536
+FAMILIES: Final = {"4": socket.AF_INET, "6": socket.AF_INET6}  # by the version that a command may name
 
 
 class Hands:
@@ -20,11 +21,11 @@ class Hands:
         self._listeners: dict[int, socket.socket] = {}
         self._flow: socket.socket | None = None
 
-    def bind(self, port: str) -> str:
+    def bind(self, port: str, version: str = "4") -> str:
         """Open a UDP socket."""
-        opened = self._udp[int(port)] = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        opened = self._udp[int(port)] = socket.socket(FAMILIES[version], socket.SOCK_DGRAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-        opened.bind(("0.0.0.0", int(port)))
+        opened.bind(("", int(port)))
         return "bound"
 
     def send(self, port: str, host: str, to: str, text: str, count: str = "1") -> str:
@@ -37,7 +38,7 @@ class Hands:
         """The next packet at a port: its text, and where it came from."""
         self._udp[int(port)].settimeout(float(within_s))
         try:
-            text, (host, source) = self._udp[int(port)].recvfrom(2000)
+            text, (host, source, *_) = self._udp[int(port)].recvfrom(2000)
         except TimeoutError:
             return "silence"
         return f"{text.decode()} from {host}:{source}"
@@ -49,25 +50,25 @@ class Hands:
             heard += 1
         return str(heard)
 
-    def listen(self, port: str) -> str:
+    def listen(self, port: str, version: str = "4") -> str:
         """Open a TCP listener."""
-        self._listeners[int(port)] = socket.create_server(("0.0.0.0", int(port)))
+        self._listeners[int(port)] = socket.create_server(("", int(port)), family=FAMILIES[version])
         return "listening"
 
     def accept(self, port: str, within_s: str = "1") -> str:
         """The next connection to a listener: where it came from. It becomes the flow."""
         self._listeners[int(port)].settimeout(float(within_s))
         try:
-            self._flow, (host, source) = self._listeners[int(port)].accept()
+            self._flow, (host, source, *_) = self._listeners[int(port)].accept()
         except TimeoutError:
             return "silence"
         return f"{host}:{source}"
 
     def dial(self, host: str, port: str, within_s: str = "1", source: str = "0") -> str:
         """Open a TCP connection, from a port of ours; how long it took in ms, or how it failed. It becomes the flow."""
-        opened = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        opened = socket.socket(FAMILIES["6" if ":" in host else "4"], socket.SOCK_STREAM)
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(("0.0.0.0", int(source)))
+        opened.bind(("", int(source)))
         opened.settimeout(float(within_s))
         began = time.monotonic()
         try:

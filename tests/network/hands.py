@@ -62,9 +62,9 @@ class World:
 
 
 @asynccontextmanager
-async def open_world() -> AsyncGenerator[World]:
-    """Skips the test, loudly, where there can be none."""
-    if reason := await obstacle():
+async def open_world(*, ipv6: bool = False) -> AsyncGenerator[World]:
+    """Skips the test, loudly, where there can be none, or none with IPv6."""
+    if reason := await obstacle(ipv6=ipv6):
         pytest.skip(f"NOT TESTED: {reason}")
     with trio.fail_after(PATIENCE_S):
         async with open_internet() as internet, AsyncExitStack() as stack:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from shoal.transport.addresses import (
     Endpoint,
     Ranges,
+    dialing_order,
     expanded,
     ip_endpoint,
     is_relayed,
@@ -74,6 +75,55 @@ def test_public_comes_first_and_loopback_last() -> None:
         "8.8.8.8", "192.168.1.2", "10.0.0.1", "127.0.0.1", "::1",
     ]  # fmt: skip
     assert ordered([ip_endpoint("10.0.0.1", 1), Endpoint("dns", "example.org", 1)])[0].kind == "dns"
+
+
+def test_of_public_addresses_those_of_ipv6_come_first() -> None:
+    hosts = ["10.0.0.1", "fd00::1", "8.8.8.8", "2a00::2", "2a00::1"]
+    assert [e.host for e in ordered(ip_endpoint(host, 1) for host in hosts)] == [
+        "2a00::2", "2a00::1", "8.8.8.8", "10.0.0.1", "fd00::1",
+    ]  # fmt: skip
+
+
+BOTH, IP4, IP6, NONE = (frozenset(kinds) for kinds in (("ip4", "ip6"), ("ip4",), ("ip6",), ()))
+
+
+def dialed(families: frozenset[str], *hosts: str) -> list[str]:
+    """The hosts in the order in which they are dialed; those behind "via " through a relay."""
+    given: dict[Address, str] = {}
+    for host in hosts:
+        direct = ip_endpoint(host.removeprefix("via "), 1, PEER if "via" not in host else RELAY)
+        given[(direct.through(PEER) if "via" in host else direct).address] = host
+    return [given[address] for address in dialing_order(given, families)]
+
+
+@pytest.mark.parametrize(
+    ("families", "hosts", "order"),
+    [
+        (BOTH, ("8.8.8.8", "2a00::1", "2a00::2"), ["2a00::1", "2a00::2", "8.8.8.8"]),
+        (BOTH, ("10.0.0.1", "fd00::1", "127.0.0.1", "::1"), ["fd00::1", "10.0.0.1", "::1", "127.0.0.1"]),
+        (BOTH, ("192.168.1.2", "8.8.8.8", "2a00::1"), ["192.168.1.2", "2a00::1", "8.8.8.8"]),  # who keeps it knows why
+        (BOTH, ("via 8.8.4.4", "8.8.8.8", "via 2a00::9"), ["8.8.8.8", "via 2a00::9", "via 8.8.4.4"]),
+        (IP4, ("2a00::1", "via 8.8.4.4", "8.8.8.8"), ["8.8.8.8", "via 8.8.4.4", "2a00::1"]),
+        (IP4, ("fd00::1", "10.0.0.1", "127.0.0.1", "::1"), ["fd00::1", "10.0.0.1", "::1", "127.0.0.1"]),
+        (IP4, ("via 2a00::9", "2a00::1", "10.0.0.1"), ["10.0.0.1", "2a00::1", "via 2a00::9"]),
+        (IP6, ("8.8.8.8", "::ffff:8.8.4.4", "2a00::1"), ["2a00::1", "8.8.8.8", "::ffff:8.8.4.4"]),
+        (NONE, ("8.8.8.8", "10.0.0.1"), ["10.0.0.1", "8.8.8.8"]),
+    ],
+)
+def test_ipv6_is_dialed_first_among_equals_and_last_what_this_machine_cannot_reach(
+    families: frozenset[str], hosts: tuple[str, ...], order: list[str]
+) -> None:
+    assert dialed(families, *hosts) == order
+
+
+@given(
+    st.lists(st.one_of(st.ip_addresses().map(lambda ip: ip_endpoint(str(ip), 1, PEER).address), st.text(max_size=9))),
+    st.sampled_from([BOTH, IP4, IP6, NONE]),
+)
+def test_no_address_is_lost_and_an_order_once_found_stands(texts: list[str], families: frozenset[str]) -> None:
+    order = dialing_order(map(Address, texts), families)
+    assert sorted(order) == sorted(texts)
+    assert dialing_order(order, families) == order
 
 
 def test_an_address_through_a_relay_names_both_and_its_first_hop() -> None:

@@ -70,6 +70,17 @@ def test_an_address_that_refuses_costs_nothing() -> None:
     assert dialer.due(0.01) == [Dial(PEER, GOOD)]
 
 
+def test_who_is_carried_to_where_there_is_no_ipv6_dials_it_last() -> None:
+    old, new = Address("/ip4/8.8.8.8/tcp/1"), Address("/ip6/2a00::1/tcp/1")
+    dialer = keeping(old, new)
+    assert dialer.due(0.0) == [Dial(PEER, new)]
+    dialer.lead_out(frozenset({"ip4"}))
+    assert dialer.addresses(PEER) == (old, new)
+    assert dialer.due(dialer.deadline) == [Dial(PEER, old)]
+    dialer.keep(PEER, (new, old), 9.0, is_connected=False)
+    assert dialer.addresses(PEER) == (old, new)
+
+
 def test_pauses_double_up_to_their_bound_and_jitter() -> None:
     times = fail_all(keeping(GOOD), until=600.0)
     pauses = [later - earlier for earlier, later in pairwise(times)]
