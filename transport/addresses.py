@@ -52,6 +52,14 @@ class Endpoint:
         return self if self.relay is None else replace(self, peer=self.relay, relay=None)
 
     @property
+    def is_lan(self) -> bool:
+        """Whether it is an address of a private network, of which there are many."""
+        if self.relay is not None or self.kind not in _VERSIONS:
+            return False
+        ip = ipaddress.ip_address(self.host)
+        return ip.is_private and not ip.is_loopback and not ip.is_link_local
+
+    @property
     def is_wildcard(self) -> bool:
         return self.kind in _VERSIONS and ipaddress.ip_address(self.host).is_unspecified
 

@@ -1,13 +1,14 @@
 """The connections of a node: accepting, dialing, keeping, moving, closing. Knows sockets and peer ids, but not libp2p.
 
 A peer may have several: one through a relay, and a direct one that was punched beside it. What is begun goes by the
-best of them (`books`); what is under way ends where it began. A relayed one that nothing uses, beside a direct one,
-is closed.
+best of them (`books_service`); what is under way ends where it began. A relayed one that nothing uses, beside a direct
+one, is closed.
 """
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import math
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final, Protocol
@@ -15,11 +16,13 @@ from typing import Final, Protocol
 import trio
 
 from .addresses import Endpoint, parse_endpoint, ranges_of
-from .books import Books, Entry, Established
+from .books_service import Books, Entry, Established, How
 from .dialer import Dial, Dialer
 from .limits import Limits
+from .paths import Way
 from .port import Address, Code, Connection, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal, Traffic
 from .pruning import Seat, Shares, make_room, shares_of, surplus
+from .stun_service import is_stun, serve_stun
 from .tcp_service import Counter, Socket, dial
 from .wire import Malformed
 from .yamux_service import YamuxStream
@@ -57,6 +60,14 @@ class Above(Protocol):
 
     def left(self, peer: PeerId) -> None:
         """The last connection with a peer is gone."""
+        ...
+
+    def changed(self, peer: PeerId, way: Way) -> None:
+        """A connection with a peer has come or gone: that is its best way now."""
+        ...
+
+    def arrived(self, id: bytes) -> None:
+        """Somebody has shown this id at a listening port."""
         ...
 
 
@@ -115,10 +126,16 @@ class Connections:
         has_seat = handshake is None or self._room(self._newcomer(peer, handshake.remote)) is not None
         return has_seat and self._books.count(peer) < self._limits.connections_per_peer_max
 
-    def direct_address(self, peer: PeerId) -> Address | None:
-        """Of a connection that no relay carries."""
+    def direct_endpoint(self, peer: PeerId) -> Endpoint | None:
+        """Where a peer is seen on a connection that no relay carries."""
         best = self._books.best(peer)
-        return None if best is None or best.is_relayed else best.address
+        return None if best is None or best.is_relayed else best.remote
+
+    def dialed(self) -> list[Endpoint]:
+        """Where peers were dialed, and not through relays; those with the shortest round trips first."""
+        entries = [entry for entry in self._books if entry.how is How.DIALED and not entry.is_relayed]
+        entries.sort(key=lambda entry: (entry.established.rtt_s or math.inf, entry.number))
+        return [entry.remote for entry in entries]
 
     async def open_stream(self, peer: PeerId, protocol: str) -> YamuxStream | Refusal:
         """A stream to a connected peer, for a protocol, by the best connection."""
@@ -140,6 +157,20 @@ class Connections:
     def release(self, peer: PeerId) -> None:
         """As `Transport.release`."""
         self._dialer.release(peer)
+
+    async def connect_beside(self, endpoint: Endpoint, peer: PeerId) -> PeerId | Refusal:
+        """A direct connection beside the one that stands."""
+        return await self._dial(replace(endpoint, peer=peer), peer)
+
+    def network_changed(self, local_ips: Collection[str]) -> None:
+        """This machine has these addresses now: what hangs on others is dead. Everybody who is missing is dialed."""
+        for entry in self._books:
+            local_ip = entry.socket.local_ip
+            if local_ip is not None and local_ip not in local_ips:
+                entry.is_closing = True
+                entry.socket.abort()
+        self._dialer.hurry(trio.current_time())
+        self._wake.set()
 
     async def connect(self, address: Address, *, timeout_s: float) -> PeerId | Refusal:
         """As `Transport.connect`."""
@@ -198,20 +229,28 @@ class Connections:
             remote, trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S)
         )
         with handshake.scope:
-            established = await self._upgrade(socket, None, is_initiator=False)
+            established = await self._greet(socket, remote)
         # Asked again, for many may have shaken hands at once.
         is_admitted = established is not None and self.admits(established.peer, socket)
         del self._handshakes[socket]
         if established is not None and is_admitted:
-            entry = self._enter(established, socket, remote, is_outbound=False)
+            entry = self._enter(established, socket, remote, How.ACCEPTED)
             if entry is not None:
                 await self._watch(entry)
+
+    async def _greet(self, socket: Socket, remote: Endpoint) -> Established | None:
+        """A peer connects, or somebody asks by STUN as whom it is seen, or shows that it has got through."""
+        with suppress(ConnectionResetError):
+            if remote.relay is not None or not await is_stun(socket):
+                return await self._upgrade(socket, None, is_initiator=False)
+            await serve_stun(socket, remote, self._above.arrived)
+        return None
 
     async def _dial(self, endpoint: Endpoint, peer: PeerId) -> PeerId | Refusal:
         socket = await self._open(endpoint, peer)
         if isinstance(socket, Refusal):
             return socket
-        return await self._take(socket, endpoint, peer, is_initiator=True)
+        return await self._take(socket, endpoint, peer, How.DIALED, is_initiator=True)
 
     async def adopt(self, stream: trio.SocketStream, peer: PeerId, *, is_initiator: bool) -> PeerId | Refusal:
         """Make a connection with `peer` of a socket that both sides have opened. It is closed if that fails."""
@@ -220,9 +259,11 @@ class Connections:
         if remote is None:
             socket.abort()
             return Refusal(Code.UNREACHABLE, "the connection broke at once")
-        return await self._take(socket, replace(remote, peer=peer), peer, is_initiator=is_initiator)
+        return await self._take(socket, replace(remote, peer=peer), peer, How.PUNCHED, is_initiator=is_initiator)
 
-    async def _take(self, socket: Socket, endpoint: Endpoint, peer: PeerId, *, is_initiator: bool) -> PeerId | Refusal:
+    async def _take(
+        self, socket: Socket, endpoint: Endpoint, peer: PeerId, how: How, *, is_initiator: bool
+    ) -> PeerId | Refusal:
         assert self._nursery is not None
         established = None
         try:
@@ -232,7 +273,7 @@ class Connections:
                 socket.abort()
         if established is None:
             return Refusal(Code.UNREACHABLE, f"who answers at {endpoint.address} does not prove to be {peer}")
-        entry = self._enter(established, socket, endpoint, is_outbound=True)
+        entry = self._enter(established, socket, endpoint, how)
         if entry is None:
             socket.abort()
             return self._no_seat
@@ -248,17 +289,17 @@ class Connections:
         relay = await self.connect(endpoint.first_hop.address, timeout_s=DIAL_S)
         return relay if isinstance(relay, Refusal) else await self._pass_on(relay, peer)
 
-    def _enter(self, established: Established, socket: Socket, remote: Endpoint, *, is_outbound: bool) -> Entry | None:
+    def _enter(self, established: Established, socket: Socket, remote: Endpoint, how: How) -> Entry | None:
         """A new connection into the books, if there is a seat. No await may lie between this and `_watch`."""
         peer = established.peer
-        in_the_way = self._room(self._newcomer(peer, None if is_outbound else remote))
+        in_the_way = self._room(self._newcomer(peer, remote if how is How.ACCEPTED else None))
         if in_the_way is None:
             return None
         self._close(in_the_way)
         remote = replace(remote, peer=peer)
         now = trio.current_time()
         ranges = ranges_of(remote.address)
-        entry = Entry(next(self._numbers), established, socket, remote, ranges, is_outbound, made_at=now, used_at=now)
+        entry = Entry(next(self._numbers), established, socket, remote, ranges, how, made_at=now, used_at=now)
         for older in self._books.standing(peer):
             older.established.doubt()
         if self._books.enter(entry):
@@ -266,6 +307,7 @@ class Connections:
             self._tell(PeerConnected(peer))
         elif self._books.best(peer) is entry:
             self._above.moved(peer)
+        self._above.changed(peer, self._books.way(peer))
         return entry
 
     async def _watch(self, entry: Entry) -> None:
@@ -279,6 +321,7 @@ class Connections:
                 self._dialer.disconnected(entry.peer, trio.current_time())
                 self._wake.set()
                 self._tell(PeerDisconnected(entry.peer))
+            self._above.changed(entry.peer, self._books.way(entry.peer))
 
     async def _dial_kept(self) -> None:
         assert self._nursery is not None

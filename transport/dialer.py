@@ -100,6 +100,13 @@ class Dialer:
             for kept in self._kept.values():
                 kept.addresses, kept.index = tuple(dialing_order(kept.addresses, families)), 0
 
+    def hurry(self, now: float) -> None:
+        """This machine is somewhere else: dial everybody who is missing at once, the pauses begin anew."""
+        for kept in self._kept.values():
+            kept.rounds_failed, kept.index = 0, 0
+            if kept.connected_at is None:
+                kept.next_at = min(kept.next_at, now)
+
     def release(self, peer: PeerId) -> None:
         """Dials under way are finished and reported as before."""
         self._kept.pop(peer, None)

@@ -4,6 +4,7 @@ What a peer may do: open connections and streams, send any bytes, stop reading, 
 cannot: hold more than its share of connections, streams and memory, or stay connected without answering.
 """
 
+import logging
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,14 +15,18 @@ from typing import Final
 import trio
 
 from .addresses import Endpoint, expanded, ordered, parse_endpoint
-from .cards_service import Cards
+from .cards_service import LOOPBACK, Cards
 from .connections_service import Connections
 from .dialer import Dialer
 from .gossip_service import GossipService
 from .identity import Identity
 from .libp2p_service import Upgrader
 from .limits import Limits
-from .port import Address, ByteStream, Code, PeerId, Refusal, Transport
+from .paths import Way
+from .port import Address, ByteStream, Code, Connection, PeerId, Reach, Refusal, Transport
+from .punching import WORDS
+from .punching_service import PunchingService
+from .reachability_service import ReachabilityService
 from .relay import Relay, RelayLimits
 from .relay_service import HOP_PROTOCOL, STOP_PROTOCOL, RelayService
 from .service import CallService
@@ -33,6 +38,8 @@ __all__ = ["Host", "HostError", "open_host"]
 
 RPC_PROTOCOL: Final = "/shoal/rpc/1"
 PING_PROTOCOL: Final = "/ipfs/ping/1.0.0"  # libp2p's: what comes goes back
+
+log = logging.getLogger(__name__)
 
 
 class Host:
@@ -48,6 +55,10 @@ class Host:
         self._relay = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
         self._dialer = Dialer(identity.peer_id, seed)
         self._connections = Connections(self._dialer, limits, self._upgrader.upgrade, self._relay.pass_on, self)
+        self._reachability = ReachabilityService(
+            self._calls, self._connections, self._ports, self._cards.all, self._reach_changed
+        )
+        self._punching = PunchingService(identity.peer_id, self._calls, self._connections, self)
         self.serve_protocol(RPC_PROTOCOL, self._calls.handle_stream)
         self.serve_protocol(PING_PROTOCOL, _echo)
         if relay is not None:
@@ -64,7 +75,6 @@ class Host:
         self.publish = self._gossip.publish
         self.heard = self._gossip.heard
         self.subscribe = self._gossip.subscribe
-        self.connections = self._connections.connections
         self.traffic = self._connections.traffic
         self.events = self._connections.events
         self.connect = self._connections.connect
@@ -76,8 +86,17 @@ class Host:
         found: list[Endpoint] = []
         for endpoint in self._listening:
             found += expanded(endpoint, self._cards.ips(endpoint.kind))
-        found = [replace(endpoint, peer=self.peer_id) for endpoint in found]
+        found = [replace(endpoint, peer=self.peer_id) for endpoint in [*self._reachability.state.endpoints, *found]]
         return tuple(endpoint.address for endpoint in ordered([*found, *self._relay.endpoints(self.peer_id)]))
+
+    def connections(self) -> tuple[Connection, ...]:
+        """As `Transport.connections`."""
+        return tuple(replace(each, note=self._note(each.peer)) for each in self._connections.connections())
+
+    def reach(self) -> Reach:
+        """As `Transport.reach`."""
+        state = self._reachability.state
+        return Reach(state.verdict, state.reason, WORDS[state.mapping], tuple(sorted(state.outside_ips)))
 
     def serve_protocol(self, protocol: str, handler: Callable[[PeerId, YamuxStream], Awaitable[None]]) -> None:
         """As `Transport.serve_protocol`."""
@@ -98,12 +117,14 @@ class Host:
         """Be on the network until cancelled."""
         self._listening = [listening_endpoint(listener) for listener in listeners]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cards.follow, self._dialer.lead_out)
+            nursery.start_soon(self._cards.follow, self._dialer.lead_out, self._moved)
             await nursery.start(self._upgrader.run)
             await nursery.start(self._calls.run)
             await nursery.start(self._connections.run, listeners)
             await nursery.start(self._gossip.run)
             await nursery.start(self._relay.run, self._connections)
+            await nursery.start(self._reachability.run)
+            await nursery.start(self._punching.run)
             task_status.started()
             await trio.sleep_forever()
 
@@ -120,6 +141,50 @@ class Host:
     def left(self, peer: PeerId) -> None:
         """The last connection with a peer is gone."""
         self._calls.drop(peer)
+
+    def changed(self, peer: PeerId, way: Way) -> None:
+        """A connection with a peer has come or gone: that is its best way now."""
+        self._punching.changed(peer, way)
+        if way is Way.DIRECT:
+            self._reachability.look_at(peer)
+
+    def arrived(self, id: bytes) -> None:
+        """Somebody has shown an id at a listening port."""
+        self._reachability.arrived(id)
+
+    # What punching asks.
+
+    def observers(self, kind: str) -> list[Endpoint]:
+        """Whom to ask as whom one is seen, by ip4 or ip6, the best first."""
+        return self._reachability.observers(kind)
+
+    def local_ips(self) -> frozenset[str]:
+        """Of this machine, but loopback."""
+        return self._cards.all()
+
+    def listening(self) -> list[Endpoint]:
+        """Where this node is dialed: where others have got through, and on its own network."""
+        found = list(self._reachability.state.endpoints)
+        for endpoint in self._listening:
+            found += [each for each in expanded(endpoint, self._cards.ips(endpoint.kind)) if each.is_lan]
+        return found
+
+    def _moved(self) -> None:
+        """The machine was carried to another network."""
+        log.info("this machine's addresses have changed: %s", ", ".join(sorted(self._cards.all())) or "none")
+        self._connections.network_changed({*self._cards.all(), *LOOPBACK})
+        self._reachability.network_changed()
+
+    def _reach_changed(self, is_elsewhere: bool) -> None:
+        if is_elsewhere:
+            self._punching.network_changed()
+
+    def _ports(self) -> list[int]:
+        return list(dict.fromkeys(endpoint.port for endpoint in self._listening))
+
+    def _note(self, peer: PeerId) -> str:
+        steps = self._punching.paths.steps(peer)
+        return steps[-1].reason if steps else ""
 
     def _admits(self, peer: PeerId, socket: Socket) -> bool:
         return self._connections.admits(peer, socket)

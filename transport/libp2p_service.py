@@ -44,7 +44,7 @@ Handler = Callable[[PeerId, YamuxStream], Awaitable[None]]
 
 
 class Upgraded:
-    """A connection whose other side has proved who it is, with streams: `books.Established`.
+    """A connection whose other side has proved who it is, with streams: `books_service.Established`.
 
     Args:
         accept: serves one stream that the other side opens, to its end.

@@ -27,6 +27,7 @@ from .port import (
     PeerEvent,
     PeerId,
     ProtocolHandler,
+    Reach,
     Refusal,
     Reply,
     Request,
@@ -36,6 +37,7 @@ from .port import (
     Traffic,
     Unary,
     UnaryHandler,
+    Verdict,
 )
 from .pruning import Seat, Shares, make_room, shares_of, surplus
 from .service import CallService
@@ -152,6 +154,9 @@ class MemoryTransport:
 
     def addresses(self) -> tuple[Address, ...]:
         return (address_of(self._peer_id),)
+
+    def reach(self) -> Reach:
+        return Reach(Verdict.PUBLIC, "a simulated network has no routers", "no NAT", ())
 
     def serve(self, method: Unary[Request, Reply], handler: UnaryHandler[Request, Reply]) -> None:
         self._calls.serve(method, handler)

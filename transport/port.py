@@ -126,6 +126,26 @@ class Connection:
     rtt_s: float | None
     bytes_sent: int
     bytes_received: int
+    note: str = ""  # how it came to this, for people
+
+
+class Verdict(enum.Enum):
+    """Whether others can dial a node, as far as is known."""
+
+    UNKNOWN = "unknown"
+    PUBLIC = "public"  # others reach the address that its machine has
+    MAPPED = "mapped"  # others reach a router's address, and it passes on to the machine
+    PRIVATE = "private"  # nobody gets through who was not dialed
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """A node's place in the network."""
+
+    verdict: Verdict
+    reason: str  # for people
+    nat: str  # how its router translates addresses, in words
+    outside: tuple[str, ...]  # IP addresses at which others see it
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +183,10 @@ class Transport(Protocol):
 
     def addresses(self) -> tuple[Address, ...]:
         """Where others can reach this node: public and private addresses first, loopback last."""
+        ...
+
+    def reach(self) -> Reach:
+        """Whether others can dial this node."""
         ...
 
     def serve(self, method: Unary[Request, Reply], handler: UnaryHandler[Request, Reply]) -> None:

@@ -12,7 +12,7 @@ from typing import Final, cast
 
 import trio
 
-from .addresses import Endpoint, parse_endpoint
+from .addresses import Endpoint
 from .connections_service import Connections
 from .port import Code, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal, StreamBroken
 from .relay import Circuit, Relay
@@ -69,6 +69,9 @@ class _Passed:
 
     def getpeername(self) -> tuple[str, int]:
         raise OSError("who is behind a relay has no address")
+
+    def getsockname(self) -> tuple[str, int]:
+        raise OSError("a circuit has no address")
 
 
 def _socket(stream: YamuxStream) -> Socket:
@@ -136,11 +139,10 @@ class RelayService:
         message: RelayMessage | Malformed | None = None
         with trio.move_on_after(ANSWER_S):
             message = await _receive(stream, STOP)
-        address = connections.direct_address(relay)
-        place = parse_endpoint(address) if address is not None else None
+        place = connections.direct_endpoint(relay)
         if not isinstance(message, Connect):
             await _send(stream, STOP, Answer(Status.MALFORMED_MESSAGE))
-        elif relay not in self._relays or not isinstance(place, Endpoint):
+        elif relay not in self._relays or place is None:
             await _send(stream, STOP, Answer(Status.PERMISSION_DENIED))
         elif await _send(stream, STOP, Answer(Status.OK)):
             try:
@@ -195,7 +197,7 @@ class RelayService:
         with trio.move_on_after(ANSWER_S):
             message = await _receive(stream, HOP)
         relay = self._relay
-        if relay is None or connections.direct_address(peer) is None:  # no circuits over circuits, says the law
+        if relay is None or connections.direct_endpoint(peer) is None:  # no circuits over circuits, says the law
             await _send(stream, HOP, Answer(Status.PERMISSION_DENIED))
             return
         match message:

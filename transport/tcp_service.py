@@ -52,6 +52,12 @@ class Socket:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionResetError("the connection broke") from error
 
+    async def peek(self) -> bytes:
+        """The first byte that comes, which stays to be read; none at the end. Raises ConnectionResetError."""
+        if not self._buffer:
+            self._buffer += await self._receive()
+        return bytes(self._buffer[:1])
+
     async def read(self, n: int | None = None) -> bytes:
         """`n` bytes, fewer only at the end; None: whatever comes next. Raises ConnectionResetError."""
         buffer = self._buffer
@@ -96,6 +102,14 @@ class Socket:
         except OSError:
             return None
         return str(host), int(port)
+
+    @property
+    def local_ip(self) -> str | None:
+        """This side's, while it is known; None for a circuit."""
+        try:
+            return str(self._stream.socket.getsockname()[0]).partition("%")[0]
+        except OSError:
+            return None
 
     @property
     def remote(self) -> Endpoint | None:

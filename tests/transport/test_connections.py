@@ -12,6 +12,7 @@ from shoal.transport.connections_service import REVIEW_S, Connections
 from shoal.transport.dialer import Dialer
 from shoal.transport.identity import Identity
 from shoal.transport.limits import Limits
+from shoal.transport.paths import Way
 from shoal.transport.port import Code, PeerConnected, PeerDisconnected, PeerId, Refusal
 from shoal.transport.tcp_service import Counter as Bytes
 from shoal.transport.tcp_service import Socket
@@ -53,6 +54,7 @@ class World:
         self.comes: PeerId | None = None
         dialer = Dialer(peer(0), seed=1)
         self.moves: list[PeerId] = []
+        self.ways: dict[PeerId, Way] = {}
         self.connections = Connections(dialer, LIMITS, self.upgrade, self.pass_on, self)
 
     def is_busy(self, peer: PeerId) -> bool:
@@ -62,6 +64,11 @@ class World:
         self.moves.append(peer)
 
     def left(self, peer: PeerId) -> None: ...
+
+    def changed(self, peer: PeerId, way: Way) -> None:
+        self.ways[peer] = way
+
+    def arrived(self, id: bytes) -> None: ...
 
     async def upgrade(self, socket: Socket, peer: PeerId | None, *, is_initiator: bool) -> Proven | None:
         assert self.comes is not None
@@ -78,6 +85,7 @@ class World:
     async def come(self, index: int, ip: str) -> bool:
         """Peer `index` connects from an address. Returns whether it is let in."""
         ours, theirs = trio.socket.socketpair()
+        await theirs.send(b"\x13")  # multistream-select begins so
         self.comes = peer(index)
         self.nursery.start_soon(self._serve, Socket(trio.SocketStream(ours), Bytes()), ip)
         self.nursery.start_soon(self._hold, trio.SocketStream(theirs))
@@ -94,7 +102,7 @@ class World:
 
     async def _live(self, socket: Socket, proven: Proven) -> None:
         with suppress(ConnectionResetError):
-            await socket.read(1)
+            await socket.read(2)  # the first one has come
         proven.ended.set()
 
 
@@ -190,4 +198,7 @@ async def test_a_second_connection_puts_the_first_in_doubt_and_takes_over(autoju
         assert await here.come(900, "12.1.1.1")
         assert first.is_doubted
         assert here.moves == [peer(900)]
-        assert here.connections.direct_address(peer(900)) == f"/ip4/12.1.1.1/tcp/1/p2p/{peer(900)}"
+        assert here.ways == {peer(900): Way.DIRECT}
+        seen = here.connections.direct_endpoint(peer(900))
+        assert seen is not None
+        assert seen.host == "12.1.1.1"

@@ -4,6 +4,7 @@ Of several connections with a peer the newest direct one carries what is begun f
 carries: who moved to another network has a new connection before anybody knows that the old one is dead.
 """
 
+import enum
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,6 +12,7 @@ from typing import Protocol
 import trio
 
 from .addresses import Endpoint, Ranges
+from .paths import Way
 from .port import Address, Connection, PeerId, Refusal
 from .pruning import Seat
 from .tcp_service import Socket
@@ -40,6 +42,14 @@ class Established(Protocol):
         ...
 
 
+class How(enum.Enum):
+    """How a connection came about."""
+
+    DIALED = "dialed"  # where the peer, or its relay, listens
+    ACCEPTED = "accepted"
+    PUNCHED = "punched"
+
+
 @dataclass(eq=False, slots=True)
 class Entry:
     """One connection."""
@@ -49,7 +59,7 @@ class Entry:
     socket: Socket
     remote: Endpoint
     ranges: Ranges | None
-    is_outbound: bool
+    how: How
     made_at: float
     used_at: float
     carried_bytes: int = 0  # when it was last looked at
@@ -62,6 +72,10 @@ class Entry:
     @property
     def address(self) -> Address:
         return self.remote.address
+
+    @property
+    def is_outbound(self) -> bool:
+        return self.how is not How.ACCEPTED
 
     @property
     def is_relayed(self) -> bool:
@@ -109,6 +123,11 @@ class Books:
     def best(self, peer: PeerId) -> Entry | None:
         """The one that carries what is begun from now on."""
         return _best(self.standing(peer))
+
+    def way(self, peer: PeerId) -> Way:
+        """How a peer is connected."""
+        best = self.best(peer)
+        return Way.NONE if best is None else Way.RELAYED if best.is_relayed else Way.DIRECT
 
     def outdone(self, settled_since: float) -> list[Entry]:
         """Relayed ones that nothing uses any more, as a direct one has stood since then."""

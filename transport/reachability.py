@@ -1,0 +1,203 @@
+"""Whether others can dial this node, as others find by doing so. A state machine without I/O.
+
+A connected peer is asked to dial back: to the address at which it sees this node, at the ports where this node listens
+or to which a router leads. What counts is what arrives here, not what the peer says. One that tried and did not arrive
+is enough to call the node private; a few more are asked, for one may lie, or be cut off itself. Dials of this node's
+own never come from the port at which it listens, so that no router lets a helper in because it was dialed from there.
+
+From time to time a fresh port is shown to a helper or two (`stun`): that is how a new address of the router is noticed,
+and whether it shows each peer another port.
+
+What a malicious helper may do: not dial and say it did, dial from elsewhere, say that it sees any address. What it
+achieves: one opinion of HELPERS_MAX, and one more round of questions per LOOK_S. To call a private node public it would
+have to get through to it.
+"""
+
+import enum
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from .addresses import Endpoint
+from .port import PeerId, Verdict
+from .punching import Mapping
+
+HELPERS_MAX: Final = 3  # asked to dial back, for one verdict
+AT_ONCE_MAX: Final = 2
+LOOK_S: Final = 12.0  # a change is noticed after this and a few round trips; shorter: packets for nothing
+RECHECK_S: Final = 300.0  # somebody may have closed a port
+AGAIN_S: Final = 5.0  # after a helper that did not answer
+LOOK_MAX: Final = 2  # helpers that are shown a fresh port
+
+
+class Attempt(enum.IntEnum):
+    """How a helper's dial went, as it says. The numbers are on the wire."""
+
+    CONNECTED = 0
+    REFUSED = 1
+    TIMED_OUT = 2
+    UNREACHABLE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of asking one helper to dial back."""
+
+    seen: Endpoint  # where it sees this node
+    attempts: dict[int, Attempt]  # by port
+    arrived: frozenset[int]  # ports at which its word came in
+
+
+@dataclass(frozen=True, slots=True)
+class AskToDial:
+    """Let this peer dial back."""
+
+    helper: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Show some of those who were dialed a fresh port."""
+
+
+class Reachability:
+    """What this node knows of itself. The time, in seconds of any monotonic clock, goes in with each event.
+
+    Attributes:
+        reason: why the verdict is as it is, for people.
+        mapping: how the router translates ports.
+    """
+
+    def __init__(self, local_ips: frozenset[str], now: float) -> None:
+        self.verdict = Verdict.UNKNOWN
+        self.reason = "nobody outside this network is connected who could try"
+        self.mapping = Mapping.UNKNOWN
+        self._local_ips = local_ips
+        self._helpers: dict[PeerId, None] = {}  # the one that waited longest first
+        self._asked: set[PeerId] = set()
+        self._tried: dict[PeerId, Tried] = {}
+        self._seen: dict[PeerId, Endpoint] = {}
+        self._wanted = AT_ONCE_MAX
+        self._look_at = now
+        self._recheck_at = now + RECHECK_S
+        self._ask_at = now
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where others have got through."""
+        found = (
+            Endpoint(tried.seen.kind, tried.seen.host, port)
+            for tried in self._tried.values()
+            for port in sorted(tried.arrived)
+        )
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def outside_ips(self) -> frozenset[str]:
+        """At which others see this node."""
+        return frozenset(each.host for each in self._seen.values())
+
+    def helper_came(self, peer: PeerId, now: float) -> None:
+        """Somebody with a global address is connected directly."""
+        self._helpers.setdefault(peer)
+        self._ask_at = min(self._ask_at, now)
+
+    def helper_left(self, peer: PeerId) -> None:
+        """It is not any more. What it found out stands."""
+        self._helpers.pop(peer, None)
+        self._asked.discard(peer)
+        self._seen.pop(peer, None)
+
+    def network_changed(self, local_ips: frozenset[str], now: float) -> None:
+        """This machine is somewhere else, or its router has another address or another port for it: ask anew."""
+        self._local_ips = local_ips
+        self._tried.clear()
+        self._asked.clear()
+        self._seen.clear()
+        self.mapping = Mapping.UNKNOWN
+        self._wanted = AT_ONCE_MAX
+        self._ask_at = self._look_at = now
+        self._recheck_at = now + RECHECK_S
+        self._conclude()
+
+    def due(self, now: float) -> list[AskToDial | Look]:
+        """What to ask now."""
+        orders: list[AskToDial | Look] = []
+        if now >= self._recheck_at:
+            self._recheck_at = now + RECHECK_S
+            self._wanted = 1
+            self._asked.clear()
+            self._ask_at = now
+        if now >= self._ask_at:
+            self._ask_at = math.inf
+            fresh = [peer for peer in self._helpers if peer not in self._asked][: self._wanted]
+            self._wanted -= len(fresh)
+            for peer in fresh:
+                self._asked.add(peer)
+                self._to_the_end(peer)
+                orders.append(AskToDial(peer))
+        if now >= self._look_at and self._helpers:
+            self._look_at = now + LOOK_S
+            orders.append(Look())
+        return orders
+
+    @property
+    def deadline(self) -> float:
+        """When `due` is to be asked again, at the latest."""
+        return min(self._ask_at, self._recheck_at, self._look_at if self._helpers else math.inf)
+
+    def tried(self, helper: PeerId, tried: Tried | None, now: float) -> None:
+        """What came of `AskToDial`; None: the helper did not answer."""
+        if tried is None:
+            self._wanted += 1
+            self._ask_at = min(self._ask_at, now + AGAIN_S)
+            return
+        self._tried.pop(helper, None)
+        self._tried[helper] = tried
+        while len(self._tried) > HELPERS_MAX:
+            del self._tried[next(iter(self._tried))]
+        verdicts = {bool(each.arrived) for each in self._tried.values()}
+        if len(verdicts) > 1 and len(self._tried) < HELPERS_MAX:
+            self._wanted = max(self._wanted, 1)
+            self._ask_at = now
+        self._conclude()
+
+    def looked(self, seen: dict[PeerId, Endpoint], mapping: Mapping, now: float) -> bool:
+        """What came of `Look`. Whether this node's address outside is another one: then all is asked anew."""
+        is_new = any(peer in self._seen and self._seen[peer].host != each.host for peer, each in seen.items())
+        if is_new:
+            self.network_changed(self._local_ips, now)
+            self._look_at = now + LOOK_S
+        self._seen |= seen
+        if mapping is not Mapping.UNKNOWN and not (len(seen) < LOOK_MAX and self.mapping is Mapping.DEPENDENT):
+            self.mapping = mapping
+        return is_new
+
+    def _to_the_end(self, peer: PeerId) -> None:
+        if peer in self._helpers:
+            del self._helpers[peer]
+            self._helpers[peer] = None
+
+    def _conclude(self) -> None:
+        tried = list(self._tried.values())
+        arrived = [each for each in tried if each.arrived]
+        if not tried:
+            self.verdict = Verdict.UNKNOWN
+            self.reason = "nobody outside this network has tried yet"
+        elif 2 * len(arrived) >= len(tried):
+            where = self.endpoints[0]
+            is_own = where.host in self._local_ips
+            self.verdict = Verdict.PUBLIC if is_own else Verdict.MAPPED
+            self.reason = f"{len(arrived)} of {len(tried)} who tried reached {where.host}, port {where.port}"
+        else:
+            self.verdict = Verdict.PRIVATE
+            self.reason = _why_private(tried, self._local_ips)
+
+
+def _why_private(tried: list[Tried], local_ips: frozenset[str]) -> str:
+    last = tried[-1]
+    attempts = set(last.attempts.values())
+    how = "timed out" if Attempt.TIMED_OUT in attempts else "was refused" if Attempt.REFUSED in attempts else "failed"
+    what = "a firewall" if last.seen.host in local_ips else "a router that translates addresses (NAT)"
+    ports = ", ".join(str(port) for port in sorted(last.attempts))
+    return f"dialing {last.seen.host} at port {ports} from outside {how}: {what} is in between"
