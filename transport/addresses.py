@@ -153,7 +153,9 @@ def ordered(endpoints: Iterable[Endpoint]) -> list[Endpoint]:
 
 
 def dialing_order(addresses: Iterable[Address], families: frozenset[str]) -> list[Address]:
-    """As given, but IPv6 first among equals, those through a relay last, and behind them what cannot be reached.
+    """As given, but IPv6 first among equals, those through relays later, and last what cannot be reached.
+
+    The first of those through a relay is the second of all: where nobody answers at once, it is what works.
 
     Equal are addresses that are public, or private, or loopback. IPv6 is first where it leads out of this machine: what
     it reaches, it reaches without a router that translates.
@@ -171,7 +173,14 @@ def dialing_order(addresses: Iterable[Address], families: frozenset[str]) -> lis
         for rank in {place.rank for _, place in places}
     }
     turned = [next(equals[place.rank]) for _, place in places]
-    turned.sort(key=lambda each: (each[1].is_public and each[1].family not in families, is_relayed(each[0])))
+
+    def is_out_of_reach(each: tuple[Address, _Place]) -> bool:
+        return each[1].is_public and each[1].family not in families
+
+    turned.sort(key=lambda each: (is_out_of_reach(each), is_relayed(each[0])))
+    relayed = next((at for at, each in enumerate(turned) if is_relayed(each[0]) and not is_out_of_reach(each)), 0)
+    if relayed > 1:
+        turned.insert(1, turned.pop(relayed))
     return [address for address, _ in turned]
 
 

@@ -1,12 +1,13 @@
 """Whom to dial when: a node's kept peers, their addresses in turn, backoff and jitter. A state machine without I/O.
 
 A peer's addresses are tried one after another; the next one is started when the last has failed or has not answered
-for STAGGER_S, so that a dead address first in the list costs a second and not a connection. A whole round of failures
-doubles the pause before the next round. Events and the time go in, addresses to dial come out of `due`; the same seed
-and events give the same dials.
+for STAGGER_S, so that a dead address first in the list costs half a second and not a connection. A whole round of
+failures doubles the pause before the next round. Events and the time go in, addresses to dial come out of `due`; the
+same seed and events give the same dials.
 
 IPv6 comes first among equals; addresses through a relay come after the others, for a relay costs somebody else's
-bandwidth; and last what this machine cannot reach (`addresses.dialing_order`).
+bandwidth, but for one, which is the second of all, for it may be the only one that works; and last what this machine
+cannot reach (`addresses.dialing_order`).
 
 Of two peers who keep each other the one with the smaller id dials at once and the other gives it a head start:
 otherwise they would mostly end up with two connections.
@@ -26,7 +27,7 @@ from .addresses import dialing_order
 from .port import Address, PeerId
 from .wire import ADDRESSES_MAX
 
-STAGGER_S: Final = 1.0  # shorter: more useless dials to slow peers; longer: dead addresses cost more
+STAGGER_S: Final = 0.5  # shorter: more useless dials to slow peers; longer: dead addresses cost more
 HEAD_START_S: Final = 0.5
 PAUSE_S_MIN: Final = 0.5
 PAUSE_S_MAX: Final = 30.0  # how long a peer that comes back may have to wait for us, unless it dials itself

@@ -19,14 +19,12 @@ from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.generic_selector import GenericMultistreamSelector
-from libp2p.protocol_muxer.multiselect import Multiselect
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+from libp2p.protocol_muxer.multiselect import MULTISELECT_PROTOCOL_ID, Multiselect
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedStreamEOF, MuxedStreamReset
-from libp2p.transport.upgrader import TransportUpgrader
+from libp2p.utils import encode_delim, read_delim
 
 from .handling import handle_protocol
 from .identity import Identity, public_key_of
@@ -97,9 +95,8 @@ class Upgraded:
             return Refusal(Code.UNREACHABLE, f"the connection to {self.peer} is gone: {error}")
         agreed = None
         try:
-            communicator = MultiselectCommunicator(cast(Any, _ReadWriter(stream)))
-            select = partial(MultiselectClient().select_one_of, [TProtocol(protocol)], communicator, AGREE_S)
-            agreed = await contained("opening a stream", select)
+            with trio.move_on_after(AGREE_S):
+                agreed = await contained("opening a stream", partial(_select, _ReadWriter(stream), protocol))
         finally:
             if agreed is None:
                 stream.reset()
@@ -123,10 +120,7 @@ class Upgrader:
         # It logs every refused peer as an error, with traceback.
         logging.getLogger("libp2p").setLevel(logging.CRITICAL)
         key_pair = create_new_key_pair(identity.seed)
-        noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
-        self._security = TransportUpgrader({NOISE: noise}, {})
-        self._muxers = GenericMultistreamSelector[None]()
-        self._muxers.add_handler(YAMUX_PROTOCOL, None)
+        self._noise = NoiseTransport(key_pair, noise_privkey=create_noise_key_pair().private_key)
         self._handlers: dict[str, Handler] = {}
         self._protocols = Multiselect()
         self._streams_max = limits.streams_per_peer_max
@@ -165,8 +159,14 @@ class Upgrader:
 
     async def _secure(self, socket: Socket, peer: PeerId | None, is_initiator: bool) -> Any:
         raw = RawConnection(cast(Any, socket), is_initiator)
-        target = None if peer is None else ID.from_base58(peer)
-        session = cast(Any, await self._security.upgrade_security(raw, is_initiator, target))
+        session: Any
+        if is_initiator:
+            assert peer is not None
+            await _select(raw, NOISE)
+            session = await self._noise.secure_outbound(raw, ID.from_base58(peer))
+        else:
+            await _agree(raw, NOISE)
+            session = await self._noise.secure_inbound(raw)
         proved = PeerId(str(session.get_remote_peer()))
         if peer not in (None, proved):
             raise ConnectionRefusedError(f"{proved} where {peer} should be")
@@ -174,7 +174,7 @@ class Upgrader:
         if public_key_of(proved) is None or not self._admits(proved, socket):
             raise ConnectionRefusedError(f"no further connection with {proved}")
         socket.trust()
-        await self._muxers.select(session, is_initiator)
+        await (_select if is_initiator else _agree)(session, YAMUX_PROTOCOL)
         return session
 
     async def _serve(self, peer: PeerId, stream: YamuxStream) -> None:
@@ -197,6 +197,24 @@ class Upgrader:
             self._streams[peer] -= 1
             if not self._streams[peer]:
                 del self._streams[peer]
+
+
+async def _select(read_writer: Any, protocol: str) -> bool:
+    """Ask for a protocol, in one round trip: multistream-select's own greeting need not be waited for.
+
+    Raises ConnectionRefusedError, and what libp2p raises on bad bytes.
+    """
+    await read_writer.write(encode_delim(MULTISELECT_PROTOCOL_ID.encode()) + encode_delim(protocol.encode()))
+    for expected in (MULTISELECT_PROTOCOL_ID, protocol):
+        said = await read_delim(read_writer)
+        if said != expected.encode():
+            raise ConnectionRefusedError(f"{said[:64]!r} where {expected} should be")
+    return True
+
+
+async def _agree(read_writer: Any, protocol: TProtocol) -> None:
+    """Let the other side ask for it. Raises what libp2p raises."""
+    await Multiselect({protocol: None}).negotiate(MultiselectCommunicator(read_writer), AGREE_S)
 
 
 class _ReadWriter:

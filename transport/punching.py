@@ -119,7 +119,7 @@ class Budget:
 
     def allows(self, plan: Plan, now: float) -> bool:
         """Whether to make an attempt; it is then counted for each range that it dials."""
-        ranges = {found.narrow for each in (*plan.punched, *plan.dialed) if (found := ranges_of(each.address))}
+        ranges = _ranges(plan)
         for each in ranges:
             if each not in self._buckets:
                 self._buckets[each] = TokenBucket(ATTEMPTS_PER_RANGE_PER_S, ATTEMPTS_PER_RANGE)
@@ -128,6 +128,16 @@ class Budget:
             self._buckets.popitem(last=False)
         has_room = [self._buckets[each].take(now) for each in ranges]
         return all(has_room)
+
+    def proved(self, plan: Plan) -> None:
+        """An attempt has succeeded: it was the peer's own address, and does not count."""
+        for each in _ranges(plan):
+            if each in self._buckets:
+                self._buckets[each].give_back()
+
+
+def _ranges(plan: Plan) -> set[str]:
+    return {found.narrow for each in (*plan.punched, *plan.dialed) if (found := ranges_of(each.address))}
 
 
 def _endpoints(texts: Iterable[str]) -> list[Endpoint]:

@@ -240,13 +240,17 @@ class PunchingService:
         """Both sides dialed, so it is their ids that say who speaks first."""
         is_first = self._self_id < meeting.peer
         if await self._connections.adopt(stream, meeting.peer, is_initiator=is_first) == meeting.peer:
-            meeting.is_through = True
-            done()
+            self._through(meeting, done)
 
     async def _connect(self, meeting: _Meeting, endpoint: Endpoint, done: Callable[[], None]) -> None:
         if await self._connections.connect_beside(endpoint, meeting.peer) == meeting.peer:
+            self._through(meeting, done)
+
+    def _through(self, meeting: _Meeting, done: Callable[[], None]) -> None:
+        if not meeting.is_through:
             meeting.is_through = True
-            done()
+            self._budget.proved(meeting.plan)
+        done()
 
 
 async def _ask(outlet: Outlet, observer: Endpoint, found: Callable[[Endpoint], None]) -> None:

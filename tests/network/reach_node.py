@@ -1,6 +1,6 @@
 """A node of the laboratory's: keeps connected to relays, and reaches whom a test names.
 
-    python tests/network/reach_node.py SEED [RELAY ...]
+python tests/network/reach_node.py SEED [RELAY ...]
 """
 
 import json

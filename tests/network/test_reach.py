@@ -25,9 +25,7 @@ DIRECT: Final = {
     frozenset(pair)
     for pair in itertools.combinations_with_replacement(Router, 2)
     if Router.PUBLIC in pair
-    or not (
-        Router.SYMMETRIC in pair and set(pair) - {Router.FULL_CONE, Router.ADDRESS_RESTRICTED} == set(pair)
-    )
+    or not (Router.SYMMETRIC in pair and set(pair) - {Router.FULL_CONE, Router.ADDRESS_RESTRICTED} == set(pair))
 }
 
 
@@ -102,12 +100,12 @@ async def meet(one: Router, other: Router) -> dict[str, Any]:
     """What becomes of a relayed call between two homes."""
     async with open_stage() as stage:
         middles = [await stage.internet.add_home(Router.PUBLIC, LINE) for _ in range(2)]
-        relays = []
+        relays: list[Address] = []
         for home in middles:
             _, said = await stage.node_in(home)
             relays.append(address(said, home.inside(10 + len(relays))))
         homes = [await stage.internet.add_home(kind, LINE) for kind in (one, other)]
-        (left, _), (right, there) = [await stage.node_in(home, *relays) for home in homes]
+        (left, _), (_, there) = [await stage.node_in(home, *relays) for home in homes]
         circuits = [each for each in there["addresses"] if "p2p-circuit" in each]
         return await left.do(reach=circuits[0], patience_s=12)
 

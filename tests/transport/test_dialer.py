@@ -244,7 +244,7 @@ def test_a_peer_that_never_answers_is_tried_for_ever(rounds: int) -> None:
     assert dialer.deadline < math.inf
 
 
-def test_an_address_through_a_relay_is_dialed_last() -> None:
-    relayed = Address("/ip4/192.0.2.3/tcp/1/p2p/R/p2p-circuit")
-    dialer = keeping(relayed, DEAD, GOOD)
-    assert dialer.addresses(PEER) == (DEAD, GOOD, relayed)
+def test_of_addresses_through_relays_one_is_dialed_second_and_the_others_last() -> None:
+    relayed, other = (Address(f"/ip4/192.0.2.{number}/tcp/1/p2p/R/p2p-circuit") for number in (3, 4))
+    dialer = keeping(relayed, other, DEAD, GOOD)
+    assert dialer.addresses(PEER) == (DEAD, relayed, GOOD, other)
