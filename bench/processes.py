@@ -30,10 +30,13 @@ class BenchProcess:
         self._process = process
         self._unread = b""
         self._lines: list[dict[str, Any]] = []  # that nobody has asked for yet
+        self._turn = trio.Lock()
+        self._has_read: trio.Event | None = None  # while somebody reads, and others wait for what comes
 
     async def send(self, value: object) -> None:
         assert self._process.stdin is not None
-        await self._process.stdin.send_all(msgspec.json.encode(value) + b"\n")
+        async with self._turn:
+            await self._process.stdin.send_all(msgspec.json.encode(value) + b"\n")
 
     async def receive(self, key: str) -> dict[str, Any]:
         """The next line that has `key`; others wait until they are asked for."""
@@ -42,12 +45,23 @@ class BenchProcess:
                 if key in line:
                     self._lines.remove(line)
                     return line
-            assert self._process.stdout is not None
-            data = await self._process.stdout.receive_some()
-            if not data:
-                raise SystemExit(f"a member ended with status {await self._process.wait()}")
-            *lines, self._unread = (self._unread + data).split(b"\n")
-            self._lines += map(json.loads, lines)
+            if self._has_read is not None:
+                await self._has_read.wait()
+                continue
+            has_read = self._has_read = trio.Event()
+            try:
+                await self._read()
+            finally:
+                self._has_read = None
+                has_read.set()
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        data = await self._process.stdout.receive_some()
+        if not data:
+            raise SystemExit(f"a member ended with status {await self._process.wait()}")
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        self._lines += map(json.loads, lines)
 
     async def kill(self) -> None:
         """kill -9, to its whole group."""
