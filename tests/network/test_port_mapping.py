@@ -91,7 +91,7 @@ async def home_and_peer(world: World) -> tuple[Home, Hands, Hands]:
 
 
 async def is_reached(peer: Hands, host: object, port: object) -> bool:
-    return (await peer.do(f"dial {host} {port}")).replace(".", "").isdigit()
+    return (await peer.do(f"dial {host} {port} 3")).replace(".", "").isdigit()
 
 
 @pytest.mark.parametrize("protocol", ORDER, ids=lambda protocol: protocol.value)
