@@ -5,6 +5,7 @@ that ends.
 """
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -50,24 +51,31 @@ async def serve_mappings(home: Home, *, upnp: bool = True, pcp: bool = True) -> 
     if tool is None:
         raise Complaint(obstacle())
     await home.router.run("nft", "-f", "-", given=TABLE)
-    with tempfile.TemporaryDirectory(prefix="shoal-gateway-") as folder:
-        config = Path(folder) / "miniupnpd.conf"
-        config.write_text(_config(upnp=upnp, pcp=pcp))
-        command = [*home.router.prefix, tool, "-d", "-4", "-f", str(config), "-P", str(Path(folder) / "pid")]
-        daemon = await trio.lowlevel.open_process(command, stderr=-1, **own_group())
-        assert daemon.stderr is not None
-        try:
-            async with trio.open_nursery() as nursery:
-                await _until_ready(daemon.stderr, READY[0] if pcp else READY[1])
-                nursery.start_soon(_discard, daemon.stderr)
-                yield
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                daemon.kill()
-                await daemon.wait()
-                await daemon.stderr.aclose()
-                await home.router.run("nft", "-f", "-", given=TABLE)
+    daemon: trio.Process | None = None
+    try:
+        with tempfile.TemporaryDirectory(prefix="shoal-gateway-") as folder:  # it reads it once, so nothing is left
+            config = Path(folder) / "miniupnpd.conf"
+            config.write_text(_config(upnp=upnp, pcp=pcp))
+            command = [*home.router.prefix, tool, "-d", "-4", "-f", str(config), "-P", str(Path(folder) / "pid")]
+            daemon = await trio.lowlevel.open_process(command, stderr=subprocess.PIPE, **own_group())
+            assert daemon.stderr is not None
+            await _until_ready(daemon.stderr, READY[0] if pcp else READY[1])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_discard, daemon.stderr)
+            yield
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            if daemon is not None:
+                await _end(daemon)
+            await home.router.run("nft", "-f", "-", given=TABLE)
+
+
+async def _end(daemon: trio.Process) -> None:
+    daemon.kill()
+    await daemon.wait()
+    assert daemon.stderr is not None
+    await daemon.stderr.aclose()
 
 
 async def _until_ready(log: trio.abc.ReceiveStream, word: bytes) -> None:
