@@ -82,6 +82,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relay_circuit_minutes_max: Annotated[
         int, msgspec.Meta(ge=1, le=100_000, description="Minutes that one relayed connection may last.")
     ] = 60
+    port_mapping: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Ask the home's router for a port that leads to this node (PCP, NAT-PMP, UPnP), and give it "
+            "back at the end."
+        ),
+    ] = True
     mdns: Annotated[
         bool, msgspec.Meta(description="Find nodes on the local network, and be found there, without any address.")
     ] = True

@@ -18,6 +18,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 NOBODY: Final = ("unshare", "--user", "--map-user=65534", "--map-group=65534")
 OWNER: Final = """
 import json, psutil, sys, trio
+from contextlib import AsyncExitStack
+from shoal.node import gateway
 from shoal.node.laboratory import Line, obstacle, open_internet
 from shoal.node.routers import Router
 
@@ -25,9 +27,11 @@ async def main():
     if reason := await obstacle():
         print(json.dumps({"reason": reason}), flush=True)
         return
-    async with open_internet() as internet:
+    async with open_internet() as internet, AsyncExitStack() as stack:
         home = await internet.add_home(Router.CGN_HOME, Line(up_mbit=5, delay_ms=5))
         host = await home.add_host()
+        if not gateway.obstacle():
+            await stack.enter_async_context(gateway.serve_mappings(home))
         await internet.add_home(Router.SYMMETRIC, Line(delay_ms=5, loss=0.1))
         sleeper = await trio.lowlevel.open_process([*host.prefix, "sleep", "1000"], start_new_session=True)
         while psutil.Process(sleeper.pid).name() != "sleep":
@@ -58,7 +62,9 @@ async def test_nothing_runs_on_when_the_owner_has_ended(user: tuple[str, ...], *
             said: dict[str, Any] = json.loads(await owner.stdout.receive_some())
             if "reason" in said:
                 pytest.skip(f"NOT TESTED: {said['reason']}")
-            assert len(said["pids"]) >= 6  # the namespaces' holders, the delays, and the one that sleeps
+            assert (
+                len(said["pids"]) >= 6
+            )  # the namespaces' holders, the delays, the one that sleeps, and miniupnpd if there is one
             assert all(psutil.pid_exists(pid) for pid in said["pids"])
             if is_killed:
                 owner.kill()
