@@ -33,7 +33,11 @@ class Established(Protocol):
     @property
     def stream_count(self) -> int: ...
     @property
-    def ended(self) -> trio.Event: ...
+    def is_over(self) -> bool: ...
+    @property
+    def ended(self) -> trio.Event:
+        """Set once all of it is gone, a little after it is over."""
+        ...
 
     async def open_stream(self, protocol: str) -> YamuxStream | Refusal: ...
 
@@ -117,8 +121,9 @@ class Books:
         return not entries
 
     def standing(self, peer: PeerId) -> list[Entry]:
-        """Those that are not being closed, the oldest first."""
-        return [entry for entry in self._entries.get(peer, ()) if not entry.is_closing]
+        """Those that are neither over nor being closed, the oldest first."""
+        entries = self._entries.get(peer, ())
+        return [entry for entry in entries if not entry.is_closing and not entry.established.is_over]
 
     def best(self, peer: PeerId) -> Entry | None:
         """The one that carries what is begun from now on."""

@@ -138,11 +138,14 @@ class Connections:
         return [entry.remote for entry in entries]
 
     async def open_stream(self, peer: PeerId, protocol: str) -> YamuxStream | Refusal:
-        """A stream to a connected peer, for a protocol, by the best connection."""
-        best = self._books.best(peer)
-        if best is None:
-            return Refusal(Code.UNREACHABLE, f"not connected to {peer}")
-        return await best.established.open_stream(protocol)
+        """A stream to a connected peer, for a protocol, by the best connection that does not end meanwhile."""
+        answer: YamuxStream | Refusal = Refusal(Code.UNREACHABLE, f"not connected to {peer}")
+        tried = None
+        while (best := self._books.best(peer)) is not None and best is not tried:
+            tried, answer = best, await best.established.open_stream(protocol)
+            if not isinstance(answer, Refusal):
+                break
+        return answer
 
     def keep(self, peer: PeerId, addresses: tuple[Address, ...]) -> None:
         """As `Transport.keep`."""

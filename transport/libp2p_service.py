@@ -79,6 +79,10 @@ class Upgraded:
         return self._connection.is_at_rest
 
     @property
+    def is_over(self) -> bool:
+        return self._connection.mux.over is not None
+
+    @property
     def stream_count(self) -> int:
         """Streams that either side has open."""
         return len(self._connection.mux.streams)

@@ -37,6 +37,10 @@ class Proven:
     is_doubted: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
 
+    @property
+    def is_over(self) -> bool:
+        return self.ended.is_set()
+
     def doubt(self) -> None:
         self.is_doubted = True
 
