@@ -52,7 +52,7 @@ class Host:
         self._cards = Cards()
         self._upgrader = Upgrader(identity, limits, self._admits)
         self._calls = CallService(identity.peer_id, limits, partial(self._open_stream, protocol=RPC_PROTOCOL))
-        self._relay = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
+        self._relay = self.relaying = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
         self._dialer = Dialer(identity.peer_id, seed)
         self._connections = Connections(self._dialer, limits, self._upgrader.upgrade, self._relay.pass_on, self)
         self._reachability = ReachabilityService(
@@ -63,8 +63,7 @@ class Host:
         self.serve_protocol(PING_PROTOCOL, _echo)
         if relay is not None:
             self.serve_protocol(HOP_PROTOCOL, partial(self._relay.serve_hop, self._connections))
-        if relays:
-            self.serve_protocol(STOP_PROTOCOL, partial(self._relay.serve_stop, self._connections))
+        self.serve_protocol(STOP_PROTOCOL, partial(self._relay.serve_stop, self._connections))
         self._gossip = GossipService(self._calls, self._connections.events)
         self.peer_id = identity.peer_id
         self.serve = self._calls.serve
@@ -208,7 +207,7 @@ async def open_host(
     relay: RelayLimits | None = None,
     relays: Sequence[str] = (),
     seed: int | None = None,
-) -> AsyncGenerator[Transport]:
+) -> AsyncGenerator[Host]:
     """A node on the network, for as long as the context lasts.
 
     Args:

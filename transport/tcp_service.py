@@ -38,6 +38,7 @@ class Socket:
         self._buffer = bytearray()
         self._allowance: int | None = UNPROVEN_BYTES_MAX
         self.own = Counter()
+        self.limit_bytes: int | None = None  # what it may carry in all, as the relay says that passes it on
 
     def trust(self) -> None:
         """The other side has proved who it is: from now on what it may send is bounded elsewhere."""
