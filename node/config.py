@@ -90,6 +90,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     relay_gb_per_day: Annotated[
         float, msgspec.Meta(gt=0, le=1_000_000, description="GB of 10^9 bytes that all relayed connections may carry.")
     ] = 50.0
+    relay_mbit_max: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, le=1_000_000, description="Mbit/s that all relayed connections may take together. 0: what is there."
+        ),
+    ] = 0.0
     mdns: Annotated[
         bool, msgspec.Meta(description="Find nodes on the local network, and be found there, without any address.")
     ] = True

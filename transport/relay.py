@@ -47,12 +47,18 @@ class RelayLimits:
     circuit_s_max: float = 3600.0  # bandwidth; then both sides connect anew
     reservation_s: float = 3600.0  # how long one is good without being renewed
     day_bytes_max: int = 50 * 10**9  # bandwidth; of all circuits, each byte once
+    mbit_max: float = 0.0  # all circuits together, both directions; 0: what the line takes
     serves_strangers: bool = True  # as it does members
 
     @property
     def of_circuit(self) -> Limit:
         """A full one, as it is told to peers."""
         return Limit(int(self.circuit_s_max), self.circuit_bytes_max)
+
+    @property
+    def bytes_per_s_max(self) -> float:
+        """Of all circuits together."""
+        return self.mbit_max * 1e6 / 8 or math.inf
 
     @property
     def strangers_max(self) -> int:

@@ -3,12 +3,12 @@
 Knows streams and peers, but not libp2p.
 """
 
-import enum
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, cast
 
 import trio
@@ -17,8 +17,9 @@ from .addresses import Endpoint, ranges_of
 from .connections_service import Connections
 from .port import Code, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal
 from .relay import Circuit, Relay
+from .relay_choice import State
 from .relay_messages import HOP, STOP, Answer, Connect, RelayMessage, Reserve, Status
-from .relay_streams_service import ANSWER_S, ask, passed_socket, receive, send, splice, words
+from .relay_streams_service import ANSWER_S, Turns, ask, passed_socket, receive, send, splice, words
 from .tcp_service import Socket
 from .wire import Malformed
 from .yamux_service import YamuxStream
@@ -33,14 +34,6 @@ OpenStream = Callable[[PeerId, str], Awaitable[YamuxStream | Refusal]]
 log = logging.getLogger(__name__)
 
 
-class Hold(enum.Enum):
-    """How it stands with a reservation of this node's at a relay."""
-
-    TRYING = "trying"  # not asked yet, or away
-    HELD = "held"
-    REFUSED = "refused"
-
-
 @dataclass(slots=True)
 class _Place:
     """A relay at which this node wants to be reached."""
@@ -48,7 +41,7 @@ class _Place:
     endpoint: Endpoint
     is_given: bool  # in the configuration: kept connected, and named before it has answered
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-    hold: Hold = Hold.TRYING
+    state: State = State.TRYING
     limit_bytes: int | None = None  # of a circuit to us
 
 
@@ -65,6 +58,7 @@ class RelayService:
         self._relay = relay
         self._places = {cast(PeerId, endpoint.peer): _Place(endpoint, is_given=True) for endpoint in relays}
         self._open_stream = open_stream
+        self._turns = Turns(relay.limits.bytes_per_s_max if relay is not None else math.inf)
         self._started: tuple[trio.Nursery, Connections] | None = None
         self.changed = trio.Event()  # set, and replaced, when a reservation has changed
 
@@ -98,9 +92,14 @@ class RelayService:
                     nursery, connections = self._started
                     nursery.start_soon(self._stay_reserved, peer, place, connections)
 
-    def holds(self) -> dict[PeerId, tuple[Hold, int | None]]:
-        """How it stands with each relay, and how many bytes a circuit through it may carry, where that is known."""
-        return {peer: (place.hold, place.limit_bytes) for peer, place in self._places.items()}
+    def states(self, *, is_given: bool) -> dict[PeerId, State]:
+        """How it stands with each relay: those given, or those that `use` named."""
+        return {peer: place.state for peer, place in self._places.items() if place.is_given == is_given}
+
+    def limit_bytes(self, relay: PeerId) -> int | None:
+        """What a circuit to us through a relay may carry, where that is known."""
+        place = self._places.get(relay)
+        return None if place is None else place.limit_bytes
 
     def endpoints(self, self_id: PeerId) -> list[Endpoint]:
         """Where this node is reached through relays. A given one that is away for the moment comes back; one that
@@ -108,7 +107,7 @@ class RelayService:
         named = [
             place.endpoint
             for place in self._places.values()
-            if place.hold is Hold.HELD or (place.is_given and place.hold is Hold.TRYING)
+            if place.state is State.HELD or (place.is_given and place.state is State.TRYING)
         ]
         return [endpoint.through(self_id) for endpoint in named]
 
@@ -126,6 +125,7 @@ class RelayService:
                 nursery.start_soon(self._stay_reserved, peer, place, connections)
             if self._relay is not None:
                 nursery.start_soon(self._strike_off, self._relay, connections)
+                nursery.start_soon(self._turns.run)
             task_status.started()
 
     # As a client.
@@ -189,7 +189,7 @@ class RelayService:
             elif event == PeerDisconnected(relay):
                 if place.is_given:
                     connections.keep_also(relay, address)  # a swarm may have let it go meanwhile
-                self._hold(place, Hold.TRYING)
+                self._become(place, State.TRYING)
                 next_at = math.inf
 
     async def _reserve(self, relay: PeerId, place: _Place) -> float:
@@ -200,16 +200,16 @@ class RelayService:
             await stream.aclose()
         if isinstance(answer, Answer) and answer.status is Status.OK:
             place.limit_bytes = None if answer.limit is None else answer.limit.data_bytes or None
-            self._hold(place, Hold.HELD)
+            self._become(place, State.HELD)
             log.info("reachable through the relay %s", relay)
             return renew_after_s(answer.expires_at, time.time())
-        self._hold(place, Hold.REFUSED)
+        self._become(place, State.REFUSED)
         reason = words(answer.status) if isinstance(answer, Answer) else answer.message
         log.warning("no reservation at the relay %s: %s. Trying again every %g s", relay, reason, RENEW_S_MIN)
         return RENEW_S_MIN
 
-    def _hold(self, place: _Place, hold: Hold) -> None:
-        place.hold = hold
+    def _become(self, place: _Place, state: State) -> None:
+        place.state = state
         self.changed.set()
         self.changed = trio.Event()
 
@@ -257,10 +257,13 @@ class RelayService:
                 await send(source, HOP, Answer(Status.CONNECTION_FAILED))
             elif await send(source, HOP, Answer(Status.OK, limit=limit)):
                 with trio.move_on_after(limit_s):
-                    await splice(source, target, lambda count: relay.spend(circuit, count, trio.current_time()))
+                    await splice(source, target, partial(self._spend, relay, circuit), self._turns, circuit.swarm)
                 source.reset()
         finally:
             target.reset()
+
+    def _spend(self, relay: Relay, circuit: Circuit, count: int) -> bool:
+        return relay.spend(circuit, count, trio.current_time())
 
     async def _strike_off(self, relay: Relay, connections: Connections) -> None:
         while True:

@@ -4,7 +4,7 @@ import trio
 from trio.testing import MockClock
 
 from shoal.transport.port import StreamBroken
-from shoal.transport.relay_streams_service import splice
+from shoal.transport.relay_streams_service import Turns, splice
 from shoal.transport.yamux_service import YamuxStream
 from tests.transport.test_yamux_service import connected, read_all
 
@@ -19,7 +19,7 @@ async def relay(one: YamuxStream, other: YamuxStream, bytes_max: int) -> None:
         left -= count
         return left >= 0
 
-    await splice(one, other, spend)
+    await splice(one, other, spend, Turns(), None)
     one.reset()
     other.reset()
 
