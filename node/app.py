@@ -37,6 +37,7 @@ from .local_methods import LocalMethods
 from .logs import Log
 from .node import Node, Setup
 from .proving import holders_of, members_of
+from .relay_seeking import RelaySeeker, has_no_public_address
 from .swarms import Hardware, Swarms, threads_of
 from .watch import EventRing
 
@@ -96,11 +97,14 @@ async def run_on(
         hardware = Hardware(setup.config.device, threads_of(setup.config.threads))
         find = partial(members_of, transport, dht)
         swarms = Swarms(setup.data_dir / SWARMS_NAME, transport, blobs, identity, hardware, publish, find)
-        host.relaying.know(Fellows(swarms).swarms_of)
+        fellows = Fellows(swarms)
+        host.relaying.know(fellows.swarms_of)
         node = Node(setup, identity, transport, swarms, blobs, dht, events)
         keep_connected(node)
         await nursery.start(swarms.run)
         await nursery.start(Discovery(setup.config, transport, dht, swarms, store).run)
+        seeker = RelaySeeker(host, dht, swarms.keeping, fellows, lambda: has_no_public_address(host.addresses()))
+        await nursery.start(seeker.run)
         where = await nursery.start(LocalApi(setup.data_dir, LocalMethods(node).table()).run)
         say_ready(node, where)
         task_status.started(node)
@@ -169,6 +173,7 @@ def relay_limits(config: Config) -> RelayLimits | None:
         circuit_bytes_max=int(config.relay_circuit_gb_max * GIGABYTE),
         circuit_s_max=config.relay_circuit_minutes_max * 60.0,
         day_bytes_max=int(config.relay_gb_per_day * GIGABYTE),
+        mbit_max=config.relay_mbit_max,
         serves_strangers=config.relay == "everybody",
     )
 

@@ -35,6 +35,7 @@ PEERS_NAME: Final = "peers"  # in the data directory: whom to come back to
 LOOK_S: Final = 2.0  # between two looks at what there is to announce, and for whom to search
 ALONE_S: Final = 0.5  # the same while nobody is known: who comes first shall be told at once
 DIALED_MAX: Final = 64  # that wait to be entered through
+TELL_AGAIN_S: Final = 20.0  # where this node is reached; sooner: a relay that comes and goes costs searches
 GREET_PAUSE_S: Final = 10.0  # between two peers to enter through, once enough are known
 
 log = Log("discovery")
@@ -75,6 +76,8 @@ class Discovery:
         self._blobs = blobs
         self._announcing, self._seeking = Announcing(), Seeking()
         self._listed = b""
+        self._told: tuple[Address, ...] = ()  # where this node is reached, as others have been told
+        self._told_at = -math.inf
         self._known: dict[bytes, bytes] = {}  # what stands behind provider keys
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -89,14 +92,23 @@ class Discovery:
             task_status.started()
             is_alone = True
             while True:
-                if is_alone and self._dht.contacts():
-                    is_alone = False
+                has_moved = self._has_moved()
+                if (is_alone and self._dht.contacts()) or has_moved:
+                    is_alone = not self._dht.contacts()
                     self._announcing.forget()
                     self._listed = b""
                 await self._announce(nursery)
                 self._list_swarms(nursery)
                 self._seek(nursery)
                 await trio.sleep(ALONE_S if is_alone else LOOK_S)
+
+    def _has_moved(self) -> bool:
+        """Whether others have to be told anew where this node is reached."""
+        now, addresses = trio.current_time(), self._transport.addresses()
+        if addresses == self._told or now - self._told_at < TELL_AGAIN_S:
+            return False
+        is_first, self._told, self._told_at = not self._told, addresses, now
+        return not is_first
 
     async def _prove(self, peer: PeerId, request: Prove) -> Proof | Refusal:
         return prove(self._known, request, peer, self._transport.peer_id)

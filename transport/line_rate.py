@@ -22,8 +22,12 @@ USED: Final = 0.96  # of the rate that went through at which it is what bounds; 
 LESS: Final = 0.85  # of what went through; more: the queue takes longer to go
 CLEAR: Final = 0.15  # the same part at which nothing is
 MORE: Final = 1.04  # at each look; more: the queue is back sooner
-A_LITTLE_MORE: Final = 1.01  # where it may be full already; none: who takes slowly would keep it there
+NEAR: Final = 0.93  # of what went through when the line was full last; more: it is full again sooner
+BEYOND: Final = 1.07  # of the same; then the line takes more than it did
+A_LITTLE_MORE: Final = 1.01  # where it may be full; none: who takes slowly would keep it there
 WAIT_S: Final = 1.0  # for a queue to go before anything else is done
+LEAST: Final = 0.4  # of the most that went through not long ago; less: a pause of this machine is taken for its line
+FORGOTTEN: Final = 0.99  # of that at each look: half of it in 35 s
 UNFELT: Final = 2.0  # a rate above so many times what goes through bounds nothing
 MIN_BYTES_PER_S: Final = 32_000.0
 
@@ -37,6 +41,8 @@ class LineRate:
         self._most = bytes_per_s_max
         self._found = math.inf  # what the line takes
         self._passed_per_s = 0.0  # lately
+        self._most_passed_per_s = 0.0  # not long ago
+        self._full_at = math.inf  # what went through when it was lowered last
         self._lowered_at = -math.inf
 
     @property
@@ -52,14 +58,18 @@ class LineRate:
         """
         passed_per_s = passed_bytes / LOOK_S
         self._passed_per_s = (self._passed_per_s + passed_per_s) / 2
+        self._most_passed_per_s = max(passed_per_s, FORGOTTEN * self._most_passed_per_s)
         if busy_count < 2:
             self._found = math.inf
         elif now - self._lowered_at < WAIT_S:
             pass
         elif passed_per_s >= USED * self.bytes_per_s:
-            self._found *= MORE if held_back < CLEAR else A_LITTLE_MORE
+            is_near = NEAR <= self._found / self._full_at <= BEYOND
+            self._found *= A_LITTLE_MORE if is_near or held_back > CLEAR else MORE
         elif held_back > FULL:
             self._lowered_at = now
-            self._found = max(MIN_BYTES_PER_S, LESS * min(self._found, self._passed_per_s))
+            self._full_at = self._passed_per_s
+            lower = max(LESS * min(self._found, self._passed_per_s), LEAST * self._most_passed_per_s)
+            self._found = max(MIN_BYTES_PER_S, min(self._found, lower))
         elif self._found > UNFELT * self._passed_per_s:
             self._found = math.inf

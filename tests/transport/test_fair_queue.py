@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.transport.fair_queue import BURST_S, BUSY_S, UNSENT_MAX, FairQueue
-from shoal.transport.line_rate import LESS, LOOK_S, MIN_BYTES_PER_S, WAIT_S, LineRate
+from shoal.transport.line_rate import LOOK_S, MIN_BYTES_PER_S, WAIT_S, LineRate
 
 PIECE = 16_384
 RATE = 1e6
@@ -154,8 +154,8 @@ def line(rate: LineRate, capacity: float, looks: int, now: float = 0.0) -> list[
 def test_the_rate_finds_the_line_and_follows_it() -> None:
     rate = LineRate()
     for turn, capacity in enumerate((2e6, 1e6, 4e6)):
-        through = line(rate, capacity, 80, now=turn * 1e4)
-        settled = through[40:]
+        through = line(rate, capacity, 160, now=turn * 1e4)
+        settled = through[80:]
         assert 0.85 * capacity <= sum(settled) / len(settled) <= capacity
         assert min(settled) >= 0.8 * capacity
         assert sum(each < capacity for each in settled) >= len(settled) // 2  # mostly it is we who decide
@@ -172,9 +172,17 @@ def test_one_group_alone_has_no_rate_and_the_owners_bound_holds_always() -> None
 def test_one_who_takes_slowly_does_not_keep_the_rate_down() -> None:
     rate = LineRate()
     line(rate, 1e6, 20)
-    for look in range(200):  # half of the pieces wait for one connection, and the rest goes as fast as it may
+    for look in range(400):  # half of the pieces wait for one connection, and the rest goes as fast as it may
         rate.look(1e3 + look * LOOK_S, int(min(50e6, rate.bytes_per_s) * LOOK_S), 0.5, 2)
     assert rate.bytes_per_s > 5e6
+
+
+def test_a_pause_of_the_machine_is_not_taken_for_a_narrow_line() -> None:
+    rate = LineRate()
+    line(rate, 1e6, 40)
+    for look in range(8):
+        rate.look(1e3 + look * LOOK_S, 1000, 1.0, 2)
+    assert rate.bytes_per_s >= 0.35e6
 
 
 def test_the_rate_is_lowered_once_a_while_and_never_to_nothing() -> None:
@@ -186,6 +194,6 @@ def test_the_rate_is_lowered_once_a_while_and_never_to_nothing() -> None:
         lowered = rate.bytes_per_s
         rate.look(now + WAIT_S / 2, 0, 1.0, 2)
         assert rate.bytes_per_s == lowered
-        assert lowered <= max(MIN_BYTES_PER_S, LESS * before)
+        assert lowered <= before
         now += WAIT_S
     assert rate.bytes_per_s == MIN_BYTES_PER_S
