@@ -75,14 +75,14 @@ async def play(recipe: Recipe) -> None:
                 await stack.enter_async_context(open_host(identity(each), listen, relays=[recipe.relay], seed=each))
             )
             await until_reserved(hosts[-1])
-        host = hosts[-1]
+        member = hosts[-1]
         nursery = await stack.enter_async_context(trio.open_nursery())
-        blobs = BlobService(host, BlobStore(directory, BUDGET_BYTES))
+        blobs = BlobService(member, BlobStore(directory, BUDGET_BYTES))
         await nursery.start(blobs.run)
-        host.serve(ECHO, lambda _, word: word)
-        tell({"addresses": host.addresses()})
+        member.serve(ECHO, lambda _, word: word)
+        tell({"addresses": member.addresses()})
         while line := await trio.to_thread.run_sync(sys.stdin.readline):
-            tell(await obey(host, blobs, msgspec.json.decode(line)))
+            tell(await obey(member, blobs, msgspec.json.decode(line)))
         nursery.cancel_scope.cancel()
 
 

@@ -9,6 +9,8 @@ The public directory is one provider key per shard. The shard of an announcer fo
 place in it, at one shard; the swarms it lists stand in its own record under `listing_key`. A peer that wants more
 places needs more ids, and then meets the bounds per address range of whoever holds the shard (`providers`).
 
+Nodes that relay announce themselves likewise, at keys of their own.
+
 What a malicious peer may send: any bytes as a key. What it achieves: one Malformed. Distances are those of SHA-256, as
 everywhere in libp2p: it may choose ids close to a key by trying (that is what disjoint paths and ranges are against).
 """
@@ -106,8 +108,14 @@ def directory_key(shard: int) -> bytes:
     return BLAKE3_MULTIHASH + blake3(b"shoal/dht/directory/1" + bytes([shard])).digest()
 
 
+def relay_key(shard: int) -> bytes:
+    """Where the peers that relay and whose shard this is announce themselves."""
+    return BLAKE3_MULTIHASH + blake3(b"shoal/dht/relay/1" + bytes([shard])).digest()
+
+
 DIRECTORY_KEYS: Final = tuple(directory_key(shard) for shard in range(DIRECTORY_SHARDS))
-_SHARD_OF_KEY: Final = {key: shard for shard, key in enumerate(DIRECTORY_KEYS)}
+RELAY_KEYS: Final = tuple(relay_key(shard) for shard in range(DIRECTORY_SHARDS))
+_SHARED_KEYS: Final = frozenset((*DIRECTORY_KEYS, *RELAY_KEYS))
 
 
 def own_directory_key(peer: PeerId) -> bytes:
@@ -115,9 +123,14 @@ def own_directory_key(peer: PeerId) -> bytes:
     return DIRECTORY_KEYS[position_of_peer(peer) % DIRECTORY_SHARDS]
 
 
+def own_relay_key(peer: PeerId) -> bytes:
+    """The one key at which `peer` may announce itself as a relay."""
+    return RELAY_KEYS[position_of_peer(peer) % DIRECTORY_SHARDS]
+
+
 def may_provide(peer: PeerId, key: bytes) -> bool:
-    """Whether `peer` may announce itself at this key: anywhere, but for the other shards of the directory."""
-    return key not in _SHARD_OF_KEY or key == own_directory_key(peer)
+    """Whether `peer` may announce itself at this key: anywhere, but for the other shards of directory and relays."""
+    return key not in _SHARED_KEYS or key in (own_directory_key(peer), own_relay_key(peer))
 
 
 def position_of(key: bytes) -> int:

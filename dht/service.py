@@ -118,6 +118,10 @@ class DhtService:
             self._is_server = True
             self._spawn(self._look_oneself_up)
 
+    def become_client(self) -> None:
+        """From now on say to nobody where this node listens: it turned out that they do not get through."""
+        self._is_server = False
+
     async def get(self, key: RecordKey) -> Record | None:
         """The newest record under a key that enough holders, or all there are, show."""
         now, unix_s = trio.current_time(), time.time()

@@ -20,7 +20,7 @@ import trio
 from shoal.dht.service import open_dht
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.bulk import BlobService
-from shoal.transport.host import HostError, open_host
+from shoal.transport.host import Host, HostError, open_host
 from shoal.transport.identity import Identity, IdentityError, public_key_of
 from shoal.transport.limits import Limits
 from shoal.transport.port import Address, PeerId, Transport
@@ -30,12 +30,14 @@ from .complaint import Complaint, Exit
 from .config import GIGABYTE, KEY_NAME, Config
 from .directory import exit_of, take_directory
 from .discovery import Discovery, dht_settings
+from .fellows import Fellows
 from .listening import check_ports, listen_addresses, remember_port
 from .local_api import LocalApi
 from .local_methods import LocalMethods
 from .logs import Log
 from .node import Node, Setup
 from .proving import holders_of, members_of
+from .relay_seeking import RelaySeeker, is_private
 from .swarms import Hardware, Swarms, threads_of
 from .watch import EventRing
 
@@ -68,17 +70,19 @@ async def run_node(setup: Setup, *, task_status: trio.TaskStatus[Node] = trio.TA
         check_ports(listen)
         try:
             limits, relay = Limits(connections_max=config.connections_max), relay_limits(config)
-            async with open_host(identity, listen, limits, relay=relay, relays=config.relays) as transport:
-                remember_port(data_dir, config.listen, transport.addresses())
-                await run_on(transport, store, identity, setup, task_status)
+            async with open_host(identity, listen, limits, relay=relay, relays=config.relays) as host:
+                remember_port(data_dir, config.listen, host.addresses())
+                host.announce(config.announce)
+                await run_on(host, store, identity, setup, task_status)
         except* HostError as group:
             raise Complaint(str(group.exceptions[0]), Exit.IN_USE) from group
 
 
 async def run_on(
-    transport: Transport, store: BlobStore, identity: Identity, setup: Setup, task_status: trio.TaskStatus[Node]
+    host: Host, store: BlobStore, identity: Identity, setup: Setup, task_status: trio.TaskStatus[Node]
 ) -> None:
     """Everything above the network."""
+    transport: Transport = host
     events = EventRing()
 
     def publish(swarm: str, event: Mapping[str, object]) -> None:
@@ -94,10 +98,16 @@ async def run_on(
         hardware = Hardware(setup.config.device, threads_of(setup.config.threads))
         find = partial(members_of, transport, dht)
         swarms = Swarms(setup.data_dir / SWARMS_NAME, transport, blobs, identity, hardware, publish, find)
+        fellows = Fellows(swarms)
+        host.relaying.know(fellows.swarms_of)
         node = Node(setup, identity, transport, swarms, blobs, dht, events)
         keep_connected(node)
         await nursery.start(swarms.run)
         await nursery.start(Discovery(setup.config, transport, dht, swarms, store).run)
+        if setup.config.port_mapping:
+            nursery.start_soon(host.map_port)
+        seeker = RelaySeeker(host, dht, swarms.keeping, fellows, partial(is_private, host))
+        await nursery.start(seeker.run)
         where = await nursery.start(LocalApi(setup.data_dir, LocalMethods(node).table()).run)
         say_ready(node, where)
         task_status.started(node)
@@ -158,13 +168,16 @@ async def open_store(directory: Path, config: Config) -> BlobStore:
 
 def relay_limits(config: Config) -> RelayLimits | None:
     """What the owner lets the node pass on for others."""
-    if not config.relay:
+    if config.relay == "nobody":
         return None
     return RelayLimits(
         reservations_max=config.relay_reservations_max,
         circuits_max=config.relay_circuits_max,
         circuit_bytes_max=int(config.relay_circuit_gb_max * GIGABYTE),
         circuit_s_max=config.relay_circuit_minutes_max * 60.0,
+        day_bytes_max=int(config.relay_gb_per_day * GIGABYTE),
+        mbit_max=config.relay_mbit_max,
+        serves_strangers=config.relay == "everybody",
     )
 
 

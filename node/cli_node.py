@@ -45,7 +45,9 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--stay-connected-to", action="append", metavar="ADDRESS", help="always be connected to this node"
     )
-    group.add_argument("--relay", action="store_true", default=None, help="pass encrypted traffic on for others")
+    group.add_argument(
+        "--relay", choices=("members", "everybody", "nobody"), help="for whom to pass encrypted traffic on"
+    )
     group.add_argument("--relays", action="append", metavar="ADDRESS", help="be reached through this relay")
     group.add_argument("--threads", type=int, metavar="N", help="threads to train with; 0: half of the cores")
     group.add_argument("--nice", type=int, metavar="N", help="step back for other programs: 0 not at all, 19 most")

@@ -65,8 +65,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = ()
     relay: Annotated[
-        bool, msgspec.Meta(description="Pass encrypted traffic on for others, within the four bounds below.")
-    ] = False
+        Literal["members", "everybody", "nobody"],
+        msgspec.Meta(
+            description="For whom to pass encrypted traffic on, within the bounds below, where this node can be "
+            "reached. members: for those of its own swarms; strangers get 128 KB in 2 minutes, to meet and connect "
+            "directly."
+        ),
+    ] = "members"
     relay_reservations_max: Annotated[
         int, msgspec.Meta(ge=1, le=100_000, description="Nodes that may be reached through this one.")
     ] = 128
@@ -89,6 +94,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "back at the end."
         ),
     ] = True
+    relay_gb_per_day: Annotated[
+        float, msgspec.Meta(gt=0, le=1_000_000, description="GB of 10^9 bytes that all relayed connections may carry.")
+    ] = 50.0
+    relay_mbit_max: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0, le=1_000_000, description="Mbit/s that all relayed connections may take together. 0: what is there."
+        ),
+    ] = 0.0
     mdns: Annotated[
         bool, msgspec.Meta(description="Find nodes on the local network, and be found there, without any address.")
     ] = True

@@ -22,7 +22,7 @@ from shoal.dht.routing import TableSettings
 from shoal.dht.service import DhtService, DhtSettings
 from shoal.training.pins import states_in
 from shoal.transport.blob_store import BlobStore
-from shoal.transport.port import Address, Connection, PeerConnected, PeerId, Refusal, Transport
+from shoal.transport.port import Address, Connection, PeerConnected, PeerId, Refusal, Transport, Verdict
 
 from .announcing import Announcing, Seeking
 from .config import Config
@@ -35,6 +35,7 @@ PEERS_NAME: Final = "peers"  # in the data directory: whom to come back to
 LOOK_S: Final = 2.0  # between two looks at what there is to announce, and for whom to search
 ALONE_S: Final = 0.5  # the same while nobody is known: who comes first shall be told at once
 DIALED_MAX: Final = 64  # that wait to be entered through
+TELL_AGAIN_S: Final = 20.0  # where this node is reached; sooner: a relay that comes and goes costs searches
 GREET_PAUSE_S: Final = 10.0  # between two peers to enter through, once enough are known
 
 log = Log("discovery")
@@ -75,6 +76,8 @@ class Discovery:
         self._blobs = blobs
         self._announcing, self._seeking = Announcing(), Seeking()
         self._listed = b""
+        self._told: tuple[Address, ...] = ()  # where this node is reached, as others have been told
+        self._told_at = -math.inf
         self._known: dict[bytes, bytes] = {}  # what stands behind provider keys
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -89,14 +92,24 @@ class Discovery:
             task_status.started()
             is_alone = True
             while True:
-                if is_alone and self._dht.contacts():
-                    is_alone = False
+                has_moved = self._has_moved()
+                if (is_alone and self._dht.contacts()) or has_moved:
+                    is_alone = not self._dht.contacts()
                     self._announcing.forget()
                     self._listed = b""
+                self._serve_if_reached()
                 await self._announce(nursery)
                 self._list_swarms(nursery)
                 self._seek(nursery)
                 await trio.sleep(ALONE_S if is_alone else LOOK_S)
+
+    def _has_moved(self) -> bool:
+        """Whether others have to be told anew where this node is reached."""
+        now, addresses = trio.current_time(), self._transport.addresses()
+        if addresses == self._told or now - self._told_at < TELL_AGAIN_S:
+            return False
+        is_first, self._told, self._told_at = not self._told, addresses, now
+        return not is_first
 
     async def _prove(self, peer: PeerId, request: Prove) -> Proof | Refusal:
         return prove(self._known, request, peer, self._transport.peer_id)
@@ -123,6 +136,14 @@ class Discovery:
                 await self._dht.join([connection.address])
                 if len(known) >= TableSettings().bucket_size:
                     await trio.sleep(GREET_PAUSE_S)
+
+    def _serve_if_reached(self) -> None:
+        """Hold others' records only while they can dial this node."""
+        verdict = self._transport.reach().verdict
+        if verdict in (Verdict.PUBLIC, Verdict.MAPPED):
+            self._dht.become_server()
+        elif verdict is Verdict.PRIVATE and not self._config.announce:
+            self._dht.become_client()
 
     async def _announce(self, nursery: trio.Nursery) -> None:
         """Say in which swarms this node is, and which states it holds for good."""
@@ -158,7 +179,7 @@ class Discovery:
         It carries no ticket: one that everybody can read would make of `invite` an `open` in which strangers vote.
         """
         swarm, me = joined.folder.swarm, self._transport.peer_id
-        invite = make_invite(swarm, me, (*self._config.announce, *self._transport.addresses()))
+        invite = make_invite(swarm, me, self._transport.addresses())
         text = format_invite(invite) if invite.members else ""
         return (
             ListedSwarm(swarm, joined.spec.name[:NAME_CHARS_MAX], text) if 0 < len(text) <= INVITE_CHARS_MAX else None

@@ -72,5 +72,5 @@ async def open_homes(plan: Plan, where: Path) -> AsyncGenerator[list[Place]]:
             host = await home.add_host()
             listen = f"/ip4/{host.address}/tcp/{PORT}"
             relay = relay or f"{listen}/p2p/{plan.identity(node).peer_id}"
-            places.append(Place(host.prefix, listen, ("--relays", relay) if node else ("--relay",)))
+            places.append(Place(host.prefix, listen, ("--relays", relay) if node else ("--relay", "everybody")))
         yield places

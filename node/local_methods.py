@@ -286,7 +286,7 @@ def invite_to(node: Node, joined: Joined) -> str:
         make_invite(
             swarm,
             node.identity.peer_id,
-            (*node.setup.config.announce, *node.transport.addresses()),
+            node.transport.addresses(),
             [connection for connection in node.transport.connections() if connection.peer in members],
             make_ticket(node.identity, swarm, os.urandom(SEED_BYTES)) if is_by_invite else None,
             status.record if status is not None and status.round else None,  # round 0's everybody knows

@@ -284,7 +284,7 @@ class Testnet:
         identity.write(directory / KEY_NAME)
         if place is not LOOPBACK:
             # By mDNS nodes would find each other on a LAN of their own: they are to come back to addresses they know.
-            (directory / CONFIG_NAME).write_text("mdns = false\n")
+            (directory / CONFIG_NAME).write_text("mdns = false\nport_mapping = false\n")
         arguments = ("--listen", place.listen, *place.arguments, *ARGUMENTS)
         return TestnetNode(index, identity.peer_id, NodeProcess(directory, arguments, place.prefix))
 

@@ -6,7 +6,7 @@ cannot: hold more than its share of connections, streams and memory, or stay con
 
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,9 @@ from .identity import Identity
 from .libp2p_service import Upgrader
 from .limits import Limits
 from .paths import Way
-from .port import Address, ByteStream, Code, Connection, PeerId, Reach, Refusal, Transport
+from .port import Address, ByteStream, Code, Connection, PeerId, Reach, Refusal, Verdict
+from .port_mapping import Mapping
+from .port_mapping_service import PortMappingService
 from .punching import WORDS
 from .punching_service import PunchingService
 from .reachability_service import ReachabilityService
@@ -49,10 +51,13 @@ class Host:
         self, identity: Identity, limits: Limits, relay: RelayLimits | None, relays: Sequence[Endpoint], seed: int
     ) -> None:
         self._listening: list[Endpoint] = []
+        self._announced: list[Endpoint] = []
+        self._mapping: PortMappingService | None = None
+        self._seed = seed
         self._cards = Cards()
         self._upgrader = Upgrader(identity, limits, self._admits)
         self._calls = CallService(identity.peer_id, limits, partial(self._open_stream, protocol=RPC_PROTOCOL))
-        self._relay = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
+        self._relay = self.relaying = RelayService(None if relay is None else Relay(relay), relays, self._open_stream)
         self._dialer = Dialer(identity.peer_id, seed)
         self._connections = Connections(self._dialer, limits, self._upgrader.upgrade, self._relay.pass_on, self)
         self._reachability = ReachabilityService(
@@ -63,8 +68,7 @@ class Host:
         self.serve_protocol(PING_PROTOCOL, _echo)
         if relay is not None:
             self.serve_protocol(HOP_PROTOCOL, partial(self._relay.serve_hop, self._connections))
-        if relays:
-            self.serve_protocol(STOP_PROTOCOL, partial(self._relay.serve_stop, self._connections))
+        self.serve_protocol(STOP_PROTOCOL, partial(self._relay.serve_stop, self._connections))
         self._gossip = GossipService(self._calls, self._connections.events)
         self.peer_id = identity.peer_id
         self.serve = self._calls.serve
@@ -83,10 +87,10 @@ class Host:
 
     def addresses(self) -> tuple[Address, ...]:
         """As `Transport.addresses`."""
-        found: list[Endpoint] = []
+        found: list[Endpoint] = [*self._announced, *self._reachability.state.endpoints]
         for endpoint in self._listening:
             found += expanded(endpoint, self._cards.ips(endpoint.kind))
-        found = [replace(endpoint, peer=self.peer_id) for endpoint in [*self._reachability.state.endpoints, *found]]
+        found = [replace(endpoint, peer=self.peer_id) for endpoint in found]
         return tuple(endpoint.address for endpoint in ordered([*found, *self._relay.endpoints(self.peer_id)]))
 
     def connections(self) -> tuple[Connection, ...]:
@@ -96,7 +100,27 @@ class Host:
     def reach(self) -> Reach:
         """As `Transport.reach`."""
         state = self._reachability.state
-        return Reach(state.verdict, state.reason, WORDS[state.mapping], tuple(sorted(state.outside_ips)))
+        outside = tuple(sorted(state.outside_ips))
+        return Reach(state.verdict, state.reason, WORDS[state.mapping], outside, self._port_mapping())
+
+    def announce(self, addresses: Iterable[str]) -> None:
+        """Tell others these addresses, too: their owner says that they lead here. Raises HostError."""
+        for address in addresses:
+            endpoint = parse_endpoint(address)
+            if (
+                isinstance(endpoint, Malformed)
+                or endpoint.relay is not None
+                or endpoint.peer not in (None, self.peer_id)
+            ):
+                raise HostError(f"announce: expected an address like /ip4/192.0.2.1/tcp/4001, got {address!r}")
+            self._announced.append(endpoint)
+
+    async def map_port(self) -> None:
+        """Keep a port of the home's router that leads here, until cancelled; where no router can help, do nothing."""
+        behind = [each for each in self._listening if each.kind == "ip4" and (each.is_wildcard or each.is_lan)]
+        if behind:
+            self._mapping = PortMappingService(behind[0].port, self._seed, self._mapped)
+            await self._mapping.run()
 
     def serve_protocol(self, protocol: str, handler: Callable[[PeerId, YamuxStream], Awaitable[None]]) -> None:
         """As `Transport.serve_protocol`."""
@@ -171,16 +195,36 @@ class Host:
 
     def _moved(self) -> None:
         """The machine was carried to another network."""
+        if self._mapping is not None:
+            self._mapping.network_changed()
         log.info("this machine's addresses have changed: %s", ", ".join(sorted(self._cards.all())) or "none")
         self._connections.network_changed({*self._cards.all(), *LOOPBACK})
         self._reachability.network_changed()
 
     def _reach_changed(self, is_elsewhere: bool) -> None:
+        self._relay.stand(is_public=self._reachability.state.verdict is not Verdict.PRIVATE)
         if is_elsewhere:
             self._punching.network_changed()
+            if self._mapping is not None:
+                self._mapping.network_changed()
+
+    def _mapped(self, mapping: Mapping | None, reason: str) -> None:
+        log.info("port mapping: %s", reason if mapping is None else f"{mapping.host}, port {mapping.port}, leads here")
+        self._reachability.ports_changed()
+
+    def _port_mapping(self) -> str:
+        if self._mapping is None:
+            return "not asked for"
+        mapping = self._mapping.mapping
+        if mapping is None:
+            return self._mapping.reason
+        return f"{mapping.host}, port {mapping.port}, by {mapping.protocol.value}"
 
     def _ports(self) -> list[int]:
-        return list(dict.fromkeys(endpoint.port for endpoint in self._listening))
+        mapping = None if self._mapping is None else self._mapping.mapping
+        mapped = [] if mapping is None else [mapping.port]
+        known = [*mapped, *(each.port for each in (*self._announced, *self._listening))]
+        return list(dict.fromkeys(known))
 
     def _note(self, peer: PeerId) -> str:
         steps = self._punching.paths.steps(peer)
@@ -208,7 +252,7 @@ async def open_host(
     relay: RelayLimits | None = None,
     relays: Sequence[str] = (),
     seed: int | None = None,
-) -> AsyncGenerator[Transport]:
+) -> AsyncGenerator[Host]:
     """A node on the network, for as long as the context lasts.
 
     Args:

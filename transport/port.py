@@ -146,6 +146,7 @@ class Reach:
     reason: str  # for people
     nat: str  # how its router translates addresses, in words
     outside: tuple[str, ...]  # IP addresses at which others see it
+    port_mapping: str = "not asked for"  # what the router was asked for, and what it says
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,10 @@ class Reachability:
         self._recheck_at = now + RECHECK_S
         self._conclude()
 
+    def ports_changed(self, now: float) -> None:
+        """What was found out holds for the ports that were tried: ask again."""
+        self._recheck_at = now
+
     def due(self, now: float) -> list[AskToDial | Look]:
         """What to ask now."""
         orders: list[AskToDial | Look] = []

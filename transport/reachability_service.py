@@ -103,6 +103,11 @@ class ReachabilityService:
         self._changed(True)
         self._wake.set()
 
+    def ports_changed(self) -> None:
+        """There are other ports to try."""
+        self.state.ports_changed(trio.current_time())
+        self._wake.set()
+
     def arrived(self, id: bytes) -> None:
         """Somebody has shown an id at a port where this node listens."""
         note = self._awaited.pop(id, None)

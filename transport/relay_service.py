@@ -1,42 +1,31 @@
 """Circuit relay v2 at work: passes streams on for others, and holds this node's own reservations at relays.
 
-The relay copies bytes that its two peers have encrypted end to end; it reads from one only what the other takes, so a
-slow reader slows its writer and fills nothing here. Knows streams and peers, but not libp2p.
+Knows streams and peers, but not libp2p.
 """
 
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, cast
 
 import trio
 
-from .addresses import Endpoint
+from .addresses import Endpoint, ranges_of
 from .connections_service import Connections
-from .port import Code, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal, StreamBroken
+from .port import Code, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal
 from .relay import Circuit, Relay
-from .relay_messages import (
-    HOP,
-    STOP,
-    Answer,
-    Connect,
-    Grammar,
-    RelayMessage,
-    Reserve,
-    Status,
-    decode_length,
-    decode_relay,
-    encode_relay,
-)
-from .tcp_service import Counter, Socket
+from .relay_choice import State
+from .relay_messages import HOP, STOP, Answer, Connect, RelayMessage, Reserve, Status
+from .relay_streams_service import ANSWER_S, Turns, ask, passed_socket, receive, send, splice, words
+from .tcp_service import Socket
 from .wire import Malformed
 from .yamux_service import YamuxStream
 
 HOP_PROTOCOL: Final = "/libp2p/circuit/relay/0.2.0/hop"
 STOP_PROTOCOL: Final = "/libp2p/circuit/relay/0.2.0/stop"
-ANSWER_S: Final = 5.0  # for one message of a peer; a circuit may be half open so long
-PIECE_BYTES: Final = 64 * 1024  # copied at once; memory: twice that per circuit, beside the windows of its streams
 RENEW_S_MAX: Final = 1800.0  # at the latest; more often: requests for nothing
 RENEW_S_MIN: Final = 30.0  # also where the relay's clock differs from ours, and after it refused
 
@@ -45,38 +34,15 @@ OpenStream = Callable[[PeerId, str], Awaitable[YamuxStream | Refusal]]
 log = logging.getLogger(__name__)
 
 
-class _Passed:
-    """A stream through a relay as `Socket` wants a TCP stream, which closes its `socket`."""
+@dataclass(slots=True)
+class _Place:
+    """A relay at which this node wants to be reached."""
 
-    def __init__(self, stream: YamuxStream) -> None:
-        self._stream = stream
-        self.socket = self
-
-    async def send_all(self, data: bytes) -> None:
-        try:
-            await self._stream.send_all(data)
-        except StreamBroken as error:
-            raise trio.BrokenResourceError from error
-
-    async def receive_some(self, bytes_max: int) -> bytes:
-        try:
-            return await self._stream.receive_some(bytes_max)
-        except StreamBroken as error:
-            raise trio.BrokenResourceError from error
-
-    def close(self) -> None:
-        self._stream.reset()
-
-    def getpeername(self) -> tuple[str, int]:
-        raise OSError("who is behind a relay has no address")
-
-    def getsockname(self) -> tuple[str, int]:
-        raise OSError("a circuit has no address")
-
-
-def _socket(stream: YamuxStream) -> Socket:
-    # Its bytes are counted in the total already, as those of the connection with the relay.
-    return Socket(cast(trio.SocketStream, _Passed(stream)), Counter())
+    endpoint: Endpoint
+    is_given: bool  # in the configuration: kept connected, and named before it has answered
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    state: State = State.TRYING
+    limit_bytes: int | None = None  # of a circuit to us
 
 
 class RelayService:
@@ -84,20 +50,66 @@ class RelayService:
 
     Args:
         relay: what this node grants others; None: nothing.
-        relays: the addresses of relays at which this node wants to be reached.
+        relays: the addresses of relays at which this node wants to be reached always.
         open_stream: a stream to a connected peer, for a protocol.
     """
 
     def __init__(self, relay: Relay | None, relays: Sequence[Endpoint], open_stream: OpenStream) -> None:
         self._relay = relay
-        self._relays = {cast(PeerId, endpoint.peer): endpoint for endpoint in relays}
-        self._refused: set[PeerId] = set()  # relays that do not want us
+        self._places = {cast(PeerId, endpoint.peer): _Place(endpoint, is_given=True) for endpoint in relays}
         self._open_stream = open_stream
+        self._turns = Turns(relay.limits.bytes_per_s_max if relay is not None else math.inf)
+        self._started: tuple[trio.Nursery, Connections] | None = None
+        self.changed = trio.Event()  # set, and replaced, when a reservation has changed
+
+    def know(self, swarms_of: Callable[[PeerId], frozenset[bytes]]) -> None:
+        """From now on serve members as such; as `Relay` wants it."""
+        if self._relay is not None:
+            self._relay.swarms_of = swarms_of
+
+    def stand(self, *, is_public: bool) -> None:
+        """Whether others can dial this node, so that it is of use as a relay. Until it is said, they can."""
+        if self._relay is not None:
+            self._relay.is_public = is_public
+
+    @property
+    def is_relay(self) -> bool:
+        """Whether this node relays for anybody."""
+        return self._relay is not None and self._relay.is_public
+
+    def use(self, relays: Iterable[Endpoint]) -> None:
+        """Be reached through these, too, from now on, and through no others but the given. Whoever calls keeps them
+        connected."""
+        wanted = {cast(PeerId, endpoint.peer): endpoint for endpoint in relays}
+        for peer, place in list(self._places.items()):
+            if not place.is_given and wanted.get(peer) != place.endpoint:
+                place.scope.cancel()
+                del self._places[peer]
+        for peer, endpoint in wanted.items():
+            if peer not in self._places:
+                place = self._places[peer] = _Place(endpoint, is_given=False)
+                if self._started is not None:
+                    nursery, connections = self._started
+                    nursery.start_soon(self._stay_reserved, peer, place, connections)
+
+    def states(self, *, is_given: bool) -> dict[PeerId, State]:
+        """How it stands with each relay: those given, or those that `use` named."""
+        return {peer: place.state for peer, place in self._places.items() if place.is_given == is_given}
+
+    def limit_bytes(self, relay: PeerId) -> int | None:
+        """What a circuit to us through a relay may carry, where that is known."""
+        place = self._places.get(relay)
+        return None if place is None else place.limit_bytes
 
     def endpoints(self, self_id: PeerId) -> list[Endpoint]:
-        """Where this node is reached through relays. A relay that is away for the moment comes back; one that refuses
-        us is not named."""
-        return [relay.through(self_id) for peer, relay in self._relays.items() if peer not in self._refused]
+        """Where this node is reached through relays. A given one that is away for the moment comes back; one that
+        refuses us is not named."""
+        named = [
+            place.endpoint
+            for place in self._places.values()
+            if place.state is State.HELD or (place.is_given and place.state is State.TRYING)
+        ]
+        return [endpoint.through(self_id) for endpoint in named]
 
     def is_busy(self, peer: PeerId) -> bool:
         """Whether this node relays for `peer`, or to it."""
@@ -108,10 +120,12 @@ class RelayService:
     ) -> None:
         """Keep the books and the reservations until cancelled."""
         async with trio.open_nursery() as nursery:
-            for peer in self._relays:
-                nursery.start_soon(self._stay_reserved, peer, connections)
+            self._started = nursery, connections
+            for peer, place in self._places.items():
+                nursery.start_soon(self._stay_reserved, peer, place, connections)
             if self._relay is not None:
                 nursery.start_soon(self._strike_off, self._relay, connections)
+                nursery.start_soon(self._turns.run)
             task_status.started()
 
     # As a client.
@@ -123,13 +137,13 @@ class RelayService:
             return stream
         is_open = False
         try:
-            answer = await _ask(stream, HOP, Connect(target))
+            answer = await ask(stream, HOP, Connect(target))
             if isinstance(answer, Refusal):
                 return answer
             if answer.status is not Status.OK:
-                return Refusal(Code.UNREACHABLE, f"{relay} does not connect us to {target}: {_words(answer.status)}")
+                return Refusal(Code.UNREACHABLE, f"{relay} does not connect us to {target}: {words(answer.status)}")
             is_open = True
-            return _socket(stream)
+            return passed_socket(stream, answer.limit)
         finally:
             if not is_open:
                 stream.reset()
@@ -138,28 +152,30 @@ class RelayService:
         """A relay says that somebody wants to talk to us."""
         message: RelayMessage | Malformed | None = None
         with trio.move_on_after(ANSWER_S):
-            message = await _receive(stream, STOP)
+            message = await receive(stream, STOP)
         place = connections.direct_endpoint(relay)
         if not isinstance(message, Connect):
-            await _send(stream, STOP, Answer(Status.MALFORMED_MESSAGE))
-        elif relay not in self._relays or place is None:
-            await _send(stream, STOP, Answer(Status.PERMISSION_DENIED))
-        elif await _send(stream, STOP, Answer(Status.OK)):
+            await send(stream, STOP, Answer(Status.MALFORMED_MESSAGE))
+        elif relay not in self._places or place is None:
+            await send(stream, STOP, Answer(Status.PERMISSION_DENIED))
+        elif await send(stream, STOP, Answer(Status.OK)):
             try:
-                await connections.admit(_socket(stream), place.through(None))
+                await connections.admit(passed_socket(stream, message.limit), place.through(None))
             finally:
                 stream.reset()
 
-    async def _stay_reserved(self, relay: PeerId, connections: Connections) -> None:
-        while True:  # the channel ends for who is too far behind
-            async with connections.events() as events:
-                await self._follow(relay, connections, events)
+    async def _stay_reserved(self, relay: PeerId, place: _Place, connections: Connections) -> None:
+        with place.scope:
+            while True:  # the channel ends for who is too far behind
+                async with connections.events() as events:
+                    await self._follow(relay, place, connections, events)
 
     async def _follow(
-        self, relay: PeerId, connections: Connections, events: trio.MemoryReceiveChannel[PeerEvent]
+        self, relay: PeerId, place: _Place, connections: Connections, events: trio.MemoryReceiveChannel[PeerEvent]
     ) -> None:
-        address = self._relays[relay].address
-        connections.keep_also(relay, address)
+        address = place.endpoint.address
+        if place.is_given:
+            connections.keep_also(relay, address)
         next_at = math.inf
         while True:
             event = None
@@ -169,25 +185,33 @@ class RelayService:
                 except trio.EndOfChannel:
                     return
             if scope.cancelled_caught or event == PeerConnected(relay):
-                next_at = trio.current_time() + await self._reserve(relay)
+                next_at = trio.current_time() + await self._reserve(relay, place)
             elif event == PeerDisconnected(relay):
-                connections.keep_also(relay, address)  # a swarm may have let it go meanwhile
+                if place.is_given:
+                    connections.keep_also(relay, address)  # a swarm may have let it go meanwhile
+                self._become(place, State.TRYING)
                 next_at = math.inf
 
-    async def _reserve(self, relay: PeerId) -> float:
+    async def _reserve(self, relay: PeerId, place: _Place) -> float:
         """Ask for a reservation. Gives the seconds until it is time to ask again."""
         stream = await self._open_stream(relay, HOP_PROTOCOL)
-        answer = stream if isinstance(stream, Refusal) else await _ask(stream, HOP, Reserve())
+        answer = stream if isinstance(stream, Refusal) else await ask(stream, HOP, Reserve())
         if not isinstance(stream, Refusal):
             await stream.aclose()
         if isinstance(answer, Answer) and answer.status is Status.OK:
-            self._refused.discard(relay)
+            place.limit_bytes = None if answer.limit is None else answer.limit.data_bytes or None
+            self._become(place, State.HELD)
             log.info("reachable through the relay %s", relay)
             return renew_after_s(answer.expires_at, time.time())
-        self._refused.add(relay)
-        reason = _words(answer.status) if isinstance(answer, Answer) else answer.message
+        self._become(place, State.REFUSED)
+        reason = words(answer.status) if isinstance(answer, Answer) else answer.message
         log.warning("no reservation at the relay %s: %s. Trying again every %g s", relay, reason, RENEW_S_MIN)
         return RENEW_S_MIN
+
+    def _become(self, place: _Place, state: State) -> None:
+        place.state = state
+        self.changed.set()
+        self.changed = trio.Event()
 
     # As a relay.
 
@@ -195,47 +219,51 @@ class RelayService:
         """A peer asks for a reservation or a circuit."""
         message: RelayMessage | Malformed | None = None
         with trio.move_on_after(ANSWER_S):
-            message = await _receive(stream, HOP)
-        relay = self._relay
-        if relay is None or connections.direct_endpoint(peer) is None:  # no circuits over circuits, says the law
-            await _send(stream, HOP, Answer(Status.PERMISSION_DENIED))
+            message = await receive(stream, HOP)
+        relay, endpoint = self._relay, connections.direct_endpoint(peer)
+        if relay is None or endpoint is None:  # no circuits over circuits, says the law
+            await send(stream, HOP, Answer(Status.PERMISSION_DENIED))
             return
         match message:
             case Reserve():
-                status = relay.reserve(peer, trio.current_time())
+                status, limit = relay.reserve(peer, trio.current_time(), ranges_of(endpoint.address))
                 expires_at = int(time.time() + relay.limits.reservation_s) if status is Status.OK else None
-                await _send(stream, HOP, Answer(status, expires_at, relay.limits.of_circuit))
+                await send(stream, HOP, Answer(status, expires_at, limit))
             case Connect(target):
-                circuit = relay.connect(peer, target, trio.current_time())
+                circuit = relay.connect(peer, target, trio.current_time(), ranges_of(endpoint.address))
                 if isinstance(circuit, Status):
-                    await _send(stream, HOP, Answer(circuit))
+                    await send(stream, HOP, Answer(circuit))
                     return
                 try:
                     await self._carry(relay, circuit, stream)
                 finally:
                     relay.closed(circuit)
             case _:
-                await _send(stream, HOP, Answer(Status.MALFORMED_MESSAGE))
+                await send(stream, HOP, Answer(Status.MALFORMED_MESSAGE))
 
     async def _carry(self, relay: Relay, circuit: Circuit, source: YamuxStream) -> None:
         """One circuit, from the question to the target to its end."""
-        limit = relay.limits.of_circuit
+        limit = circuit.limit
+        limit_s = relay.limits.circuit_s_max if circuit.is_full else limit.duration_s  # which is whole seconds
         target = None
         with trio.move_on_after(ANSWER_S):
             target = await self._open_stream(circuit.target, STOP_PROTOCOL)
         if target is None or isinstance(target, Refusal):
-            await _send(source, HOP, Answer(Status.CONNECTION_FAILED))
+            await send(source, HOP, Answer(Status.CONNECTION_FAILED))
             return
         try:
-            answer = await _ask(target, STOP, Connect(circuit.source, limit))
+            answer = await ask(target, STOP, Connect(circuit.source, limit))
             if isinstance(answer, Refusal) or answer.status is not Status.OK:
-                await _send(source, HOP, Answer(Status.CONNECTION_FAILED))
-            elif await _send(source, HOP, Answer(Status.OK, limit=limit)):
-                with trio.move_on_after(relay.limits.circuit_s_max):
-                    await splice(source, target, relay.limits.circuit_bytes_max)
+                await send(source, HOP, Answer(Status.CONNECTION_FAILED))
+            elif await send(source, HOP, Answer(Status.OK, limit=limit)):
+                with trio.move_on_after(limit_s):
+                    await splice(source, target, partial(self._spend, relay, circuit), self._turns, circuit.swarm)
                 source.reset()
         finally:
             target.reset()
+
+    def _spend(self, relay: Relay, circuit: Circuit, count: int) -> bool:
+        return relay.spend(circuit, count, trio.current_time())
 
     async def _strike_off(self, relay: Relay, connections: Connections) -> None:
         while True:
@@ -245,80 +273,7 @@ class RelayService:
                         relay.disconnected(event.peer)
 
 
-async def splice(one: YamuxStream, other: YamuxStream, bytes_max: int) -> None:
-    """Copy in both directions until both have ended, either breaks, or more than `bytes_max` came in all."""
-    left = bytes_max
-
-    async def copy(source: YamuxStream, target: YamuxStream, scope: trio.CancelScope) -> None:
-        nonlocal left
-        try:
-            while data := await source.receive_some(PIECE_BYTES):
-                left -= len(data)
-                if left < 0:
-                    break
-                await target.send_all(data)
-            else:
-                await target.finish()
-                return
-        except StreamBroken:
-            pass
-        scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(copy, one, other, nursery.cancel_scope)
-        nursery.start_soon(copy, other, one, nursery.cancel_scope)
-
-
 def renew_after_s(expires_at: int | None, unix_now: float) -> float:
     """When to renew a reservation: halfway, within bounds, as the relay's clock may say anything."""
     left_s = math.inf if expires_at is None else expires_at - unix_now
     return min(RENEW_S_MAX, max(RENEW_S_MIN, left_s / 2))
-
-
-async def _ask(stream: YamuxStream, grammar: Grammar, question: RelayMessage) -> Answer | Refusal:
-    message: RelayMessage | Malformed | None = None
-    with trio.move_on_after(ANSWER_S):
-        if await _send(stream, grammar, question):
-            message = await _receive(stream, grammar)
-    if isinstance(message, Answer):
-        return message
-    reason = message.reason if isinstance(message, Malformed) else f"nothing of use within {ANSWER_S:g} s"
-    return Refusal(Code.UNREACHABLE, f"a relayed connection: expected an answer, got {reason}")
-
-
-async def _send(stream: YamuxStream, grammar: Grammar, message: RelayMessage) -> bool:
-    """False if the stream is broken, or blocked for ANSWER_S."""
-    with trio.move_on_after(ANSWER_S):
-        try:
-            await stream.send_all(encode_relay(grammar, message))
-        except StreamBroken:
-            return False
-        return True
-    return False
-
-
-async def _receive(stream: YamuxStream, grammar: Grammar) -> RelayMessage | Malformed:
-    """The next message, and not one byte more."""
-    head, body = b"", b""
-    try:
-        length = decode_length(head)
-        while length is None:
-            byte = await stream.receive_some(1)
-            if not byte:
-                return Malformed("the end of the stream")
-            head += byte
-            length = decode_length(head)
-        if isinstance(length, Malformed):
-            return length
-        while len(body) < length:
-            data = await stream.receive_some(length - len(body))
-            if not data:
-                return Malformed("the end of the stream")
-            body += data
-    except StreamBroken as error:
-        return Malformed(f"no message: {error}")
-    return decode_relay(grammar, body)
-
-
-def _words(status: Status) -> str:
-    return status.name.lower().replace("_", " ")

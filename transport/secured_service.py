@@ -46,6 +46,9 @@ class Secured:
     async def close(self) -> None:
         await contained("closing", self._session.close)
 
+    def bound_backlog(self) -> None:
+        self._raw.stream.bound_backlog()
+
     async def _read(self) -> list[bytes]:
         if self._session.high_watermark > self._session.low_watermark:  # it read ahead while a muxer was agreed on
             return [await self._session.read()]

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +11,7 @@ import trio
 from .addresses import Endpoint, ip_endpoint
 
 READ_BYTES: Final = 128 * 1024  # asked of the system at once; memory: so much per connection that receives
+UNSENT_BYTES: Final = 32 * 1024  # smaller: a fast line runs dry while this process does something else
 UNPROVEN_BYTES_MAX: Final = 64 * 1024  # read before the other side has proved who it is; a handshake takes 1 KB
 
 
@@ -38,10 +40,23 @@ class Socket:
         self._buffer = bytearray()
         self._allowance: int | None = UNPROVEN_BYTES_MAX
         self.own = Counter()
+        self._is_backlog_bound = False
+        self.limit_bytes: int | None = None  # what it may carry in all, as the relay says that passes it on
 
     def trust(self) -> None:
         """The other side has proved who it is: from now on what it may send is bounded elsewhere."""
         self._allowance = None
+
+    def bound_backlog(self) -> None:
+        """Let `write` return only when no more than UNSENT_BYTES wait in the system, where it can say so.
+
+        Otherwise megabytes may wait there, seconds of a slow line, and nobody can let anything else go first.
+        """
+        option = getattr(trio.socket, "TCP_NOTSENT_LOWAT", None)
+        if option is not None and not self._is_backlog_bound and isinstance(self._stream, trio.SocketStream):
+            with suppress(OSError):  # it is closed
+                self._stream.setsockopt(trio.socket.IPPROTO_TCP, option, UNSENT_BYTES)
+                self._is_backlog_bound = True
 
     async def write(self, data: bytes) -> None:
         """Raises ConnectionResetError."""
@@ -49,6 +64,8 @@ class Socket:
         self._total.bytes_sent += len(data)
         try:
             await self._stream.send_all(data)
+            if self._is_backlog_bound:
+                await trio.lowlevel.wait_writable(self._stream.socket)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionResetError("the connection broke") from error
 

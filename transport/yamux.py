@@ -93,6 +93,7 @@ class Mux:
         self._grown = 0  # bytes by which windows exceed FRESH_WINDOW_BYTES
         self._out: deque[bytes] = deque()
         self._out_bytes = 0
+        self.pushed_bytes = 0  # all that was ever queued
         self._answers = 0
         self._rest: bytes | memoryview = b""  # what `receive` did not get to
         self._head = bytearray()  # of a frame that is not whole yet
@@ -365,3 +366,4 @@ class Mux:
     def _push(self, frame: bytes) -> None:
         self._out.append(frame)
         self._out_bytes += len(frame)
+        self.pushed_bytes += len(frame)

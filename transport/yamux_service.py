@@ -4,6 +4,7 @@ Only the connection's own writer task writes, so a cancelled caller cannot leave
 many callers go out in one write.
 """
 
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from typing import Final, Protocol
@@ -31,6 +32,10 @@ class Secured(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+    def bound_backlog(self) -> None:
+        """Let `write` return only when little of what it wrote has not left this machine."""
+        ...
 
 
 class YamuxStream:
@@ -92,6 +97,21 @@ class YamuxStream:
         self.wake()
         await trio.lowlevel.checkpoint()
 
+    async def until_room(self, size: int) -> None:
+        """Until the other side would take so many bytes at once. Raises StreamBroken."""
+        while self.state.send_window < size:
+            if self.state.is_reset:
+                raise StreamBroken(self._connection.mux.over or "the stream was reset")
+            await self._change()
+
+    def when_sent(self, call: Callable[[], None]) -> None:
+        """Call it once all that is queued now has left, or never will."""
+        self._connection.when_sent(call)
+
+    def bound_backlog(self) -> None:
+        """As `YamuxConnection.bound_backlog`."""
+        self._connection.bound_backlog()
+
     def reset(self) -> None:
         """End it in both directions, at once."""
         self._connection.mux.reset(self.state)
@@ -131,6 +151,8 @@ class YamuxConnection:
         self._is_writer_waiting = False
         self._is_closing = False
         self._scope = trio.CancelScope()
+        self._sent_bytes = 0
+        self._when_sent: deque[tuple[int, Callable[[], None]]] = deque()  # and at how many bytes
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until the connection ends; `mux.over` then says why."""
@@ -180,6 +202,15 @@ class YamuxConnection:
         self.kick()
         self._doubted.set()
 
+    def when_sent(self, call: Callable[[], None]) -> None:
+        """As `YamuxStream.when_sent`."""
+        self._when_sent.append((self.mux.pushed_bytes, call))
+        self._call_sent()
+
+    def bound_backlog(self) -> None:
+        """Let what waits to be sent wait here, where it is known whose it is, and not in the system's buffers."""
+        self._secured.bound_backlog()
+
     def kick(self) -> None:
         """There may be something to write."""
         if self.mux.has_output:
@@ -214,6 +245,8 @@ class YamuxConnection:
             if writes:
                 if not await self._secured.write(writes):
                     self._end("the connection broke")
+                self._sent_bytes += sum(map(len, writes))
+                self._call_sent()
             elif self._is_closing:
                 self._end(_CLOSED_HERE)
             else:
@@ -236,7 +269,13 @@ class YamuxConnection:
     def _end(self, reason: str) -> None:
         self.mux.end(reason)
         self._wake_all()
+        self._call_sent()
         self._scope.cancel()
+
+    def _call_sent(self) -> None:
+        waiting = self._when_sent
+        while waiting and (self.mux.over is not None or waiting[0][0] <= self._sent_bytes):
+            waiting.popleft()[1]()
 
     def _wake_all(self) -> None:
         for state in self.mux.streams.values():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from shoal.dht.keys import (
     DIRECTORY_KEYS,
     KEY_BYTES_MAX,
+    RELAY_KEYS,
     SUBJECT_CHARS_MAX,
     KeyKind,
     RecordKey,
@@ -15,6 +16,7 @@ from shoal.dht.keys import (
     may_provide,
     note_key,
     own_directory_key,
+    own_relay_key,
     parse_key,
     position_of,
     position_of_peer,
@@ -77,6 +79,7 @@ def test_a_peer_may_provide_anywhere_but_in_one_shard_of_the_directory_only() ->
         peer = identity(number).peer_id
         assert may_provide(peer, blob_providers_key(bytes(32)))
         assert [key for key in DIRECTORY_KEYS if may_provide(peer, key)] == [own_directory_key(peer)]
+        assert [key for key in RELAY_KEYS if may_provide(peer, key)] == [own_relay_key(peer)]
 
 
 def test_the_shards_of_the_directory_are_about_equally_full() -> None:

@@ -34,7 +34,7 @@ def identity(index: int) -> Identity:
 async def line(count: int) -> AsyncGenerator[list[Transport]]:
     """Nodes of which each is connected with the next."""
     async with AsyncExitStack() as stack:
-        nodes = [
+        nodes: list[Transport] = [
             await stack.enter_async_context(open_host(identity(index + 1), ["/ip4/127.0.0.1/tcp/0"], seed=index))
             for index in range(count)
         ]

@@ -4,7 +4,6 @@ import random
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import cast
 
 import pytest
 import trio
@@ -26,7 +25,7 @@ from shoal.transport.port import (
     Transport,
     Unary,
 )
-from shoal.transport.relay import RelayLimits
+from shoal.transport.relay import PUNCHING, RelayLimits
 from shoal.transport.wire import Message
 
 PATIENCE_S = 20.0
@@ -51,7 +50,7 @@ RELAY, HIDDEN, CALLER = identity(1), identity(2), identity(3)
 async def relaying(limits: RelayLimits | None = None, port: int = 0) -> AsyncGenerator[Host]:
     listen = f"/ip4/127.0.0.1/tcp/{port}"
     async with open_host(RELAY, [listen], relay=limits or RelayLimits(), seed=1) as host:
-        yield cast(Host, host)
+        yield host
 
 
 @asynccontextmanager
@@ -91,6 +90,13 @@ async def expect(events: trio.abc.ReceiveChannel[PeerEvent], *wanted: PeerEvent)
 
 async def echoes(one: Transport, other: PeerId) -> bool:
     return await one.request(other, ECHO, Word(b"well?"), timeout_s=PATIENCE_S) == Word(b"well?")
+
+
+def limit_of(host: Transport, peer: PeerId) -> int | None:
+    """Of the circuit to a peer, as the relay has said."""
+    assert isinstance(host, Host)
+    entry = host._connections._books.best(peer)  # pyright: ignore[reportPrivateUsage]
+    return None if entry is None else entry.socket.limit_bytes
 
 
 async def test_two_nodes_that_know_only_a_relay_call_one_another_and_fetch_a_blob(tmp_path: Path) -> None:
@@ -189,6 +195,34 @@ async def test_a_circuit_ends_with_its_bytes_and_both_sides_hear_of_it() -> None
         assert isinstance(await two.request(one.peer_id, ECHO, Word(bytes(10**6)), timeout_s=PATIENCE_S), Refusal)
         await expect(here, PeerDisconnected(two.peer_id))
         await expect(there, PeerDisconnected(one.peer_id))
+
+
+async def test_strangers_get_a_circuit_for_punching_and_both_ends_know_it() -> None:
+    async with (
+        relaying(RelayLimits(serves_strangers=False)) as relay,
+        hidden(relay.addresses()[0]) as one,
+        open_host(CALLER, []) as two,
+        two.events() as events,
+    ):
+        await until_reserved(relay)
+        assert await two.connect(where(one), timeout_s=PATIENCE_S) == one.peer_id
+        assert await echoes(two, one.peer_id)
+        assert [limit_of(two, one.peer_id), limit_of(one, two.peer_id)] == [PUNCHING.data_bytes] * 2
+        assert isinstance(await two.request(one.peer_id, ECHO, Word(bytes(200_000)), timeout_s=PATIENCE_S), Refusal)
+        await expect(events, PeerDisconnected(one.peer_id))
+
+
+async def test_members_of_a_swarm_of_the_relays_get_a_full_circuit() -> None:
+    async with (
+        relaying(RelayLimits(serves_strangers=False)) as relay,
+        hidden(relay.addresses()[0]) as one,
+        open_host(CALLER, []) as two,
+    ):
+        relay.relaying.know(lambda peer: frozenset({b"swarm"} if peer in (one.peer_id, two.peer_id) else ()))
+        await until_reserved(relay)
+        assert await two.connect(where(one), timeout_s=PATIENCE_S) == one.peer_id
+        assert [limit_of(two, one.peer_id), limit_of(one, two.peer_id)] == [RelayLimits().circuit_bytes_max] * 2
+        assert isinstance(await two.request(one.peer_id, ECHO, Word(bytes(200_000)), timeout_s=PATIENCE_S), Word)
 
 
 async def test_a_circuit_ends_with_its_time() -> None:

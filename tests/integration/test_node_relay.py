@@ -73,7 +73,7 @@ def closed_rounds(data_dir: Path, until: int) -> dict[int, dict[str, Any]]:
 
 
 def test_nodes_that_only_a_relay_connects_train_together(tmp_path: Path) -> None:
-    with running(tmp_path / "relay", "--relay", start=("-c", WITHOUT_TORCH)) as relay:
+    with running(tmp_path / "relay", "--relay", "everybody", start=("-c", WITHOUT_TORCH)) as relay:
         address = relay.call("status")["addresses"][0]
         with (
             running(tmp_path / "founder", "--relays", address) as founder,

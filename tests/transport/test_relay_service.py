@@ -4,7 +4,7 @@ import trio
 from trio.testing import MockClock
 
 from shoal.transport.port import StreamBroken
-from shoal.transport.relay_service import splice
+from shoal.transport.relay_streams_service import Turns, splice
 from shoal.transport.yamux_service import YamuxStream
 from tests.transport.test_yamux_service import connected, read_all
 
@@ -12,7 +12,14 @@ HELD_BYTES_MAX = 2 * 2**20  # by the relay and the windows of four hops, for one
 
 
 async def relay(one: YamuxStream, other: YamuxStream, bytes_max: int) -> None:
-    await splice(one, other, bytes_max)
+    left = bytes_max
+
+    def spend(count: int) -> bool:
+        nonlocal left
+        left -= count
+        return left >= 0
+
+    await splice(one, other, spend, Turns(), None)
     one.reset()
     other.reset()
 

@@ -49,6 +49,8 @@ class Flood:
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()
 
+    def bound_backlog(self) -> None: ...
+
 
 async def turns_during(run: Callable[[], Awaitable[None]]) -> int:
     turns = 0

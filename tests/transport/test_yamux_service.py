@@ -43,6 +43,8 @@ class Pipe:
         self.incoming.close()
         await trio.lowlevel.checkpoint()
 
+    def bound_backlog(self) -> None: ...
+
 
 @dataclass(eq=False)
 class Side:
