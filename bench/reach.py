@@ -18,7 +18,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -197,6 +197,9 @@ async def all_pairs(
     print(f"\n{'pair':40} relayed s  direct s  direct")
     for pair_name, each in table.items():
         print(row(pair_name, each))
+    for pair_name, tries in sorted(found.items()):
+        for reason, count in Counter(each["note"] for each in tries if each["direct_s"] is None).items():
+            print(f"{pair_name}, {count} of {len(tries)}: {reason}")
     return table
 
 

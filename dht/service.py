@@ -116,11 +116,13 @@ class DhtService:
         """From now on say to others where this node listens, and hold records: it turned out to be reachable."""
         if not self._is_server:
             self._is_server = True
+            self._look_at = -math.inf
             self._spawn(self._look_oneself_up)
 
     def become_client(self) -> None:
         """From now on say to nobody where this node listens: it turned out that they do not get through."""
         self._is_server = False
+        self._sealed = ((), b"")
 
     async def get(self, key: RecordKey) -> Record | None:
         """The newest record under a key that enough holders, or all there are, show."""

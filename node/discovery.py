@@ -126,7 +126,7 @@ class Discovery:
                         if connection.is_outbound:
                             with suppress(trio.WouldBlock):  # there are more to enter through
                                 dialed.send_nowait(connection)
-                        elif not connection.is_relayed:
+                        elif not connection.is_relayed and self._transport.reach().verdict is not Verdict.PRIVATE:
                             self._dht.become_server()
 
     async def _enter(self, dialed: trio.MemoryReceiveChannel[Connection]) -> None:

@@ -79,7 +79,8 @@ class Entry:
 
     @property
     def is_outbound(self) -> bool:
-        return self.how is not How.ACCEPTED
+        """Whether its address is one that can be dialed again."""
+        return self.how is How.DIALED
 
     @property
     def is_relayed(self) -> bool:
@@ -164,7 +165,8 @@ class Books:
                 if established.carried_bytes != entry.carried_bytes:
                     entry.carried_bytes, entry.used_at = established.carried_bytes, now
                 is_under_way = is_peer_busy or not established.is_at_rest
-                seat = Seat(entry.number, entry is kept, entry.is_outbound, is_under_way, entry.used_at, entry.ranges)
+                is_ours = entry.how is not How.ACCEPTED
+                seat = Seat(entry.number, entry is kept, is_ours, is_under_way, entry.used_at, entry.ranges)
                 seats[seat] = entry
         return seats
 
