@@ -2,8 +2,9 @@
 
 import ipaddress
 import socket
+import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import trio
@@ -11,6 +12,9 @@ from multiaddr.utils import get_network_addrs
 
 LOOPBACK: Final = ("127.0.0.1", "::1")
 LOOK_S: Final = 1.0  # between two looks, of 0.3 ms; longer: whoever moves is away for longer
+SETTLE_S: Final = 0.2  # news come in dozens
+NEWS_BYTES: Final = 65_536
+_NEWS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links, addresses and routes of IPv4 and IPv6
 PUBLIC_IP6_MAX: Final = 2  # named to others; a card may have a dozen, of which most will be gone tomorrow
 _FAR: Final = {"ip4": (socket.AF_INET, "192.0.2.1"), "ip6": (socket.AF_INET6, "2001:db8::1")}  # nobody's
 
@@ -39,17 +43,57 @@ class Cards:
             self._all = frozenset((*get_network_addrs(4), *get_network_addrs(6)))
         return self._all
 
-    async def follow(self, tell: Callable[[frozenset[str]], None], moved: Callable[[], None]) -> None:
-        """Tell at once which families lead out, and again, with the news itself, when the machine is elsewhere."""
+    async def follow(
+        self,
+        tell: Callable[[frozenset[str]], None],
+        moved: Callable[[], None],
+        unsettled: Callable[[], None],
+    ) -> None:
+        """Watch whether the machine is carried elsewhere, until cancelled.
+
+        Args:
+            tell: hears at once which families lead out, and again when there are other addresses.
+            moved: there are other addresses.
+            unsettled: something about the network has changed, perhaps only a cable. Linux tells of it at once;
+                elsewhere other addresses are seen within LOOK_S, and nothing else.
+        """
         known = None
-        while True:
-            ips = self.all()
-            if ips != known:
-                tell(self.families())
-                if known is not None:
-                    moved()
-                known = ips
-            await trio.sleep(LOOK_S)
+        with ExitStack() as stack:
+            news = _open_news(stack)
+            while True:
+                ips = self.all()
+                if ips != known:
+                    tell(self.families())
+                    if known is not None:
+                        moved()
+                    known = ips
+                with trio.move_on_after(LOOK_S):
+                    if await _hear(news):
+                        unsettled()
+                        await trio.sleep(SETTLE_S)
+
+
+def _open_news(stack: ExitStack) -> trio.socket.SocketType | None:
+    """Where Linux tells of links, addresses and routes that change (rtnetlink(7)); None elsewhere."""
+    if sys.platform != "linux":
+        return None
+    try:
+        opened = stack.enter_context(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE))
+        opened.bind((0, _NEWS))
+    except OSError:
+        return None
+    opened.setblocking(False)
+    return trio.socket.from_stdlib_socket(opened)
+
+
+async def _hear(news: trio.socket.SocketType | None) -> bool:
+    """Wait for news; what they say is looked up elsewhere."""
+    if news is None:
+        await trio.sleep_forever()
+        return False
+    with suppress(OSError):  # more news than its buffer holds are news, too
+        await news.recv(NEWS_BYTES)
+    return True
 
 
 def _few(ips: list[str]) -> list[str]:

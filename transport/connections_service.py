@@ -32,6 +32,7 @@ HANDSHAKES_MAX: Final = 64  # of others with us, under way at once; memory and C
 DIAL_S: Final = 10.0  # connecting and handshake of one address of a kept peer
 SETTLED_S: Final = 5.0  # that a direct connection must have stood before the relayed one beside it is closed
 REVIEW_S: Final = 5.0  # how often unused connections are looked for; more often: a scan of all for nothing
+DOUBT_AGAIN_S: Final = 2.0  # between two times that everybody is asked for a sign of life; less: packets for nothing
 EVENTS_MAX: Final = 4096  # not yet looked at by a listener
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Connections:
         self._numbers = count()
         self._wake = trio.Event()
         self._total = Counter()
+        self._doubted_at = -math.inf
         self._books = Books()
         self._handshakes: dict[Socket, _Handshake] = {}
         self._listeners: set[trio.MemorySendChannel[PeerEvent]] = set()
@@ -174,6 +176,14 @@ class Connections:
                 entry.socket.abort()
         self._dialer.hurry(trio.current_time())
         self._wake.set()
+
+    def doubt(self) -> None:
+        """This machine may be somewhere else: let everybody show that they are there."""
+        now = trio.current_time()
+        if now >= self._doubted_at + DOUBT_AGAIN_S:
+            self._doubted_at = now
+            for entry in self._books:
+                entry.established.doubt()
 
     async def connect(self, address: Address, *, timeout_s: float) -> PeerId | Refusal:
         """As `Transport.connect`."""
@@ -319,6 +329,8 @@ class Connections:
             await entry.established.ended.wait()
         finally:
             entry.socket.abort()
+            if entry.how is How.DIALED and not entry.is_closing:
+                self.doubt()  # where one connection broke, all may be dead
             if self._books.strike(entry):
                 self._above.left(entry.peer)
                 self._dialer.disconnected(entry.peer, trio.current_time())

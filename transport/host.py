@@ -141,7 +141,7 @@ class Host:
         """Be on the network until cancelled."""
         self._listening = [listening_endpoint(listener) for listener in listeners]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._cards.follow, self._dialer.lead_out, self._moved)
+            nursery.start_soon(self._cards.follow, self._dialer.lead_out, self._moved, self._unsettled)
             await nursery.start(self._upgrader.run)
             await nursery.start(self._calls.run)
             await nursery.start(self._connections.run, listeners)
@@ -200,6 +200,11 @@ class Host:
         log.info("this machine's addresses have changed: %s", ", ".join(sorted(self._cards.all())) or "none")
         self._connections.network_changed({*self._cards.all(), *LOOPBACK})
         self._reachability.network_changed()
+
+    def _unsettled(self) -> None:
+        """Something about the network has changed."""
+        self._connections.doubt()
+        self._reachability.look_soon()
 
     def _reach_changed(self, is_elsewhere: bool) -> None:
         self._relay.stand(is_public=self._reachability.state.verdict is not Verdict.PRIVATE)

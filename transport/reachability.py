@@ -25,6 +25,7 @@ from .punching import Mapping
 HELPERS_MAX: Final = 3  # asked to dial back, for one verdict
 AT_ONCE_MAX: Final = 2
 LOOK_S: Final = 12.0  # a change is noticed after this and a few round trips; shorter: packets for nothing
+SOON_S: Final = 4.0  # so long connecting anew may take
 RECHECK_S: Final = 300.0  # somebody may have closed a port
 AGAIN_S: Final = 5.0  # after a helper that did not answer
 LOOK_MAX: Final = 2  # helpers that are shown a fresh port
@@ -119,6 +120,10 @@ class Reachability:
         self._ask_at = self._look_at = now
         self._recheck_at = now + RECHECK_S
         self._conclude()
+
+    def look_soon(self, now: float) -> None:
+        """Others may see this node elsewhere, as soon as it is connected again."""
+        self._look_at = min(self._look_at, now + SOON_S)
 
     def ports_changed(self, now: float) -> None:
         """What was found out holds for the ports that were tried: ask again."""

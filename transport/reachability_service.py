@@ -103,6 +103,11 @@ class ReachabilityService:
         self._changed(True)
         self._wake.set()
 
+    def look_soon(self) -> None:
+        """Something about the network has changed: others may see this node elsewhere."""
+        self.state.look_soon(trio.current_time())
+        self._wake.set()
+
     def ports_changed(self) -> None:
         """There are other ports to try."""
         self.state.ports_changed(trio.current_time())

@@ -31,7 +31,7 @@ FRAMES_AT_ONCE: Final = 256  # looked at before others get their turn: 1 ms; lar
 ANSWERS_MAX: Final = 1024  # pongs, resets and window updates that wait to be written
 PING_S: Final = 4.0
 DEAD_S: Final = 12.0  # shorter: a busy machine is taken for a dead one; longer: a dead one holds up a round
-DOUBT_S: Final = 2.0  # the same for one that is in doubt, as its other side has connected anew
+DOUBT_S: Final = 2.5  # the same for one that is in doubt, as its other side or this one seems to be elsewhere
 STUCK_S: Final = 60.0  # for who sends but answers no ping: it does not read, or a very slow line is full
 LINGER_S: Final = 5.0  # how long the other side may take to end a stream that was closed here
 GROW_S: Final = 0.02  # a half window read within this time, or within 4 round trips, doubles the window
@@ -168,7 +168,7 @@ class Mux:
         elif self._is_pinging and now - self._pinged_at >= STUCK_S:
             self.end(f"no answer to a ping for {now - self._pinged_at:.0f} s")
         elif self._is_in_doubt and now >= self._doubted_at + DOUBT_S:
-            self.end(f"no sign of life for {now - self._doubted_at:.0f} s, and the other side has connected anew")
+            self.end(f"no sign of life for {now - self._doubted_at:.0f} s, and one of both sides seems to be elsewhere")
         elif not self._is_pinging and now - self._pinged_at >= PING_S:
             self._ping(now)
         for stream in list(self.streams.values()):
