@@ -2,10 +2,11 @@
 
     python -m bench.shares [--circuits 8] [--mbit 20] [--seconds 10] [--cap 0] [--runs 1]
 
-In network namespaces: the relay is behind a line of so many Mbit/s in both directions and 15 ms, everybody else on a
-fast one, so 60 ms from the relay to each and back. Every circuit has two peers of its own, and carries as much as it
-can in one direction. `share` is what the lone circuit has of all that comes through; `mbit_per_s` is all of it, headers
-and encryption not counted. The median of the runs; the last line is JSON:
+In network namespaces: the relay has a line of so many Mbit/s up, five times as many down, and 15 ms; senders and
+receivers are behind two symmetric routers on fast lines of 15 ms, so 60 ms from the relay to each and back. Every
+circuit has two peers of its own, and carries as much as it can in one direction. `share` is what the lone circuit has
+of all that comes through; `mbit_per_s` is all of it, headers and encryption not counted. The median of the runs; the
+last line is JSON:
 
     {"share", "mbit_per_s"}
 """
@@ -13,7 +14,7 @@ and encryption not counted. The median of the runs; the last line is JSON:
 import argparse
 import statistics
 import sys
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Final
 
 import msgspec
@@ -37,12 +38,13 @@ PIECE: Final = bytes(64 * 1024)
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """What a process is to be: the relay (`relay` is empty), or all the others."""
+    """What a process is to be: the relay (`relay` is empty), all receivers or all senders."""
 
     circuits: int  # of the first swarm; the second has one
     seconds: float
     relay: str = ""
     cap_mbit: float = 0.0
+    sends: bool = False
 
 
 def identity(index: int) -> Identity:
@@ -58,7 +60,7 @@ def swarms_of(circuits: int) -> dict[PeerId, frozenset[bytes]]:
 async def play(recipe: Recipe) -> None:
     """What one process does, as `measure` says in lines."""
     if recipe.relay:
-        await crowd(recipe)
+        await (send if recipe.sends else receive)(recipe)
         return
     members = swarms_of(recipe.circuits)
     limits = RelayLimits(serves_strangers=False, mbit_max=recipe.cap_mbit)
@@ -68,44 +70,55 @@ async def play(recipe: Recipe) -> None:
         await trio.to_thread.run_sync(sys.stdin.readline)
 
 
-async def crowd(recipe: Recipe) -> None:
-    """All pairs; says how many bytes came through each of their circuits while it was measured."""
+async def receive(recipe: Recipe) -> None:
+    """All who are reached through the relay; says how many bytes came to each while it was measured."""
     came = [0] * (recipe.circuits + 1)
-    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        for pair in range(recipe.circuits + 1):
+            host = await stack.enter_async_context(
+                open_host(identity(2 * pair + 2), [], relays=[recipe.relay], seed=pair)
+            )
 
-        async def pour(source: Host, target: PeerId) -> None:
-            stream = await source.open_protocol(target, POUR, timeout_s=PATIENCE_S)
+            async def take(_: PeerId, stream: ByteStream, pair: int = pair) -> None:
+                with suppress(StreamBroken):  # who sends says so
+                    while data := await stream.receive_some():
+                        came[pair] += len(data)
+
+            host.serve_protocol(POUR, take)
+            await until_reserved(host, PeerId(recipe.relay.rpartition("/p2p/")[2]))
+        tell({"are_ready": True})
+        await trio.to_thread.run_sync(sys.stdin.readline)
+        await trio.sleep(SETTLE_S)
+        before = list(came)
+        await trio.sleep(recipe.seconds)
+        tell({"came": [now - then for now, then in zip(came, before, strict=True)]})
+
+
+async def send(recipe: Recipe) -> None:
+    """All who send, without end."""
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        streams: list[ByteStream] = []
+        for pair in range(recipe.circuits + 1):
+            host = await stack.enter_async_context(open_host(identity(2 * pair + 1), [], seed=pair))
+            target = identity(2 * pair + 2).peer_id
+            address = Address(f"{recipe.relay}/p2p-circuit/p2p/{target}")
+            connected = await host.connect(address, timeout_s=PATIENCE_S)
+            assert not isinstance(connected, Refusal), connected
+            stream = await host.open_protocol(target, POUR, timeout_s=PATIENCE_S)
             assert not isinstance(stream, Refusal), stream
+            streams.append(stream)
+        tell({"are_connected": True})
+
+        async def pour(stream: ByteStream) -> None:
             try:
                 while True:
                     await stream.send_all(PIECE)
             except StreamBroken as error:
                 tell({"broken": str(error)})
 
-        for pair in range(recipe.circuits + 1):
-            source, target = [
-                await stack.enter_async_context(open_host(identity(2 * pair + end), [], relays=relays, seed=pair))
-                for end, relays in ((1, []), (2, [recipe.relay]))
-            ]
-
-            async def take(_: PeerId, stream: ByteStream, pair: int = pair) -> None:
-                try:
-                    while data := await stream.receive_some():
-                        came[pair] += len(data)
-                except StreamBroken:
-                    pass  # who sends says so
-
-            target.serve_protocol(POUR, take)
-            await until_reserved(target, PeerId(recipe.relay.rpartition("/p2p/")[2]))
-            address = Address(f"{recipe.relay}/p2p-circuit/p2p/{target.peer_id}")
-            connected = await source.connect(address, timeout_s=PATIENCE_S)
-            assert not isinstance(connected, Refusal), connected
-            nursery.start_soon(pour, source, target.peer_id)
-        await trio.sleep(SETTLE_S)
-        before = list(came)
-        await trio.sleep(recipe.seconds)
-        tell({"came": [now - then for now, then in zip(came, before, strict=True)]})
-        nursery.cancel_scope.cancel()
+        for each in streams:
+            nursery.start_soon(pour, each)
+        await trio.sleep_forever()
 
 
 async def until_reserved(host: Host, relay: PeerId) -> None:
@@ -119,11 +132,16 @@ async def measure(circuits: int, mbit: float, seconds: float, cap_mbit: float = 
     async with open_internet() as internet, AsyncExitStack() as stack:
         slow = Line(up_mbit=mbit, down_mbit=DOWN * mbit, delay_ms=DELAY_MS)
         middle = await (await internet.add_home(Router.PUBLIC, slow)).add_host()
-        others = await (await internet.add_home(Router.PUBLIC, Line(delay_ms=DELAY_MS))).add_host()
+        homes = [await internet.add_home(Router.SYMMETRIC, Line(delay_ms=DELAY_MS)) for _ in range(2)]
+        places = [await home.add_host() for home in homes]
         relay = await begin(stack, Recipe(circuits, seconds, cap_mbit=cap_mbit), middle.prefix)
         (at,) = [each for each in (await relay.receive("addresses"))["addresses"] if middle.address in each]
-        everybody = await begin(stack, Recipe(circuits, seconds, at), others.prefix)
-        came = (await everybody.receive("came"))["came"]
+        receivers = await begin(stack, Recipe(circuits, seconds, at), places[0].prefix)
+        await receivers.receive("are_ready")
+        senders = await begin(stack, Recipe(circuits, seconds, at, sends=True), places[1].prefix)
+        await senders.receive("are_connected")
+        await receivers.send({})
+        came = (await receivers.receive("came"))["came"]
         return came[-1] / sum(came), sum(came) * 8 / 1e6 / seconds
 
 

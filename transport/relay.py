@@ -126,7 +126,7 @@ class Relay:
 
     def __init__(self, limits: RelayLimits, swarms_of: Callable[[PeerId], frozenset[bytes]] | None = None) -> None:
         self.limits = limits
-        self.swarms_of = swarms_of or (lambda peer: frozenset())
+        self.swarms_of = swarms_of or _in_no_swarm
         self.is_public = True  # a relay that others cannot dial is of no use: it says no
         self._reserved: dict[PeerId, _Reservation] = {}
         self._left: dict[Circuit, int] = {}  # bytes that each open circuit may still carry
@@ -242,6 +242,10 @@ class Relay:
         if peer not in self._reserved:
             self._reserved = others
         return True
+
+
+def _in_no_swarm(_: PeerId) -> frozenset[bytes]:
+    return frozenset()
 
 
 def _are_in_one(one: Ranges | None, other: Ranges | None) -> bool:

@@ -50,6 +50,9 @@ class _Passed:
     def getsockname(self) -> tuple[str, int]:
         raise OSError("a circuit has no address")
 
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        raise OSError(f"a circuit has no option {level}, {option} to be {value}")
+
 
 def passed_socket(stream: YamuxStream, limit: Limit | None) -> Socket:
     """The way to a peer behind a relay, on which it may carry so much."""

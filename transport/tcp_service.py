@@ -53,8 +53,8 @@ class Socket:
         Otherwise megabytes may wait there, seconds of a slow line, and nobody can let anything else go first.
         """
         option = getattr(trio.socket, "TCP_NOTSENT_LOWAT", None)
-        if option is not None and not self._is_backlog_bound and isinstance(self._stream, trio.SocketStream):
-            with suppress(OSError):  # it is closed
+        if option is not None and not self._is_backlog_bound:
+            with suppress(OSError):  # it is closed, or a circuit
                 self._stream.setsockopt(trio.socket.IPPROTO_TCP, option, UNSENT_BYTES)
                 self._is_backlog_bound = True
 

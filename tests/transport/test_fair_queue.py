@@ -128,10 +128,10 @@ def test_whatever_happens_the_rate_holds_and_ended_flows_leave_nothing(steps: li
             del unsent[flow]
         elif kind == "due":
             for each in queue.due(now):
-                assert isinstance(each, tuple)
-                waiting.remove(each)
-                unsent[each] += 1
-                assert unsent[each] <= UNSENT_MAX
+                (named,) = [other for other in waiting if other == each]
+                waiting.remove(named)
+                unsent[named] += 1
+                assert unsent[named] <= UNSENT_MAX
                 granted += PIECE
         assert granted <= RATE * (now + BURST_S) + PIECE
     for group in range(3):
