@@ -2,17 +2,17 @@
 
 A connection through a relay is good for a start: beside it a hole is punched (`punching`), at once and, if that fails,
 again after a while, ever more seldom. Either side may begin; the one with the smaller id does so at once and gives the
-other no reason to, the other after a head start. What has changed on this side's network, or a fresh connection through
-a relay, are reasons to try anew. Each step is kept with its reason, for people.
+other no reason to, the other after a head start. Another network on this side, or a direct connection that stood for a
+while, are reasons to begin the count anew. Each step is kept with its reason, for people.
 
-What a malicious peer may do: connect through relays, offer punching as often as it likes, and fail. What it achieves:
-ATTEMPTS_MAX attempts, then one per pause, of at most PAUSE_S_MAX, whoever begins them, and however often it connects.
+What a malicious peer may do: connect in all ways, offer punching as often as it likes, fail, and leave at any moment.
+What it achieves: ATTEMPTS_MAX attempts, then one per pause, of at most PAUSE_S_MAX, whoever begins them, and however
+often it connects. An attempt counts when it begins; only a direct connection of STABLE_S makes up for it.
 """
 
 import enum
 import math
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,6 +23,8 @@ HEAD_START_S: Final = 1.5  # for the side that begins
 AGAIN_S: Final = 0.2  # between two attempts
 PAUSE_S_MIN: Final = 60.0  # after the first that failed; then twice as long, and so on
 PAUSE_S_MAX: Final = 3600.0
+BUSY_S: Final = 1.0  # after the other side had no time; then twice as long, up to PAUSE_S_MIN
+STABLE_S: Final = 60.0  # that a direct connection must have stood for the attempts before it to be forgotten
 UNDER_WAY_MAX: Final = 8  # attempts at once, of all peers; each holds sockets
 PEERS_MAX: Final = 1024  # whose paths are remembered; the longest unchanged is forgotten
 STEPS_MAX: Final = 16  # remembered of a peer
@@ -42,6 +44,7 @@ class Outcome(enum.Enum):
     DIRECT = "through"
     FAILED = "failed"
     HOPELESS = "hopeless"  # the routers on both sides let no attempt succeed
+    BUSY = "busy"  # the other side has others to attend to, so there was none
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,12 @@ class _Path:
     way: Way = Way.NONE
     punch_at: float = math.inf
     is_punching: bool = False
-    failed_count: int = 0
+    rest_until: float = -math.inf  # the pause that stands, whatever the peer does
+    tried_count: int = 0  # attempts
+    busy_until: float = -math.inf  # as the other side had no time; it may have some sooner, and offer
+    busy_count: int = 0
+    is_own: bool = False  # this side began the attempt that is under way, or was last
+    direct_at: float = math.inf  # since when it is connected directly
     steps: deque[Step] = field(default_factory=lambda: deque[Step](maxlen=STEPS_MAX))
 
 
@@ -72,17 +80,19 @@ class Paths:
     def changed(self, peer: PeerId, way: Way, now: float, reason: str = "") -> None:
         """Connections with `peer` have come or gone: this is its best way now."""
         path = self._paths.pop(peer, None) or _Path()
-        self._paths[peer] = path
         self._forget_one()
+        self._paths[peer] = path
         if way is path.way:
             return
-        path.way = way
+        if now - path.direct_at >= STABLE_S:
+            self._begin_anew(path, now)
+        path.way, path.direct_at = way, now if way is Way.DIRECT else math.inf
         match way:
             case Way.RELAYED:
                 self._note(path, now, reason or "connected through a relay")
                 self._begin_at(peer, path, now)
             case Way.DIRECT:
-                path.punch_at, path.failed_count = math.inf, 0
+                path.punch_at = math.inf
                 self._note(path, now, reason or "connected directly")
             case Way.NONE:
                 path.punch_at = math.inf
@@ -91,18 +101,17 @@ class Paths:
     def network_changed(self, now: float) -> None:
         """This side's network is another one: what failed may work."""
         for peer, path in self._paths.items():
-            path.failed_count = 0
+            self._begin_anew(path, now)
             if path.way is Way.RELAYED:
                 self._note(path, now, "this node's network has changed")
                 self._begin_at(peer, path, now)
 
     def due(self, now: float) -> list[PeerId]:
         """With whom to begin an attempt now. Each is to be told of by `ended`."""
-        under_way = sum(path.is_punching for path in self._paths.values())
         due = [peer for peer, path in self._paths.items() if path.punch_at <= now and not path.is_punching]
-        due = due[: UNDER_WAY_MAX - under_way]
+        due = due[: UNDER_WAY_MAX - self._under_way]
         for peer in due:
-            self._begin(self._paths[peer])
+            self._begin(self._paths[peer], is_own=True)
         return due
 
     def offered(self, peer: PeerId, now: float) -> str:
@@ -112,11 +121,11 @@ class Paths:
             return "there is no relayed connection to improve"
         if path.is_punching:
             return "an attempt is under way"
-        if sum(each.is_punching for each in self._paths.values()) >= UNDER_WAY_MAX:
+        if self._under_way >= UNDER_WAY_MAX:
             return "too many attempts are under way"
-        if path.failed_count >= ATTEMPTS_MAX and path.punch_at > now + HEAD_START_S:
-            return f"{path.failed_count} attempts have failed, the next is due in {path.punch_at - now:.0f} s"
-        self._begin(path)
+        if path.tried_count >= ATTEMPTS_MAX and path.rest_until > now + HEAD_START_S:
+            return f"{path.tried_count} attempts have failed, the next is due in {path.rest_until - now:.0f} s"
+        self._begin(path, is_own=False)
         return ""
 
     def ended(self, peer: PeerId, outcome: Outcome, reason: str, now: float) -> None:
@@ -125,18 +134,23 @@ class Paths:
         if path is None:
             return
         path.is_punching = False
-        if path.way is not Way.RELAYED:
-            return
-        if outcome is not Outcome.DIRECT:
-            path.failed_count = max(path.failed_count + 1, ATTEMPTS_MAX if outcome is Outcome.HOPELESS else 0)
-        path.punch_at = now + self._pause_s(path)
-        if path.failed_count < ATTEMPTS_MAX:
-            path.punch_at += self._head_start_s(peer)
-        self._note(path, now, f"no direct connection: {reason}")
+        if outcome is Outcome.BUSY and path.is_own:
+            path.tried_count = max(0, path.tried_count - 1)
+            path.busy_until = now + min(PAUSE_S_MIN, BUSY_S * 2.0 ** min(path.busy_count, 16))
+            path.busy_count += 1
+        else:
+            if outcome is Outcome.HOPELESS:
+                path.tried_count = max(path.tried_count, ATTEMPTS_MAX)
+            path.rest_until = now + _pause_s(path.tried_count)
+        if path.way is Way.RELAYED:
+            self._begin_at(peer, path, now)
+            self._note(path, now, f"no direct connection: {reason}")
 
     @property
     def deadline(self) -> float:
         """When `due` is to be asked again, at the latest."""
+        if self._under_way >= UNDER_WAY_MAX:
+            return math.inf  # `ended` will make room
         waiting = (path.punch_at for path in self._paths.values() if not path.is_punching)
         return min(waiting, default=math.inf)
 
@@ -145,27 +159,34 @@ class Paths:
         path = self._paths.get(peer)
         return () if path is None else tuple(path.steps)
 
+    @property
+    def _under_way(self) -> int:
+        return sum(path.is_punching for path in self._paths.values())
+
+    def _begin_anew(self, path: _Path, now: float) -> None:
+        path.rest_until = path.busy_until = now
+        path.tried_count = path.busy_count = 0
+
     def _begin_at(self, peer: PeerId, path: _Path, now: float) -> None:
-        """After failures the pause stands: connecting anew must not shorten it."""
-        soon = now + self._head_start_s(peer)
-        path.punch_at = soon if path.failed_count < ATTEMPTS_MAX else max(soon, path.punch_at, now + PAUSE_S_MIN)
+        head_start_s = 0.0 if self._self_id < peer else HEAD_START_S
+        path.punch_at = max(now, path.rest_until, path.busy_until) + head_start_s
 
-    def _begin(self, path: _Path) -> None:
-        path.is_punching = True
+    def _begin(self, path: _Path, *, is_own: bool) -> None:
+        path.is_punching, path.is_own = True, is_own
         path.punch_at = math.inf
-
-    def _head_start_s(self, peer: PeerId) -> float:
-        return 0.0 if self._self_id < peer else HEAD_START_S
-
-    def _pause_s(self, path: _Path) -> float:
-        if path.failed_count < ATTEMPTS_MAX:
-            return AGAIN_S
-        return min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(path.failed_count - ATTEMPTS_MAX, 16))
+        path.tried_count += 1
 
     def _note(self, path: _Path, now: float, reason: str) -> None:
         path.steps.append(Step(now, path.way, reason))
 
     def _forget_one(self) -> None:
-        if len(self._paths) > PEERS_MAX:
-            idle: Iterable[PeerId] = (peer for peer, path in self._paths.items() if path.way is Way.NONE)
-            del self._paths[next(iter(idle), next(iter(self._paths)))]
+        if len(self._paths) >= PEERS_MAX:
+            ended = [peer for peer, path in self._paths.items() if not path.is_punching]  # or too many were under way
+            idle = (peer for peer in ended if self._paths[peer].way is Way.NONE)
+            del self._paths[next(idle, ended[0])]
+
+
+def _pause_s(tried_count: int) -> float:
+    if tried_count < ATTEMPTS_MAX:
+        return AGAIN_S
+    return min(PAUSE_S_MAX, PAUSE_S_MIN * 2.0 ** min(tried_count - ATTEMPTS_MAX, 16))

@@ -28,6 +28,7 @@ REFUSED_S: Final = 0.4  # after this a refused attempt is given up, for one with
 LAST_WORD_S: Final = 1.0  # for the other side to be done as well
 AGAIN_S: Final = 0.02  # between two dials of an address that refused
 OBSERVERS: Final = 2  # asked about a port
+_OUTCOMES: Final = {Code.REFUSED: Outcome.HOPELESS, Code.BUSY: Outcome.BUSY}
 
 log = logging.getLogger(__name__)
 
@@ -277,8 +278,7 @@ async def _until_told(call: Call[Word, Word], meeting: _Meeting, stop: Callable[
 
 
 def _refused(refusal: Refusal) -> tuple[Outcome, str]:
-    is_final = refusal.code is Code.REFUSED
-    return (Outcome.HOPELESS if is_final else Outcome.FAILED), refusal.message
+    return _OUTCOMES.get(refusal.code, Outcome.FAILED), refusal.message
 
 
 def _result(meeting: _Meeting, own: Offer, theirs: Offer) -> tuple[Outcome, str]:

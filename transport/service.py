@@ -83,6 +83,7 @@ class _Opening:
     done: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     result: Link | Refusal = _DISCONNECTED
+    is_outdone: bool = False  # there is a better connection than the one on which it was begun
 
 
 class CallService:
@@ -100,7 +101,8 @@ class CallService:
         self._handlers: dict[bytes, Callable[[PeerId, Any], Any]] = {}
         self._outbound: dict[PeerId, Link] = {}
         self._inbound: dict[PeerId, list[Link]] = {}  # the newest last
-        self._retired: dict[PeerId, set[Link]] = {}  # of ours, with calls under way
+        self._retired: dict[PeerId, Link] = {}  # of ours, with calls under way
+        self._to_move: set[PeerId] = set()  # once the retired one is done
         self._openings: dict[PeerId, _Opening] = {}
         self._buckets: dict[PeerId, TokenBucket] = {}
         self._nursery: trio.Nursery | None = None
@@ -184,13 +186,16 @@ class CallService:
 
         link = Link(session, stream, accept)
         links = self._inbound.setdefault(peer, [])
-        if len(links) >= INBOUND_MAX:
-            links[0].close(f"the peer opened {INBOUND_MAX} more streams")
         links.append(link)
+        if len(links) > INBOUND_MAX:
+            unused = next((each for each in links[:-1] if not each.is_busy), links[0])
+            links.remove(unused)  # now: a peer may open many at once
+            unused.close(f"the peer opened {INBOUND_MAX} more streams")
         try:
             await link.run(self._arm)
         finally:
-            links.remove(link)
+            if link in links:
+                links.remove(link)
             if not links and self._inbound.get(peer) is links:
                 del self._inbound[peer]
 
@@ -203,11 +208,23 @@ class CallService:
         return peer in self._openings or any(link.is_busy for link in self._links(peer))
 
     def move(self, peer: PeerId) -> None:
-        """There is a better connection with `peer`: new calls go by that one, those under way end where they are."""
-        link = self._outbound.pop(peer, None)
-        if link is not None:
-            self._retired.setdefault(peer, set()).add(link)
-            link.retire()
+        """There is a better connection with `peer`: new calls go by that one, those under way end where they are.
+
+        While some are under way on an older one still, calls go where they went, for the other side takes no third
+        stream.
+        """
+        opening = self._openings.get(peer)
+        if opening is not None:
+            opening.is_outdone = True
+        link = self._outbound.get(peer)
+        if link is None:
+            return
+        if peer in self._retired:
+            self._to_move.add(peer)
+            return
+        del self._outbound[peer]
+        self._retired[peer] = link
+        link.retire()
 
     def drop(self, peer: PeerId) -> None:
         """The peer disconnected: fail its calls and close its sessions."""
@@ -217,10 +234,11 @@ class CallService:
         for link in self._links(peer):
             link.close("the peer disconnected")
         self._outbound.pop(peer, None)
+        self._to_move.discard(peer)
 
     def _links(self, peer: PeerId) -> list[Link]:
-        own = self._outbound.get(peer)
-        return [*([] if own is None else [own]), *self._retired.get(peer, ()), *self._inbound.get(peer, ())]
+        own = (self._outbound.get(peer), self._retired.get(peer))
+        return [*(link for link in own if link is not None), *self._inbound.get(peer, ())]
 
     # Making calls.
 
@@ -231,7 +249,7 @@ class CallService:
         deadline = now + timeout_s
         await trio.lowlevel.checkpoint_if_cancelled()
         link = self._outbound.get(peer)
-        if link is None or link.session.closed is not None:
+        while link is None or link.session.closed is not None:  # again, if it was retired before it was used
             opening = await self._open_link(peer, deadline)
             if isinstance(opening, Refusal):
                 return opening
@@ -265,6 +283,11 @@ class CallService:
         try:
             with opening.scope, trio.move_on_after(OPEN_S):
                 stream = await self._open_stream(peer)
+                while opening.is_outdone:
+                    opening.is_outdone = False
+                    if not isinstance(stream, Refusal):
+                        await stream.aclose()
+                    stream = await self._open_stream(peer)
                 if isinstance(stream, Refusal):
                     opening.result = stream
                 else:
@@ -282,14 +305,11 @@ class CallService:
             finally:
                 if self._outbound.get(peer) is link:
                     del self._outbound[peer]
-                self._forget_retired(peer, link)
-
-    def _forget_retired(self, peer: PeerId, link: Link) -> None:
-        retired = self._retired.get(peer)
-        if retired is not None:
-            retired.discard(link)
-            if not retired:
-                del self._retired[peer]
+                if self._retired.get(peer) is link:
+                    del self._retired[peer]
+                    if peer in self._to_move:
+                        self._to_move.discard(peer)
+                        self.move(peer)
 
     def _accept(self, peer: PeerId, link: Link, opened: Opened) -> None:
         method, handler = self._methods[opened.method], self._handlers[opened.method]

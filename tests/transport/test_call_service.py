@@ -326,6 +326,98 @@ async def test_calls_end_where_they_began_when_new_ones_move(autojump_clock: Moc
         assert not net.server.is_busy(A)
 
 
+async def test_calls_outlast_several_moves_and_the_other_side_never_sees_a_third_stream(
+    autojump_clock: MockClock,
+) -> None:
+    async def slow(_: PeerId, request: Data) -> Data | Refusal:
+        await trio.sleep(5)
+        return request
+
+    async with world() as net:
+        net.server.serve(ECHO, slow)
+        answers: list[object] = []
+
+        async def ask() -> None:
+            answers.append(await net.ask())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ask)
+                await trio.sleep(0.3)
+                net.client.move(B)
+        assert answers == [Data(b"x")] * 10
+        assert 2 <= len(net.streams) <= 4
+        await trio.sleep(1)
+        assert sum(there.to.statistics().open_send_channels for _, there in net.streams) <= 1
+
+
+async def test_a_stream_that_is_opened_while_calls_move_is_opened_again(autojump_clock: MockClock) -> None:
+    async with world() as net:
+        net.server.serve(ECHO, echo)
+        net.opening_s = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(net.ask)
+            await trio.sleep(0.5)
+            net.client.move(B)
+        assert len(net.streams) == 2
+        (first, _), (second, _) = net.streams
+        assert not first.sent
+        assert second.sent
+
+
+async def test_who_waits_for_a_stream_that_is_retired_before_its_first_call_gets_another(
+    autojump_clock: MockClock,
+) -> None:
+    for ticks in range(12):
+        async with world() as net:
+            net.server.serve(ECHO, echo)
+            net.opening_s = 1.0
+            answers: list[object] = []
+
+            async def ask(net: World = net, answers: list[object] = answers) -> None:
+                answers.append(await net.ask())
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(3):
+                    nursery.start_soon(ask)
+                await trio.sleep(1.0)
+                for _ in range(ticks):
+                    await trio.lowlevel.checkpoint()
+                net.client.move(B)
+            assert answers == [Data(b"x")] * 3, ticks
+
+
+async def test_of_many_streams_opened_at_once_two_are_served(autojump_clock: MockClock) -> None:
+    async with world() as net:
+        net.server.serve(ECHO, echo)
+        ours = [await net.raw() for _ in range(30)]
+        await trio.sleep(3)
+        is_open = 0
+        for end in ours:
+            with trio.move_on_after(1) as scope:
+                while await end.receive_some():
+                    pass
+            is_open += scope.cancelled_caught
+        assert is_open == 2
+
+
+async def test_of_three_streams_the_one_that_nothing_uses_ends(autojump_clock: MockClock) -> None:
+    async with world() as net:
+        net.server.serve(ECHO, never)
+        asked = encode(Data(b"x"))
+        body = open_head(ECHO.name.encode(), 50.0) + LENGTH.pack(len(asked)) + asked
+        busy = await net.raw()
+        await busy.send_all(PREAMBLE + HEAD.pack(Kind.OPEN, BEGIN | END, len(body), 1) + body)
+        await trio.sleep(1)
+        for _ in range(5):
+            await net.raw()
+            await trio.sleep(1)
+        with trio.move_on_after(5) as scope:
+            while await busy.receive_some():
+                pass
+        assert scope.cancelled_caught
+
+
 async def test_a_bug_in_a_handler_is_logged_with_its_traceback_and_ends_its_call_alone(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
