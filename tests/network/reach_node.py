@@ -4,7 +4,7 @@ python tests/network/reach_node.py SEED [RELAY ...]
 """
 
 import json
-import logging
+import socket
 import sys
 import time
 from typing import Any
@@ -37,6 +37,7 @@ def summary(host: Transport) -> dict[str, Any]:
         "reason": reach.reason,
         "nat": reach.nat,
         "outside": reach.outside,
+        "port_mapping": reach.port_mapping,
         "peers": {
             each.peer: {"address": each.address, "is_relayed": each.is_relayed, "note": each.note}
             for each in host.connections()
@@ -57,35 +58,50 @@ async def reach(host: Transport, order: dict[str, Any]) -> dict[str, Any]:
             await trio.sleep(0.01)
     called_s = time.monotonic() - began
     direct_s = None
-    note = ""
+    note, path = "", ""
     while time.monotonic() - began < order["patience_s"]:
         (connection,) = [each for each in host.connections() if each.peer == peer]
-        note = connection.note
+        note, path = connection.note, connection.address
         if not connection.is_relayed:
             answer = await host.request(peer, ECHO, Word(b"?"), timeout_s=10)
             assert isinstance(answer, Word), answer
             direct_s = time.monotonic() - began
             break
         await trio.sleep(0.01)
-    return {"called_s": called_s, "direct_s": direct_s, "note": note, **summary(host)}
+    return {"called_s": called_s, "direct_s": direct_s, "note": note, "address": path, **summary(host)}
 
 
 async def main() -> None:
-    logging.basicConfig(level=logging.DEBUG if "-v" in sys.argv else logging.WARNING, stream=sys.stderr)
-    seed, *relays = (each for each in sys.argv[1:] if each != "-v")
+    seed, *arguments = sys.argv[1:]
+    relays = [each for each in arguments if not each.startswith("--")]
     identity = Identity.from_seed(int(seed).to_bytes(32, "big"))
     relay = None if relays else RelayLimits()
-    async with open_host(identity, ["/ip4/0.0.0.0/tcp/0"], relay=relay, relays=relays, seed=int(seed)) as host:
+    listen = ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"] if has_ipv6() else ["/ip4/0.0.0.0/tcp/0"]
+    async with (
+        open_host(identity, listen, relay=relay, relays=relays, seed=int(seed)) as host,
+        trio.open_nursery() as nursery,
+    ):
+        if "--map-port" in arguments:
+            nursery.start_soon(host.map_port)
         host.serve(ECHO, lambda _, word: word)
-        with trio.move_on_after(20):
+        with trio.fail_after(30):
             while len(host.connections()) < len(relays):  # noqa: ASYNC110
                 await trio.sleep(0.02)
-            if relays:
-                await trio.sleep(0.3)
-        tell(summary(host))
+            connected_at = time.monotonic()
+            while sum("p2p-circuit" in each for each in host.addresses()) < len(relays):  # noqa: ASYNC110
+                await trio.sleep(0.02)
+        tell({**summary(host), "connected_for_s": time.monotonic() - connected_at})
         async for line in lines():
             order = json.loads(line)
             tell(await reach(host, order) if "reach" in order else summary(host))
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 async def lines() -> Any:
