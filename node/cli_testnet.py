@@ -43,7 +43,7 @@ EPILOG = """\
   shoal testnet --nodes 8 --minutes 10     longer, by the clock
   shoal testnet --model gpt-0.2m --set steps=20 --set codec=int8 --json
   shoal testnet --nodes 8 --chaos 7        nodes are killed, frozen, restarted and cut off; in the end all agree
-  shoal testnet --network home             nodes behind home routers and slow lines, which reach each other by a relay
+  shoal testnet --network home             nodes behind home routers and slow lines, that get through to one another
 
 on one machine the same --seed gives the same states, bit for bit; with --chaos the same nodes suffer at the same times
 """

@@ -1,7 +1,7 @@
 """`shoal testnet --network home`: each node behind a router of its own, on a line like people have at home.
 
-The first node has a public address and passes traffic on for the others, as one friend with an open port would do; the
-others are behind home routers of all kinds, the commonest first.
+The first node has a public address and relays for the others, as nodes do that can be dialed; the others are behind
+home routers of all kinds, the commonest first, and get through to one another where those let them.
 """
 
 from collections.abc import AsyncGenerator
@@ -32,7 +32,7 @@ ROUTERS: Final = (
 )
 
 
-# All pairs but the relay's own go through it: of n others n (n - 1) / 2.
+# All pairs but the relay's own may go through it, if only until they are through: of n others n (n - 1) / 2.
 NODES_MAX: Final = 1 + (1 + isqrt(1 + 8 * RelayLimits().circuits_max)) // 2
 
 
@@ -66,11 +66,9 @@ async def open_homes(plan: Plan, where: Path) -> AsyncGenerator[list[Place]]:
         raise Complaint(f"a node in another network is asked by a Unix socket, and {where} is too long a path for one")
     async with open_internet() as internet:
         places: list[Place] = []
-        relay = ""
         for node in range(plan.nodes):
             home = await internet.add_home(router_of(node), LINE)
             host = await home.add_host()
             listen = f"/ip4/{host.address}/tcp/{PORT}"
-            relay = relay or f"{listen}/p2p/{plan.identity(node).peer_id}"
-            places.append(Place(host.prefix, listen, ("--relays", relay) if node else ("--relay", "everybody")))
+            places.append(Place(host.prefix, listen))
         yield places
