@@ -186,4 +186,5 @@ def _summary(peer: PeerId, entries: list[Entry]) -> Connection:
         rtt_s=best.established.rtt_s,
         bytes_sent=sum(entry.socket.own.bytes_sent for entry in entries),
         bytes_received=sum(entry.socket.own.bytes_received for entry in entries),
+        limit_bytes=best.socket.limit_bytes,
     )

@@ -302,7 +302,12 @@ class BlobService:
 
     async def _ask(self, fetch: _Fetch, peer: PeerId, wants_manifest: bool) -> None:
         request = ManifestRequest(fetch.plan.ref.digest, wants_manifest)
-        reply = await self._transport.request(peer, MANIFEST, request, timeout_s=ASK_S)
+        limit_bytes = next((each.limit_bytes for each in self._transport.connections() if each.peer == peer), None)
+        reply: ManifestReply | Refusal
+        if limit_bytes is not None and limit_bytes < min(CHUNK_BYTES, fetch.plan.ref.size):
+            reply = Refusal(Code.UNREACHABLE, f"the relay that leads to it carries {limit_bytes} bytes")
+        else:
+            reply = await self._transport.request(peer, MANIFEST, request, timeout_s=ASK_S)
         if isinstance(reply, Refusal):
             fetch.plan.failed(peer, _text(reply), trio.current_time())
         else:

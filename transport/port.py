@@ -127,6 +127,7 @@ class Connection:
     bytes_sent: int
     bytes_received: int
     note: str = ""  # how it came to this, for people
+    limit_bytes: int | None = None  # what its relay lets it carry in all
 
 
 class Verdict(enum.Enum):

@@ -99,6 +99,27 @@ def limit_of(host: Transport, peer: PeerId) -> int | None:
     return None if entry is None else entry.socket.limit_bytes
 
 
+async def test_nothing_large_is_asked_for_through_a_relay_that_lets_strangers_only_meet(tmp_path: Path) -> None:
+    limits = RelayLimits(serves_strangers=False)
+    async with relaying(limits) as relay, hidden(relay.addresses()[0]) as one, open_host(CALLER, [], seed=3) as two:
+        await until_reserved(relay)
+        assert await two.connect(where(one), timeout_s=PATIENCE_S) == one.peer_id
+        two.serve(ECHO, lambda _, word: word)
+        async with trio.open_nursery() as nursery:
+            blobs = [BlobService(host, BlobStore(tmp_path / host.peer_id, 2**28)) for host in (one, two)]
+            for each in blobs:
+                await nursery.start(each.run)
+            small, large = [await blobs[0].put([bytes(size)], pin="x") for size in (10_000, 2**20)]
+            assert isinstance(small, BlobRef)
+            assert isinstance(large, BlobRef)
+            assert await blobs[1].fetch(small, lambda: [one.peer_id], pin="x", timeout_s=PATIENCE_S) is None
+            refusal = await blobs[1].fetch(large, lambda: [one.peer_id], pin="x", timeout_s=3)
+            assert refusal is not None
+            assert f"carries {PUNCHING.data_bytes} bytes" in refusal.message
+            assert await echoes(two, one.peer_id)
+            nursery.cancel_scope.cancel()
+
+
 async def test_two_nodes_that_know_only_a_relay_call_one_another_and_fetch_a_blob(tmp_path: Path) -> None:
     data = random.Random(1).randbytes(8 * 2**20)
     async with relaying() as relay, hidden(relay.addresses()[0]) as one, open_host(CALLER, [], seed=3) as two:
