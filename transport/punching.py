@@ -135,8 +135,9 @@ class Budget:
             return False  # whoever makes us forget would get all attempts again
         for each in ranges:
             self._buckets.setdefault(each, TokenBucket(ATTEMPTS_PER_RANGE_PER_S, ATTEMPTS_PER_RANGE))
-        has_room = [self._buckets[each].take(now) for each in ranges]
-        return all(has_room)
+        if not all(self._buckets[each].has_one(now) for each in ranges):
+            return False
+        return all(self._buckets[each].take(now) for each in ranges)
 
     def proved(self, plan: Plan, where: Endpoint) -> None:
         """The peer was there: that range does not count. The others do, or a peer with one of its own had them all."""

@@ -12,11 +12,15 @@ class TokenBucket:
 
     def take(self, now: float) -> bool:
         """Whether one more is allowed. Time that goes backward counts as standing still."""
-        self._fill(now)
-        if self._tokens < 1:
+        if not self.has_one(now):
             return False
         self._tokens -= 1
         return True
+
+    def has_one(self, now: float) -> bool:
+        """Whether `take` would be allowed."""
+        self._fill(now)
+        return self._tokens >= 1
 
     def give_back(self) -> None:
         """What was taken last does not count."""
