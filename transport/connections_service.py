@@ -232,16 +232,21 @@ class Connections:
         if self._room(anybody) is None:
             return
         if len(self._handshakes) >= HANDSHAKES_MAX:
-            next(iter(self._handshakes.values())).scope.cancel()  # honest ones are quick; so silence locks nobody out
+            oldest = next(iter(self._handshakes))  # honest ones are quick; so silence locks nobody out
+            self._handshakes.pop(oldest).scope.cancel()
         established = None
         handshake = self._handshakes[socket] = _Handshake(
             remote, trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S)
         )
-        with handshake.scope:
-            established = await self._greet(socket, remote)
-        # Asked again, for many may have shaken hands at once.
-        is_admitted = established is not None and self.admits(established.peer, socket)
-        del self._handshakes[socket]
+        try:
+            with handshake.scope:
+                established = await self._greet(socket, remote)
+            # Asked again, for many may have shaken hands at once.
+            is_admitted = (
+                established is not None and socket in self._handshakes and self.admits(established.peer, socket)
+            )
+        finally:
+            self._handshakes.pop(socket, None)
         if established is not None and is_admitted:
             entry = self._enter(established, socket, remote, How.ACCEPTED)
             if entry is not None:
