@@ -163,10 +163,6 @@ class Connections:
         """As `Transport.release`."""
         self._dialer.release(peer)
 
-    async def connect_beside(self, endpoint: Endpoint, peer: PeerId) -> PeerId | Refusal:
-        """A direct connection beside the one that stands."""
-        return await self._dial(replace(endpoint, peer=peer), peer)
-
     def network_changed(self, local_ips: Collection[str]) -> None:
         """This machine has these addresses now: what hangs on others is dead. Everybody who is missing is dialed."""
         for entry in self._books:
@@ -236,16 +232,21 @@ class Connections:
         if self._room(anybody) is None:
             return
         if len(self._handshakes) >= HANDSHAKES_MAX:
-            next(iter(self._handshakes.values())).scope.cancel()  # honest ones are quick; so silence locks nobody out
+            oldest = next(iter(self._handshakes))  # honest ones are quick; so silence locks nobody out
+            self._handshakes.pop(oldest).scope.cancel()
         established = None
         handshake = self._handshakes[socket] = _Handshake(
             remote, trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S)
         )
-        with handshake.scope:
-            established = await self._greet(socket, remote)
-        # Asked again, for many may have shaken hands at once.
-        is_admitted = established is not None and self.admits(established.peer, socket)
-        del self._handshakes[socket]
+        try:
+            with handshake.scope:
+                established = await self._greet(socket, remote)
+            # Asked again, for many may have shaken hands at once.
+            is_admitted = (
+                established is not None and socket in self._handshakes and self.admits(established.peer, socket)
+            )
+        finally:
+            self._handshakes.pop(socket, None)
         if established is not None and is_admitted:
             entry = self._enter(established, socket, remote, How.ACCEPTED)
             if entry is not None:
@@ -265,14 +266,14 @@ class Connections:
             return socket
         return await self._take(socket, endpoint, peer, How.DIALED, is_initiator=True)
 
-    async def adopt(self, stream: trio.SocketStream, peer: PeerId, *, is_initiator: bool) -> PeerId | Refusal:
-        """Make a connection with `peer` of a socket that both sides have opened. It is closed if that fails."""
+    async def adopt(self, stream: trio.SocketStream, peer: PeerId, how: How, *, is_initiator: bool) -> PeerId | Refusal:
+        """Make a connection with `peer`, beside those that stand, of a fresh socket. It is closed if that fails."""
         socket = Socket(stream, self._total)
         remote = socket.remote
         if remote is None:
             socket.abort()
             return Refusal(Code.UNREACHABLE, "the connection broke at once")
-        return await self._take(socket, replace(remote, peer=peer), peer, How.PUNCHED, is_initiator=is_initiator)
+        return await self._take(socket, replace(remote, peer=peer), peer, how, is_initiator=is_initiator)
 
     async def _take(
         self, socket: Socket, endpoint: Endpoint, peer: PeerId, how: How, *, is_initiator: bool

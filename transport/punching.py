@@ -12,13 +12,15 @@ opens its own router for the other's (TCP simultaneous open; libp2p's DCUtR). Ag
 - Two behind the same router are seen as the same address: they try each other's addresses on the LAN as well.
 - Where both have a global IPv6 address, there is nothing to translate: it is tried beside IPv4, and comes first.
 
-What a malicious peer may offer: any addresses. What it achieves: a few packets of a TCP handshake to PUNCHED_MAX and
-DIALED_MAX of them, no private ones unless it is seen as the same address as this node, no port below PORT_MIN, and by
-all peers together not more than `Budget` allows to any one range of addresses.
+What a malicious peer may offer: any addresses, its own or not. What it achieves: DIALS_MAX packets of a TCP handshake
+to PUNCHED_MAX of them, from the fresh port to none below PORT_MIN; one connection, on which a handshake begins, to
+DIALED_MAX others; and by all peers together not more attempts than `Budget` allows to any one range of addresses. Who
+knows as whom this node is seen may pass for a neighbour: so of private addresses those of local networks are dialed and
+no others, at no port below PORT_MIN, and all of them are one range.
 """
 
 import enum
-from collections import OrderedDict
+import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -32,11 +34,14 @@ from .wire import ADDRESS_CHARS_MAX, Message
 
 PUNCHED_MAX: Final = 2  # one of each family
 DIALED_MAX: Final = 4
+DIALS_MAX: Final = 8  # of one address that refuses, in one attempt
 PORT_MIN: Final = 1024  # below it are services of others, and no router maps a client's port there
 ATTEMPTS_PER_RANGE: Final = 12  # at once, to any one range, by whatever peers; less: members behind one carrier wait
 ATTEMPTS_PER_RANGE_PER_S: Final = 1 / 60
 RANGES_MAX: Final = 1024  # whose attempts are remembered
 
+_LAN: Final = "the local network"
+_LOCAL: Final = [ipaddress.ip_network(each) for each in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")]
 _Text = Annotated[str, msgspec.Meta(max_length=ADDRESS_CHARS_MAX)]
 
 
@@ -90,7 +95,11 @@ def plan(own: Offer, theirs: Offer) -> Plan | str:
     own_ips = {each.host for each in _endpoints(own.punched)}
     theirs_punched = _endpoints(theirs.punched)
     are_neighbours = any(each.host in own_ips for each in theirs_punched)
-    dialed = tuple(each for each in _endpoints(theirs.listening) if _is_global(each) or are_neighbours)
+    dialed = tuple(
+        each
+        for each in _endpoints(theirs.listening)
+        if _is_global(each) or (are_neighbours and _is_local(each) and each.port >= PORT_MIN)
+    )
     punched = tuple(each for each in theirs_punched if _is_global(each) and each.port >= PORT_MIN)
     has_ip6 = any(each.kind == "ip6" for each in punched) and any(":" in ip for ip in own_ips)
     if own.mapping == theirs.mapping == Mapping.DEPENDENT and not (dialed or has_ip6):
@@ -115,29 +124,38 @@ class Budget:
     """How often strangers' addresses may be dialed because somebody says that they are its own."""
 
     def __init__(self) -> None:
-        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._buckets: dict[str, TokenBucket] = {}
 
     def allows(self, plan: Plan, now: float) -> bool:
         """Whether to make an attempt; it is then counted for each range that it dials."""
-        ranges = _ranges(plan)
+        ranges = sorted(_ranges(plan))
+        if len(self._buckets) + len(ranges) > RANGES_MAX:
+            self._forget_full_ones(now)
+        if len(self._buckets) + len(ranges) > RANGES_MAX:
+            return False  # whoever makes us forget would get all attempts again
         for each in ranges:
-            if each not in self._buckets:
-                self._buckets[each] = TokenBucket(ATTEMPTS_PER_RANGE_PER_S, ATTEMPTS_PER_RANGE)
-            self._buckets.move_to_end(each)  # a plan has few ranges: none of its own is forgotten
-        while len(self._buckets) > RANGES_MAX:
-            self._buckets.popitem(last=False)
-        has_room = [self._buckets[each].take(now) for each in ranges]
-        return all(has_room)
+            self._buckets.setdefault(each, TokenBucket(ATTEMPTS_PER_RANGE_PER_S, ATTEMPTS_PER_RANGE))
+        if not all(self._buckets[each].has_one(now) for each in ranges):
+            return False
+        return all(self._buckets[each].take(now) for each in ranges)
 
-    def proved(self, plan: Plan) -> None:
-        """An attempt has succeeded: it was the peer's own address, and does not count."""
-        for each in _ranges(plan):
-            if each in self._buckets:
-                self._buckets[each].give_back()
+    def proved(self, plan: Plan, where: Endpoint) -> None:
+        """The peer was there: that range does not count. The others do, or a peer with one of its own had them all."""
+        range = _range(where)
+        if range in _ranges(plan) and range in self._buckets:
+            self._buckets[range].give_back()
+
+    def _forget_full_ones(self, now: float) -> None:
+        self._buckets = {each: bucket for each, bucket in self._buckets.items() if not bucket.is_full(now)}
 
 
 def _ranges(plan: Plan) -> set[str]:
-    return {found.narrow for each in (*plan.punched, *plan.dialed) if (found := ranges_of(each.address))}
+    return {_range(each) for each in (*plan.punched, *plan.dialed)}
+
+
+def _range(endpoint: Endpoint) -> str:
+    found = ranges_of(endpoint.address)
+    return _LAN if found is None else found.narrow
 
 
 def _endpoints(texts: Iterable[str]) -> list[Endpoint]:
@@ -152,6 +170,12 @@ def _endpoints(texts: Iterable[str]) -> list[Endpoint]:
 
 def _is_global(endpoint: Endpoint) -> bool:
     return ranges_of(Address(endpoint.address)) is not None
+
+
+def _is_local(endpoint: Endpoint) -> bool:
+    """Not what Python calls private: with that go this very machine, as 0.0.0.0, and what is written as IPv6."""
+    ip = ipaddress.ip_address(endpoint.host)
+    return any(ip in network for network in _LOCAL if network.version == ip.version)
 
 
 def _is_ip4(endpoint: Endpoint) -> bool:

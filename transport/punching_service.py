@@ -14,20 +14,25 @@ from typing import Final, Protocol
 import trio
 
 from .addresses import Endpoint, ip_endpoint, ranges_of
+from .books_service import How
 from .connections_service import Connections
 from .outlet_service import Outlet, open_outlet
 from .paths import Outcome, Paths, Way
 from .port import Call, Code, PeerId, Refusal, Streaming
-from .punching import DIALED_MAX, Budget, Offer, Plan, explanation, mapping_of, plan
+from .punching import DIALED_MAX, DIALS_MAX, Budget, Offer, Plan, explanation, mapping_of, plan
 from .service import CallService
+from .tcp_service import dial
 from .wire import Message
 
 ATTEMPT_S: Final = 10.0  # for all of one attempt
 MEET_S: Final = 1.8  # for dialing: the first packet, and the one that the system sends again after a second
+ADOPT_S: Final = 2.0  # after that, for handshakes under way
+ACCEPTED_MAX: Final = 8  # at one outlet; more: sockets for whoever floods it
 REFUSED_S: Final = 0.4  # after this a refused attempt is given up, for one with other ports
 LAST_WORD_S: Final = 1.0  # for the other side to be done as well
-AGAIN_S: Final = 0.02  # between two dials of an address that refused
+AGAIN_S: Final = 0.02  # before an address that refused is dialed again; then twice as long, and so on
 OBSERVERS: Final = 2  # asked about a port
+_Adopt = Callable[[trio.SocketStream, How], None]
 _OUTCOMES: Final = {Code.REFUSED: Outcome.HOPELESS, Code.BUSY: Outcome.BUSY}
 
 log = logging.getLogger(__name__)
@@ -63,7 +68,7 @@ class _Meeting:
     peer: PeerId
     plan: Plan
     outlets: list[Outlet]
-    refused_count: int = 0
+    refused: set[Endpoint] = field(default_factory=set[Endpoint])
     is_through: bool = False
     over: trio.Event = field(default_factory=trio.Event)
 
@@ -150,27 +155,32 @@ class PunchingService:
             return Refusal(Code.BUSY, why_not)
         outcome, reason = Outcome.FAILED, "the other side gave up"
         try:
-            theirs = await call.receive()
-            if not isinstance(theirs, Word) or theirs.offer is None:
-                return Refusal(Code.MALFORMED, "an offer comes first")
-            async with self._here() as (outlets, own):
-                planned = self._plan(own, theirs.offer)
-                if isinstance(planned, Refusal):
-                    outcome, reason = _refused(planned)
-                    return planned
-                for word in (Word(own), Word(None)):
-                    await call.send(word)
-                    if not isinstance(await call.receive(), Word):
-                        return None
-                meeting = _Meeting(peer, planned, outlets)
-                await self._meet(meeting)
-                outcome, reason = _result(meeting, own, theirs.offer)
-                return None if meeting.is_through else Refusal(Code.REFUSED, reason)
+            with trio.move_on_after(ATTEMPT_S):  # whatever time the other side allows itself
+                outcome, reason, refusal = await self._follow(peer, call)
+                return refusal
+            return None
         except OSError as error:
             reason = f"no fresh port: {error}"
             return Refusal(Code.REFUSED, reason)
         finally:
             self._note(peer, outcome, reason)
+
+    async def _follow(self, peer: PeerId, call: Call[Word, Word]) -> tuple[Outcome, str, Refusal | None]:
+        theirs = await call.receive()
+        if not isinstance(theirs, Word) or theirs.offer is None:
+            return Outcome.FAILED, "the other side offers nothing", Refusal(Code.MALFORMED, "an offer comes first")
+        async with self._here() as (outlets, own):
+            planned = self._plan(own, theirs.offer)
+            if isinstance(planned, Refusal):
+                return *_refused(planned), planned
+            for word in (Word(own), Word(None)):
+                await call.send(word)
+                if not isinstance(await call.receive(), Word):
+                    return Outcome.FAILED, "the other side gave up", None
+            meeting = _Meeting(peer, planned, outlets)
+            await self._meet(meeting)
+            outcome, reason = _result(meeting, own, theirs.offer)
+            return outcome, reason, None if meeting.is_through else Refusal(Code.REFUSED, reason)
 
     def _note(self, peer: PeerId, outcome: Outcome, reason: str) -> None:
         log.debug("punching with %s: %s: %s", peer, outcome.value, reason)
@@ -206,52 +216,70 @@ class PunchingService:
             yield outlets, Offer(mapping, tuple(each.address for each in punched), listening)
 
     async def _meet(self, meeting: _Meeting) -> None:
-        """Dial and listen, until there is a connection or no hope."""
-        with trio.move_on_after(MEET_S):
-            async with trio.open_nursery() as nursery:
-                done = nursery.cancel_scope.cancel
-                for outlet in meeting.outlets:
-                    nursery.start_soon(self._listen, meeting, outlet, nursery, done)
-                    for endpoint in meeting.plan.punched:
-                        if endpoint.kind == outlet.kind:
-                            nursery.start_soon(self._dial, meeting, outlet, endpoint, done)
-                for endpoint in meeting.plan.dialed:
-                    nursery.start_soon(self._connect, meeting, endpoint, done)
-                await trio.sleep(REFUSED_S)
-                if meeting.refused_count and not meeting.plan.dialed:
-                    done()
+        """Dial and listen, until there is a connection or no hope.
 
-    async def _listen(self, meeting: _Meeting, outlet: Outlet, nursery: trio.Nursery, done: Callable[[], None]) -> None:
-        with suppress(OSError):
-            while True:
-                nursery.start_soon(self._adopt, meeting, await outlet.accept(), done)
+        Handshakes under way may still end: on one of them the other side may have settled.
+        """
+        with trio.move_on_after(MEET_S + ADOPT_S):
+            async with trio.open_nursery() as adopting:
+                with trio.move_on_after(MEET_S) as dialing:
 
-    async def _dial(self, meeting: _Meeting, outlet: Outlet, endpoint: Endpoint, done: Callable[[], None]) -> None:
-        while True:
-            try:
-                stream = await outlet.connect(endpoint)
-            except OSError:
-                meeting.refused_count += 1
-                await trio.sleep(AGAIN_S)
-            else:
-                await self._adopt(meeting, stream, done)
-                return
+                    def adopt(stream: trio.SocketStream, how: How) -> None:
+                        adopting.start_soon(self._adopt, meeting, stream, how, dialing.cancel)
 
-    async def _adopt(self, meeting: _Meeting, stream: trio.SocketStream, done: Callable[[], None]) -> None:
-        """Both sides dialed, so it is their ids that say who speaks first."""
-        is_first = self._self_id < meeting.peer
-        if await self._connections.adopt(stream, meeting.peer, is_initiator=is_first) == meeting.peer:
-            self._through(meeting, done)
+                    await _dial_all(meeting, adopt)
 
-    async def _connect(self, meeting: _Meeting, endpoint: Endpoint, done: Callable[[], None]) -> None:
-        if await self._connections.connect_beside(endpoint, meeting.peer) == meeting.peer:
-            self._through(meeting, done)
-
-    def _through(self, meeting: _Meeting, done: Callable[[], None]) -> None:
-        if not meeting.is_through:
+    async def _adopt(self, meeting: _Meeting, stream: trio.SocketStream, how: How, done: Callable[[], None]) -> None:
+        """Where both sides dialed it is their ids that say who speaks first."""
+        is_first = how is How.DIALED or self._self_id < meeting.peer
+        if await self._connections.adopt(stream, meeting.peer, how, is_initiator=is_first) == meeting.peer:
+            where = self._connections.direct_endpoint(meeting.peer)
+            if not meeting.is_through and where is not None:
+                self._budget.proved(meeting.plan, where)
             meeting.is_through = True
-            self._budget.proved(meeting.plan)
-        done()
+            done()
+
+
+async def _dial_all(meeting: _Meeting, adopt: _Adopt) -> None:
+    """Until cancelled, or no hope is left."""
+    kinds = {outlet.kind for outlet in meeting.outlets}
+    punched = {endpoint for endpoint in meeting.plan.punched if endpoint.kind in kinds}
+    async with trio.open_nursery() as nursery:
+        for outlet in meeting.outlets:
+            nursery.start_soon(_listen, outlet, adopt)
+            for endpoint in punched:
+                if endpoint.kind == outlet.kind:
+                    nursery.start_soon(_dial, meeting, outlet, endpoint, adopt)
+        for endpoint in meeting.plan.dialed:
+            nursery.start_soon(_connect, endpoint, adopt)
+        await trio.sleep(REFUSED_S)
+        if punched and punched == meeting.refused and not meeting.plan.dialed:
+            nursery.cancel_scope.cancel()
+
+
+async def _listen(outlet: Outlet, adopt: _Adopt) -> None:
+    with suppress(OSError):
+        for _ in range(ACCEPTED_MAX):
+            adopt(await outlet.accept(), How.PUNCHED)
+
+
+async def _dial(meeting: _Meeting, outlet: Outlet, endpoint: Endpoint, adopt: _Adopt) -> None:
+    for turn in range(DIALS_MAX):
+        try:
+            stream = await outlet.connect(endpoint)
+        except (ConnectionRefusedError, ConnectionResetError):
+            meeting.refused.add(endpoint)
+        except OSError as error:  # no way leads there, or what came from there was accepted meanwhile
+            log.debug("%s: %s", endpoint.address, error)
+        else:
+            adopt(stream, How.PUNCHED)
+            return
+        await trio.sleep(AGAIN_S * 2.0**turn)
+
+
+async def _connect(endpoint: Endpoint, adopt: _Adopt) -> None:
+    with suppress(OSError):
+        adopt(await dial(endpoint), How.DIALED)
 
 
 async def _ask(outlet: Outlet, observer: Endpoint, found: Callable[[Endpoint], None]) -> None:
@@ -284,7 +312,7 @@ def _refused(refusal: Refusal) -> tuple[Outcome, str]:
 def _result(meeting: _Meeting, own: Offer, theirs: Offer) -> tuple[Outcome, str]:
     if meeting.is_through:
         return Outcome.DIRECT, "a hole was punched"
-    return Outcome.FAILED, explanation(own, theirs, meeting.refused_count)
+    return Outcome.FAILED, explanation(own, theirs, len(meeting.refused))
 
 
 def _is_global(ip: str) -> bool:

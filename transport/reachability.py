@@ -8,26 +8,30 @@ own never come from the port at which it listens, so that no router lets a helpe
 From time to time a fresh port is shown to a helper or two (`stun`): that is how a new address of the router is noticed,
 and whether it shows each peer another port.
 
-What a malicious helper may do: not dial and say it did, dial from elsewhere, say that it sees any address. What it
-achieves: one opinion of HELPERS_MAX, and one more round of questions per LOOK_S. To call a private node public it would
-have to get through to it.
+What a malicious helper may do: not dial and say it did, dial from elsewhere, say that it sees any address, not answer.
+What it achieves: one opinion of HELPERS_MAX, and CHANGES_MAX rounds of questions, then one per CHANGE_S, and those only
+while no other helper contradicts. To call a private node public it would have to get through to it.
 """
 
 import enum
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
 from .addresses import Endpoint
 from .port import PeerId, Verdict
 from .punching import Mapping
+from .token_bucket import TokenBucket
 
 HELPERS_MAX: Final = 3  # asked to dial back, for one verdict
 AT_ONCE_MAX: Final = 2
 LOOK_S: Final = 12.0  # a change is noticed after this and a few round trips; shorter: packets for nothing
 SOON_S: Final = 4.0  # so long connecting anew may take
 RECHECK_S: Final = 300.0  # somebody may have closed a port
-AGAIN_S: Final = 5.0  # after a helper that did not answer
+AGAIN_S: Final = 5.0  # before a helper that did not answer is asked again; then twice as long, and so on
+CHANGES_MAX: Final = 3  # of the address outside, believed at once; more: whoever makes them up keeps us busy
+CHANGE_S: Final = 300.0  # and then one each
 LOOK_MAX: Final = 2  # helpers that are shown a fresh port
 
 
@@ -75,7 +79,9 @@ class Reachability:
         self.mapping = Mapping.UNKNOWN
         self._local_ips = local_ips
         self._helpers: dict[PeerId, None] = {}  # the one that waited longest first
-        self._asked: set[PeerId] = set()
+        self._asked: dict[PeerId, float] = {}  # until when they are not asked again
+        self._silent_count = 0  # times that a helper did not answer, since one did
+        self._changes = TokenBucket(1 / CHANGE_S, CHANGES_MAX)
         self._tried: dict[PeerId, Tried] = {}
         self._seen: dict[PeerId, Endpoint] = {}
         self._wanted = AT_ONCE_MAX
@@ -89,6 +95,7 @@ class Reachability:
         found = (
             Endpoint(tried.seen.kind, tried.seen.host, port)
             for tried in self._tried.values()
+            if self._is_believed(tried)
             for port in sorted(tried.arrived)
         )
         return tuple(dict.fromkeys(found))
@@ -106,7 +113,7 @@ class Reachability:
     def helper_left(self, peer: PeerId) -> None:
         """It is not any more. What it found out stands."""
         self._helpers.pop(peer, None)
-        self._asked.discard(peer)
+        self._asked.pop(peer, None)
         self._seen.pop(peer, None)
 
     def network_changed(self, local_ips: frozenset[str], now: float) -> None:
@@ -138,13 +145,13 @@ class Reachability:
             self._asked.clear()
             self._ask_at = now
         if now >= self._ask_at:
-            self._ask_at = math.inf
-            fresh = [peer for peer in self._helpers if peer not in self._asked][: self._wanted]
+            fresh = [peer for peer in self._helpers if self._asked.get(peer, -math.inf) <= now][: self._wanted]
             self._wanted -= len(fresh)
             for peer in fresh:
-                self._asked.add(peer)
+                self._asked[peer] = math.inf
                 self._to_the_end(peer)
                 orders.append(AskToDial(peer))
+            self._ask_at = min(self._asked.values(), default=math.inf) if self._wanted else math.inf
         if now >= self._look_at and self._helpers:
             self._look_at = now + LOOK_S
             orders.append(Look())
@@ -159,28 +166,44 @@ class Reachability:
         """What came of `AskToDial`; None: the helper did not answer."""
         if tried is None:
             self._wanted += 1
-            self._ask_at = min(self._ask_at, now + AGAIN_S)
+            self._ask_at = now  # somebody else; and the same one later: it may have been busy
+            if helper in self._helpers:
+                self._asked[helper] = now + min(RECHECK_S, AGAIN_S * 2.0 ** min(self._silent_count, 16))
+            self._silent_count += 1
             return
+        self._silent_count = 0
         self._tried.pop(helper, None)
         self._tried[helper] = tried
         while len(self._tried) > HELPERS_MAX:
             del self._tried[next(iter(self._tried))]
         verdicts = {bool(each.arrived) for each in self._tried.values()}
-        if len(verdicts) > 1 and len(self._tried) < HELPERS_MAX:
+        is_contradicted = len(verdicts) > 1 or len(self._hosts_seen(tried.seen.kind)) > 1
+        if is_contradicted and len(self._tried) < HELPERS_MAX:
             self._wanted = max(self._wanted, 1)
             self._ask_at = now
         self._conclude()
 
     def looked(self, seen: dict[PeerId, Endpoint], mapping: Mapping, now: float) -> bool:
         """What came of `Look`. Whether this node's address outside is another one: then all is asked anew."""
-        is_new = any(peer in self._seen and self._seen[peer].host != each.host for peer, each in seen.items())
+        seen = {peer: each for peer, each in seen.items() if peer in self._helpers}
+        news = {self._seen[peer].host != each.host for peer, each in seen.items() if peer in self._seen}
+        is_new = news == {True} and self._changes.take(now)
         if is_new:
             self.network_changed(self._local_ips, now)
             self._look_at = now + LOOK_S
-        self._seen |= seen
+        if is_new or news != {True}:
+            self._seen |= seen
         if mapping is not Mapping.UNKNOWN and not (len(seen) < LOOK_MAX and self.mapping is Mapping.DEPENDENT):
             self.mapping = mapping
         return is_new
+
+    def _hosts_seen(self, kind: str) -> Counter[str]:
+        return Counter(each.seen.host for each in self._tried.values() if each.seen.kind == kind)
+
+    def _is_believed(self, tried: Tried) -> bool:
+        """Or one helper could have this node name anybody's address as its own."""
+        hosts = self._hosts_seen(tried.seen.kind)
+        return tried.seen.host in self._local_ips or 2 * hosts[tried.seen.host] >= hosts.total()
 
     def _to_the_end(self, peer: PeerId) -> None:
         if peer in self._helpers:
@@ -189,7 +212,7 @@ class Reachability:
 
     def _conclude(self) -> None:
         tried = list(self._tried.values())
-        arrived = [each for each in tried if each.arrived]
+        arrived = [each for each in tried if each.arrived and self._is_believed(each)]
         if not tried:
             self.verdict = Verdict.UNKNOWN
             self.reason = "nobody outside this network has tried yet"

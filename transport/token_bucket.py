@@ -12,14 +12,26 @@ class TokenBucket:
 
     def take(self, now: float) -> bool:
         """Whether one more is allowed. Time that goes backward counts as standing still."""
-        if now > self._at:
-            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
-            self._at = now
-        if self._tokens < 1:
+        if not self.has_one(now):
             return False
         self._tokens -= 1
         return True
 
+    def has_one(self, now: float) -> bool:
+        """Whether `take` would be allowed."""
+        self._fill(now)
+        return self._tokens >= 1
+
     def give_back(self) -> None:
         """What was taken last does not count."""
         self._tokens = min(self._burst, self._tokens + 1)
+
+    def is_full(self, now: float) -> bool:
+        """Whether it is as good as a new one."""
+        self._fill(now)
+        return self._tokens >= self._burst
+
+    def _fill(self, now: float) -> None:
+        if now > self._at:
+            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
+            self._at = now

@@ -179,7 +179,8 @@ class Mux:
 
     def doubt(self, now: float) -> None:
         """The other side may be gone: without a sign of life within DOUBT_S this is the end."""
-        self._doubted_at = now
+        if not self._is_in_doubt:  # or whoever doubts again and again would never know
+            self._doubted_at = now
         if not self._is_pinging:
             self._ping(now)
 

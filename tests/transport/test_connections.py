@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from shoal.transport.addresses import ip_endpoint
-from shoal.transport.connections_service import REVIEW_S, Connections
+from shoal.transport.connections_service import HANDSHAKE_S, HANDSHAKES_MAX, REVIEW_S, Connections
 from shoal.transport.dialer import Dialer
 from shoal.transport.identity import Identity
 from shoal.transport.limits import Limits
@@ -206,3 +206,34 @@ async def test_a_second_connection_puts_the_first_in_doubt_and_takes_over(autoju
         seen = here.connections.direct_endpoint(peer(900))
         assert seen is not None
         assert seen.host == "12.1.1.1"
+
+
+async def test_who_is_cut_off_while_it_shakes_hands_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    async with world() as here:
+        handshakes = here.connections._handshakes  # pyright: ignore[reportPrivateUsage]
+        for _ in range(3):
+            ours, theirs = trio.socket.socketpair()
+            with trio.move_on_after(1):  # as when the relay that carries it is gone
+                await here.connections.admit(Socket(trio.SocketStream(ours), Bytes()), ip_endpoint("8.8.8.8", 1))
+            ours.close()
+            theirs.close()
+        assert not handshakes
+
+
+async def test_of_many_who_connect_at_once_and_say_nothing_a_bounded_number_is_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    async with world() as here:
+        handshakes = here.connections._handshakes  # pyright: ignore[reportPrivateUsage]
+        pairs = [trio.socket.socketpair() for _ in range(3 * HANDSHAKES_MAX)]
+        for ours, _ in pairs:
+            socket = Socket(trio.SocketStream(ours), Bytes())
+            here.nursery.start_soon(here.connections.admit, socket, ip_endpoint("8.8.8.8", 1))
+        await wait_all_tasks_blocked()
+        assert len(handshakes) == HANDSHAKES_MAX
+        assert await here.come(1, "9.9.9.9")
+        await trio.sleep(HANDSHAKE_S + 1)
+        assert not handshakes
+        assert peer(1) in here.connections.peers
+        for each in (each for pair in pairs for each in pair):
+            each.close()

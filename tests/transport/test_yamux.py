@@ -12,6 +12,7 @@ from shoal.transport.yamux import (
     ANSWERS_MAX,
     DATA_BYTES_MAX,
     DEAD_S,
+    DOUBT_S,
     FRAMES_AT_ONCE,
     FRESH_WINDOW_BYTES,
     GROW_S,
@@ -431,6 +432,28 @@ def test_who_sends_but_never_answers_a_ping_is_cut_off() -> None:
         mux.receive(frame(WINDOW, 0, 1, 0), now)
         now += 1.0
     assert mux.over == f"no answer to a ping for {STUCK_S:.0f} s"
+
+
+def test_who_is_in_doubt_shows_soon_that_it_is_there_or_is_given_up() -> None:
+    for answers in (True, False):
+        mux = Mux(True, 4, 0.0)
+        mux.tick(0.0)
+        mux.doubt(1.0)
+        assert mux.tick(1.0) == 1.0 + DOUBT_S
+        if answers:
+            mux.receive(frame(PING, ACK, 0, 1), 1.5)
+        mux.tick(1.0 + DOUBT_S)
+        assert (mux.over is None) == answers
+
+
+def test_doubting_again_and_again_puts_nothing_off() -> None:
+    mux = Mux(True, 4, 0.0)
+    now = 1.0
+    while mux.over is None and now < 20.0:
+        mux.doubt(now)
+        mux.tick(now)
+        now += 0.5
+    assert now <= 1.0 + DOUBT_S + 0.5
 
 
 def test_the_first_reason_stands() -> None:
