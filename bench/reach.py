@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter, defaultdict
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 import trio
@@ -30,7 +30,7 @@ from shoal.node.routers import Router
 from shoal.transport.addresses import Endpoint, is_relayed, parse_endpoint
 from shoal.transport.host import open_host
 from shoal.transport.identity import Identity
-from shoal.transport.port import Address, PeerId, Refusal, Transport, Unary, Verdict
+from shoal.transport.port import Address, Connection, PeerId, Refusal, Transport, Unary, Verdict
 from shoal.transport.relay import RelayLimits
 from shoal.transport.wire import Message
 
@@ -122,15 +122,20 @@ async def call(host: Transport, address: Address) -> dict[str, Any]:
     assert not isinstance(connected, Refusal), connected
     await ask(host, peer)
     relayed_s = time.monotonic() - began
-    was_relayed = next(each.is_relayed for each in host.connections() if each.peer == peer)
+    was_relayed = path(host, peer).is_relayed
     while time.monotonic() - began < PATIENCE_S:
-        (found,) = [each for each in host.connections() if each.peer == peer]
+        found = path(host, peer)
         if not found.is_relayed:
             await ask(host, peer)
             took_s = time.monotonic() - began
             return {"relayed_s": relayed_s, "was_relayed": was_relayed, "direct_s": took_s, "address": found.address}
         await trio.sleep(0.005)
-    return {"relayed_s": relayed_s, "was_relayed": was_relayed, "direct_s": None, "note": found.note}
+    return {"relayed_s": relayed_s, "was_relayed": was_relayed, "direct_s": None, "note": path(host, peer).note}
+
+
+def path(host: Transport, peer: PeerId) -> Connection:
+    (found,) = [each for each in host.connections() if each.peer == peer]
+    return found
 
 
 async def ask(host: Transport, peer: PeerId) -> None:
@@ -218,8 +223,7 @@ async def one_try(left: Place, right: Place, number: int) -> dict[str, Any]:
         assert isinstance(there, Endpoint)
         assert there.relay is None, there
         assert there.host in right.ips, f"{there.address} is not where the other side is"
-    assert isinstance(said, dict)
-    return said
+    return cast(dict[str, Any], said)
 
 
 def is_public(place: Place) -> bool:

@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 import time
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import trio
@@ -104,7 +105,7 @@ def has_ipv6() -> bool:
         return False
 
 
-async def lines() -> Any:
+async def lines() -> AsyncGenerator[str]:
     while line := await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True):
         yield line
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pytest
 import trio
@@ -43,9 +43,7 @@ class Player:
             assert data, "the node has ended"
             self._heard += data
         line, _, self._heard = self._heard.partition(b"\n")
-        answer = json.loads(line)
-        assert isinstance(answer, dict)
-        return answer
+        return cast(dict[str, Any], json.loads(line))
 
 
 class Stage:
