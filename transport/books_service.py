@@ -6,7 +6,7 @@ carries: who moved to another network has a new connection before anybody knows 
 
 import enum
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import trio
@@ -76,6 +76,14 @@ class Entry:
     @property
     def address(self) -> Address:
         return self.remote.address
+
+    @property
+    def seen(self) -> Endpoint:
+        """The address that a name stood for when it was dialed."""
+        if self.is_relayed or self.remote.kind in ("ip4", "ip6"):
+            return self.remote
+        remote = self.socket.remote
+        return self.remote if remote is None else replace(remote, peer=self.peer)
 
     @property
     def is_outbound(self) -> bool:

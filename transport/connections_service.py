@@ -131,13 +131,13 @@ class Connections:
     def direct_endpoint(self, peer: PeerId) -> Endpoint | None:
         """Where a peer is seen on a connection that no relay carries."""
         best = self._books.best(peer)
-        return None if best is None or best.is_relayed else best.remote
+        return None if best is None or best.is_relayed else best.seen
 
     def dialed(self) -> list[Endpoint]:
         """Where peers were dialed, and not through relays; those with the shortest round trips first."""
         entries = [entry for entry in self._books if entry.how is How.DIALED and not entry.is_relayed]
         entries.sort(key=lambda entry: (entry.established.rtt_s or math.inf, entry.number))
-        return [entry.remote for entry in entries]
+        return [entry.seen for entry in entries]
 
     async def open_stream(self, peer: PeerId, protocol: str) -> YamuxStream | Refusal:
         """A stream to a connected peer, for a protocol, by the best connection that does not end meanwhile."""
