@@ -159,8 +159,8 @@ def _range(endpoint: Endpoint) -> str:
 
 
 def _endpoints(texts: Iterable[str]) -> list[Endpoint]:
-    """Those that are an IP address with a port and nothing else."""
-    parsed = (parse_endpoint(text) for text in texts)
+    """Those that are an IP address with a port and nothing else, each once."""
+    parsed = (parse_endpoint(text) for text in dict.fromkeys(texts))
     return [
         each
         for each in parsed

@@ -4,6 +4,7 @@ import random
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from shoal.transport.identity import Identity
 from shoal.transport.outlet_service import Outlet, ask, open_outlet, show
 from shoal.transport.port import Address, Code, Refusal
 from shoal.transport.reachability import Attempt
-from shoal.transport.reachability_service import DIAL_BACK, DialBack, DialedBack
+from shoal.transport.reachability_service import DIAL_BACK, HELP_BURST, DialBack, DialedBack
 from shoal.transport.stun import HEAD_BYTES, ID_BYTES, Kind, encode_message
 
 PATIENCE_S = 20.0
@@ -198,3 +199,31 @@ async def test_who_was_dialed_by_name_is_known_by_its_address() -> None:
         assert isinstance(answer, DialedBack), answer
         assert answer.attempts == (Attempt.CONNECTED,)
         assert answer.seen == f"/ip4/127.0.0.1/tcp/{endpoint.port}"
+
+
+async def test_who_asks_to_be_dialed_back_is_dialed_itself_and_now_and_then() -> None:
+    count = 0
+
+    async def accept(stream: trio.SocketStream) -> None:
+        nonlocal count
+        count += 1
+        assert (await stream.receive_some())[-ID_BYTES:] == ID
+
+    async with node(1) as (helper, _), node(2) as (asker, _), trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, accept, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        elsewhere = await trio.open_tcp_listeners(port, host="127.0.0.2")
+        assert await asker.connect(helper.addresses()[0], timeout_s=5) == helper.peer_id
+        request = DialBack((port,) * 3, (ID,) * 3)
+        answers = [
+            await asker.request(helper.peer_id, DIAL_BACK, request, timeout_s=PATIENCE_S) for _ in range(3 * HELP_BURST)
+        ]
+        dialed = [answer for answer in answers if isinstance(answer, DialedBack)]
+        assert HELP_BURST <= len(dialed) <= HELP_BURST + 1
+        assert {answer.code for answer in answers if isinstance(answer, Refusal)} == {Code.BUSY}
+        assert count == 3 * len(dialed)
+        with trio.move_on_after(0.3) as scope:
+            await elsewhere[0].accept()
+        assert scope.cancelled_caught
+        await elsewhere[0].aclose()
+        nursery.cancel_scope.cancel()
