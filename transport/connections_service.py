@@ -37,7 +37,6 @@ EVENTS_MAX: Final = 4096  # not yet looked at by a listener
 
 log = logging.getLogger(__name__)
 
-
 # A stream through the relay of an endpoint to the peer behind it; the first hop is connected.
 Pass = Callable[[PeerId, PeerId], Awaitable[Socket | Refusal]]
 
@@ -232,25 +231,21 @@ class Connections:
         if self._room(anybody) is None:
             return
         if len(self._handshakes) >= HANDSHAKES_MAX:
-            oldest = next(iter(self._handshakes))  # honest ones are quick; so silence locks nobody out
-            self._handshakes.pop(oldest).scope.cancel()
+            self._handshakes.pop(next(iter(self._handshakes))).scope.cancel()  # honest ones are quick, silence is not
         established = None
-        handshake = self._handshakes[socket] = _Handshake(
-            remote, trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S)
-        )
+        scope = trio.CancelScope(deadline=trio.current_time() + HANDSHAKE_S)
+        self._handshakes[socket] = _Handshake(remote, scope)
         try:
-            with handshake.scope:
+            with scope:
                 established = await self._greet(socket, remote)
             # Asked again, for many may have shaken hands at once.
-            is_admitted = (
-                established is not None and socket in self._handshakes and self.admits(established.peer, socket)
-            )
+            if established is None or socket not in self._handshakes or not self.admits(established.peer, socket):
+                return
         finally:
             self._handshakes.pop(socket, None)
-        if established is not None and is_admitted:
-            entry = self._enter(established, socket, remote, How.ACCEPTED)
-            if entry is not None:
-                await self._watch(entry)
+        entry = self._enter(established, socket, remote, How.ACCEPTED)
+        if entry is not None:
+            await self._watch(entry)
 
     async def _greet(self, socket: Socket, remote: Endpoint) -> Established | None:
         """A peer connects, or somebody asks by STUN as whom it is seen, or shows that it has got through."""
@@ -354,8 +349,6 @@ class Connections:
             log.debug("dialing a kept peer: %s", answer.message)
         self._dialer.ended(order, trio.current_time(), answer == order.peer)
         self._wake.set()
-
-    # Seats.
 
     async def _review(self) -> None:
         while True:

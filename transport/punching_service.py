@@ -306,7 +306,8 @@ async def _until_told(call: Call[Word, Word], meeting: _Meeting, stop: Callable[
 
 
 def _refused(refusal: Refusal) -> tuple[Outcome, str]:
-    return _OUTCOMES.get(refusal.code, Outcome.FAILED), refusal.message
+    words = "".join(letter if letter.isprintable() else "?" for letter in refusal.message)  # a peer's, for a terminal
+    return _OUTCOMES.get(refusal.code, Outcome.FAILED), words
 
 
 def _result(meeting: _Meeting, own: Offer, theirs: Offer) -> tuple[Outcome, str]:

@@ -168,7 +168,7 @@ async def test_an_observer_that_says_nothing_or_nonsense_is_a_refusal() -> None:
     async def ask_one(outlet: Outlet, said: bytes) -> Endpoint | Refusal:
         async with trio.open_nursery() as nursery:
             (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            nursery.start_soon(trio.serve_listeners, lambda stream: serve(said, stream), [listener])
+            nursery.start_soon(trio.serve_listeners, partial(serve, said), [listener])
             answer = await outlet.ask(Endpoint("ip4", "127.0.0.1", listener.socket.getsockname()[1]))
             nursery.cancel_scope.cancel()
         return answer
@@ -215,9 +215,10 @@ async def test_who_asks_to_be_dialed_back_is_dialed_itself_and_now_and_then() ->
         elsewhere = await trio.open_tcp_listeners(port, host="127.0.0.2")
         assert await asker.connect(helper.addresses()[0], timeout_s=5) == helper.peer_id
         request = DialBack((port,) * 3, (ID,) * 3)
-        answers = [
-            await asker.request(helper.peer_id, DIAL_BACK, request, timeout_s=PATIENCE_S) for _ in range(3 * HELP_BURST)
-        ]
+        answers: list[object] = []
+        for _ in range(3 * HELP_BURST):
+            answer = await asker.request(helper.peer_id, DIAL_BACK, request, timeout_s=PATIENCE_S)
+            answers.append(answer)
         dialed = [answer for answer in answers if isinstance(answer, DialedBack)]
         assert HELP_BURST <= len(dialed) <= HELP_BURST + 1
         assert {answer.code for answer in answers if isinstance(answer, Refusal)} == {Code.BUSY}

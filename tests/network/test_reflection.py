@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 import trio
 
-from shoal.node.laboratory import Home, Line
+from shoal.node.laboratory import Host, Line
 from shoal.node.routers import Router
 from shoal.transport.punching import (
     ATTEMPTS_PER_RANGE,
@@ -18,7 +18,7 @@ from shoal.transport.punching import (
     PUNCHED_MAX,
 )
 
-from .test_reach import ROOT, Player, Stage, _end, address, open_stage
+from .test_reach import ROOT, Player, Stage, _end, circuit_to, open_stage, relays_of  # pyright: ignore[reportPrivateUsage]
 
 CAST: Final = str(Path(__file__).with_name("reflection_cast.py"))
 LINE: Final = Line(delay_ms=5)
@@ -26,9 +26,8 @@ IDS: Final = 12
 PORT: Final = 7000
 
 
-async def play(stage: Stage, home: Home, *role: str) -> Player:
+async def play(stage: Stage, host: Host, *role: str) -> Player:
     """Somebody of the cast."""
-    host = await home.add_host()
     process = await trio.lowlevel.open_process(
         [*host.prefix, sys.executable, CAST, *role], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
@@ -39,16 +38,15 @@ async def play(stage: Stage, home: Home, *role: str) -> Player:
 @pytest.mark.parametrize("port", [PORT, PORT_MIN - 1])
 async def test_a_peer_with_many_ids_has_a_victim_dialed_no_more_than_the_budget_allows(port: int) -> None:
     async with open_stage() as stage:
-        public = [await stage.internet.add_home(Router.PUBLIC, LINE) for _ in range(3)]
-        _, said = await stage.node_in(public[0])
-        relay = address(said, public[0].inside(10))
+        (relay,) = await relays_of(stage, 1)
         home = await stage.internet.add_home(Router.PORT_RESTRICTED, LINE)
-        _, said = await stage.node_in(home, relay)
-        circuit = next(each for each in said["addresses"] if "p2p-circuit" in each)
-        victim = await play(stage, public[1], "victim", str(port))
+        _, said = await stage.node_on(await home.add_host(), relay)
+        circuit = circuit_to(said)
+        public = [await (await stage.internet.add_home(Router.PUBLIC, LINE)).add_host() for _ in range(2)]
+        victim = await play(stage, public[0], "victim", str(port))
         await victim.answer()
-        place = f"/ip4/{public[1].inside(12)}/tcp/{port}"  # the third computer
-        liar = await play(stage, public[2], "liar", str(IDS), circuit, place)
+        place = f"/ip4/{public[0].address}/tcp/{port}"
+        liar = await play(stage, public[1], "liar", str(IDS), circuit, place)
         began = trio.current_time()
         said = await liar.answer()
         took_s = trio.current_time() - began

@@ -169,9 +169,7 @@ ips = st.one_of(
         [ME, YOU, "127.0.0.1", "0.0.0.0", "192.168.1.1", "::1", "::ffff:10.0.0.1", "fd00::1", "100.64.0.1"]
     ),
 )
-texts = st.one_of(
-    st.builds(at, ips, st.integers(0, 65_535)), st.text(max_size=60), st.builds(lambda ip: f"/ip4/{ip}/tcp/70000", ips)
-)
+texts = st.one_of(st.builds(at, ips, st.integers(0, 65_535)), st.text(max_size=60), ips.map("/ip4/{}/tcp/70000".format))
 offers = st.builds(
     Offer,
     st.integers(0, 3),
