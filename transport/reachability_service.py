@@ -26,6 +26,7 @@ from .wire import AddressText, Message
 PORTS_MAX: Final = 3
 DIAL_S: Final = 3.0  # a helper waits so long for one dial
 ASK_S: Final = 4.5  # and who asked, for its answer
+ARRIVE_S: Final = 1.0  # and then for the word itself: it comes by another connection, and may be the later one
 HELPING_MAX: Final = 8  # at once
 HELP_PER_S, HELP_BURST = 0.2, 6  # of one peer
 ASKERS_MAX: Final = 1024  # whose questions are counted
@@ -152,17 +153,23 @@ class ReachabilityService:
         before = self.state.verdict, self.state.endpoints
         if not ports:
             return
-        arrived: set[int] = set()
+        arrivals = {port: trio.Event() for port in ports}
         ids = {port: secrets.token_bytes(ID_BYTES) for port in ports}
         for port, id in ids.items():
-            self._awaited[id] = lambda port=port: arrived.add(port)  # type: ignore[misc]
+            self._awaited[id] = arrivals[port].set
         try:
             request = DialBack(tuple(ids), tuple(ids.values()))
             answer = await self._calls.request(helper, DIAL_BACK, request, timeout_s=ASK_S)
+            if isinstance(answer, DialedBack):
+                with trio.move_on_after(ARRIVE_S):
+                    for port, attempt in zip(ports, answer.attempts, strict=False):
+                        if attempt == Attempt.CONNECTED:
+                            await arrivals[port].wait()
         finally:
             for id in ids.values():
                 self._awaited.pop(id, None)
-        self.state.tried(helper, _tried(answer, ports, frozenset(arrived)), trio.current_time())
+        arrived = frozenset(port for port, arrival in arrivals.items() if arrival.is_set())
+        self.state.tried(helper, _tried(answer, ports, arrived), trio.current_time())
         if (self.state.verdict, self.state.endpoints) != before:
             log.info("this node is %s: %s", self.state.verdict.value, self.state.reason)
             self._changed(False)

@@ -14,7 +14,7 @@ from shoal.transport.connections_service import HANDSHAKE_S, HANDSHAKES_MAX
 from shoal.transport.host import Host, open_host
 from shoal.transport.identity import Identity
 from shoal.transport.outlet_service import Outlet, ask, open_outlet, show
-from shoal.transport.port import Address, Code, Refusal
+from shoal.transport.port import Address, Code, PeerId, Refusal, Verdict
 from shoal.transport.reachability import Attempt
 from shoal.transport.reachability_service import DIAL_BACK, HELP_BURST, DialBack, DialedBack
 from shoal.transport.stun import HEAD_BYTES, ID_BYTES, Kind, encode_message
@@ -227,4 +227,27 @@ async def test_who_asks_to_be_dialed_back_is_dialed_itself_and_now_and_then() ->
             await elsewhere[0].accept()
         assert scope.cancelled_caught
         await elsewhere[0].aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_word_that_comes_after_the_answer_still_counts() -> None:
+    async with node(1) as (helper, _), node(2) as (asker, endpoint), trio.open_nursery() as nursery:
+
+        async def show_late(id: bytes) -> None:
+            await trio.sleep(0.3)
+            await show(endpoint, id)
+
+        def dial_back(_: PeerId, request: DialBack) -> DialedBack | Refusal:
+            nursery.start_soon(show_late, request.ids[0])
+            return DialedBack("/ip4/5.1.1.1/tcp/1", (Attempt.CONNECTED,))
+
+        helper.serve(DIAL_BACK, dial_back)
+        assert await asker.connect(helper.addresses()[0], timeout_s=5) == helper.peer_id
+        reachability = asker._reachability  # pyright: ignore[reportPrivateUsage]
+        reachability.state.helper_came(helper.peer_id, trio.current_time())
+        reachability.look_soon()
+        with trio.fail_after(PATIENCE_S):
+            while asker.reach().verdict is Verdict.UNKNOWN:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert asker.reach().verdict is Verdict.MAPPED
         nursery.cancel_scope.cancel()
