@@ -7,8 +7,8 @@ one, is closed.
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Final, Protocol
@@ -20,6 +20,7 @@ from .books_service import Books, Entry, Established, How
 from .dialer import Dial, Dialer
 from .limits import Limits
 from .paths import Way
+from .peer_events import PeerEvents
 from .port import Address, Code, Connection, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal, Traffic
 from .pruning import Seat, Shares, make_room, shares_of, surplus
 from .stun_service import is_stun, serve_stun
@@ -33,7 +34,6 @@ DIAL_S: Final = 10.0  # connecting and handshake of one address of a kept peer
 SETTLED_S: Final = 5.0  # that a direct connection must have stood before the relayed one beside it is closed
 REVIEW_S: Final = 5.0  # how often unused connections are looked for; more often: a scan of all for nothing
 DOUBT_AGAIN_S: Final = 2.0  # between two times that everybody is asked for a sign of life; less: packets for nothing
-EVENTS_MAX: Final = 4096  # not yet looked at by a listener
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Connections:
         self._doubted_at = -math.inf
         self._books = Books()
         self._handshakes: dict[Socket, _Handshake] = {}
-        self._listeners: set[trio.MemorySendChannel[PeerEvent]] = set()
+        self._events = PeerEvents()
         self._nursery: trio.Nursery | None = None
 
     async def run(
@@ -207,19 +207,9 @@ class Connections:
         """As `Transport.traffic`."""
         return Traffic(self._total.bytes_sent, self._total.bytes_received)
 
-    @asynccontextmanager
-    async def events(self) -> AsyncGenerator[trio.MemoryReceiveChannel[PeerEvent]]:
-        """As `Transport.events`. The channel ends for who is EVENTS_MAX behind: to go on, ask for events again."""
-        send, receive = trio.open_memory_channel[PeerEvent](EVENTS_MAX)
-        for peer in sorted(self._books.peers):
-            send.send_nowait(PeerConnected(peer))
-        self._listeners.add(send)
-        try:
-            yield receive
-        finally:
-            self._listeners.discard(send)
-            send.close()
-            receive.close()
+    def events(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerEvent]]:
+        """As `Transport.events`."""
+        return self._events.listen(self._books.peers)
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         socket = Socket(stream, self._total)
@@ -318,7 +308,7 @@ class Connections:
             older.established.doubt()
         if self._books.enter(entry):
             self._dialer.connected(peer, now)
-            self._tell(PeerConnected(peer))
+            self._events.tell(PeerConnected(peer))
         elif self._books.best(peer) is entry:
             self._above.moved(peer)
         self._above.changed(peer, self._books.way(peer))
@@ -336,7 +326,7 @@ class Connections:
                 self._above.left(entry.peer)
                 self._dialer.disconnected(entry.peer, trio.current_time())
                 self._wake.set()
-                self._tell(PeerDisconnected(entry.peer))
+                self._events.tell(PeerDisconnected(entry.peer))
             self._above.changed(entry.peer, self._books.way(entry.peer))
 
     async def _dial_kept(self) -> None:
@@ -396,11 +386,3 @@ class Connections:
 
     def _seats(self) -> dict[Seat, Entry]:
         return self._books.seats(trio.current_time(), self._above.is_busy, self._dialer.is_kept)
-
-    def _tell(self, event: PeerEvent) -> None:
-        for listener in list(self._listeners):
-            try:
-                listener.send_nowait(event)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                self._listeners.discard(listener)
-                listener.close()
