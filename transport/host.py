@@ -23,9 +23,10 @@ from .identity import Identity
 from .libp2p_service import Upgrader
 from .limits import Limits
 from .paths import Way
-from .port import Address, ByteStream, Code, Connection, PeerId, Reach, Refusal, Verdict
+from .port import Address, ByteStream, Code, Connection, PeerId, Reach, Refusal, Undialed, Verdict
 from .port_mapping import Mapping
 from .port_mapping_service import PortMappingService
+from .probing_service import probe
 from .punching import WORDS
 from .punching_service import PunchingService
 from .reachability_service import ReachabilityService
@@ -84,6 +85,7 @@ class Host:
         self.connect = self._connections.connect
         self.keep = self._connections.keep
         self.release = self._connections.release
+        self.missing = self._dialer.missing
 
     def addresses(self) -> tuple[Address, ...]:
         """As `Transport.addresses`."""
@@ -101,7 +103,12 @@ class Host:
         """As `Transport.reach`."""
         state = self._reachability.state
         outside = tuple(sorted(state.outside_ips))
-        return Reach(state.verdict, state.reason, WORDS[state.mapping], outside, self._port_mapping())
+        nat = WORDS[state.mapping]
+        return Reach(state.verdict, state.reason, nat, outside, self._port_mapping(), self._relay.places())
+
+    async def probe(self, address: Address, *, timeout_s: float) -> Undialed | None:
+        """As `Transport.probe`."""
+        return await probe(self.peer_id, self._connections, self._upgrader.prove, address, timeout_s=timeout_s)
 
     def announce(self, addresses: Iterable[str]) -> None:
         """Tell others these addresses, too: their owner says that they lead here. Raises HostError."""

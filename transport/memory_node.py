@@ -23,6 +23,7 @@ from .port import (
     Code,
     Connection,
     Hear,
+    Missing,
     PeerConnected,
     PeerDisconnected,
     PeerEvent,
@@ -38,7 +39,9 @@ from .port import (
     Traffic,
     Unary,
     UnaryHandler,
+    Undialed,
     Verdict,
+    Why,
 )
 from .pruning import Seat, Shares, make_room, shares_of, surplus
 from .service import CallService
@@ -235,6 +238,13 @@ class MemoryTransport:
     def release(self, peer: PeerId) -> None:
         self._dialer.release(peer)
 
+    def missing(self) -> tuple[Missing, ...]:
+        return self._dialer.missing()
+
+    async def probe(self, address: Address, *, timeout_s: float) -> Undialed | None:
+        answer = await self.connect(address, timeout_s=timeout_s)
+        return Undialed(answer.code, answer.message, address, Why.TIMED_OUT) if isinstance(answer, Refusal) else None
+
     async def _dial_kept(self, nursery: trio.Nursery) -> None:
         while True:
             self._wake = trio.Event()
@@ -245,6 +255,8 @@ class MemoryTransport:
 
     async def _dial(self, order: Dial) -> None:
         answer = await self.connect(order.address, timeout_s=DIAL_S)
+        if isinstance(answer, Refusal):
+            self._dialer.failed(order, Undialed(answer.code, answer.message, order.address, Why.TIMED_OUT))
         self._dialer.ended(order, trio.current_time(), answer == order.peer)
         self._wake.set()
 
