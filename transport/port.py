@@ -53,6 +53,7 @@ class Why(enum.Enum):
     NO_ROUTE = "no way leads there"
     REFUSED = "refused"
     TIMED_OUT = "timed out"
+    MUTE = "somebody accepts, and says nothing"
     UNPROVEN = "somebody else answers"
     RELAY = "the relay does not help"
     NO_SEAT = "no room here"

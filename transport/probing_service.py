@@ -42,5 +42,5 @@ async def probe(
             return undialed(address, Why.UNPROVEN, f"another peer answers there: {proved}")
         return None
     if is_open:
-        return undialed(address, Why.UNPROVEN, f"somebody accepts, and then says nothing for {timeout_s:g} s")
+        return undialed(address, Why.MUTE)
     return timed_out(address, timeout_s)

@@ -64,7 +64,7 @@ async def test_each_way_to_fail_has_its_reason() -> None:
         closed = listener.socket.getsockname()[1]
         await listener.aclose()
         assert await why(asks, f"/ip4/127.0.0.1/tcp/{closed}/p2p/{nobody}") is Why.REFUSED
-        assert await why(asks, f"/ip4/127.0.0.1/tcp/{silent}/p2p/{nobody}", PATIENCE_S) is Why.UNPROVEN
+        assert await why(asks, f"/ip4/127.0.0.1/tcp/{silent}/p2p/{nobody}", PATIENCE_S) is Why.MUTE
         assert await why(asks, f"/dns4/nobody.invalid/tcp/1/p2p/{nobody}") is Why.NO_NAME
         assert await why(asks, "/ip4/127.0.0.1/tcp/1") is Why.MALFORMED
         assert await why(asks, f"{place}/p2p/{asks.peer_id}") is Why.MALFORMED
