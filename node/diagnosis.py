@@ -155,13 +155,15 @@ def diagnose(findings: Iterable[Finding]) -> Diagnosis:
 def _weighed(findings: list[Finding]) -> list[Finding]:
     """The same, those that something else makes harmless no longer as failures."""
     is_about_peer = any(each.check in _OF_A_PEER for each in findings)
-    is_reached = any(each.check in (Check.ADDRESS, Check.CONNECTION) and _is_reached(each) for each in findings)
+    is_broken = any(each.cause is Cause.BROKEN_PATH for each in findings)
+    proof = {Check.ADDRESS} if is_broken else {Check.ADDRESS, Check.CONNECTION}
+    is_reached = any(each.check in proof and _is_reached(each) for each in findings)
 
     def weigh(each: Finding) -> Finding:
         if each.check is Check.ADDRESS and is_reached and not _is_reached(each):
             return replace(each, state=State.SKIPPED)
-        if each.state is State.FAILURE and is_about_peer and each.cause in _INWARD:
-            return replace(each, state=State.WARNING)
+        if is_about_peer and each.cause in _INWARD:
+            return replace(each, state=State.SKIPPED)
         if each.state is State.FAILURE and is_reached and each.cause in _REFUTED:
             return replace(each, state=State.WARNING)
         return each

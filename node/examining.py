@@ -25,7 +25,7 @@ from .peer_checks import Target, examine_peers
 REACH_S: Final = 6.0  # a node that has just started knows by then whether others can dial it
 LOOK_S: Final = 0.1
 NAMES_MAX: Final = 16
-NAME_S: Final = 5.0
+NAME_S: Final = 2.5
 STRANGERS_MAX: Final = 4  # of the DHT, tried where nobody is connected
 PROBE_S: Final = 3.0
 SILENT: Final = (Why.TIMED_OUT, Why.NO_ROUTE)

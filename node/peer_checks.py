@@ -23,7 +23,7 @@ from .path_service import measure
 
 PEERS_MAX: Final = 4  # of an invite
 ADDRESSES_MAX: Final = 8  # of a peer
-PROBE_S: Final = 5.0
+PROBE_S: Final = 4.0  # SYNs go out after 0, 1 and 3 s
 SEARCH_S: Final = 10.0
 SETTLE_S: Final = 6.0  # for a hole to be punched beside a relayed connection, or not
 LOOK_S: Final = 0.1
