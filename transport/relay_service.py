@@ -130,6 +130,7 @@ class RelayService:
                 nursery.start_soon(self._strike_off, self._relay, connections)
                 nursery.start_soon(self._turns.run)
             task_status.started()
+            await trio.sleep_forever()  # `use` may come later, also where there is nothing to do yet
 
     def places(self) -> tuple[Place, ...]:
         """How it stands with each relay, for people."""
