@@ -194,10 +194,7 @@ def reach_findings(reach: Reach, local_ips: frozenset[str]) -> list[Finding]:
     seen = f"; others see {', '.join(reach.outside)}" if reach.outside else ""
     findings = [Finding(Check.REACH, state, words, cause)]
     findings.append(Finding(Check.NAT, State.OK if reach.outside else State.SKIPPED, f"{reach.nat}{seen}"))
-    if reach.mapped:
-        findings.append(Finding(Check.MAPPING, State.OK, reach.mapped))
-    else:
-        findings.append(Finding(Check.MAPPING, State.SKIPPED, reach.unmapped or "no router has been asked for a port"))
+    findings.append(Finding(Check.MAPPING, State.OK if reach.is_port_mapped else State.SKIPPED, reach.port_mapping))
     return [*findings, *_relays(reach.relays, is_private=is_private)]
 
 

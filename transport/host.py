@@ -102,9 +102,15 @@ class Host:
     def reach(self) -> Reach:
         """As `Transport.reach`."""
         state = self._reachability.state
-        outside = tuple(sorted(state.outside_ips))
-        nat = WORDS[state.mapping]
-        return Reach(state.verdict, state.reason, nat, outside, self._port_mapping(), self._relay.places())
+        return Reach(
+            state.verdict,
+            state.reason,
+            nat=WORDS[state.mapping],
+            outside=tuple(sorted(state.outside_ips)),
+            port_mapping=self._port_mapping(),
+            is_port_mapped=self._mapping is not None and self._mapping.mapping is not None,
+            relays=self._relay.places(),
+        )
 
     async def probe(self, address: Address, *, timeout_s: float) -> Undialed | None:
         """As `Transport.probe`."""

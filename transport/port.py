@@ -183,6 +183,7 @@ class Reach:
     nat: str  # how its router translates addresses, in words
     outside: tuple[str, ...]  # IP addresses at which others see it
     port_mapping: str = "not asked for"  # what the router was asked for, and what it says
+    is_port_mapped: bool = False
     relays: tuple["Place", ...] = ()  # where it wants to be reached through others
 
 
