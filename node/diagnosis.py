@@ -1,9 +1,9 @@
 """From what was found, one verdict and one line of advice. A core: it looks at nothing itself.
 
 A cause explains those after it: who is on no network reaches no relay, and no peer. So of all that is wrong the first
-counts, in the order of `Cause`, and what is merely worth knowing counts after what is wrong. Two rules more: what
-hinders others from dialing this node explains no dial of its own; and of a peer that was reached it does not matter at
-how many other addresses it was not.
+counts, in the order of `Cause`, and what is merely worth knowing counts after what is wrong. Two rules more: where
+a person asks about a peer, it is not the answer that others cannot dial this node, or that other peers are missing; and
+of a peer that was reached it does not matter at how many other addresses it was not.
 """
 
 import enum
@@ -109,7 +109,7 @@ ADVICE: Final = {
 _ORDER: Final = {cause: place for place, cause in enumerate(Cause)}
 _GRAVITY: Final = {State.FAILURE: 0, State.WARNING: 1, State.SKIPPED: 2, State.OK: 2}
 _OF_A_PEER: Final = {Check.ADDRESS, Check.CONNECTION, Check.PUNCHING, Check.ROUND_TRIP, Check.RATE}
-_INWARD: Final = {Cause.FIREWALL, Cause.ROUTER, Cause.RELAYS, Cause.NO_MEMBERS}
+_ELSEWHERE: Final = {Cause.FIREWALL, Cause.ROUTER, Cause.RELAYS, Cause.NO_MEMBERS, Cause.MISSING, Cause.ALONE}
 _REFUTED: Final = {Cause.NO_NETWORK, Cause.CUT_OFF}  # by a peer that was reached
 
 
@@ -162,7 +162,7 @@ def _weighed(findings: list[Finding]) -> list[Finding]:
     def weigh(each: Finding) -> Finding:
         if each.check is Check.ADDRESS and is_reached and not _is_reached(each):
             return replace(each, state=State.SKIPPED)
-        if is_about_peer and each.cause in _INWARD:
+        if is_about_peer and each.cause in _ELSEWHERE:
             return replace(each, state=State.SKIPPED)
         if each.state is State.FAILURE and is_reached and each.cause in _REFUTED:
             return replace(each, state=State.WARNING)

@@ -61,7 +61,9 @@ def check_disk(data_dir: Path) -> Finding:
     words = f"{free / 1e9:.1f} GB are free"
     if free < FREE_BYTES_MIN:
         return Finding(Check.DISK, State.FAILURE, words, Cause.DISK)
-    return Finding(Check.DISK, *((State.WARNING, words, Cause.DISK) if free < FREE_BYTES_ENOUGH else (State.OK, words)))
+    if free < FREE_BYTES_ENOUGH:
+        return Finding(Check.DISK, State.WARNING, words, Cause.DISK)
+    return Finding(Check.DISK, State.OK, words)
 
 
 def check_port(data_dir: Path, config: Config) -> Finding:

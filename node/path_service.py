@@ -1,6 +1,6 @@
 """Measures the path to a connected peer: round trip and rate, by an echo that every node gives (libp2p's ping).
 
-What is sent is bounded, and so little over a relay that it does not use up what a relay grants strangers.
+What is sent is bounded: less over a relay, which pays for it, and nothing but pings over one that lets strangers meet.
 """
 
 import os
@@ -11,12 +11,13 @@ from typing import Final
 import trio
 
 from shoal.transport.host import PING_PROTOCOL
-from shoal.transport.port import ByteStream, Code, PeerId, Refusal, StreamBroken, Transport
+from shoal.transport.port import ByteStream, Code, Connection, Refusal, StreamBroken, Transport
 
 PINGS: Final = 4
 PING_BYTES: Final = 32
 DIRECT_BYTES: Final = 1024 * 1024  # for the rate; more: a slow line is busy for longer
-RELAYED_BYTES: Final = 32 * 1024  # there and back half of what relays of libp2p's kind carry at least
+RELAYED_BYTES: Final = 256 * 1024
+LIMIT_BYTES_MIN: Final = 64 * 1024 * 1024  # of a relay that may be asked to carry so much
 PIECE_BYTES: Final = 16 * 1024
 RATE_S: Final = 2.0
 PING_S: Final = 5.0  # for all of them
@@ -29,8 +30,17 @@ class PathFigures:
     bytes_per_s: float | None  # there and back at once; None where too little came back to tell
 
 
-async def measure(transport: Transport, peer: PeerId, *, is_relayed: bool) -> PathFigures | Refusal:
+def bytes_for(connection: Connection) -> int:
+    """How much to send for the rate."""
+    if not connection.is_relayed:
+        return DIRECT_BYTES
+    limit = connection.limit_bytes
+    return RELAYED_BYTES if limit is None or limit >= LIMIT_BYTES_MIN else 0
+
+
+async def measure(transport: Transport, connection: Connection) -> PathFigures | Refusal:
     """See the module's text."""
+    peer = connection.peer
     stream = await transport.open_protocol(peer, PING_PROTOCOL, timeout_s=PING_S)
     if isinstance(stream, Refusal):
         return stream
@@ -38,7 +48,7 @@ async def measure(transport: Transport, peer: PeerId, *, is_relayed: bool) -> Pa
         round_trip_s = await _round_trip_s(stream)
         if round_trip_s is None:
             return Refusal(Code.DEADLINE_EXCEEDED, f"no echo within {PING_S:g} s")
-        echoed, took_s = await _echo(stream, RELAYED_BYTES if is_relayed else DIRECT_BYTES)
+        echoed, took_s = await _echo(stream, bytes_for(connection))
     except StreamBroken as error:
         return Refusal(Code.UNREACHABLE, f"the connection broke: {error}")
     finally:

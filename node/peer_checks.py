@@ -19,7 +19,7 @@ from .diagnosis import Cause, Check, Finding, State
 from .invite import PREFIX, is_loopback, parse_invite
 from .members import among, named
 from .node import Node
-from .path_service import measure
+from .path_service import bytes_for, measure
 
 PEERS_MAX: Final = 4  # of an invite
 ADDRESSES_MAX: Final = 8  # of a peer
@@ -209,10 +209,13 @@ def connection_findings(peer: PeerId, connection: Connection | None) -> list[Fin
 
 async def _path(node: Node, connection: Connection) -> list[Finding]:
     peer = connection.peer
-    figures = await measure(node.transport, peer, is_relayed=connection.is_relayed)
+    figures = await measure(node.transport, connection)
     if isinstance(figures, Refusal):
         return [Finding(Check.ROUND_TRIP, State.FAILURE, figures.message, Cause.BROKEN_PATH, peer)]
     round_trip = Finding(Check.ROUND_TRIP, State.OK, f"{figures.round_trip_s * 1000:.1f} ms", subject=peer)
+    if not bytes_for(connection):
+        words = "its relay lets strangers only meet, and is asked for nothing large"
+        return [round_trip, Finding(Check.RATE, State.SKIPPED, words, subject=peer)]
     if figures.bytes_per_s is None:
         return [round_trip, Finding(Check.RATE, State.SKIPPED, "too little came back to tell", subject=peer)]
     mbit = figures.bytes_per_s * 8 / 1e6

@@ -35,9 +35,9 @@ def _listening(port: int) -> list[str]:
 
 def _has_one(folder: Path, sockets: set[str]) -> bool:
     with suppress(OSError):
-        for entry in os.scandir(folder):
-            with suppress(OSError):
-                if os.readlink(entry.path) in sockets:
+        for name in os.listdir(folder):
+            with suppress(OSError):  # closed meanwhile
+                if os.readlink(folder / name) in sockets:
                     return True
     return False
 

@@ -21,7 +21,7 @@ from .dialer import Dial, Dialer
 from .limits import Limits
 from .opening_service import open_socket, timed_out, understand, undialed
 from .paths import Way
-from .peer_events import PeerEvents
+from .peer_events_service import PeerEvents
 from .port import (
     Address,
     Code,

@@ -15,7 +15,7 @@ from .handling import handle_protocol
 from .limits import Limits
 from .memory_gossip import GossipMessage, GossipNode
 from .memory_stream import MemoryStream
-from .peer_events import PeerEvents
+from .peer_events_service import PeerEvents
 from .port import (
     GOSSIP_BYTES_MAX,
     Address,

@@ -2,7 +2,7 @@
 
 import errno
 import socket
-from typing import Final
+from typing import Final, cast
 
 from .addresses import Endpoint, parse_endpoint
 from .port import Address, Code, PeerId, Undialed, Why
@@ -60,6 +60,7 @@ def why_of(error: OSError) -> Why:
     """What the system says; of several tries, as with a name that stands for several addresses, the last."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
-        inner = [each for each in cause.exceptions if isinstance(each, OSError)]
+        tries = cast(BaseExceptionGroup[BaseException], cause).exceptions
+        inner = [each for each in tries if isinstance(each, OSError)]
         return why_of(inner[-1]) if inner else Why.NO_ROUTE
     return _WHY.get(error.errno or 0, Why.NO_ROUTE)
