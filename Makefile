@@ -14,7 +14,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist
 help:
 	@echo "make testnet   train a language model on a swarm of four local nodes, then show the report (first run: installs)"
 	@echo "make test      run the unit and integration tests (first run: installs); TESTS=path runs a part"
-	@echo "make test-network   the tests in a laboratory of home routers and slow lines (Linux; nftables, iptables, iproute2, miniupnpd)"
+	@echo "make test-network   the tests in a laboratory of home routers and slow lines (Linux; nftables, iptables, iproute2, miniupnpd, faketime)"
 	@echo "make check     lint, types, import contracts"
 	@echo "make soak      the tests with full counts of seeds, kills and fuzzing, ten minutes of chaos among them: hours"
 	@echo "make format    let ruff rewrite the sources"

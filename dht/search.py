@@ -109,6 +109,10 @@ class Search:
     def is_over(self) -> bool:
         return self._lookup.is_over
 
+    def asked(self, peer: PeerId) -> Contact | None:
+        """A peer that others named, whether it answered or not; None: nobody did."""
+        return self._contacts.get(peer)
+
     @property
     def closest(self) -> tuple[Contact, ...]:
         """As `Lookup.closest`: where to put what belongs here."""

@@ -154,6 +154,11 @@ class DhtService:
         own = self._announced.get(key, trio.current_time())
         return tuple({contact.peer: contact for contact in (*own, *search.providers)}.values())
 
+    async def find(self, peer: PeerId) -> Contact:
+        """Where others say that a peer is."""
+        search = await self._search(Goal(MessageKind.FIND_NODE, peer_bytes(peer)))
+        return search.asked(peer) or Contact(peer)
+
     async def reach(self, contact: Contact) -> bool:
         """Whether a peer that others named is connected now; dials it, bounded as all that they name is."""
         with trio.move_on_after(ASK_S_MAX):

@@ -26,6 +26,7 @@ from shoal.transport.limits import Limits
 from shoal.transport.port import Address, PeerId, Transport
 from shoal.transport.relay import RelayLimits
 
+from .clock_service import serve_clock, watch_clock
 from .complaint import Complaint, Exit
 from .config import GIGABYTE, KEY_NAME, Config
 from .directory import exit_of, take_directory
@@ -102,6 +103,8 @@ async def run_on(
         host.relaying.know(fellows.swarms_of)
         node = Node(setup, identity, transport, swarms, blobs, dht, events)
         keep_connected(node)
+        serve_clock(transport)
+        nursery.start_soon(watch_clock, transport)
         await nursery.start(swarms.run)
         await nursery.start(Discovery(setup.config, transport, dht, swarms, store).run)
         if setup.config.port_mapping:

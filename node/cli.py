@@ -18,6 +18,7 @@ the first five minutes, in two terminals:
   shoal generate --prompt "ROMEO:"       what the model writes by now
 
 or watch four local nodes train:  shoal testnet
+when it does not connect:         shoal doctor
 
 exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no node is running, 4 directory or port in use, 5 configuration or key,
 6 invite, 7 spec, 8 something is not installed, 9 disk full, 10 you said no, 130 interrupted (docs/operating.md)
@@ -85,7 +86,7 @@ def common() -> argparse.ArgumentParser:
 def parser() -> argparse.ArgumentParser:
     """All commands."""
     # Here, not above: loading takes a third of a second, in which Ctrl-C shall be one line, too.
-    from . import cli_config, cli_dht, cli_log, cli_node, cli_store, cli_swarm, cli_testnet, cli_view
+    from . import cli_config, cli_dht, cli_doctor, cli_log, cli_node, cli_store, cli_swarm, cli_testnet, cli_view
 
     parent = common()
     root = argparse.ArgumentParser(
@@ -102,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     cli_config.add_commands(commands, parent)
     cli_swarm.add_commands(commands, parent)
     cli_view.add_commands(commands, parent)
+    cli_doctor.add_commands(commands, parent)
     cli_store.add_commands(commands, parent)
     cli_log.add_commands(commands, parent)
     cli_dht.add_commands(commands, parent)

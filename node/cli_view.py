@@ -32,7 +32,7 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         "peers",
         run_peers,
         parent=parent,
-        help="show who is connected: address, direct or relayed, round-trip time, bytes",
+        help="show who is connected, directly or through a relay and why, and who should be and is not, and why not",
         epilog="  shoal peers\n  shoal peers --json",
     )
     generate = add_command(
@@ -118,21 +118,33 @@ def role_of(swarm: dict[str, Any]) -> str:
 
 def run_peers(arguments: argparse.Namespace) -> Exit:
     with LocalClient(data_dir_of(arguments)) as node:
-        peers = node.call("peers")
+        peers, missing = node.call("peers"), node.call("peers.missing")
     if arguments.json:
-        print_json(peers)
+        connected = [{**peer, "is_connected": True} for peer in peers]
+        print_json([*connected, *({**peer, "is_connected": False} for peer in missing)])
         return Exit.OK
     if not peers:
-        print("nobody is connected")
-        return Exit.OK
-    rows: list[list[Any]] = [["peer", "address", "way", "rtt", "sent", "received"]]
+        print("nobody is connected: `shoal doctor` says why, as far as it can be known")
+    else:
+        print(table([["peer", "address", "way", "rtt", "sent", "received"], *map(peer_row, seen(peers))]))
     for peer in seen(peers):
-        way = ("relayed" if peer["is_relayed"] else "direct") + (", dialed" if peer["is_outbound"] else ", accepted")
-        address = peer["address"].partition("/p2p/")[0]
-        traffic = [size(peer["bytes_sent"]), size(peer["bytes_received"])]
-        rows.append([peer["peer_id"], address, way, span(peer["rtt_s"]), *traffic])
-    print(table(rows))
+        if peer["reason"] and peer["is_relayed"]:
+            print(f"\n{peer['peer_id']} relayed: {peer['reason']}")
+    for peer in seen(missing):
+        print(f"\n{peer['peer_id']} is missing:{'' if peer['failures'] else ' not dialed yet'}")
+        for failure in peer["failures"]:
+            print(f"  {without_peer(failure['address'])}: {failure['reason']}")
     return Exit.OK
+
+
+def peer_row(peer: dict[str, Any]) -> list[Any]:
+    way = ("relayed" if peer["is_relayed"] else "direct") + (", dialed" if peer["is_outbound"] else ", accepted")
+    traffic = [size(peer["bytes_sent"]), size(peer["bytes_received"])]
+    return [peer["peer_id"], without_peer(peer["address"]), way, span(peer["rtt_s"]), *traffic]
+
+
+def without_peer(address: str) -> str:
+    return address.partition("/p2p/")[0]
 
 
 def run_generate(arguments: argparse.Namespace) -> Exit:

@@ -71,7 +71,11 @@ class LocalClient:
 
     def watch(self, **params: object) -> Iterator[dict[str, Any]]:
         """The node's events, until the node ends or `close`; nothing else can be asked afterwards."""
-        self._request("watch", params)
+        return self.stream("watch", **params)
+
+    def stream(self, method: str, **params: object) -> Iterator[dict[str, Any]]:
+        """As `watch`, of a method that answers with events."""
+        self._request(method, params)
         while True:
             try:
                 answer = self._answer()

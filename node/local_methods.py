@@ -18,6 +18,7 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
 from .complaint import Complaint, Exit
+from .examining import Examination
 from .finding import enter, find_providers, find_public_swarms, find_record, put_note
 from .founding import LATEST, Origin, forked, going_on, origin_at, origin_of
 from .invite import Invite, format_invite, make_invite, parse_invite
@@ -25,11 +26,13 @@ from .local_api import Answer, Events, Methods, NoParams
 from .members import MemberMethods, agreement_as_json
 from .membership import Membership, Role
 from .node import Node
+from .peer_checks import target_of
 from .preview import preview
 from .swarms import Joined, threads_of
 from .watch import Watcher
 
 GENERATED_BYTES_MAX = 65_536
+TARGET_CHARS_MAX = 32_768  # of an invite, as people paste it
 
 
 class OneSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -96,6 +99,10 @@ class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     after: Annotated[int, msgspec.Meta(ge=0)] | None = None  # 0: begin with all events still kept
 
 
+class Doctor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    target: Annotated[str, msgspec.Meta(min_length=1, max_length=TARGET_CHARS_MAX)] | None = None  # peer or invite
+
+
 def is_torch_here() -> bool:
     return importlib.util.find_spec("torch") is not None
 
@@ -111,6 +118,7 @@ class LocalMethods:
         return {
             "status": Answer(NoParams, self.status),
             "peers": Answer(NoParams, self.peers),
+            "peers.missing": Answer(NoParams, self.missing),
             "swarm.create": Answer(CreateSwarm, self.create),
             "swarm.fork": Answer(ForkSwarm, self.fork),
             "swarm.preview": Answer(PreviewSwarm, self.preview),
@@ -128,6 +136,7 @@ class LocalMethods:
             "dht.put": Answer(PutNote, self.put_note),
             "dht.providers": Answer(FindProviders, self.find_providers),
             "store.copy": Answer(OneSwarm, self.copy_store),
+            "doctor": Events(Doctor, self.doctor),
             "watch": Events(Watch, self.watch),
             "stop": Answer(NoParams, self.stop),
         }
@@ -137,6 +146,12 @@ class LocalMethods:
 
     async def peers(self, _: NoParams) -> object:
         return self._node.peers()
+
+    async def missing(self, _: NoParams) -> object:
+        return self._node.missing()
+
+    def doctor(self, params: Doctor) -> Examination:
+        return Examination(self._node, None if params.target is None else target_of(params.target, self._node))
 
     async def create(self, params: CreateSwarm) -> object:
         if params.role == "storage":

@@ -14,7 +14,7 @@ from shoal.dht.service import DhtService
 from shoal.training.service import SwarmStatus
 from shoal.transport.bulk import BlobService
 from shoal.transport.identity import Identity
-from shoal.transport.port import Transport
+from shoal.transport.port import Connection, Missing, Transport
 
 from .config import Config
 from .stall import StallMeter
@@ -80,19 +80,33 @@ class Node:
         }
 
     def peers(self) -> list[dict[str, Any]]:
-        """For `shoal peers`."""
-        return [
-            {
-                "peer_id": connection.peer,
-                "address": connection.address,
-                "is_relayed": connection.is_relayed,
-                "is_outbound": connection.is_outbound,
-                "rtt_s": connection.rtt_s,
-                "bytes_sent": connection.bytes_sent,
-                "bytes_received": connection.bytes_received,
-            }
-            for connection in self.transport.connections()
-        ]
+        """For `shoal peers`: who is connected."""
+        return [connected_peer(each) for each in self.transport.connections()]
+
+    def missing(self) -> list[dict[str, Any]]:
+        """For `shoal peers`, too: who should be, and why they are not."""
+        return [missing_peer(each) for each in self.transport.missing()]
+
+
+def connected_peer(connection: Connection) -> dict[str, Any]:
+    return {
+        "peer_id": connection.peer,
+        "address": connection.address,
+        "is_relayed": connection.is_relayed,
+        "is_outbound": connection.is_outbound,
+        "rtt_s": connection.rtt_s,
+        "bytes_sent": connection.bytes_sent,
+        "bytes_received": connection.bytes_received,
+        "reason": connection.note,
+    }
+
+
+def missing_peer(missing: Missing) -> dict[str, Any]:
+    return {
+        "peer_id": missing.peer,
+        "addresses": list(missing.addresses),
+        "failures": [{"address": each.address, "reason": each.reason} for each in missing.failures],
+    }
 
 
 def progress(status: SwarmStatus, figures: Mapping[str, float]) -> dict[str, Any]:

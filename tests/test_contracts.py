@@ -11,7 +11,7 @@ SHELLS = {
     "handling", "link", "loop", "port", "stream_call",
 }  # fmt: skip
 
-CORES_OF_NODE = {"shoal.node.chaos"}  # all else there waits
+CORES_OF_NODE = {"shoal.node.chaos", "shoal.node.diagnosis"}  # all else there waits
 
 
 def is_shell(module: str) -> bool:

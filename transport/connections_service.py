@@ -7,24 +7,37 @@ one, is closed.
 
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import trio
 
-from .addresses import Endpoint, parse_endpoint, ranges_of
+from .addresses import Endpoint, ranges_of
 from .books_service import Books, Entry, Established, How
 from .dialer import Dial, Dialer
 from .limits import Limits
+from .opening_service import open_socket, timed_out, understand, undialed
 from .paths import Way
-from .port import Address, Code, Connection, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal, Traffic
+from .peer_events_service import PeerEvents
+from .port import (
+    Address,
+    Code,
+    Connection,
+    PeerConnected,
+    PeerDisconnected,
+    PeerEvent,
+    PeerId,
+    Refusal,
+    Traffic,
+    Undialed,
+    Why,
+)
 from .pruning import Seat, Shares, make_room, shares_of, surplus
 from .stun_service import is_stun, serve_stun
-from .tcp_service import Counter, Socket, dial
-from .wire import Malformed
+from .tcp_service import Counter, Socket
 from .yamux_service import YamuxStream
 
 HANDSHAKE_S: Final = 10.0  # what a peer may take to prove who it is
@@ -33,7 +46,6 @@ DIAL_S: Final = 10.0  # connecting and handshake of one address of a kept peer
 SETTLED_S: Final = 5.0  # that a direct connection must have stood before the relayed one beside it is closed
 REVIEW_S: Final = 5.0  # how often unused connections are looked for; more often: a scan of all for nothing
 DOUBT_AGAIN_S: Final = 2.0  # between two times that everybody is asked for a sign of life; less: packets for nothing
-EVENTS_MAX: Final = 4096  # not yet looked at by a listener
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +110,7 @@ class Connections:
         self._doubted_at = -math.inf
         self._books = Books()
         self._handshakes: dict[Socket, _Handshake] = {}
-        self._listeners: set[trio.MemorySendChannel[PeerEvent]] = set()
+        self._events = PeerEvents()
         self._nursery: trio.Nursery | None = None
 
     async def run(
@@ -182,21 +194,17 @@ class Connections:
 
     async def connect(self, address: Address, *, timeout_s: float) -> PeerId | Refusal:
         """As `Transport.connect`."""
-        endpoint = parse_endpoint(address)
-        if isinstance(endpoint, Malformed):
-            return Refusal(Code.UNREACHABLE, endpoint.reason)
-        peer = endpoint.peer
-        if peer is None:
-            return Refusal(Code.UNREACHABLE, f"{address} does not say who must answer there (/p2p/...)")
-        if peer == self._dialer.self_id:
-            return Refusal(Code.UNREACHABLE, "that address is this node's own")
+        endpoint = understand(address, self._dialer.self_id)
+        if isinstance(endpoint, Undialed):
+            return endpoint
+        peer = cast(PeerId, endpoint.peer)
         if self._books.standing(peer):
             return peer
         if self._room(self._newcomer(peer, None)) is None:
-            return self._no_seat
+            return undialed(address, Why.NO_SEAT, self._no_seat)
         with trio.move_on_after(timeout_s):
             return await self._dial(endpoint, peer)
-        return Refusal(Code.UNREACHABLE, f"nobody answered at {address} within {timeout_s:g} s")
+        return timed_out(address, timeout_s)
 
     def connections(self) -> tuple[Connection, ...]:
         """As `Transport.connections`."""
@@ -206,19 +214,9 @@ class Connections:
         """As `Transport.traffic`."""
         return Traffic(self._total.bytes_sent, self._total.bytes_received)
 
-    @asynccontextmanager
-    async def events(self) -> AsyncGenerator[trio.MemoryReceiveChannel[PeerEvent]]:
-        """As `Transport.events`. The channel ends for who is EVENTS_MAX behind: to go on, ask for events again."""
-        send, receive = trio.open_memory_channel[PeerEvent](EVENTS_MAX)
-        for peer in sorted(self._books.peers):
-            send.send_nowait(PeerConnected(peer))
-        self._listeners.add(send)
-        try:
-            yield receive
-        finally:
-            self._listeners.discard(send)
-            send.close()
-            receive.close()
+    def events(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerEvent]]:
+        """As `Transport.events`."""
+        return self._events.listen(self._books.peers)
 
     async def _accept(self, stream: trio.SocketStream) -> None:
         socket = Socket(stream, self._total)
@@ -256,7 +254,7 @@ class Connections:
         return None
 
     async def _dial(self, endpoint: Endpoint, peer: PeerId) -> PeerId | Refusal:
-        socket = await self._open(endpoint, peer)
+        socket = await self.open(endpoint)
         if isinstance(socket, Refusal):
             return socket
         return await self._take(socket, endpoint, peer, How.DIALED, is_initiator=True)
@@ -281,22 +279,23 @@ class Connections:
             if established is None:
                 socket.abort()
         if established is None:
-            return Refusal(Code.UNREACHABLE, f"who answers at {endpoint.address} does not prove to be {peer}")
+            return undialed(endpoint.address, Why.UNPROVEN, f"who answers there does not prove to be {peer}")
         entry = self._enter(established, socket, endpoint, how)
         if entry is None:
             socket.abort()
-            return self._no_seat
+            return undialed(endpoint.address, Why.NO_SEAT, self._no_seat)
         self._nursery.start_soon(self._watch, entry)
         return peer
 
-    async def _open(self, endpoint: Endpoint, peer: PeerId) -> Socket | Refusal:
+    async def open(self, endpoint: Endpoint) -> Socket | Undialed:
+        """A socket at whose other end somebody is to prove that it is the endpoint's peer."""
         if endpoint.relay is None:
-            try:
-                return Socket(await dial(endpoint), self._total)
-            except OSError as error:
-                return Refusal(Code.UNREACHABLE, f"no connection to {endpoint.address}: {error}")
+            return await open_socket(endpoint, self._total)
         relay = await self.connect(endpoint.first_hop.address, timeout_s=DIAL_S)
-        return relay if isinstance(relay, Refusal) else await self._pass_on(relay, peer)
+        if isinstance(relay, Refusal):
+            return undialed(endpoint.address, Why.RELAY, f"the relay cannot be reached: {relay.message}")
+        passed = await self._pass_on(relay, cast(PeerId, endpoint.peer))
+        return undialed(endpoint.address, Why.RELAY, passed.message) if isinstance(passed, Refusal) else passed
 
     def _enter(self, established: Established, socket: Socket, remote: Endpoint, how: How) -> Entry | None:
         """A new connection into the books, if there is a seat. No await may lie between this and `_watch`."""
@@ -313,7 +312,7 @@ class Connections:
             older.established.doubt()
         if self._books.enter(entry):
             self._dialer.connected(peer, now)
-            self._tell(PeerConnected(peer))
+            self._events.tell(PeerConnected(peer))
         elif self._books.best(peer) is entry:
             self._above.moved(peer)
         self._above.changed(peer, self._books.way(peer))
@@ -331,7 +330,7 @@ class Connections:
                 self._above.left(entry.peer)
                 self._dialer.disconnected(entry.peer, trio.current_time())
                 self._wake.set()
-                self._tell(PeerDisconnected(entry.peer))
+                self._events.tell(PeerDisconnected(entry.peer))
             self._above.changed(entry.peer, self._books.way(entry.peer))
 
     async def _dial_kept(self) -> None:
@@ -345,8 +344,8 @@ class Connections:
 
     async def _dial_one(self, order: Dial) -> None:
         answer = await self.connect(order.address, timeout_s=DIAL_S)
-        if isinstance(answer, Refusal):
-            log.debug("dialing a kept peer: %s", answer.message)
+        if isinstance(answer, Undialed) and self._dialer.failed(order, answer):
+            log.info("%s", answer.message)
         self._dialer.ended(order, trio.current_time(), answer == order.peer)
         self._wake.set()
 
@@ -378,8 +377,8 @@ class Connections:
         return shares_of(self._limits.connections_max, self._dialer.kept_count)
 
     @property
-    def _no_seat(self) -> Refusal:
-        return Refusal(Code.BUSY, f"of {self._limits.connections_max} connections none can be closed for another")
+    def _no_seat(self) -> str:
+        return f"of {self._limits.connections_max} connections none can be closed for another"
 
     def _newcomer(self, peer: PeerId, remote: Endpoint | None) -> Seat:
         """Who would like a connection: from `remote`, or, None, one that we dial."""
@@ -389,11 +388,3 @@ class Connections:
 
     def _seats(self) -> dict[Seat, Entry]:
         return self._books.seats(trio.current_time(), self._above.is_busy, self._dialer.is_kept)
-
-    def _tell(self, event: PeerEvent) -> None:
-        for listener in list(self._listeners):
-            try:
-                listener.send_nowait(event)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                self._listeners.discard(listener)
-                listener.close()

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .addresses import dialing_order
-from .port import Address, PeerId
+from .port import Address, Missing, PeerId, Undialed
 from .wire import ADDRESSES_MAX
 
 STAGGER_S: Final = 0.5  # shorter: more useless dials to slow peers; longer: dead addresses cost more
@@ -53,6 +53,7 @@ class _Kept:
     rounds_failed: int = 0
     dialing: list[Address] = field(default_factory=list[Address])
     connected_at: float | None = None
+    failures: dict[Address, Undialed] = field(default_factory=dict[Address, Undialed])  # the last of each
 
 
 class Dialer:
@@ -90,6 +91,7 @@ class Dialer:
                 self.connected(peer, now)
         elif kept.addresses != addresses:
             kept.addresses, kept.index = addresses, 0
+            kept.failures = {address: why for address, why in kept.failures.items() if address in addresses}
             if not kept.dialing:
                 kept.next_at = min(kept.next_at, now + self._jitter(peer, 0) * PAUSE_S_MIN)
         return True
@@ -157,12 +159,31 @@ class Dialer:
             pause = 0.0 if kept.index else self._pause(dial.peer, kept.rounds_failed - 1)
             kept.next_at = min(kept.next_at, now + pause)
 
+    def failed(self, dial: Dial, failure: Undialed) -> bool:
+        """Why a dial came to nothing. Whether that is news."""
+        kept = self._kept.get(dial.peer)
+        if kept is None or kept.connected_at is not None or dial.address not in kept.addresses:
+            return False
+        last, kept.failures[dial.address] = kept.failures.get(dial.address), failure
+        return last is None or last.why is not failure.why
+
+    def missing(self) -> tuple[Missing, ...]:
+        """As `Transport.missing`."""
+        return tuple(
+            Missing(
+                peer, kept.addresses, tuple(kept.failures[each] for each in kept.addresses if each in kept.failures)
+            )
+            for peer, kept in sorted(self._kept.items())
+            if kept.connected_at is None
+        )
+
     def connected(self, peer: PeerId, now: float) -> None:
         """There is a connection to `peer`, whoever dialed."""
         kept = self._kept.get(peer)
         if kept is not None and kept.connected_at is None:
             kept.connected_at = now
             kept.index = 0
+            kept.failures.clear()
 
     def disconnected(self, peer: PeerId, now: float) -> None:
         """The last connection to `peer` is gone."""

@@ -23,9 +23,10 @@ from .identity import Identity
 from .libp2p_service import Upgrader
 from .limits import Limits
 from .paths import Way
-from .port import Address, ByteStream, Code, Connection, PeerId, Reach, Refusal, Verdict
+from .port import Address, ByteStream, Code, Connection, PeerId, Reach, Refusal, Undialed, Verdict
 from .port_mapping import Mapping
 from .port_mapping_service import PortMappingService
+from .probing_service import probe
 from .punching import WORDS
 from .punching_service import PunchingService
 from .reachability_service import ReachabilityService
@@ -84,6 +85,7 @@ class Host:
         self.connect = self._connections.connect
         self.keep = self._connections.keep
         self.release = self._connections.release
+        self.missing = self._dialer.missing
 
     def addresses(self) -> tuple[Address, ...]:
         """As `Transport.addresses`."""
@@ -100,8 +102,19 @@ class Host:
     def reach(self) -> Reach:
         """As `Transport.reach`."""
         state = self._reachability.state
-        outside = tuple(sorted(state.outside_ips))
-        return Reach(state.verdict, state.reason, WORDS[state.mapping], outside, self._port_mapping())
+        return Reach(
+            state.verdict,
+            state.reason,
+            nat=WORDS[state.mapping],
+            outside=tuple(sorted(state.outside_ips)),
+            port_mapping=self._port_mapping(),
+            is_port_mapped=self._mapping is not None and self._mapping.mapping is not None,
+            relays=self._relay.places(),
+        )
+
+    async def probe(self, address: Address, *, timeout_s: float) -> Undialed | None:
+        """As `Transport.probe`."""
+        return await probe(self.peer_id, self._connections, self._upgrader.prove, address, timeout_s=timeout_s)
 
     def announce(self, addresses: Iterable[str]) -> None:
         """Tell others these addresses, too: their owner says that they lead here. Raises HostError."""

@@ -161,6 +161,15 @@ class Upgrader:
         await self._nursery.start(connection.run)
         return connection
 
+    async def prove(self, socket: Socket) -> PeerId | None:
+        """Who is at the other end of a fresh socket. It can be used for nothing afterwards; whoever calls closes it."""
+        session = await contained("a probe", lambda: self._ask_who(RawConnection(cast(Any, socket), True)))
+        return None if session is None else PeerId(str(session.get_remote_peer()))
+
+    async def _ask_who(self, raw: RawConnection) -> Any:
+        await _select(raw, NOISE)
+        return await self._noise.secure_outbound(raw, cast(Any, None))  # None: whoever it is
+
     async def _secure(self, socket: Socket, peer: PeerId | None, is_initiator: bool) -> Any:
         raw = RawConnection(cast(Any, socket), is_initiator)
         session: Any

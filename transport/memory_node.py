@@ -1,8 +1,8 @@
 """One node of a simulated network, as the layers above see it."""
 
 import collections
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
@@ -15,6 +15,7 @@ from .handling import handle_protocol
 from .limits import Limits
 from .memory_gossip import GossipMessage, GossipNode
 from .memory_stream import MemoryStream
+from .peer_events_service import PeerEvents
 from .port import (
     GOSSIP_BYTES_MAX,
     Address,
@@ -22,6 +23,7 @@ from .port import (
     Code,
     Connection,
     Hear,
+    Missing,
     PeerConnected,
     PeerDisconnected,
     PeerEvent,
@@ -37,14 +39,15 @@ from .port import (
     Traffic,
     Unary,
     UnaryHandler,
+    Undialed,
     Verdict,
+    Why,
 )
 from .pruning import Seat, Shares, make_room, shares_of, surplus
 from .service import CallService
 
 CONNECTIONS_MAX: Final = 10**6  # unless limits are given: large simulations connect everybody with all others
 REVIEW_S: Final = 5.0  # how often unused connections are looked for
-EVENTS_MAX: Final = 4096  # of connections, that a reader may be behind
 DIAL_S: Final = 10.0  # one address of a kept peer
 ROUND_TRIPS_TO_CONNECT: Final = 4  # TCP, choice of protocols, Noise, muxer
 GOSSIP_HEAD_BYTES: Final = 100  # what a message of gossip costs on top of its bytes: topic, ids, frames
@@ -119,7 +122,7 @@ class MemoryTransport:
         self._stream_count = 0
         self._protocols: dict[str, ProtocolHandler] = {}
         self._inbound: collections.Counter[PeerId] = collections.Counter()  # plain streams
-        self._readers: list[trio.MemorySendChannel[PeerEvent]] = []
+        self._events = PeerEvents()
         self._dialer = Dialer(peer_id, ether.seed)
         self._wake = trio.Event()  # the dialer has news
         self._scope = trio.CancelScope()
@@ -203,18 +206,8 @@ class MemoryTransport:
     def traffic(self) -> Traffic:
         return Traffic(self.bytes_sent, self.bytes_received)
 
-    @asynccontextmanager
-    async def events(self) -> AsyncGenerator[trio.MemoryReceiveChannel[PeerEvent], None]:
-        send, receive = trio.open_memory_channel[PeerEvent](EVENTS_MAX)
-        for peer in sorted(self.links):
-            send.send_nowait(PeerConnected(peer))
-        self._readers.append(send)
-        try:
-            with send, receive:
-                yield receive
-        finally:
-            if send in self._readers:
-                self._readers.remove(send)
+    def events(self) -> AbstractAsyncContextManager[trio.MemoryReceiveChannel[PeerEvent]]:
+        return self._events.listen(self.links)
 
     async def connect(self, address: Address, *, timeout_s: float) -> PeerId | Refusal:
         peer = PeerId(address.rpartition("/p2p/")[2])
@@ -245,6 +238,13 @@ class MemoryTransport:
     def release(self, peer: PeerId) -> None:
         self._dialer.release(peer)
 
+    def missing(self) -> tuple[Missing, ...]:
+        return self._dialer.missing()
+
+    async def probe(self, address: Address, *, timeout_s: float) -> Undialed | None:
+        answer = await self.connect(address, timeout_s=timeout_s)
+        return Undialed(answer.code, answer.message, address, Why.TIMED_OUT) if isinstance(answer, Refusal) else None
+
     async def _dial_kept(self, nursery: trio.Nursery) -> None:
         while True:
             self._wake = trio.Event()
@@ -255,6 +255,8 @@ class MemoryTransport:
 
     async def _dial(self, order: Dial) -> None:
         answer = await self.connect(order.address, timeout_s=DIAL_S)
+        if isinstance(answer, Refusal):
+            self._dialer.failed(order, Undialed(answer.code, answer.message, order.address, Why.TIMED_OUT))
         self._dialer.ended(order, trio.current_time(), answer == order.peer)
         self._wake.set()
 
@@ -298,7 +300,7 @@ class MemoryTransport:
         self._uses[peer] = _Use(self._link_count, trio.current_time())
         self._dialer.connected(peer, trio.current_time())
         self._wake.set()
-        self._tell(PeerConnected(peer))
+        self._events.tell(PeerConnected(peer))
 
     def lose(self, peer: PeerId, link: SimulatedLink, reason: str) -> bool:
         """A connection is gone. Returns whether it was there."""
@@ -310,7 +312,7 @@ class MemoryTransport:
         self._calls.drop(peer)
         self._dialer.disconnected(peer, trio.current_time())
         self._wake.set()
-        self._tell(PeerDisconnected(peer))
+        self._events.tell(PeerDisconnected(peer))
         return True
 
     def receive(self, peer: PeerId, stream: MemoryStream, data: bytes, is_last: bool) -> bool:
@@ -324,14 +326,6 @@ class MemoryTransport:
                 self._nursery.start_soon(self._serve_plain, stream.protocol, peer, stream)
         stream.arrive(data, is_last)
         return True
-
-    def _tell(self, event: PeerEvent) -> None:
-        for reader in list(self._readers):
-            try:
-                reader.send_nowait(event)
-            except trio.WouldBlock:
-                reader.close()  # it has missed one: better that it knows than that it believes to know
-                self._readers.remove(reader)
 
     async def _serve_plain(self, protocol: str, peer: PeerId, stream: MemoryStream) -> None:
         handler = self._protocols.get(protocol)

@@ -45,6 +45,41 @@ class Refusal(Message, frozen=True):
     message: str
 
 
+class Why(enum.Enum):
+    """What is wrong with an address at which a peer should be reached."""
+
+    MALFORMED = "not an address to dial"
+    NO_NAME = "the name is not known"
+    NO_ROUTE = "no way leads there"
+    REFUSED = "refused"
+    TIMED_OUT = "timed out"
+    MUTE = "somebody accepts, and says nothing"
+    UNPROVEN = "somebody else answers"
+    RELAY = "the relay does not help"
+    NO_SEAT = "no room here"
+
+
+class Undialed(Refusal, frozen=True):
+    """Why an address did not lead to the peer that it names. It stays on this side."""
+
+    address: Address
+    why: Why
+
+    @property
+    def reason(self) -> str:
+        """The message without the address."""
+        return self.message.removeprefix(f"no connection to {self.address}: ")
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """A peer to which a connection is kept, and is not there."""
+
+    peer: PeerId
+    addresses: tuple[Address, ...]  # where it is dialed
+    failures: tuple[Undialed, ...]  # the last of each address that was tried
+
+
 @dataclass(frozen=True, slots=True)
 class Unary(Generic[Request, Reply]):
     """A method with one request and one reply."""
@@ -148,6 +183,17 @@ class Reach:
     nat: str  # how its router translates addresses, in words
     outside: tuple[str, ...]  # IP addresses at which others see it
     port_mapping: str = "not asked for"  # what the router was asked for, and what it says
+    is_port_mapped: bool = False
+    relays: tuple["Place", ...] = ()  # where it wants to be reached through others
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A relay through which a node wants to be reached."""
+
+    relay: PeerId
+    is_held: bool
+    reason: str  # for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,3 +310,11 @@ class Transport(Protocol):
         ...
 
     def release(self, peer: PeerId) -> None: ...
+
+    def missing(self) -> tuple[Missing, ...]:
+        """Kept peers that are not connected, sorted by peer id."""
+        ...
+
+    async def probe(self, address: Address, *, timeout_s: float) -> Undialed | None:
+        """Whether the peer that an address names answers there. What is connected stays as it is."""
+        ...

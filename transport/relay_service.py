@@ -15,7 +15,7 @@ import trio
 
 from .addresses import Endpoint, ranges_of
 from .connections_service import Connections
-from .port import Code, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Refusal
+from .port import Code, PeerConnected, PeerDisconnected, PeerEvent, PeerId, Place, Refusal
 from .relay import Circuit, Relay
 from .relay_choice import State
 from .relay_messages import HOP, STOP, Answer, Connect, RelayMessage, Reserve, Status
@@ -28,6 +28,8 @@ HOP_PROTOCOL: Final = "/libp2p/circuit/relay/0.2.0/hop"
 STOP_PROTOCOL: Final = "/libp2p/circuit/relay/0.2.0/stop"
 RENEW_S_MAX: Final = 1800.0  # at the latest; more often: requests for nothing
 RENEW_S_MIN: Final = 30.0  # also where the relay's clock differs from ours, and after it refused
+
+AWAY: Final = "it is not connected, or has not answered yet"
 
 OpenStream = Callable[[PeerId, str], Awaitable[YamuxStream | Refusal]]
 
@@ -43,6 +45,7 @@ class _Place:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     state: State = State.TRYING
     limit_bytes: int | None = None  # of a circuit to us
+    said: str = AWAY  # for people
 
 
 class RelayService:
@@ -127,6 +130,11 @@ class RelayService:
                 nursery.start_soon(self._strike_off, self._relay, connections)
                 nursery.start_soon(self._turns.run)
             task_status.started()
+            await trio.sleep_forever()  # `use` may come later, also where there is nothing to do yet
+
+    def places(self) -> tuple[Place, ...]:
+        """How it stands with each relay, for people."""
+        return tuple(Place(relay, place.state is State.HELD, place.said) for relay, place in self._places.items())
 
     # As a client.
 
@@ -189,7 +197,7 @@ class RelayService:
             elif event == PeerDisconnected(relay):
                 if place.is_given:
                     connections.keep_also(relay, address)  # a swarm may have let it go meanwhile
-                self._become(place, State.TRYING)
+                self._become(place, State.TRYING, AWAY)
                 next_at = math.inf
 
     async def _reserve(self, relay: PeerId, place: _Place) -> float:
@@ -200,16 +208,16 @@ class RelayService:
             await stream.aclose()
         if isinstance(answer, Answer) and answer.status is Status.OK:
             place.limit_bytes = None if answer.limit is None else answer.limit.data_bytes or None
-            self._become(place, State.HELD)
+            self._become(place, State.HELD, "it has granted a reservation")
             log.info("reachable through the relay %s", relay)
             return renew_after_s(answer.expires_at, time.time())
-        self._become(place, State.REFUSED)
         reason = words(answer.status) if isinstance(answer, Answer) else answer.message
+        self._become(place, State.REFUSED, f"it grants no reservation: {reason}")
         log.warning("no reservation at the relay %s: %s. Trying again every %g s", relay, reason, RENEW_S_MIN)
         return RENEW_S_MIN
 
-    def _become(self, place: _Place, state: State) -> None:
-        place.state = state
+    def _become(self, place: _Place, state: State, said: str) -> None:
+        place.state, place.said = state, said
         self.changed.set()
         self.changed = trio.Event()
 

@@ -19,7 +19,7 @@ from shoal.transport.dialer import (
     Dial,
     Dialer,
 )
-from shoal.transport.port import Address, PeerId
+from shoal.transport.port import Address, Code, Missing, PeerId, Undialed, Why
 
 SELF = PeerId("M")
 PEER = PeerId("P")  # greater than SELF, which therefore dials at once
@@ -248,3 +248,19 @@ def test_of_addresses_through_relays_one_is_dialed_second_and_the_others_last() 
     relayed, other = (Address(f"/ip4/192.0.2.{number}/tcp/1/p2p/R/p2p-circuit") for number in (3, 4))
     dialer = keeping(relayed, other, DEAD, GOOD)
     assert dialer.addresses(PEER) == (DEAD, relayed, GOOD, other)
+
+
+def test_it_keeps_why_each_address_failed_and_says_whether_that_is_news() -> None:
+    dialer = keeping(DEAD, GOOD)
+    (dial,) = dialer.due(0.0)
+    refused = Undialed(Code.UNREACHABLE, "refused", dial.address, Why.REFUSED)
+    silent = Undialed(Code.UNREACHABLE, "timed out", dial.address, Why.TIMED_OUT)
+    assert dialer.missing() == (Missing(PEER, (DEAD, GOOD), ()),)
+    assert [dialer.failed(dial, each) for each in (refused, refused, silent)] == [True, False, True]
+    assert dialer.missing() == (Missing(PEER, (DEAD, GOOD), (silent,)),)
+    dialer.keep(PEER, (GOOD,), 1.0, is_connected=False)
+    assert dialer.missing() == (Missing(PEER, (GOOD,), ()),)
+    assert not dialer.failed(dial, silent)  # nobody wants to know any more
+    dialer.connected(PEER, 2.0)
+    assert dialer.missing() == ()
+    assert not dialer.failed(Dial(PEER, GOOD), silent)
