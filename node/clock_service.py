@@ -109,5 +109,5 @@ async def watch_clock(transport: Transport) -> None:
         clocks = await compare_clocks(transport)
         if clocks.ahead_s and clocks.is_off != was_off:
             was_off = clocks.is_off
-            log.warning(f"this machine's clock is {'wrong' if was_off else 'right again'}: {clocks.words}")
+            log.warning("clock is wrong" if was_off else "clock is right again", found=clocks.words)
         await trio.sleep(LOOK_S)

@@ -26,6 +26,7 @@ REACH_S: Final = 6.0  # a node that has just started knows by then whether other
 LOOK_S: Final = 0.1
 NAMES_MAX: Final = 16
 NAME_S: Final = 2.5
+MISSING_MAX: Final = 8  # told one by one
 STRANGERS_MAX: Final = 4  # of the DHT, tried where nobody is connected
 PROBE_S: Final = 3.0
 SILENT: Final = (Why.TIMED_OUT, Why.NO_ROUTE)
@@ -96,7 +97,10 @@ def _ipv6() -> Finding:
 
 async def _peers(node: Node, clocks: Clocks, missing: tuple[Missing, ...]) -> list[Finding]:
     """Who is there, of those who should be."""
-    gone = [_missing(each) for each in missing]
+    gone = [_missing(each) for each in missing[:MISSING_MAX]]
+    if len(missing) > MISSING_MAX:
+        words = f"{len(missing) - MISSING_MAX} more are missing: `shoal peers`"
+        gone.append(Finding(Check.PEERS, State.WARNING, words, Cause.MISSING))
     if clocks.answered:
         known = f"{len(node.dht.contacts())} known in the DHT"
         words = f"{len(node.transport.connections())} connected, {len(clocks.answered)} of {len(clocks.asked)} answered"

@@ -182,7 +182,7 @@ def read_table(data: bytes) -> object:
     """A spec's table, as it comes to a node from its owner."""
     try:
         values = msgspec.msgpack.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Malformed(str(error))
     return spec_from(values, ME.peer_id, bytes(16))
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import trio
 
 from shoal.node.complaint import Complaint, Exit
+from shoal.node.invite import format_invite, make_invite
 from shoal.node.local_client import LocalClient
 from shoal.node.path_service import DIRECT_BYTES, PathFigures, measure
 from shoal.transport.host import open_host
@@ -82,6 +83,12 @@ def test_between_two_nodes_it_sees_the_way_and_says_what_is_missing(tmp_path: Pa
             findings = json.loads(shoal("doctor", "--json", "--data-dir", tmp_path / "a", peer))["findings"]
             assert states(findings, "clock") == ["ok"]
             assert states(findings, "round trip") == states(findings, "rate") == ["ok"]
+
+            invite = format_invite(make_invite(bytes(32), PeerId(peer), [f"{place}/p2p/{peer}"]))
+            assert f"{peer}: direct" in shoal("doctor", "--data-dir", tmp_path / "a", invite)
+            gone = format_invite(make_invite(bytes(32), NOBODY, [dead]))
+            said = shoal("doctor", "--data-dir", tmp_path / "a", gone, code=Exit.FAILED)
+            assert "verdict  that peer's machine or router refuses" in said
 
             said = shoal("doctor", "--data-dir", tmp_path / "a", f"{place}/p2p/{NOBODY}", code=Exit.FAILED)
             assert "verdict  somebody else answers where that peer should be" in said

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
-from shoal.transport.addresses import is_relayed
+from shoal.transport.addresses import Endpoint, is_relayed, parse_endpoint
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.blobs import BlobRef
 from shoal.transport.bulk import BlobService
@@ -301,3 +302,17 @@ async def test_nobody_listens_on_a_circuit() -> None:
     with pytest.raises(HostError, match="name its address in relays"):
         async with open_host(CALLER, [f"/ip4/127.0.0.1/tcp/1/p2p/{RELAY.peer_id}/p2p-circuit"]):
             pass
+
+
+async def test_a_node_that_relays_for_nobody_and_was_given_no_relay_can_be_told_of_one_later() -> None:
+    async with relaying() as relay, open_host(HIDDEN, []) as one:
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        endpoint = parse_endpoint(relay.addresses()[0])
+        assert isinstance(endpoint, Endpoint)
+        one.relaying.use([endpoint])
+        await one.connect(relay.addresses()[0], timeout_s=10)
+        with trio.fail_after(10):
+            while not one.reach().relays[0].is_held:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        (place,) = one.reach().relays
+        assert (place.relay, place.reason) == (relay.peer_id, "it has granted a reservation")
