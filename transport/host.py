@@ -6,6 +6,7 @@ cannot: hold more than its share of connections, streams and memory, or stay con
 
 import logging
 import secrets
+import zlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -54,7 +55,6 @@ class Host:
         self._listening: list[Endpoint] = []
         self._announced: list[Endpoint] = []
         self._mapping: PortMappingService | None = None
-        self._seed = seed
         self._cards = Cards()
         self._upgrader = Upgrader(identity, limits, self._admits)
         self._calls = CallService(identity.peer_id, limits, partial(self._open_stream, protocol=RPC_PROTOCOL))
@@ -132,7 +132,8 @@ class Host:
         """Keep a port of the home's router that leads here, until cancelled; where no router can help, do nothing."""
         behind = [each for each in self._listening if each.kind == "ip4" and (each.is_wildcard or each.is_lan)]
         if behind:
-            self._mapping = PortMappingService(behind[0].port, self._seed, self._mapped)
+            seed = zlib.crc32(self.peer_id.encode())  # where the port is taken, the same other one at each start
+            self._mapping = PortMappingService(behind[0].port, seed, self._mapped)
             await self._mapping.run()
 
     def serve_protocol(self, protocol: str, handler: Callable[[PeerId, YamuxStream], Awaitable[None]]) -> None:

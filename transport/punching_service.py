@@ -6,8 +6,8 @@ opened, and on which the other proves who it is, becomes a connection beside the
 """
 
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -99,7 +99,8 @@ class PunchingService:
 
     def changed(self, peer: PeerId, way: Way, reason: str = "") -> None:
         """Connections with `peer` have come or gone."""
-        self.paths.changed(peer, way, trio.current_time(), reason)
+        with self._telling(peer):
+            self.paths.changed(peer, way, trio.current_time(), reason)
         self._wake.set()
 
     def network_changed(self) -> None:
@@ -184,8 +185,18 @@ class PunchingService:
 
     def _note(self, peer: PeerId, outcome: Outcome, reason: str) -> None:
         log.debug("punching with %s: %s: %s", peer, outcome.value, reason)
-        self.paths.ended(peer, outcome, reason, trio.current_time())
+        with self._telling(peer):
+            self.paths.ended(peer, outcome, reason, trio.current_time())
         self._wake.set()
+
+    @contextmanager
+    def _telling(self, peer: PeerId) -> Generator[None]:
+        """Log what becomes of a relayed path, the same reason once."""
+        before = [(each.way, each.reason) for each in self.paths.steps(peer)[-1:]]
+        yield
+        after = [(each.way, each.reason) for each in self.paths.steps(peer)[-1:]]
+        if after and after != before and any(way is Way.RELAYED for way, _ in before + after):
+            log.info("%s: %s", peer, after[0][1])
 
     def _plan(self, own: Offer, theirs: Offer) -> Plan | Refusal:
         planned = plan(own, theirs)
