@@ -154,3 +154,36 @@ async def test_a_clock_that_is_off_by_an_hour_is_said_in_a_line() -> None:
         assert said.verdict == "fine", said  # one of two others is wrong, and which one nobody can say
         while b"clock is wrong" not in (late.data_dir / "stderr").read_bytes():  # noqa: ASYNC110
             await trio.sleep(0.1)
+
+
+async def test_it_follows_a_node_that_is_carried_elsewhere_and_bears_what_lines_and_routers_lose() -> None:
+    async with open_doctor_stage() as stage:
+        one, two, with_both = await two_public(stage)
+        lossy = await stage.resident(await stage.internet.add_home(Router.PUBLIC, Line(delay_ms=5, loss=0.05)))
+        forgetful = await stage.resident(
+            await stage.internet.add_home(Router.PORT_RESTRICTED, LINE, Habits(forgets_s=2))
+        )
+        renumbered = await stage.resident(await stage.internet.add_home(Router.PORT_RESTRICTED, LINE))
+        moved = await stage.resident(await stage.internet.add_home(Router.FIREWALLED, LINE))
+        await start_all(
+            (one, RELAY),
+            (two, (*RELAY, TOWARDS, one.address)),
+            *((each, (*NO_RELAY, *with_both)) for each in (lossy, forgetful, renumbered, moved)),
+        )
+        said = await lossy.doctor_until("fine")
+        assert (said.verdict, said.code) == ("fine", 0), said
+        for each, verdict in ((forgetful, "router"), (renumbered, "router"), (moved, "firewall")):
+            said = await each.doctor_until(verdict)
+            assert (said.verdict, said.is_fine, said.code) == (verdict, True, 0), said  # as there are relays
+            assert {found["state"] for found in said.of("relays")} == {"ok"}
+
+        await renumbered.host.home.change_address()
+        elsewhere = await stage.internet.add_home(Router.PORT_RESTRICTED, LINE)
+        await moved.host.move(elsewhere)
+        for each, outside in ((renumbered, renumbered.host.home.outside), (moved, elsewhere.outside)):
+            with trio.fail_after(40):
+                while True:
+                    said = await each.doctor_until("router", patience_s=40)
+                    if outside in said.words("reach") and outside in said.words("nat"):
+                        break
+            assert (said.verdict, said.is_fine, said.code) == ("router", True, 0), said
