@@ -2,7 +2,7 @@
 
 A node that others can reach is a server: it says where it listens, and holds what lies near it. One that they cannot
 reach is a client: it asks, publishes and answers whoever is connected, and in nobody's table takes the place of a node
-that could be dialed. Who can be reached often learns so only after the start: `become_server`.
+that could be dialed. Who can be reached often learns so only after the start: `serve`.
 """
 
 import math
@@ -112,17 +112,13 @@ class DhtService:
             given[peer] = (*given.get(peer, ()), address)
         return await self._meet([Contact(*each) for each in given.items()], is_given=True)
 
-    def become_server(self) -> None:
-        """From now on say to others where this node listens, and hold records: it turned out to be reachable."""
-        if not self._is_server:
-            self._is_server = True
-            self._look_at = -math.inf
+    def serve(self, *, is_reached: bool) -> None:
+        """Whether others turned out to reach this node: then it says where it listens and holds records, else not."""
+        if is_reached == self._is_server:
+            return
+        self._is_server, self._look_at, self._sealed = is_reached, -math.inf, ((), b"")
+        if is_reached:
             self._spawn(self._look_oneself_up)
-
-    def become_client(self) -> None:
-        """From now on say to nobody where this node listens: it turned out that they do not get through."""
-        self._is_server = False
-        self._sealed = ((), b"")
 
     async def get(self, key: RecordKey) -> Record | None:
         """The newest record under a key that enough holders, or all there are, show."""

@@ -127,7 +127,7 @@ class Discovery:
                             with suppress(trio.WouldBlock):  # there are more to enter through
                                 dialed.send_nowait(connection)
                         elif not connection.is_relayed and self._transport.reach().verdict is not Verdict.PRIVATE:
-                            self._dht.become_server()
+                            self._dht.serve(is_reached=True)
 
     async def _enter(self, dialed: trio.MemoryReceiveChannel[Connection]) -> None:
         async for connection in dialed:
@@ -141,9 +141,9 @@ class Discovery:
         """Hold others' records only while they can dial this node."""
         verdict = self._transport.reach().verdict
         if verdict in (Verdict.PUBLIC, Verdict.MAPPED):
-            self._dht.become_server()
+            self._dht.serve(is_reached=True)
         elif verdict is Verdict.PRIVATE and not self._config.announce:
-            self._dht.become_client()
+            self._dht.serve(is_reached=False)
 
     async def _announce(self, nursery: trio.Nursery) -> None:
         """Say in which swarms this node is, and which states it holds for good."""

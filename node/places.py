@@ -13,12 +13,10 @@ class Place:
     Attributes:
         prefix: what to put before its command.
         listen: its address.
-        arguments: more of its command's.
     """
 
     prefix: Sequence[str]
     listen: str
-    arguments: Sequence[str] = ()
 
 
 LOOPBACK = Place((), "/ip4/127.0.0.1/tcp/0")

@@ -285,7 +285,7 @@ class Testnet:
         if place is not LOOPBACK:
             # By mDNS nodes would find each other on a LAN of their own: they are to come back to addresses they know.
             (directory / CONFIG_NAME).write_text("mdns = false\nport_mapping = false\n")
-        arguments = ("--listen", place.listen, *place.arguments, *ARGUMENTS)
+        arguments = ("--listen", place.listen, *ARGUMENTS)
         return TestnetNode(index, identity.peer_id, NodeProcess(directory, arguments, place.prefix))
 
     async def _join(self, node: TestnetNode, data: str | None) -> None:

@@ -77,7 +77,7 @@ class Paths:
         self._self_id = self_id
         self._paths: dict[PeerId, _Path] = {}  # the longest unchanged first
 
-    def changed(self, peer: PeerId, way: Way, now: float, reason: str = "") -> None:
+    def changed(self, peer: PeerId, way: Way, now: float) -> None:
         """Connections with `peer` have come or gone: this is its best way now."""
         path = self._paths.pop(peer, None) or _Path()
         self._forget_one()
@@ -89,14 +89,14 @@ class Paths:
         path.way, path.direct_at = way, now if way is Way.DIRECT else math.inf
         match way:
             case Way.RELAYED:
-                self._note(path, now, reason or "connected through a relay")
+                self._note(path, now, "connected through a relay")
                 self._begin_at(peer, path, now)
             case Way.DIRECT:
                 path.punch_at = math.inf
-                self._note(path, now, reason or "connected directly")
+                self._note(path, now, "connected directly")
             case Way.NONE:
                 path.punch_at = math.inf
-                self._note(path, now, reason or "the last connection is gone")
+                self._note(path, now, "the last connection is gone")
 
     def network_changed(self, now: float) -> None:
         """This side's network is another one: what failed may work."""

@@ -97,10 +97,10 @@ class PunchingService:
                 with trio.move_on_at(self.paths.deadline):
                     await self._wake.wait()
 
-    def changed(self, peer: PeerId, way: Way, reason: str = "") -> None:
+    def changed(self, peer: PeerId, way: Way) -> None:
         """Connections with `peer` have come or gone."""
         with self._telling(peer):
-            self.paths.changed(peer, way, trio.current_time(), reason)
+            self.paths.changed(peer, way, trio.current_time())
         self._wake.set()
 
     def network_changed(self) -> None:

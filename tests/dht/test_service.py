@@ -175,8 +175,8 @@ async def test_a_client_that_turns_out_to_be_reachable_becomes_known_and_holds_r
             Contact(identity(30).peer_id), KadMessage(MessageKind.PING)
         )
         assert pong == KadMessage(MessageKind.PING)  # it answers, and does not say where it listens
-        late.become_server()
-        late.become_server()
+        late.serve(is_reached=True)
+        late.serve(is_reached=True)
         await trio.sleep(10)
         known_by = [each for each, dht in made.services.items() if identity(30).peer_id in _peers(dht)]
         assert known_by == [0, 1, 2, 3, 4, 5]
@@ -185,6 +185,22 @@ async def test_a_client_that_turns_out_to_be_reachable_becomes_known_and_holds_r
             made.network.close(identity(number).peer_id)
         record = await late.get(note(2))
         assert record is not None
+
+
+async def test_a_server_that_turns_out_to_be_out_of_reach_says_no_more_where_it_listens(
+    autojump_clock: MockClock,
+) -> None:
+    async with nodes(6) as made:
+        ask = Asking(made.transports[0], lambda _: Address("/dns/it-dialed-us/tcp/1")).ask
+        before = await ask(Contact(identity(5).peer_id), KadMessage(MessageKind.PING))
+        assert isinstance(before, KadMessage)
+        assert before.sender_record
+        made.services[5].serve(is_reached=False)
+        assert await ask(Contact(identity(5).peer_id), KadMessage(MessageKind.PING)) == KadMessage(MessageKind.PING)
+        made.services[5].serve(is_reached=True)
+        after = await ask(Contact(identity(5).peer_id), KadMessage(MessageKind.PING))
+        assert isinstance(after, KadMessage)
+        assert after.sender_record
 
 
 def _peers(dht: DhtService) -> set[PeerId]:

@@ -57,7 +57,7 @@ class World:
         process = await trio.lowlevel.open_process(
             [*host.prefix, sys.executable, "-I", AGENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
-        self._stack.push_async_callback(_end, process)
+        self._stack.push_async_callback(end, process)
         return Hands(host, process)
 
 
@@ -71,7 +71,8 @@ async def open_world(*, ipv6: bool = False) -> AsyncGenerator[World]:
             yield World(internet, stack)
 
 
-async def _end(process: trio.Process) -> None:
+async def end(process: trio.Process) -> None:
+    """kill -9, and nothing of it is left."""
     process.kill()
     with trio.CancelScope(shield=True):
         await process.wait()

@@ -17,7 +17,7 @@ from shoal.node.laboratory import Habits, Host, Internet, Line
 from shoal.node.routers import Router
 from shoal.transport.port import Address
 
-from .hands import open_world
+from .hands import end, open_world
 
 NODE: Final = str(Path(__file__).with_name("reach_node.py"))
 ROOT: Final = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ class Stage:
 
     def __init__(self, internet: Internet, stack: AsyncExitStack) -> None:
         self.internet = internet
-        self._stack = stack
+        self.stack = stack
         self._count = 0
 
     async def node_on(self, host: Host, *arguments: str) -> tuple[Player, dict[str, Any]]:
@@ -63,18 +63,9 @@ class Stage:
             stdout=subprocess.PIPE,
             cwd=ROOT,
         )
-        self._stack.push_async_callback(_end, process)
+        self.stack.push_async_callback(end, process)
         player = Player(process)
         return player, await player.answer()
-
-
-async def _end(process: trio.Process) -> None:
-    process.kill()
-    with trio.CancelScope(shield=True):
-        await process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            await pipe.aclose()
 
 
 @asynccontextmanager

@@ -18,7 +18,8 @@ from shoal.transport.punching import (
     PUNCHED_MAX,
 )
 
-from .test_reach import ROOT, Player, Stage, _end, circuit_to, open_stage, relays_of  # pyright: ignore[reportPrivateUsage]
+from .hands import end
+from .test_reach import ROOT, Player, Stage, circuit_to, open_stage, relays_of
 
 CAST: Final = str(Path(__file__).with_name("reflection_cast.py"))
 LINE: Final = Line(delay_ms=5)
@@ -31,7 +32,7 @@ async def play(stage: Stage, host: Host, *role: str) -> Player:
     process = await trio.lowlevel.open_process(
         [*host.prefix, sys.executable, CAST, *role], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
     )
-    stage._stack.push_async_callback(_end, process)  # pyright: ignore[reportPrivateUsage]
+    stage.stack.push_async_callback(end, process)
     return Player(process)
 
 
