@@ -2,7 +2,7 @@
 
 Each side opens one stream for the calls it makes and keeps it; so a pair of peers has at most two, and nobody has to
 agree on whose stream counts. When there is a better connection new calls are made on a second stream, by that one, and
-the first ends with its last call. A third from the same peer ends its first.
+the first ends with its last call. A third from the same peer ends one of the two: an unused one, else the first.
 """
 
 import math

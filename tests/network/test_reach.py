@@ -120,11 +120,10 @@ async def test_two_in_one_home_meet_without_its_router() -> None:
     async with open_stage() as stage:
         relays = await relays_of(stage, 2)
         home = await stage.internet.add_home(Router.SYMMETRIC, LINE)
-        (left, _), (right, there) = [await stage.node_on(await home.add_host(), *relays) for _ in range(2)]
+        (left, _), (_, there) = [await stage.node_on(await home.add_host(), *relays) for _ in range(2)]
         said = await left.do(reach=circuit_to(there), patience_s=12)
         assert said["direct_s"] is not None, said
         assert said["address"].startswith("/ip4/192.168.1."), said
-        assert right
 
 
 async def test_where_both_have_ipv6_it_gets_through_what_translates_ipv4() -> None:
