@@ -4,19 +4,28 @@ python tests/network/reach_node.py SEED [RELAY ...]
 """
 
 import json
+import random
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import trio
 
+from shoal.transport.blob_store import BlobStore
+from shoal.transport.blobs import BlobRef
+from shoal.transport.bulk import BlobService
 from shoal.transport.host import open_host
 from shoal.transport.identity import Identity
 from shoal.transport.port import Address, PeerId, Refusal, Transport, Unary
 from shoal.transport.relay import RelayLimits
 from shoal.transport.wire import Message
+
+TOLD_AT_BYTES = 6 * 2**20
 
 
 class Word(Message, frozen=True):
@@ -72,6 +81,42 @@ async def reach(host: Transport, order: dict[str, Any]) -> dict[str, Any]:
     return {"called_s": called_s, "direct_s": direct_s, "note": note, "address": path, **summary(host)}
 
 
+async def put(blobs: BlobService, order: dict[str, Any]) -> dict[str, Any]:
+    """Hold a blob of random bytes."""
+    ref = await blobs.put([random.Random(1).randbytes(order["put"])], pin="x")
+    assert isinstance(ref, BlobRef), ref
+    return {"digest": ref.digest.hex(), "size": ref.size}
+
+
+async def fetch(host: Transport, blobs: BlobService, order: dict[str, Any]) -> dict[str, Any]:
+    """Fetch a blob from a kept peer; says so at 6 MiB of it, and at its end what has come in and by which ways."""
+    addresses = tuple(Address(each) for each in order["fetch"])
+    peer = PeerId(addresses[0].rpartition("/p2p/")[2])
+    ways: list[str] = []
+    host.keep(peer, addresses)
+    while not any(each.peer == peer for each in host.connections()):  # noqa: ASYNC110
+        await trio.sleep(0.01)
+    began = host.traffic().bytes_received
+
+    async def watch() -> None:
+        is_told = False
+        while True:
+            found = [each.address for each in host.connections() if each.peer == peer]
+            ways.extend(each for each in found if [each] != ways[-1:])
+            if not is_told and host.traffic().bytes_received - began > TOLD_AT_BYTES:
+                is_told = True
+                tell({"through": ways[-1]})
+            await trio.sleep(0.01)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        ref = BlobRef(bytes.fromhex(order["digest"]), order["size"])
+        refusal = await blobs.fetch(ref, lambda: [peer], pin="x", timeout_s=100)
+        assert refusal is None, refusal
+        nursery.cancel_scope.cancel()
+    return {"received": host.traffic().bytes_received - began, "ways": ways}
+
+
 async def main() -> None:
     seed, *arguments = sys.argv[1:]
     relays = [each for each in arguments if not each.startswith("--")]
@@ -79,6 +124,7 @@ async def main() -> None:
     relay = None if relays else RelayLimits()
     listen = ["/ip4/0.0.0.0/tcp/0", "/ip6/::/tcp/0"] if has_ipv6() else ["/ip4/0.0.0.0/tcp/0"]
     async with (
+        AsyncExitStack() as stack,
         open_host(identity, listen, relay=relay, relays=relays, seed=int(seed)) as host,
         trio.open_nursery() as nursery,
     ):
@@ -91,10 +137,17 @@ async def main() -> None:
             connected_at = time.monotonic()
             while sum("p2p-circuit" in each for each in host.addresses()) < len(relays):  # noqa: ASYNC110
                 await trio.sleep(0.02)
+        blobs = BlobService(host, BlobStore(Path(stack.enter_context(tempfile.TemporaryDirectory())), 10**9))
+        await nursery.start(blobs.run)
         tell({**summary(host), "connected_for_s": time.monotonic() - connected_at})
         async for line in lines():
             order = json.loads(line)
-            tell(await reach(host, order) if "reach" in order else summary(host))
+            if "put" in order:
+                tell(await put(blobs, order))
+            elif "fetch" in order:
+                tell(await fetch(host, blobs, order))
+            else:
+                tell(await reach(host, order) if "reach" in order else summary(host))
 
 
 def has_ipv6() -> bool:

@@ -15,6 +15,7 @@ from shoal.node.gateway import obstacle as no_gateway
 from shoal.node.gateway import serve_mappings
 from shoal.node.laboratory import Habits, Host, Internet, Line
 from shoal.node.routers import Router
+from shoal.transport.blobs import CHUNK_BYTES
 from shoal.transport.port import Address
 
 from .hands import end, open_world
@@ -205,3 +206,26 @@ async def test_a_mapped_port_makes_a_node_reachable_to_strangers() -> None:
             stranger, _ = await stage.node_on(await (await stage.internet.add_home(Router.SYMMETRIC, LINE)).add_host())
             reached = await stranger.do(reach=mapped, patience_s=5)
             assert reached["address"] == mapped
+
+
+async def test_a_relay_that_is_killed_in_mid_blob_costs_one_retry_and_nothing_comes_twice() -> None:
+    size = 12 * 2**20
+    async with open_stage() as stage:
+        relays: dict[Address, Player] = {}
+        for _ in range(2):
+            host = await (await stage.internet.add_home(Router.PUBLIC, LINE)).add_host()
+            player, said = await stage.node_on(host)
+            relays[address(said, host.address)] = player
+        line = Line(up_mbit=20, down_mbit=100, delay_ms=12)
+        homes = [await stage.internet.add_home(Router.SYMMETRIC, line) for _ in range(2)]
+        (holder, there), (fetcher, _) = [await stage.node_on(await home.add_host(), *relays) for home in homes]
+        blob = await holder.do(put=size)
+        circuits = [each for each in there["addresses"] if "p2p-circuit" in each]
+        through = (await fetcher.do(fetch=circuits, **blob))["through"]
+        (killed,) = [relay for relay in relays if through.startswith(relay)]
+        relays[killed].process.kill()
+        said = await fetcher.answer()
+        print(f"received {said['received']} of {size}")
+        (survivor,) = relays.keys() - {killed}
+        assert [way.partition("/p2p-circuit/")[0] for way in said["ways"]][-2:] == [killed, survivor]
+        assert said["received"] <= 1.02 * size + CHUNK_BYTES + 2**20  # framing; a chunk under way, and what asks
