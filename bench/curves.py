@@ -31,7 +31,7 @@ def swarm(spec: Spec, options: MemberOptions, members: tuple[str, ...]) -> Itera
         shares: list[Share] = []
         for index, member in enumerate(members):
             seed = (spec.seed << 32) + (round_ << 8) + index
-            turn = Turn(round_, member, members, seed, math.inf, lambda: 0.0, lambda: False)
+            turn = Turn(round_, round_ - 1, member, members, seed, math.inf, lambda: 0.0, lambda: False)
             work = method.contribute(state, locals_[member], turn)
             payload = BytesReader(b"".join(work.payload))
             problem = method.check(spec, round_, member, work.samples, payload)

@@ -55,7 +55,7 @@ class Swarm:
         locals_ = dict(self.locals)
         for member in members:
             seed = (self.seed << 32) + (round_ << 8) + MEMBERS.index(member)
-            turn = Turn(round_, member, MEMBERS, seed, math.inf, lambda: 0.0, lambda: False)
+            turn = Turn(round_, round_ - 1, member, MEMBERS, seed, math.inf, lambda: 0.0, lambda: False)
             work = self.method.contribute(self.state, locals_[member], turn)
             locals_[member] = work.local
             payload = BytesReader(b"".join(work.payload))

@@ -49,7 +49,7 @@ def _curve(trainer: LocalTrainer, spec: Spec, rounds: int) -> Iterator[float]:
     parameters, local = trainer.start(), Local()
     for round_ in range(1, rounds + 1):
         seed = (spec.seed << 32) + round_
-        turn = Turn(round_, MEMBER, (MEMBER,), seed, float("inf"), lambda: 0.0, lambda: False)
+        turn = Turn(round_, round_ - 1, MEMBER, (MEMBER,), seed, float("inf"), lambda: 0.0, lambda: False)
         trained = trainer.train(parameters, local, turn)
         parameters, local = trained.parameters, Local(trained.moments)
         yield trainer.evaluate(parameters)["validation_loss"]

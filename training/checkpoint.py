@@ -114,8 +114,8 @@ def open_frame(reader: BlobReader, magic: bytes, header_type: type[Header]) -> t
 def save_state(state: State, layout: Layout) -> Iterable[Payload]:
     """The canonical bytes of a state, without copying its vectors."""
     yield frame(STATE_MAGIC, StateHeader(FORMAT_VERSION, state.round, layout_digest(layout)))
-    yield _bytes_of(state.parameters)
-    yield _bytes_of(state.momentum)
+    yield bytes_of(state.parameters)
+    yield bytes_of(state.momentum)
 
 
 def state_digest(state: State, layout: Layout) -> bytes:
@@ -136,14 +136,14 @@ def load_state(saved: BlobReader, layout: Layout, value_max: float) -> State:
     if isinstance(opened, Malformed):
         raise ValueError(f"not a saved state: {opened.reason}")
     header, offset = opened
-    _expect(header.version, header.layout, layout)
+    expect(header.version, header.layout, layout)
     count = element_count(layout)
     if saved.size != offset + 8 * count:
         raise ValueError(f"a saved state of {count} parameters has {offset + 8 * count} bytes, this one {saved.size}")
     return State(
         header.round,
-        _read_vector(saved, offset, count, value_max),
-        _read_vector(saved, offset + 4 * count, count, value_max),
+        read_vector(saved, offset, count, value_max),
+        read_vector(saved, offset + 4 * count, count, value_max),
     )
 
 
@@ -154,10 +154,10 @@ def save_local(local: Local, layout: Layout) -> Iterable[Payload]:
     step_s = local.step_s or 0.0
     yield frame(LOCAL_MAGIC, LocalHeader(FORMAT_VERSION, layout_digest(layout), step_count, step_s, ahead is not None))
     if moments:
-        yield _bytes_of(moments.first)
-        yield _bytes_of(moments.second)
+        yield bytes_of(moments.first)
+        yield bytes_of(moments.second)
     if ahead is not None:
-        yield _bytes_of(ahead)
+        yield bytes_of(ahead)
 
 
 def load_local(saved: BlobReader, layout: Layout) -> Local:
@@ -170,7 +170,7 @@ def load_local(saved: BlobReader, layout: Layout) -> Local:
     if isinstance(opened, Malformed):
         raise ValueError(f"not a saved optimizer state: {opened.reason}")
     header, offset = opened
-    _expect(header.version, header.layout, layout)
+    expect(header.version, header.layout, layout)
     step_s = header.step_s or None
     count = element_count(layout)
     moments_bytes = 8 * count if header.step_count else 0
@@ -178,7 +178,7 @@ def load_local(saved: BlobReader, layout: Layout) -> Local:
     if saved.size != size:
         raise ValueError(f"a saved optimizer state of {count} parameters has {size} bytes, this one {saved.size}")
     moments = _read_moments(saved, offset, count, header.step_count) if header.step_count else None
-    ahead = _read_vector(saved, offset + moments_bytes, count, OWN_MAX) if header.is_ahead else None
+    ahead = read_vector(saved, offset + moments_bytes, count, OWN_MAX) if header.is_ahead else None
     return Local(moments, step_s, ahead)
 
 
@@ -186,21 +186,22 @@ OWN_MAX = 3e38  # finite is all that is asked of one's own vectors
 
 
 def _read_moments(saved: BlobReader, offset: int, count: int, step_count: int) -> Moments:
-    first = _read_vector(saved, offset, count, OWN_MAX)
-    second = _read_vector(saved, offset + 4 * count, count, OWN_MAX)
+    first = read_vector(saved, offset, count, OWN_MAX)
+    second = read_vector(saved, offset + 4 * count, count, OWN_MAX)
     if second.min() < 0:
         raise ValueError("a mean of squared gradients is negative")
     return Moments(step_count, first, second)
 
 
-def _expect(version: int, digest: bytes, layout: Layout) -> None:
+def expect(version: int, digest: bytes, layout: Layout) -> None:
+    """Raises ValueError if a header with these is of another format or model."""
     if version > FORMAT_VERSION:
         raise ValueError(f"saved in format {version}: needs a newer Shoal")
     if digest != layout_digest(layout):
         raise ValueError("saved from a model with other tensors")
 
 
-def _bytes_of(vector: "Vector") -> memoryview:
+def bytes_of(vector: "Vector") -> memoryview:
     """The vector's own memory, or a copy where the machine is not little-endian."""
     return vector.astype("<f4", copy=False).data.cast("B")
 
@@ -211,7 +212,8 @@ def read_pieces(reader: BlobReader, offset: int, length: int, piece_bytes: int) 
         yield reader.read(offset + start, min(piece_bytes, length - start))
 
 
-def _read_vector(reader: BlobReader, offset: int, count: int, value_max: float) -> "Vector":
+def read_vector(reader: BlobReader, offset: int, count: int, value_max: float) -> "Vector":
+    """(count,) read-only. Raises ValueError if a value is not finite or beyond `value_max`."""
     import numpy as np
 
     vector = np.empty(count, np.float32)

@@ -140,10 +140,6 @@ class Diloco:
         problem = delta if isinstance(delta, Malformed) else check_values(delta)
         return problem.reason if problem else None
 
-    def audit(self, state: State, local: Local, share: Share) -> float | None:
-        """None: replaying a member's steps is not done yet."""
-        return None
-
     def apply(self, state: State, shares: Sequence[Share]) -> tuple[State, Mapping[str, float]]:
         """One outer step; where no share has any weight only the round's number moves."""
         import numpy as np

@@ -14,6 +14,7 @@ from shoal.transport.port import PeerId
 from .agreeing import Keep, Split
 from .answers_service import Cores
 from .attempt import Raised
+from .audits_service import Auditing
 from .calls import TellHead
 from .checkpoints import Choice
 from .checkpoints_service import ask_heads
@@ -50,6 +51,7 @@ from .state_service import Applied, StateKeeper
 from .storage_service import StorageKeeper
 from .turn_service import Turns, method_keeper
 from .voting_effects import Save, Send
+from .wishes_service import Wishes
 from .writing_service import Writer
 
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
@@ -84,6 +86,10 @@ class Engine:
         self._meter = RoundMeter(means.signer.peer_id, means.transport.traffic())
         self._turns = Turns(means, cores.rounds, keeper, self._meter, self.do, self.offer)
         self._writer = Writer(means, cores, self._written)
+        wishes = Wishes(means.swarm, means.signer, self, cores.rounds)
+        self._auditing: Auditing | None = None
+        if isinstance(keeper, StateKeeper):
+            self._auditing = Auditing(means, keeper, self._start, wishes.remove)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
@@ -269,6 +275,7 @@ class Engine:
             if not effect.offers:
                 # The state stays, and with it whatever this member is making of it.
                 self._stood(head, await keeper.stand_on(head))
+                self._audit(effect)
             elif head.round < self._rounds.ledger.newest:  # there is more to catch up with
                 async with self._turns.lock:
                     await keeper.pass_by(applied, taken)
@@ -276,9 +283,14 @@ class Engine:
                 async with self._turns.lock:
                     checkpoint = await keeper.stand_at(head, applied, taken)
                 self._stood(head, checkpoint)
+                self._audit(effect)
                 if self._rounds.started_at is not None:  # else it has yet to begin, and is late enough
                     await self._evaluate(head.round)
             self.do(self._rounds.applied(trio.current_time(), closed, applied.digest))
+
+    def _audit(self, effect: ApplyRecord) -> None:
+        if self._auditing is not None:
+            self._auditing.applied(effect.closed, effect.offers)
 
     async def _applied(self, effect: ApplyRecord) -> Applied[Any] | str:
         if not effect.offers:

@@ -75,6 +75,16 @@ class Evaluated:
 
 
 @dataclass(frozen=True, slots=True)
+class Audited:
+    """Parts of another member's contribution were done again here."""
+
+    round: int  # that it was made for
+    member: str
+    opinion: float  # which part of them came out the same
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
 class Resynced:
     """Another member's state was taken over."""
 
@@ -111,6 +121,7 @@ Event = (
     | AttemptBegan
     | MembersChanged
     | Evaluated
+    | Audited
     | Resynced
     | Waiting
     | Finished

@@ -10,7 +10,7 @@ must give the same bits on every member for every payload that `check` lets thro
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
 from .ports import BlobReader, Payload
 from .spec import Spec
@@ -26,6 +26,7 @@ class Turn:
     """One member's part in one round."""
 
     round: int  # counts from 1
+    base_round: int  # the round whose end state it starts from
     member: str
     members: tuple[str, ...]  # sorted, `member` among them: who is expected to contribute; shards are cut by it
     seed: int  # 64 bits, from (swarm, round, member)
@@ -75,10 +76,6 @@ class Method(Protocol[State, Local]):
         """None when the payload is sound, else the reason. Pure, exact and equal on all members."""
         ...
 
-    def audit(self, state: State, local: Local, share: Share) -> float | None:
-        """An opinion in [0, 1] on honest work, or None. May be dear and inexact: it never decides this round's set."""
-        ...
-
     def apply(self, state: State, shares: Sequence[Share]) -> tuple[State, Mapping[str, float]]:
         """The next state from shares sorted by member, equal to the bit on every member, and evidence for people."""
         ...
@@ -107,4 +104,24 @@ class Method(Protocol[State, Local]):
 
     def load_local(self, saved: BlobReader) -> Local:
         """Raises ValueError if it cannot be used; the engine then starts afresh and says so."""
+        ...
+
+
+@runtime_checkable
+class Audits(Protocol):
+    """A method whose members can do parts of one another's work again: what was claimed is drawn for it later.
+
+    `seed` comes from the record after the one that took the contribution: nobody knows it while it could still be
+    changed.
+    """
+
+    def is_audited(self, share: Share, seed: bytes) -> bool:
+        """Whether the draw falls on any of it. Equal on all members."""
+        ...
+
+    def audit(self, state: Any, local: Any, share: Share, seed: bytes) -> float | None:
+        """An opinion in [0, 1] on honest work, or None. May be dear and inexact: it never decides a round's set.
+
+        `state` is the one that the contribution started from.
+        """
         ...

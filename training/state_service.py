@@ -16,13 +16,14 @@ from shoal.transport.wire import Malformed
 from .attempt import Raised, attempt
 from .fetching_service import PacedFetches
 from .means import Means
-from .method import Local, Method, Share, State, Turn, Work
+from .method import Audits, Local, Method, Share, State, Turn, Work
 from .ports import BlobReader, BytesReader
 from .records import Head, Offered
 from .spec import Spec
 from .store import FILE_VERSION, StoredHead
 
 STATES_KEPT = 2  # the newest and the one before, which others may still be fetching; disk: so many states
+STATES_AUDITED = 4  # that are kept where contributions are audited: one that is drawn started two or three ago
 HEADS_KEPT = 8  # for whose states is looked: those of records that took nothing are one
 CHECKPOINT_BYTES_MAX_FACTOR = 2  # a checkpoint may be so many times as large as one's own state, plus a MiB
 
@@ -74,9 +75,17 @@ class StateKeeper(Generic[State, Local]):
         self._checkpoint_bytes_max = 0
 
     @property
+    def method(self) -> Method[State, Local]:
+        return self._method
+
+    @property
     def state(self) -> State:
         """The newest; never changed in place."""
         return self._state
+
+    @property
+    def local(self) -> Local:
+        return self._local
 
     def saved_heads(self) -> tuple[Head, ...]:
         """Whose states are still here, the newest first."""
@@ -254,7 +263,8 @@ class StateKeeper(Generic[State, Local]):
         if problem is not None:
             return problem
         self._saved = saved, saved_local
-        self._pins.keep_newest("state", head.round, STATES_KEPT)
+        kept = STATES_AUDITED if isinstance(self._method, Audits) else STATES_KEPT
+        self._pins.keep_newest("state", head.round, kept)
         self._pins.keep_newest("local", head.round, 1)
         return saved
 

@@ -94,6 +94,7 @@ class Turns:
         workers, me = self._means.workers, self._means.signer.peer_id
         return Turn(
             round=turn.round,
+            base_round=turn.base.round,
             member=me,
             members=turn.members,
             seed=turn_seed(self._means.swarm, turn.round, turn.base.round, me),

@@ -4,7 +4,7 @@ Signed here, and spread; what comes of it the next records say.
 """
 
 import enum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -12,12 +12,14 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
 
 from .agreed import leave_statement, remove_statement, vouch_statement
-from .engine_service import Engine
 from .members import Leave, Remove, Vouch
 from .membership_view import cannot_remove
 from .ports import Signer
 from .rounds import Rounds
 from .votes import Signed
+
+if TYPE_CHECKING:
+    from .engine_service import Engine
 
 LEAVE_S: Final = 5.0  # until a record says that this member has left; then it goes all the same
 
@@ -33,7 +35,7 @@ class Parting(enum.Enum):
 class Wishes:
     """One member's. What returns text says why a wish is in vain."""
 
-    def __init__(self, swarm: bytes, signer: Signer, engine: Engine, rounds: Rounds) -> None:
+    def __init__(self, swarm: bytes, signer: Signer, engine: "Engine", rounds: Rounds) -> None:
         self._swarm = swarm
         self._signer = signer
         self._engine = engine

@@ -8,7 +8,7 @@ import trio
 
 Result = TypeVar("Result")
 
-THREADS_MAX = 2  # for all but training: checks and the state's own work
+THREADS_MAX = 3  # for all but training: checks, the state's own work, audits
 
 
 class Workers(Protocol):

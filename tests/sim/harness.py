@@ -62,9 +62,6 @@ class ToyMethod:
         (value,) = struct.unpack("<q", payload.read(0, 8))
         return None if 0 <= value < 1000 else f"{value} is no number below 1000"
 
-    def audit(self, state: ToyState, local: int, share: Share) -> float | None:
-        return None
-
     def apply(self, state: ToyState, shares: Sequence[Share]) -> tuple[ToyState, Mapping[str, float]]:
         assert [share.member for share in shares] == sorted(share.member for share in shares)
         total = state.total
@@ -216,7 +213,7 @@ class Node:
 
     identity: Identity
     directory: Path
-    method: ToyMethod | None
+    method: Any  # of no method: a storage member
     turn_s: float = 1.0
     disk: Disk = field(default_factory=Disk)
     service: SwarmService | None = None

@@ -73,7 +73,7 @@ def test_its_model_trains_from_the_first_state_that_the_spec_fixes(path: Path) -
     state, local = made.start(spec)
     assert made.digest(state) == made.start_digest(spec)
     assert state.parameters.tolist() == [0.25, 0.5]
-    turn = Turn(1, "a", ("a",), 7, float("inf"), lambda: 0.0, lambda: False)
+    turn = Turn(1, 0, "a", ("a",), 7, float("inf"), lambda: 0.0, lambda: False)
     work = made.contribute(state, local, turn)
     assert made.check(spec, 1, "a", work.samples, BytesReader(b"".join(work.payload))) is None
     assert b"".join(made.contribute(state, local, turn).payload) == b"".join(work.payload)

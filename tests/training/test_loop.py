@@ -34,7 +34,7 @@ def trainer_of(model: nn.Module, steps: int = 50) -> LoopTrainer:
 
 
 def turn(round_: int, is_over: Callable[[], bool] = lambda: False) -> Turn:
-    return Turn(round_, "a", ("a",), 1, float("inf"), lambda: 0.0, is_over)
+    return Turn(round_, round_ - 1, "a", ("a",), 1, float("inf"), lambda: 0.0, is_over)
 
 
 def in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[object]]:

@@ -35,7 +35,7 @@ def turn(
     clock: Callable[[], float] = lambda: 0.0,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Turn:
-    return Turn(round_, "a", ("a", "b"), seed, deadline_at, clock, is_over)
+    return Turn(round_, round_ - 1, "a", ("a", "b"), seed, deadline_at, clock, is_over)
 
 
 def ticking(step_s: float) -> Callable[[], float]:

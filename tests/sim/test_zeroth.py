@@ -1,0 +1,163 @@
+"""Whole swarms that train by shared seeds: liars are found and go, and whoever was away comes back to the same bits."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from blake3 import blake3
+
+from shoal.training.checkpoint import Local
+from shoal.training.events import Audited, MembersChanged
+from shoal.training.method import Turn, Work
+from shoal.training.scalar_codes import decoded, encode
+from shoal.training.service import SwarmService
+from shoal.training.spec import SignedSpec, Spec, open_spec
+from shoal.training.zeroth import Zeroth
+from shoal.training.zeroth_settings import ZerothSettings, parse_settings
+from shoal.training.zeroth_state import State
+from tests.sim.harness import Node, Swarm, make_nodes, make_spec, simulated
+from tests.training.quadratic import Quadratic
+
+SETTINGS = {"directions": 8, "lr": 0.05}
+
+Forge = Callable[[bytes, Turn], bytes]
+
+
+class Lying(Zeroth):
+    """Sends other codes than it found."""
+
+    forge: Forge
+
+    def contribute(self, state: State, local: Local, turn: Turn) -> Work[Local]:
+        work = super().contribute(state, local, turn)
+        codes = self.forge(bytes(work.payload[0]), turn)
+        return Work((codes,), work.samples, work.local, work.metrics)
+
+
+def tenfold_and_backwards(codes: bytes, turn: Turn) -> bytes:
+    return bytes(encode(-10 * decoded(code, -8), -8) for code in codes)
+
+
+def constant(codes: bytes, turn: Turn) -> bytes:
+    return bytes([80] * len(codes))
+
+
+def drawn(codes: bytes, turn: Turn) -> bytes:
+    raw = blake3(turn.seed.to_bytes(8, "big")).digest(len(codes))
+    return bytes(code if code != 128 else 0 for code in raw)
+
+
+class Replayed:
+    """The codes of its own first round, again and again."""
+
+    def __init__(self) -> None:
+        self.first = b""
+
+    def __call__(self, codes: bytes, turn: Turn) -> bytes:
+        self.first = self.first or codes
+        return self.first
+
+
+ATTACKS: dict[str, Callable[[], Forge]] = {
+    "tenfold and backwards": lambda: tenfold_and_backwards,
+    "constant": lambda: constant,
+    "drawn": lambda: drawn,
+    "replayed": Replayed,
+}
+
+
+def people(
+    folder: Path,
+    count: int,
+    liars: dict[int, Forge] | None = None,
+    members_start: int | None = None,
+    **settings: object,
+) -> tuple[list[Node], SignedSpec]:
+    """Members of a swarm that trains a quadratic; some forge what they send."""
+    nodes = make_nodes(folder, count)
+    signed = make_spec(nodes, method="zeroth", members_start=members_start or count, settings=SETTINGS | settings)
+    spec, parsed = open_spec(signed), parse_settings(SETTINGS | settings)
+    assert isinstance(spec, Spec)
+    assert isinstance(parsed, ZerothSettings)
+    for number, node in enumerate(nodes):
+        forge = (liars or {}).get(number)
+        node.method = (Zeroth if forge is None else Lying)(spec, parsed, Quadratic())
+        if isinstance(node.method, Lying) and forge is not None:
+            node.method.forge = forge
+    return nodes, signed
+
+
+def members(service: SwarmService) -> set[str]:
+    view = service.membership()
+    return set() if view is None else {row.peer for row in view.members}
+
+
+def barred(service: SwarmService) -> set[str]:
+    view = service.membership()
+    return set() if view is None else set(view.barred)
+
+
+def loss(node: Node) -> float:
+    return Quadratic().evaluate(node.running.state().parameters)["validation_loss"]
+
+
+async def started(swarm: Swarm) -> None:
+    await swarm.start(*range(len(swarm.nodes)), introducer=0)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+async def test_two_of_eight_who_make_up_their_slopes_are_banned_within_forty_rounds(
+    autojump_clock: object, folder: Path, attack: str
+) -> None:
+    liars = {number: ATTACKS[attack]() for number in (2, 5)}
+    nodes, spec = people(folder, 8, liars)
+    honest = [node for number, node in enumerate(nodes) if number not in liars]
+    async with simulated(nodes, spec) as swarm:
+        await started(swarm)
+        gone = {nodes[number].peer_id for number in liars}
+        await swarm.until(lambda: all(gone <= barred(node.running) for node in honest), 200.0)
+        assert max(node.round for node in honest) <= 40
+        assert members(honest[0].running) == {node.peer_id for node in honest}
+        assert all(each.opinion == 1.0 for node in honest for each in node.observed(Audited) if each.member not in gone)
+        last = max(node.round for node in honest) + 3
+        await swarm.until_round(last, *(nodes.index(node) for node in honest))
+        assert len({node.digest(last) for node in honest}) == 1
+
+
+async def test_honest_members_on_machines_that_round_otherwise_stay(autojump_clock: object, folder: Path) -> None:
+    nodes, spec = people(folder, 4, audit_share=0.5)
+    for node, skew in zip(nodes, (0.0, 2.0**-22, -(2.0**-22), 2.0**-23), strict=True):
+        node.method._evaluator.skew = skew
+    async with simulated(nodes, spec) as swarm:
+        await started(swarm)
+        await swarm.until_round(20)
+        assert sum(len(node.observed(Audited)) for node in nodes) > 100
+        assert not any(node.observed(MembersChanged)[1:] for node in nodes[:1])
+        assert members(nodes[0].running) == {node.peer_id for node in nodes}
+        assert len(set(swarm.digests(20))) == 1
+
+
+async def test_bounds_alone_keep_a_swarm_with_private_samples_from_diverging(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes, spec = people(folder, 8, {2: tenfold_and_backwards, 5: tenfold_and_backwards}, audit="private", bound=2)
+    async with simulated(nodes, spec) as swarm:
+        await started(swarm)
+        await swarm.until_round(60)
+        assert not any(node.observed(Audited) for node in nodes)
+        assert loss(nodes[0]) < 0.5 * Quadratic().evaluate(np.zeros(48))["validation_loss"]
+
+
+async def test_who_was_killed_and_who_comes_late_have_the_same_bits(autojump_clock: object, folder: Path) -> None:
+    nodes, spec = people(folder, 5, members_start=4)
+    async with simulated(nodes, spec) as swarm:
+        await swarm.start(0, 1, 2, 3, introducer=0)
+        await swarm.until_round(3)
+        swarm.kill(3)
+        await swarm.until_round(12, 0, 1, 2)
+        await swarm.start(3, introducer=0)
+        await swarm.start(4, introducer=0)
+        last = max(node.round for node in nodes) + 4
+        await swarm.until_round(last)
+        assert len(set(swarm.digests(last))) == 1
