@@ -50,10 +50,8 @@ if TYPE_CHECKING:
 
 GROUP: Final = 8  # terms whose sum is rounded as one: their 8 bits make the index of a table of 256
 BLOCK: Final = 512  # parameters in a block of keystream, 64 bytes
-PIECE: Final = (
-    2**16
-)  # parameters at once, whole blocks; what they take, 1 MB, a core's cache holds. 2^14: half as slow again
-_ZEROS: Final = memoryview(bytes(PIECE // 8 + 64))  # that become keystream; a piece may begin amid a block
+PIECE: Final = 2**16  # parameters at once, whole blocks: 1 MB of memory, which caches hold; 2^14: half as slow again
+_ZEROS: Final = memoryview(bytes(PIECE // 8 + 64))  # become keystream; a piece may begin amid a block
 
 
 def direction_key(swarm: bytes, round: int, base_round: int, member: str, index: int) -> bytes:
