@@ -50,10 +50,8 @@ if TYPE_CHECKING:
 
 GROUP: Final = 8  # terms whose sum is rounded as one: their 8 bits make the index of a table of 256
 BLOCK: Final = 512  # parameters in a block of keystream, 64 bytes
-PIECE: Final = (
-    2**16
-)  # parameters at once, whole blocks; what they take, 1 MB, a core's cache holds. 2^14: half as slow again
-_ZEROS: Final = memoryview(bytes(PIECE // 8 + 64))  # that become keystream; a piece may begin amid a block
+PIECE: Final = 2**16  # parameters at once, whole blocks: 1 MB of memory, which caches hold; 2^14: half as slow again
+_ZEROS: Final = memoryview(bytes(PIECE // 8 + 64))  # become keystream; a piece may begin amid a block
 
 
 def direction_key(swarm: bytes, round: int, base_round: int, member: str, index: int) -> bytes:
@@ -98,7 +96,7 @@ def perturbed(values: "Vector", key: bytes, tensor: int, scale: "np.float32", ou
         first = (start + begin) % BLOCK
         stop = first + part.stop - part.start
         count = -(-stop // 8)
-        _seek(stream, tensor, start + begin).update_into(_ZEROS[:count], keystream)
+        _seek(stream, tensor, start + begin).update_into(_ZEROS[:count], keystream.data)
         eights.take(keystream[:count], axis=0, out=steps[:count], mode="clip")
         np.add(values[part], steps.reshape(-1)[first:stop], out=out[part])
 
@@ -145,8 +143,8 @@ def _add(
             sums = table.take(codes, out=gathered[: len(codes)], mode="clip")  # `raise`, the default, copies
             at = 0
             for span in piece:
-                part = slice(span.begin, span.begin + span.count)
-                np.add(values[part], sums[at : at + span.count], out=out[part])
+                part = slice(span.begin, span.begin + span.size)
+                np.add(values[part], sums[at : at + span.size], out=out[part])
                 at += 8 * span.byte_count
         values = out
 
@@ -167,11 +165,11 @@ class _Span(NamedTuple):
     tensor: int
     start: int  # in the tensor
     begin: int  # in the flat vector
-    count: int
+    size: int
 
     @property
     def byte_count(self) -> int:
-        return -(-self.count // 8)
+        return -(-self.size // 8)
 
 
 def _pieces(layout: Layout) -> Iterator[list[_Span]]:
@@ -182,15 +180,15 @@ def _pieces(layout: Layout) -> Iterator[list[_Span]]:
     piece: list[_Span] = []
     begin, room_bytes = 0, PIECE // 8
     for tensor, shape in enumerate(layout):
-        size = math.prod(shape.shape)
-        for start in range(0, size, PIECE):
-            span = _Span(tensor, start, begin + start, min(PIECE, size - start))
+        count = math.prod(shape.shape)
+        for start in range(0, count, PIECE):
+            span = _Span(tensor, start, begin + start, min(PIECE, count - start))
             if span.byte_count > room_bytes:
                 yield piece
                 piece, room_bytes = [], PIECE // 8
             piece.append(span)
             room_bytes -= span.byte_count
-        begin += size
+        begin += count
     yield piece
 
 
@@ -217,7 +215,7 @@ class _Columns:
         for span in piece:
             zeros, stop = _ZEROS[: span.byte_count], at + span.byte_count
             for row, stream in zip(rows, streams, strict=False):
-                _seek(stream, span.tensor, span.start).update_into(zeros, row[at:stop])
+                _seek(stream, span.tensor, span.start).update_into(zeros, row[at:stop].data)
             at = stop
         words = -(-at // 8)
         self._transpose(words)

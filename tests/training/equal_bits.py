@@ -10,9 +10,10 @@ import torch
 from blake3 import blake3
 
 from shoal.training.checkpoint import State
-from shoal.training.codecs import CODECS
+from shoal.training.codecs import CODECS, TINY, flush_tiny
 from shoal.training.diloco import Diloco, Trained
 from shoal.training.diloco_settings import parse_settings
+from shoal.training.directions import add_sums, direction_key, perturbed, signs, step
 from shoal.training.method import Share
 from shoal.training.models import SIZES, gpt_start, uniform
 from shoal.training.payload import write_payload
@@ -23,6 +24,8 @@ from shoal.training.tensors import TensorShape
 COUNT = 2**18 + 12_345  # more than one piece, and a last block that is not full
 LAYOUT = (TensorShape("a", (COUNT,)),)
 WEIGHTS = (1, 1, 400, 1_000_000, 2**42 + 1)
+MANY = (TensorShape("gain", (576,)), TensorShape("matrix", (COUNT - 577,)), TensorShape("scalar", ()))
+KEYS = [direction_key(bytes(32), 1, 0, str(index // 8), index % 8) for index in range(21)]  # the last group is not full
 
 
 class NoTrainer:
@@ -86,6 +89,35 @@ def rounds(codec: str, count: int) -> bytes:
     return method.digest(state)
 
 
+def steps() -> bytes:
+    """Of scales that are too small to count, that are as small as can be and all but cancel, and of ordinary ones."""
+    tiny = np.float32(TINY)
+    values = flush_tiny(rough("step"))
+    after: list[bytes] = []
+    for scales in (
+        [np.float32(1e-40)],
+        [tiny, -np.nextafter(tiny, np.float32(1))],
+        [np.float32(0.01 / (index + 3)) for index in range(len(KEYS))],
+    ):
+        step(values, MANY, list(zip(KEYS, scales, strict=False)), values)
+        after.append(values.tobytes())
+    return b"".join(after)
+
+
+def sums() -> np.ndarray:
+    totals = np.arange(COUNT, dtype=np.int64)
+    add_sums(totals, MANY, [(key, 3**index * (-1) ** index) for index, key in enumerate(KEYS)])
+    return totals
+
+
+def perturbations() -> np.ndarray:
+    values = flush_tiny(rough("perturbed"))
+    out = np.empty_like(values)
+    perturbed(values[:1_001], KEYS[0], 0, np.float32(0.01), out[:1_001])
+    perturbed(values[1_001:], KEYS[0], 2**32, np.float32(-0.003), out[1_001:], start=77)
+    return out
+
+
 def main() -> None:
     flushes = len(sys.argv) > 1 and sys.argv[1] == "flush"
     if flushes and not torch.set_flush_denormal(True):
@@ -94,6 +126,10 @@ def main() -> None:
     for codec in sorted(CODECS):
         print(codec, "encode", blake3(b"".join(write_payload(codec, LAYOUT, uniform("x", COUNT, 1.0)))).hexdigest())
         print(codec, "rounds", rounds(codec, 3).hex())
+    print("directions signs", blake3(b"".join(signs(key, 5, 333, 99_999).tobytes() for key in KEYS)).hexdigest())
+    print("directions step", blake3(steps()).hexdigest())
+    print("directions add_sums", blake3(sums().astype("<i8").tobytes()).hexdigest())
+    print("directions perturbed", blake3(perturbations().tobytes()).hexdigest())
 
 
 if __name__ == "__main__":

@@ -22,11 +22,7 @@ SMALLEST = np.finfo(np.float32).smallest_normal
 
 SIZES = st.sampled_from([1, 7, 8, 9, 63, 64, 65, 511, 512, 513, 576, 1_000])
 COUNTS = st.integers(0, 3 * BLOCK + 9)
-SCALES = st.builds(
-    lambda fraction, exponent: np.float32(math.ldexp(fraction, exponent)),
-    st.floats(-1, 1, width=32),
-    st.sampled_from([-90, -80, -79, -10, 0, 3]),
-)
+SCALES = st.builds(math.ldexp, st.floats(-1, 1, width=32), st.sampled_from([-90, -80, -79, -10, 0, 3])).map(np.float32)
 LAYOUTS = st.lists(SIZES, max_size=6).map(lambda sizes: layout_of(*sizes))
 
 

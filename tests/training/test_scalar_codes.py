@@ -3,6 +3,7 @@
 import math
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_codes_are_in_the_order_of_their_numbers() -> None:
 def test_one_byte_is_no_code() -> None:
     assert [code for code in range(-2, 300) if is_code(code)] == CODES
     for wrong in (-1, 128, 256):
-        for read in (magnitude, signed, lambda code: decoded(code, 0)):
+        for read in (magnitude, signed, partial(decoded, origin=0)):
             with pytest.raises(ValueError, match=f"a byte other than 128, this is {wrong}"):
                 read(wrong)
 
