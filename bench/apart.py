@@ -76,7 +76,7 @@ def losses(rounds: list[ReportedRound]) -> list[float]:
     before, *after = rounds[CUT_AFTER + CUT_ROUNDS - 1 :]
     back = next(each.round for each in after if len(each.contributors) == NODES)
     print(f"  all contribute in round {back}; round {before.round}: {before.validation_loss:.4f}", flush=True)
-    return [each.validation_loss for each in (before, *after)]
+    return [each.validation_loss for each in (before, *after) if each.validation_loss is not None]
 
 
 async def bench(seeds: int, rounds: int) -> dict[str, list[tuple[float, float]]]:

@@ -157,6 +157,7 @@ async def undisturbed(plan: "Plan", where: Path, rounds: int) -> Baseline:
     curve = tuple(
         Point(int(tokens), entry.validation_loss)
         for tokens, entry in zip(tokens_so_far(report.rounds, plan.nodes), report.rounds, strict=True)
+        if entry.validation_loss is not None
     )
     return Baseline(validation_loss=report.final.validation_loss, curve=curve)
 

@@ -11,6 +11,7 @@ import trio
 
 from shoal.crdt.store import StoreError
 from shoal.training.admission import make_ticket
+from shoal.training.attempt import Raised, attempt
 from shoal.training.methods import describe_entry, with_settings
 from shoal.training.spec import AdmissionRule, Spec, spec_from
 from shoal.transport.identity import SEED_BYTES
@@ -28,7 +29,7 @@ from .membership import Membership, Role
 from .node import Node
 from .peer_checks import target_of
 from .preview import preview
-from .swarms import Joined, threads_of
+from .swarms import AnyMethod, Joined, threads_of
 from .watch import Watcher
 
 GENERATED_BYTES_MAX = 65_536
@@ -130,6 +131,7 @@ class LocalMethods:
             **MemberMethods(self._swarms, self._node.identity.peer_id).table(),
             "pause": Answer(OneSwarm, partial(self.set_paused, is_paused=True)),
             "resume": Answer(OneSwarm, partial(self.set_paused, is_paused=False)),
+            "evaluate": Answer(OneSwarm, self.evaluate),
             "generate": Answer(Generate, self.generate),
             "swarm.directory": Answer(Directory, self.directory),
             "dht.get": Answer(GetRecord, self.get_record),
@@ -234,12 +236,19 @@ class LocalMethods:
             await self._swarms.set_paused(joined, is_paused)
         return [{"id": joined.id, "is_paused": is_paused} for joined in chosen]
 
+    async def evaluate(self, params: OneSwarm) -> object:
+        """Figures of the newest state, now."""
+        joined = self._swarms.find(params.swarm)
+        method, state = _method_and_state(joined)
+        tried = await trio.to_thread.run_sync(attempt, partial(method.evaluate, state), abandon_on_cancel=True)
+        if isinstance(tried, Raised):
+            raise Complaint(f"evaluating failed: {tried.reason}")
+        return {"id": joined.id, "figures": dict(tried.result)}
+
     async def generate(self, params: Generate) -> object:
         joined = self._swarms.find(params.swarm)
-        state = joined.service.state() if joined.service is not None else None
-        if joined.method is None or state is None:
-            raise Complaint(f"swarm {joined.spec.name} has no state here yet: {joined.problem or 'wait for its start'}")
-        sampler = getattr(joined.method, "generate", None)
+        method, state = _method_and_state(joined)
+        sampler = getattr(method, "generate", None)
         if sampler is None:
             raise Complaint(f"method {joined.spec.method} makes no text")
         prompt = params.prompt.encode()
@@ -342,3 +351,11 @@ def absolute(path: str | None) -> str | None:
         return None if path is None else str(Path(path).expanduser().resolve())
     except (ValueError, RuntimeError, OSError) as error:  # a zero in it; ~ of nobody; a loop of links
         raise Complaint(f"{path!r} is no path: {error}", Exit.USAGE) from error
+
+
+def _method_and_state(joined: Joined) -> tuple[AnyMethod, Any]:
+    """Raises Complaint while there is none."""
+    state = joined.service.state() if joined.service is not None else None
+    if joined.method is None or state is None:
+        raise Complaint(f"swarm {joined.spec.name} has no state here yet: {joined.problem or 'wait for its start'}")
+    return joined.method, state

@@ -28,7 +28,7 @@ class ReportedRound(msgspec.Struct, frozen=True, kw_only=True):
     round: Annotated[int, msgspec.Meta(ge=1)]
     contributors: tuple[str, ...]  # sorted
     state_digest: dict[str, Hex]  # of the state after the round
-    validation_loss: float  # nats per byte, of the state after the round
+    validation_loss: float | None  # of the state after the round, in nats per `loss_per`; null: it was not evaluated
     seconds: Seconds  # from the round's start to its close
     bytes_sent: dict[str, Count]
     bytes_received: dict[str, Count] = {}
@@ -37,6 +37,8 @@ class ReportedRound(msgspec.Struct, frozen=True, kw_only=True):
     phases: dict[str, dict[str, Seconds]] = {}  # by peer: {"train": s, "exchange": s, "apply": s}
     attempts: Count = 1  # that agreement on the round took
     closed_at: dict[str, Seconds] = {}  # by peer: since the first round's start
+    metrics: dict[str, float] = {}  # of the state after the round, besides its loss: {"accuracy": ...}
+    contribution_bytes: dict[str, Count] = {}  # by peer: its contribution, payload and signature included
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -57,9 +59,10 @@ class Baselines(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Final(msgspec.Struct, frozen=True, kw_only=True):
-    validation_loss: float
+    validation_loss: float  # of the newest state that was evaluated
     tokens_per_member: Count  # the mean over the honest members, rounded down
     bytes_sent_total: Count
+    metrics: dict[str, float] = {}  # of that state, besides its loss
 
 
 class GeneratedText(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +123,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     routers: tuple[str, ...] = ()  # what each node is behind, in the order of `nodes`; empty on loopback
     chaos: Chaos | None = None
     events: tuple[Event, ...] = ()  # in the order of their beginnings
+    before: dict[str, float] = {}  # figures of the state of round 0: {"validation_loss": ..., "accuracy": ...}
+    loss_per: str = "byte"  # what losses are per
+
+    def evaluated(self) -> list[tuple[ReportedRound, float]]:
+        """The rounds whose states were evaluated, with their losses."""
+        return [(each, each.validation_loss) for each in self.rounds if each.validation_loss is not None]
 
     def honest(self) -> tuple[str, ...]:
         return tuple(node for node in self.nodes if node not in self.adversaries)
@@ -139,7 +148,7 @@ def faults(report: Report, rounds_expected: int) -> list[str]:
         if len(set(digests.values())) > 1:
             split = ", ".join(f"{peer[-6:]} {digest[:8]}" for peer, digest in sorted(digests.items()))
             found.append(f"honest members disagree about the state after round {entry.round}: {split}")
-        if not math.isfinite(entry.validation_loss):
+        if entry.validation_loss is not None and not math.isfinite(entry.validation_loss):
             found.append(f"the validation loss after round {entry.round} is {entry.validation_loss}: training diverged")
     if report.chaos is not None:
         found += report.chaos.unsound

@@ -143,7 +143,13 @@ def _loss_section(report: Report) -> str:
     x_axis = Axis("tokens per member", count)
     if report.rounds and not places[-1]:  # a method that counts no tokens
         places, x_axis = [float(entry.round) for entry in report.rounds], ROUNDS
-    swarm = tuple(zip(places, (entry.validation_loss for entry in report.rounds), strict=True))
+    swarm = tuple(
+        (
+            (place, entry.validation_loss)
+            for place, entry in zip(places, report.rounds, strict=True)
+            if entry.validation_loss is not None
+        )
+    )
     lines = [Line(f"swarm of {members}", swarm, 0)]
     if (base := report.baselines) is not None:
         alone = tuple((float(p.tokens), p.validation_loss) for p in base.alone.curve)
@@ -263,7 +269,7 @@ def _rounds_table(report: Report) -> str:
     for entry in report.rounds:
         digests = sorted(set(entry.state_digest.values()))
         rows.append(
-            f"<tr><td>{entry.round}</td><td>{entry.validation_loss:.4f}</td><td>{entry.seconds:.1f} s</td>"
+            f"<tr><td>{entry.round}</td><td>{_loss(entry)}</td><td>{entry.seconds:.1f} s</td>"
             f"<td>{entry.attempts}</td>"
             f"<td>{', '.join(escape(short(peer)) for peer in entry.contributors)}</td>"
             f"<td>{size(sum(entry.bytes_sent.values()))}</td>"
@@ -274,6 +280,10 @@ def _rounds_table(report: Report) -> str:
         "<th>validation loss</th><th>time</th><th>attempts</th><th>contributors</th><th>sent</th><th>state digest</th>"
         f"</tr></thead><tbody>{''.join(rows)}</tbody></table></div></details></section>"
     )
+
+
+def _loss(entry: ReportedRound) -> str:
+    return "" if entry.validation_loss is None else f"{entry.validation_loss:.4f}"
 
 
 def _groups(rounds: Sequence[ReportedRound]) -> list[Sequence[ReportedRound]]:

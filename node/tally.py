@@ -56,12 +56,17 @@ class _Told:
     bytes_sent: int = 0
     bytes_received: int = 0
     is_closed: bool = False
-    validation_loss: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict[str, float])  # of the state after it
     training_loss: float | None = None
     tokens: int = 0
+    contribution_bytes: int = 0
     train_s: float = 0.0
     attempts: int = 1
     closed_at: float = 0.0
+
+    @property
+    def validation_loss(self) -> float | None:
+        return self.metrics.get("validation_loss")
 
 
 @dataclass(slots=True)
@@ -170,8 +175,8 @@ class Tally:
                 self._add_local(node, round, event, metrics)
             case {"event": "RoundClosed", "round": int(round)}:
                 self._add_closed(node, round, event, now)
-            case {"event": "Evaluated", "round": int(round), "metrics": {"validation_loss": float(loss)}}:
-                node.told(round).validation_loss = loss
+            case {"event": "Evaluated", "round": int(round), "metrics": metrics}:
+                node.told(round).metrics = {str(name): float(value) for name, value in metrics.items()}
             case {"event": "Resynced", "to_round": int(round), "from_round": int(before)}:
                 node.newest = max(node.newest, round)
                 node.doing = f"caught up to round {round}"
@@ -196,13 +201,15 @@ class Tally:
         return View(rows, closed, rounds, elapsed, left_s)
 
     def report(self, method: str, adversaries: Sequence[str] = (), last: int | None = None) -> Report:
-        """The rounds that somebody honest closed and evaluated, up to round `last`; by default the newest that all
-        running nodes have closed.
+        """The rounds that somebody honest closed, up to the last that one evaluated and to round `last`; by default the
+        newest that all running nodes have closed.
         """
         honest = [peer for peer in self._nodes if peer not in adversaries]
         if last is None:
             last = self.rounds_closed() or max((self._nodes[peer].newest for peer in honest), default=0)
         built = [self._round(number, honest) for number in range(1, last + 1)]
+        while built and (built[-1] is None or built[-1].validation_loss is None):
+            built.pop()
         rounds = [entry for entry in built if entry is not None]
         tokens = [sum(self._nodes[peer].told(entry.round).tokens for entry in rounds) for peer in honest]
         return Report(
@@ -212,7 +219,8 @@ class Tally:
             rounds=tuple(rounds),
             baselines=None,
             final=Final(
-                validation_loss=rounds[-1].validation_loss if rounds else 0.0,
+                validation_loss=rounds[-1].validation_loss or 0.0 if rounds else 0.0,
+                metrics=rounds[-1].metrics if rounds else {},
                 tokens_per_member=sum(tokens) // max(1, len(honest)),
                 bytes_sent_total=sum(sum(entry.bytes_sent.values()) for entry in rounds),
             ),
@@ -225,6 +233,7 @@ class Tally:
         told = node.told(round)
         told.tokens = int(metrics.get("tokens", event.get("samples", 0)))
         told.train_s = float(event.get("seconds", 0.0))
+        told.contribution_bytes = int(event.get("bytes", 0))
         if "loss" in metrics:
             told.training_loss = float(metrics["loss"])
         node.doing = f"exchanging round {round}"
@@ -272,16 +281,20 @@ class Tally:
         told = {peer: node.rounds[number] for peer, node in self._nodes.items() if number in node.rounds}
         closed = {peer: each for peer, each in told.items() if each.is_closed}
         own = [each for peer, each in closed.items() if peer in honest]
-        losses = [each.validation_loss for each in own if each.validation_loss is not None]
-        if not own or not losses:
+        if not own:
             return None
+        metrics = next((dict(each.metrics) for each in own if each.validation_loss is not None), dict[str, float]())
         # Where members disagree, `faults` says so; the map below then shows what most of them took.
         contributors, _ = Counter(each.contributors for each in own).most_common(1)[0]
         return ReportedRound(
             round=number,
             contributors=contributors,
             state_digest={peer: each.digest for peer, each in closed.items()},
-            validation_loss=losses[0],
+            validation_loss=metrics.pop("validation_loss", None),
+            metrics=metrics,
+            contribution_bytes={
+                peer: each.contribution_bytes for peer, each in told.items() if each.contribution_bytes
+            },
             seconds=max(each.seconds for each in own),
             bytes_sent={peer: each.bytes_sent for peer, each in closed.items()},
             bytes_received={peer: each.bytes_received for peer, each in closed.items()},

@@ -265,6 +265,12 @@ class Testnet:
             answer = await client.call("generate", prompt=prompt, bytes=count, seed=seed)
         return str(answer["text"])
 
+    async def evaluate(self) -> dict[str, float]:
+        """Figures of the newest state of the founder. Raises Complaint."""
+        async with connect(self.nodes[0].data_dir) as client:
+            answer = await client.call("evaluate")
+        return dict(answer["figures"])
+
     def view(self, left_s: float | None = None) -> View:
         """The run now."""
         return self.tally.view(self.plan.rounds_max or None, time.monotonic(), left_s)

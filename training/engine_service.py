@@ -44,6 +44,7 @@ from .log import ROUNDS_SERVED
 from .log_asking_service import LogAsking
 from .means import Means
 from .metering import RoundMeter
+from .method import EvaluatesSeldom
 from .ports import BlobReader
 from .records import Head, Offered
 from .sharing_service import Sharing
@@ -299,7 +300,10 @@ class Engine:
         return await method_keeper(self._keeper).apply(effect.offers, weights)
 
     async def _evaluate(self, round: int) -> None:
-        figures = await method_keeper(self._keeper).evaluate()
+        keeper = method_keeper(self._keeper)
+        if isinstance(keeper.method, EvaluatesSeldom) and not keeper.method.is_evaluated(round):
+            return
+        figures = await keeper.evaluate()
         if isinstance(figures, Raised):
             self._observe(Problem(f"evaluating failed after round {round}: {figures.reason}"))
         else:

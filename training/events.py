@@ -23,6 +23,7 @@ class LocalDone:
     round: int
     samples: int
     seconds: float
+    bytes: int  # of the contribution, its payload included
     metrics: Mapping[str, float]
     as_json = _as_json
 

@@ -108,6 +108,15 @@ class Method(Protocol[State, Local]):
 
 
 @runtime_checkable
+class EvaluatesSeldom(Protocol):
+    """A method that evaluates some states only: it may take longer than a round."""
+
+    def is_evaluated(self, round: int) -> bool:
+        """Whether the state after this round is."""
+        ...
+
+
+@runtime_checkable
 class Audits(Protocol):
     """A method whose members can do parts of one another's work again: what was claimed is drawn for it later.
 

@@ -87,7 +87,9 @@ class Turns:
         method_keeper(self._keeper).offered(offered.hash)
         now = trio.current_time()
         self._meter.contribute(now)
-        self._means.observe(LocalDone(offered.round, work.samples, now - started_at, dict(work.metrics)))
+        self._means.observe(
+            LocalDone(offered.round, work.samples, now - started_at, _bytes_of(offered), dict(work.metrics))
+        )
         self._offer(offered)
 
     def _turn(self, turn: Train) -> Turn:
@@ -138,6 +140,11 @@ class Turns:
         if size <= INLINE_BYTES_MAX:
             return b"".join(work.payload)
         return await self._means.blobs.put(work.payload, pin=self._means.pins.label("round", round))
+
+
+def _bytes_of(offered: Offered) -> int:
+    """What there is of a contribution to be sent, once."""
+    return len(offered.envelope) + (0 if offered.ref is None else offered.ref.size)
 
 
 def method_keeper(keeper: StateKeeper[Any, Any] | StorageKeeper) -> StateKeeper[Any, Any]:

@@ -204,11 +204,10 @@ class Zeroth:
                 at = self._stepped(at, place, code)
         return true / len(picked)
 
+    def is_evaluated(self, round: int) -> bool:
+        return round % self._settings.evaluate_rounds == 0 or round == self._spec.rounds_max
+
     def evaluate(self, state: State) -> Mapping[str, float]:
-        """Figures, in rounds in which they are due: they may take longer than the round itself."""
-        every, last = self._settings.evaluate_rounds, self._spec.rounds_max
-        if state.round % every and state.round != last:
-            return {}
         return self._evaluator.evaluate(state.parameters)
 
     def generate(self, state: State, prompt: bytes, count: int, temperature: float, seed: int) -> bytes | str:

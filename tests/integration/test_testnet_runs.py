@@ -49,7 +49,7 @@ def test_a_run_ends_well_reports_compares_and_repeats_to_the_bit(tmp_path: Path)
         assert entry.contributors == report.nodes
         assert set(entry.state_digest) == set(entry.bytes_sent) == set(report.nodes)
         assert len(set(entry.state_digest.values())) == 1
-        assert entry.validation_loss < 6.0
+        assert (entry.validation_loss or 9.0) < 6.0
     assert report.final.tokens_per_member == 2 * 3 * 2 * 128
     assert report.samples is not None
     assert report.samples.before != report.samples.after

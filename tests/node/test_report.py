@@ -62,7 +62,7 @@ def test_a_report_has_the_keys_of_version_1(tmp_path: Path) -> None:
     assert {"version", "method", "nodes", "adversaries", "rounds", "baselines", "final"} <= set(data)
     keys = {"round", "contributors", "state_digest", "validation_loss", "seconds", "bytes_sent"}
     assert keys <= set(data["rounds"][0])
-    assert set(data["final"]) == {"validation_loss", "tokens_per_member", "bytes_sent_total"}
+    assert {"validation_loss", "tokens_per_member", "bytes_sent_total"} <= set(data["final"])
 
 
 def test_a_report_of_version_1_alone_is_read_and_unknown_keys_are_ignored(tmp_path: Path) -> None:

@@ -172,7 +172,11 @@ async def test_a_method_without_a_common_state_is_never_resynchronized(autojump_
 async def test_members_without_samples_are_not_waited_for(autojump_clock: object, folder: Path) -> None:
     nodes = make_nodes(folder, 3)
     assert nodes[1].method is not None
-    nodes[1].method.samples_from = lambda _: 0
+
+    def none(value: int) -> int:
+        return 0
+
+    nodes[1].method.samples_from = none
     async with simulated(nodes, make_spec(nodes, members_start=2)) as swarm:
         await swarm.start(0, 1, 2, introducer=0)
         await swarm.until_round(4)
