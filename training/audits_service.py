@@ -6,10 +6,10 @@ have made its work up twice is one that this member says should go (`Remove`): i
 A peer can contribute anything; the draw comes when it has. A member that judges falsely says so alone.
 """
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from blake3 import blake3
 
@@ -20,11 +20,10 @@ from .events import Audited, Event, Problem
 from .ledger import Closed
 from .means import Means
 from .method import Audits, Share
+from .opinions import Opinions
 from .records import Offered
 from .soundness import base_of
 from .state_service import StateKeeper
-
-FAILED_MAX: Final = 1  # audits that may fail: one may have met what nobody thought of
 
 Start = Callable[[Callable[[Any], Any], object], None]
 
@@ -47,7 +46,7 @@ class Auditing:
         self._waiting: deque[Offered] = deque()  # what the record before it took
         self._seed = b""
         self._is_busy = False
-        self._failed: Counter[PeerId] = Counter()
+        self._opinions = Opinions()
 
     def applied(self, closed: Closed, offers: tuple[Offered, ...]) -> None:
         """A record was applied, which took these."""
@@ -89,8 +88,5 @@ class Auditing:
 
     def _judge(self, offered: Offered, opinion: float) -> None:
         self._observe(Audited(offered.round, offered.member, opinion))
-        if opinion == 1.0:
-            return
-        self._failed[offered.member] += 1
-        if self._failed[offered.member] > FAILED_MAX:
+        if self._opinions.judge(offered.member, opinion):
             self._remove(offered.member)  # what it answers: gone already, or this node has no vote

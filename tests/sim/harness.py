@@ -1,5 +1,6 @@
 """Simulated swarms: real engines, a toy method, a network on trio's virtual clock, everything from one seed."""
 
+import math
 import struct
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -215,6 +216,7 @@ class Node:
     directory: Path
     method: Any  # of no method: a storage member
     turn_s: float = 1.0
+    bytes_per_s: float = math.inf  # of its line, either way
     disk: Disk = field(default_factory=Disk)
     service: SwarmService | None = None
     transport: MemoryTransport | None = None
@@ -259,7 +261,8 @@ class Swarm:
         """Start these nodes, or start them again; each dials `introducer`, if it is given, and trusts this record."""
         for number in numbers:
             node = self.nodes[number]
-            node.transport = await self.network.open(node.peer_id)
+            rate = node.bytes_per_s
+            node.transport = await self.network.open(node.peer_id, upload_bytes_per_s=rate, download_bytes_per_s=rate)
             blobs, workers = DiskBlobs(node.transport, node.disk), VirtualWorkers(node.turn_s)
             ports = Ports(node.transport, blobs, node.identity, workers=workers, blocking=run_inline)
             node.scope = trio.CancelScope()

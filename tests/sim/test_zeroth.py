@@ -8,7 +8,7 @@ import pytest
 from blake3 import blake3
 
 from shoal.training.checkpoint import Local
-from shoal.training.events import Audited, MembersChanged
+from shoal.training.events import Audited, LocalDone, MembersChanged, RoundClosed
 from shoal.training.method import Turn, Work
 from shoal.training.scalar_codes import decoded, encode
 from shoal.training.service import SwarmService
@@ -16,6 +16,7 @@ from shoal.training.spec import SignedSpec, Spec, open_spec
 from shoal.training.zeroth import Zeroth
 from shoal.training.zeroth_settings import ZerothSettings, parse_settings
 from shoal.training.zeroth_state import State
+from shoal.transport.conditions import Conditions
 from tests.sim.harness import Node, Swarm, make_nodes, make_spec, simulated
 from tests.training.quadratic import Quadratic
 
@@ -161,3 +162,26 @@ async def test_who_was_killed_and_who_comes_late_have_the_same_bits(autojump_clo
         last = max(node.round for node in nodes) + 4
         await swarm.until_round(last)
         assert len(set(swarm.digests(last))) == 1
+
+
+async def test_on_a_slow_line_a_round_takes_its_work_and_two_round_trips(autojump_clock: object, folder: Path) -> None:
+    nodes, spec = people(folder, 4, directions=64)
+    conditions = Conditions(latency_s=0.1, jitter_s=0.0)  # 200 ms there and back
+    for node in nodes:
+        node.bytes_per_s = 125_000.0
+    async with simulated(nodes, spec, conditions=conditions) as swarm:
+        await started(swarm)
+        await swarm.until_round(20)
+        closed = [each for each in nodes[1].observed(RoundClosed) if each.round > 5]
+        took = sorted(each.seconds for each in closed)
+        assert took[len(took) // 2] <= nodes[1].turn_s + 2 * 0.2 + 0.1
+        assert took[-1] <= nodes[1].turn_s + 3 * 0.2 + 0.1  # a round begins at different times for different members
+
+
+async def test_a_contribution_of_64_slopes_takes_250_bytes_more(autojump_clock: object, folder: Path) -> None:
+    nodes, spec = people(folder, 3, directions=64)
+    async with simulated(nodes, spec) as swarm:
+        await started(swarm)
+        await swarm.until_round(3)
+        done = [each for node in nodes for each in node.observed(LocalDone)]
+        assert all(64 < each.bytes <= 64 + 250 for each in done)
