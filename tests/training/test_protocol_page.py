@@ -13,6 +13,7 @@ from shoal.training import calls
 from shoal.training.agreed import AgreedRecord, Position, Share, StoreMark, next_record, record_value
 from shoal.training.members import Change, Electorate, Seat, electorate_of
 from shoal.training.records import Contribution, Head, Presence, seal_contribution
+from shoal.training.scalar_codes import MAGNITUDES
 from shoal.training.spec import Quorum
 from shoal.training.votes import Ballot, Decided, Polka, ShortBallot, Signed, Step, cast, propose, signatures_of
 from shoal.transport.identity import Identity
@@ -125,3 +126,9 @@ def fails(count: int, liars: int, size: int) -> float:
 def test_tests_that_are_named_exist(page: Path) -> None:
     for name in re.findall(r"`(tests/[^`]*)`", page.read_text()):
         assert list(DOCS.parent.glob(name.rstrip("/"))), name
+
+
+def test_the_magnitudes_of_slopes_stand_there() -> None:
+    rows = [MAGNITUDES[first : first + 8] for first in range(0, 128, 8)]
+    for each in rows:
+        assert "    " + " ".join(f"{magnitude:>10}" for magnitude in each) in PAGE
