@@ -136,7 +136,7 @@ def generate(
     for _ in range(count):
         logits = model(tokens, caches, position)[0, -1].float().cpu()  # (256,)
         position += tokens.size(1)
-        token = _sample(logits, temperature, generator)
+        token = sample(logits, temperature, generator)
         output.append(token)
         tokens = torch.tensor([[token]], device=device)
         for cache in caches:
@@ -144,7 +144,8 @@ def generate(
     return bytes(output)
 
 
-def _sample(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+def sample(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
+    """A token, from logits (vocabulary,) on the CPU; temperature 0 takes the likeliest."""
     if temperature <= 0:
         return int(logits.argmax())
     return int(torch.multinomial((logits / temperature).softmax(0), 1, generator=generator))
