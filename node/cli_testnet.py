@@ -7,11 +7,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,6 +19,7 @@ from . import report as reports
 from .cli_parts import add_command
 from .complaint import Complaint, Exit, first_complaint
 from .report import Chaos, GeneratedText, Report
+from .testnet_summary import HTML, Written, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from .testnet import Plan, Testnet
 
 PREFIX, KEPT_PREFIX = "shoal-testnet-", "shoal-kept-testnet-"  # only the former are ever swept away
-HTML = "report.html"
 PROMPT = "KING EDWARD\n"
 SAMPLE_BYTES = 240
 CHAOS_MINUTES = 2.0
+ROUNDS = {"diloco": 12, "zeroth": 24}  # by default
 
 EPILOG = """\
   shoal testnet                            four nodes, twelve rounds, under three minutes; report/report.html shows it
@@ -43,6 +43,7 @@ EPILOG = """\
   shoal testnet --nodes 8 --minutes 10     longer, by the clock
   shoal testnet --model gpt-0.2m --set steps=20 --set codec=int8 --json
   shoal testnet --nodes 8 --chaos 7        nodes are killed, frozen, restarted and cut off; in the end all agree
+  shoal testnet --method zeroth            a pretrained model learns a task by forward passes, a byte for each direction
   shoal testnet --network home             nodes behind home routers and slow lines, that get through to one another
 
 on one machine the same --seed gives the same states, bit for bit; with --chaos the same nodes suffer at the same times
@@ -80,11 +81,14 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     )
     testnet.add_argument("--nodes", type=int, default=4, metavar="N", help="how many nodes (default: 4)")
     length = testnet.add_mutually_exclusive_group()
-    length.add_argument("--rounds", type=int, metavar="N", help="how many rounds (default: 12)")
+    length.add_argument("--rounds", type=int, metavar="N", help="how many rounds (default: 12; 24 for zeroth)")
     length.add_argument("--minutes", type=float, metavar="M", help="train for so long instead")
-    testnet.add_argument("--method", default="diloco", help="training method (default: diloco)")
-    testnet.add_argument("--model", help="model by name (default: gpt-0.8m; gpt-0.2m with --chaos)")
-    testnet.add_argument("--data", default="shakespeare", help="text by name, or a file (default: shakespeare)")
+    testnet.add_argument("--method", default="diloco", help="diloco, or zeroth: forward passes alone (default: diloco)")
+    testnet.add_argument(
+        "--model",
+        help="model by name (default: gpt-0.8m; gpt-0.2m with --chaos; smollm2-135m for zeroth)",
+    )
+    testnet.add_argument("--data", help="text by name, or a file (default: shakespeare; sentiment for smollm2-135m)")
     testnet.add_argument("--seed", type=int, default=0, metavar="S", help="for keys, weights and data (default: 0)")
     testnet.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the method, as steps=20"
@@ -129,14 +133,14 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
     """What the flags ask for. Raises Complaint for what cannot be run."""
     from shoal.training.data import file_name
 
-    from .testnet import CHAOS_MODEL, CHAOS_SETTINGS, NODES_MAX, Plan, Settings
+    from .testnet import CHAOS_SETTINGS, NODES_MAX, Plan, Settings
 
     if arguments.network and arguments.chaos is not None:
         raise Complaint("--network home and --chaos each bring a network of their own: give one of them", Exit.USAGE)
     is_chaos, minutes, rounds = arguments.chaos is not None, arguments.minutes, arguments.rounds
     settings: Settings = CHAOS_SETTINGS if is_chaos and arguments.method == "diloco" else {}
     if rounds is None and minutes is None:
-        rounds, minutes = (None, CHAOS_MINUTES) if is_chaos else (12, None)
+        rounds, minutes = (None, CHAOS_MINUTES) if is_chaos else (ROUNDS.get(arguments.method, 12), None)
     for name, value, least, most in (
         ("nodes", arguments.nodes, 1, NODES_MAX),
         ("rounds", rounds, 1, 100_000),
@@ -146,9 +150,10 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
     ):
         if value is not None and not least <= value <= most:
             raise Complaint(f"--{name} {value}: expected a number from {least} to {most}", Exit.USAGE)
-    path = Path(arguments.data).expanduser().absolute()
+    model, text = task_of(arguments)
+    path = Path(text).expanduser().absolute()
     data_path = path if path.is_file() else None
-    data = str(arguments.data) if data_path is None else file_name(data_path)
+    data = text if data_path is None else file_name(data_path)
     if data is None:
         raise Complaint(f"--data {path} cannot be read", Exit.SPEC)
     return Plan(
@@ -156,7 +161,7 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
         rounds=rounds,
         minutes=minutes,
         method=arguments.method,
-        model=arguments.model or (CHAOS_MODEL if is_chaos else "gpt-0.8m"),
+        model=model,
         data=data,
         data_path=data_path,
         seed=arguments.seed,
@@ -164,6 +169,26 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
         chaos=arguments.chaos,
         is_at_home=arguments.network == "home",
     )
+
+
+def task_of(arguments: argparse.Namespace) -> tuple[str, str]:
+    """Model and data: those that are named, else what suits the method and is here."""
+    from shoal.training.evaluators import smol_problem
+    from shoal.training.registry import data_folder
+    from shoal.training.sentiment import NAME as SENTIMENT
+    from shoal.training.smollm_file import NAME as SMOLLM
+
+    from .testnet import CHAOS_MODEL
+
+    model, data = arguments.model, arguments.data
+    if arguments.method == "zeroth" and model in (None, SMOLLM):
+        missing = smol_problem(data_folder()) if data in (None, SENTIMENT) else None
+        if model is not None or missing is None:
+            return SMOLLM, data or SENTIMENT
+        print(f"{missing}; this run trains {CHAOS_MODEL} instead", file=sys.stderr)
+        return CHAOS_MODEL, "shakespeare"
+    small = arguments.chaos is not None
+    return model or (CHAOS_MODEL if small else "gpt-0.8m"), data or "shakespeare"
 
 
 def setting_of(text: str) -> tuple[str, int | float | bool | str]:
@@ -229,24 +254,11 @@ async def run_and_report(plan: "Plan", options: Options, where: Path, training: 
     if is_interrupted:
         found = [f"interrupted after round {closed}; all nodes have ended; the report is {options.report / HTML}"]
     found += reports.faults(run.report, expected)
-    write(run.report, found, options, expected)
+    write(run.report, found, Written(options.report, options.is_json, expected))
     code = Exit.INTERRUPTED if is_interrupted else Exit.FAILED if found else Exit.OK
     if found and not options.is_json:
         raise Complaint(found[0], code)
     return code
-
-
-def write(report: Report, found: Sequence[str], options: Options, expected: int) -> None:
-    """Both files, and what they say in short."""
-    from .report_html import render
-
-    json_path, html_path = options.report / "report.json", options.report / HTML
-    reports.write(report, json_path)
-    html_path.write_text(render(report, expected), encoding="utf-8")
-    summarize(report, html_path, sys.stderr if options.is_json else sys.stdout)
-    if options.is_json:
-        print("".join(f"shoal: {line}\n" for line in found), end="", file=sys.stderr, flush=True)
-        print(json.dumps(summary(report, found, json_path, html_path)), flush=True)
 
 
 async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None:
@@ -255,7 +267,7 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
     from .live import shown
     from .testnet import open_testnet
 
-    before = after = ""
+    before, after, figures = "", "", dict[str, float]()
     async with AsyncExitStack() as stack:
         lan = await stack.enter_async_context(cli_chaos.open_network(plan, where, display, run))
         places = [] if lan is None else lan.places
@@ -264,23 +276,28 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
             places = await stack.enter_async_context(open_homes(plan, where))
         testnet = await stack.enter_async_context(open_testnet(plan, where, places))
 
-        async def sample() -> None:
-            nonlocal before
-            before = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
+        async def look() -> None:
+            nonlocal before, figures
+            if plan.method == "zeroth":
+                display.say("evaluating the model as it is")
+                figures = await testnet.evaluate()
+            else:
+                before = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
 
         try:
             display.say(f"starting {plan.nodes} nodes; to look at one: shoal --data-dir {where / 'node-0'} swarm show")
-            await testnet.launch(sample)
+            await testnet.launch(look)
             async with shown(display, looking(testnet)):
                 await (until_done(testnet) if run.chaos is None else cli_chaos.until_over(testnet, lan, display, run))
-            after = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
+            if before:
+                after = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
         except* Complaint as group:
             run.failure = await testnet.explain(first_complaint(group))
         finally:
             samples = GeneratedText(prompt=PROMPT, before=before, after=after) if after else None
             routers = tuple(router_of(node).value for node in range(plan.nodes)) if plan.is_at_home else ()
             details = {"model": plan.model, "data": plan.data, "seed": plan.seed, "samples": samples}
-            details |= {"chaos": run.chaos, "routers": routers}
+            details |= {"chaos": run.chaos, "routers": routers, "before": figures, "loss_per": plan.loss_per}
             run.report = msgspec.structs.replace(testnet.tally.report(plan.method, last=run.last), **details)
 
 
@@ -317,49 +334,6 @@ async def compared(plan: "Plan", run: Run, display: "Display") -> None:
         run.report = msgspec.structs.replace(run.report, baselines=await compare(job, observe))
     except* Complaint as group:
         run.failure = first_complaint(group)
-
-
-def summarize(report: Report, html_path: Path, stream: TextIO) -> None:
-    """The key figures for a person; nothing if there are none, for then the reason is what matters."""
-    from .report_html import count, duration, size, visible
-
-    final = report.final
-    if not report.rounds:
-        return
-    lines = [""]
-    if report.samples is not None:
-        for name, text in (("before", report.samples.before), ("after", report.samples.after)):
-            lines += [f"It wrote {name} training:", *(f"  | {line}" for line in visible(text).strip().split("\n")), ""]
-    lines.append(f"{len(report.rounds)} rounds closed by {len(report.nodes)} nodes in {duration(report.seconds)}")
-    lines.append(
-        f"validation loss {final.validation_loss:.3f} nats per byte after {count(final.tokens_per_member)} tokens "
-        f"per member; {size(final.bytes_sent_total)} sent in all"
-    )
-    if (base := report.baselines) is not None:
-        lines.append(
-            f"one member alone: {base.alone.validation_loss:.3f}; synchronous: {base.synchronous.validation_loss:.3f}"
-        )
-    if report.chaos is not None:
-        lines += cli_chaos.lines_for(report, report.chaos)
-    lines.append(f"report: {html_path} and report.json beside it")
-    print("\n".join(lines), file=stream, flush=True)
-
-
-def summary(report: Report, found: Sequence[str], json_path: Path, html_path: Path) -> dict[str, object]:
-    """The last line of --json."""
-    digests = sorted(set(report.rounds[-1].state_digest.values())) if report.rounds else []
-    return {
-        "ok": not found,
-        "problems": list(found),
-        "rounds": len(report.rounds),
-        "seconds": round(report.seconds, 3),
-        "final": msgspec.to_builtins(report.final),
-        "baselines": msgspec.to_builtins(report.baselines),
-        "state_digests": digests,
-        **cli_chaos.summary(report),
-        "report": str(json_path),
-        "html": str(html_path),
-    }
 
 
 @contextmanager

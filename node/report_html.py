@@ -104,7 +104,8 @@ def _header(report: Report, title: str) -> str:
 def _figures(report: Report, found: list[str]) -> str:
     final = report.final
     cells = [
-        (f"{final.validation_loss:.3f}", "validation loss, nats per byte"),
+        (f"{final.validation_loss:.3f}", f"validation loss, nats per {report.loss_per}"),
+        *_metrics(report),
         (str(len(report.rounds)), f"rounds closed, all states equal: {'no' if found else 'yes'}"),
         (count(final.tokens_per_member), "tokens per member"),
         (size(final.bytes_sent_total), "sent by all members"),
@@ -121,6 +122,14 @@ def _figures(report: Report, found: list[str]) -> str:
         cells.append((f"{ratio:.3f}", "times the loss of the same members undisturbed"))
     body = "".join(f'<div class="figure"><b>{escape(big)}</b><span>{escape(text)}</span></div>' for big, text in cells)
     return f'<div class="figures">{body}</div>'
+
+
+def _metrics(report: Report) -> list[tuple[str, str]]:
+    """What else is known of the last state, with what it was at first."""
+    return [
+        (f"{value:.3f}", f"{name.replace('_', ' ')}, {report.before.get(name, 0.0):.3f} before training")
+        for name, value in report.final.metrics.items()
+    ]
 
 
 def _verdict(found: list[str]) -> str:
@@ -161,7 +170,9 @@ def _loss_section(report: Report) -> str:
         lines.append(Line("the same undisturbed", alone, 4, True))
         note += " Undisturbed: the same members for as many rounds, all of them left alone."
     title = "Validation loss"
-    return _section(title, note, line_chart(title, lines, x_axis, Axis("nats per byte", lambda value: f"{value:.4g}")))
+    return _section(
+        title, note, line_chart(title, lines, x_axis, Axis(f"nats per {report.loss_per}", lambda value: f"{value:.4g}"))
+    )
 
 
 def _chaos_section(report: Report, left_out: str) -> str:

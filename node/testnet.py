@@ -18,9 +18,10 @@ from blake3 import blake3
 
 from shoal.training import data as texts
 from shoal.training.diloco_settings import SHORT_RUN, parse_settings
-from shoal.training.methods import VERSIONS
+from shoal.training.methods import VERSIONS, MemberOptions, zeroth_problem
 from shoal.training.models import SIZES
-from shoal.training.spec import spec_from
+from shoal.training.sentiment import NAME as SENTIMENT
+from shoal.training.spec import Spec, spec_from
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
@@ -47,6 +48,19 @@ NODES_MAX = 64  # of one machine
 CHAOS_ROUND_S, CHAOS_GRACE_S, CHAOS_SILENCE_S = 6.0, 4.0, 2.0
 CHAOS_MODEL = "gpt-0.2m"
 CHAOS_SETTINGS: "Settings" = {"steps": 5, "codec": "int8", "validation_windows": 4}
+
+# For runs by forward passes alone, of some dozens of rounds (docs/performance.md).
+ZEROTH_RUNS: Mapping[str, "Settings"] = {
+    "smollm2-135m": {"directions": 4, "batch_size": 8, "lr": 3e-3, "epsilon": 1e-2, "evaluate_rounds": 6},
+    "gpt-0.2m": {
+        "directions": 16,
+        "batch_size": 4,
+        "context": 64,
+        "lr": 2e-2,
+        "epsilon": 1e-3,
+        "validation_windows": 16,
+    },
+}
 
 Settings = Mapping[str, int | float | bool | str]
 
@@ -80,7 +94,12 @@ class Plan:
     @property
     def _short_run(self) -> Settings:
         """What suits a dozen rounds: the method's own defaults are for long runs."""
-        return SHORT_RUN if self.method == "diloco" else {}
+        return {"diloco": SHORT_RUN, "zeroth": ZEROTH_RUNS.get(self.model, {})}.get(self.method, {})
+
+    @property
+    def loss_per(self) -> str:
+        """What a validation loss is per."""
+        return "sentence" if self.data == SENTIMENT else "byte"
 
     @property
     def span_s(self) -> float | None:
@@ -140,6 +159,15 @@ def check(plan: Plan) -> None:
         raise Complaint(spec.reason, Exit.SPEC)
     if plan.method not in VERSIONS:
         raise Complaint(f"--method {plan.method} is not known here: {nearest(plan.method, VERSIONS)}", Exit.SPEC)
+    if plan.method == "zeroth":
+        problem = zeroth_problem(spec, MemberOptions(data_path=plan.data_path))
+        if problem is not None:
+            raise Complaint(problem, Exit.SPEC)
+    else:
+        _check_diloco(plan, spec)
+
+
+def _check_diloco(plan: Plan, spec: Spec) -> None:
     if plan.model not in SIZES:
         raise Complaint(f"--model {plan.model} is not known here: {nearest(plan.model, SIZES)}", Exit.SPEC)
     if plan.data_path is None and plan.data not in texts.TEXTS:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import data
-from .checkpoint import Local, State
+from . import data, registry, zeroth_settings
+from .checkpoint import Local
 from .diloco import Diloco, LocalTrainer, start_setting
 from .diloco_settings import DilocoSettings, parse_settings
+from .evaluators import Machine, evaluator_of
 from .founding_service import Restarts
 from .late import LateTrainer
 from .method import Method
@@ -22,13 +23,15 @@ from .models import SIZES, gpt_layout, gpt_start, memory_bytes
 from .payload import payload_bytes
 from .spec import Setting, Spec
 from .tensors import Layout
+from .trunk_service import Progress
+from .zeroth import Zeroth
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .loop import Outer
 
-VERSIONS = {"diloco": 1}  # the newest of each method that this Shoal speaks
+VERSIONS = {"diloco": 1, "zeroth": 1}  # the newest of each method that this Shoal speaks
 TORCH_MISSING = "training needs PyTorch, which is not installed here: pip install torch"
 CUSTOM_PREFIX, ENTRY_PREFIX = "custom:", "entry:"
 
@@ -41,6 +44,8 @@ class MemberOptions:
     threads: int = 1
     data_path: Path | None = None  # a text to train on in place of the swarm's shard
     entry_path: Path | None = None  # the file that a spec's model "entry:..." names
+    model_path: Path | None = None  # the folder that a spec's model "hf:..." names
+    progress: Progress = lambda done, total: None  # of what is computed once, before training; from any thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,10 @@ class OwnModel:
     settings: Mapping[str, Setting]  # to be added to the spec's settings
 
 
-def build(spec: Spec, options: MemberOptions) -> Method[State, Local] | str:
+def build(spec: Spec, options: MemberOptions) -> Method[Any, Local] | str:
     """The method for this spec on this machine, or the reason why there is none."""
+    if spec.method == "zeroth":
+        return _version_problem(spec) or _build_zeroth(spec, options)
     settings = _settings(spec)
     if isinstance(settings, str):
         return settings
@@ -209,13 +216,47 @@ def available_memory_bytes() -> int | None:
         return None
 
 
-def _settings(spec: Spec) -> DilocoSettings | str:
+def zeroth_problem(spec: Spec, options: MemberOptions) -> str | None:
+    """Why this machine cannot carry out a spec of the method zeroth; None if it can."""
+    built = _build_zeroth(spec, options)
+    return built if isinstance(built, str) else None
+
+
+def _version_problem(spec: Spec) -> str | None:
     newest = VERSIONS.get(spec.method)
     if newest is None:
         return f"method {spec.method!r} is not known here; known: {', '.join(sorted(VERSIONS))}"
     if spec.method_version > newest:
         return f"method {spec.method} version {spec.method_version} needs a newer Shoal (this one has version {newest})"
-    return parse_settings(spec.settings)
+    return None
+
+
+def _settings(spec: Spec) -> DilocoSettings | str:
+    """Of DiLoCo, the only method whose inner loop people can bring themselves."""
+    problem = _version_problem(spec)
+    if problem is None and spec.method != "diloco":
+        problem = f"method {spec.method} does not take a model of one's own; diloco does"
+    return problem or parse_settings(spec.settings)
+
+
+def _build_zeroth(spec: Spec, options: MemberOptions) -> Zeroth | str:
+    settings = zeroth_settings.parse_settings(spec.settings)
+    if isinstance(settings, str):
+        return settings
+    problem = device_problem(options.device)
+    if problem:
+        return problem
+    machine = Machine(
+        device_of(options),
+        options.threads,
+        registry.data_folder(),
+        registry.cache_folder(),
+        options.progress,
+        options.data_path,
+        options.model_path,
+    )
+    evaluator = evaluator_of(spec, settings, machine)
+    return evaluator if isinstance(evaluator, str) else Zeroth(spec, settings, evaluator)
 
 
 def _build_entry(spec: Spec, settings: DilocoSettings, options: MemberOptions) -> Diloco | str:

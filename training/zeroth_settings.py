@@ -5,18 +5,18 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from .evaluator_settings import EvaluatorSettings
 from .records import INLINE_BYTES_MAX
 from .tried import payload_bytes
 
 
-class ZerothSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """All have defaults."""
+class ZerothSettings(EvaluatorSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All have defaults; so have those of the model and its samples (evaluator_settings.py)."""
 
     # A turn: directions, and two forward passes over `batch_size` samples along each.
     directions: Annotated[int, msgspec.Meta(ge=1, le=INLINE_BYTES_MAX)] = 8
     way: Literal["average", "steps"] = "average"  # all from the shared state; or each from where the one before led
     epsilon: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1e-2  # how far from there the two passes are made
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 16  # samples for one direction
 
     # The update.
     lr: Annotated[float, msgspec.Meta(gt=0, le=10)] = 3e-3

@@ -83,7 +83,7 @@ def test_a_round_moves_the_state_as_its_slopes_say() -> None:
     state, _ = made.start(SPEC)
     codes = {"a": bytes([60, 200, 0]), "b": bytes([90])}
     shares = [
-        Share(1, member, 16 * len(each), weight, 0, BytesReader(each))
+        Share(1, member, 8 * len(each), weight, 0, BytesReader(each))
         for (member, each), weight in zip(codes.items(), (30, 10), strict=True)
     ]
     moved = np.zeros(COUNT)
@@ -133,9 +133,9 @@ def test_a_turn_that_runs_out_of_time_sends_the_slopes_it_has() -> None:
     now = itertools.count()
     late = Turn(1, 0, "a", MEMBERS, 1, 5.0, lambda: float(next(now)), lambda: False)
     work = made.contribute(state, Local(), late)
-    assert 1 <= work.samples // 16 < 8
+    assert 1 <= work.samples // 8 < 8
     over = Turn(1, 0, "a", MEMBERS, 1, float("inf"), lambda: 0.0, lambda: True)
-    assert made.contribute(state, Local(), over).samples == 16
+    assert made.contribute(state, Local(), over).samples == 8
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e300])
@@ -152,9 +152,9 @@ def test_losses_that_are_no_numbers_are_slopes_that_codes_can_say(loss: float) -
 @pytest.mark.parametrize(
     ("payload", "samples", "reason"),
     [
-        (b"", 16, "0 bytes"),
-        (bytes(9), 144, "9 bytes"),
-        (bytes([1, 128]), 32, "128 is no slope's code"),
+        (b"", 8, "0 bytes"),
+        (bytes(9), 72, "9 bytes"),
+        (bytes([1, 128]), 16, "128 is no slope's code"),
         (bytes(8), 127, "claims 127 samples for 8 slopes"),
         (bytes(8), 2**24, "claims 16777216 samples"),
     ],
@@ -167,9 +167,9 @@ def test_what_no_honest_turn_sends_is_refused(payload: bytes, samples: int, reas
 
 def test_a_direction_that_the_pool_does_not_have_is_refused() -> None:
     made = method(WAYS["pool"])
-    assert made.check(SPEC, 1, "a", 16, BytesReader(bytes([63, 0, 5]))) is None
-    assert "direction 64 of a pool of 64" in (made.check(SPEC, 1, "a", 16, BytesReader(bytes([64, 0, 5]))) or "")
-    assert "4 bytes" in (made.check(SPEC, 1, "a", 16, BytesReader(bytes(4))) or "")
+    assert made.check(SPEC, 1, "a", 8, BytesReader(bytes([63, 0, 5]))) is None
+    assert "direction 64 of a pool of 64" in (made.check(SPEC, 1, "a", 8, BytesReader(bytes([64, 0, 5]))) or "")
+    assert "4 bytes" in (made.check(SPEC, 1, "a", 8, BytesReader(bytes(4))) or "")
 
 
 @given(st.binary(max_size=64), st.integers(1, 2**24), st.sampled_from(sorted(WAYS)))
