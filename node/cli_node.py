@@ -61,11 +61,12 @@ def add_member_options(parser: argparse.ArgumentParser) -> None:
     """The files that a member brings itself."""
     parser.add_argument("--data", metavar="PATH", help="a text of your own to train on; it stays here")
     parser.add_argument("--entry", metavar="FILE.py", help="your own copy of the file that the spec names by its hash")
+    parser.add_argument("--model-dir", metavar="DIR", help="your own copy of the model that the spec names as hf:...")
 
 
 def paths(arguments: argparse.Namespace) -> dict[str, str]:
     """The member's own files, absolute: the node may run in another directory."""
-    given = {"data": arguments.data, "entry": arguments.entry}
+    given = {"data": arguments.data, "entry": arguments.entry, "model_dir": arguments.model_dir}
     return {name: str(Path(path).expanduser().absolute()) for name, path in given.items() if path is not None}
 
 

@@ -12,7 +12,7 @@ import trio
 from shoal.crdt.store import StoreError
 from shoal.training.admission import make_ticket
 from shoal.training.attempt import Raised, attempt
-from shoal.training.methods import describe_entry, with_settings
+from shoal.training.methods import describe_entry, describe_folder, with_settings
 from shoal.training.spec import AdmissionRule, Spec, spec_from
 from shoal.transport.identity import SEED_BYTES
 from shoal.transport.port import PeerId
@@ -48,6 +48,7 @@ class CreateSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     spec: dict[str, Any] = {}
     data: str | None = None  # path of a file of one's own to train on
     entry: str | None = None  # path of a file of one's own code
+    model_dir: str | None = None  # path of a folder with a model of one's own
     role: Role | None = None
     nonce: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")] | None = None  # for runs that repeat; None: random
     origin: str | None = None  # SWARM@RECORD, whose state it goes on from
@@ -66,6 +67,7 @@ class JoinSwarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     invite: str
     data: str | None = None
     entry: str | None = None
+    model_dir: str | None = None
     role: Role | None = None  # None: train
 
 
@@ -170,6 +172,8 @@ class LocalMethods:
         membership = membership_of(params)
         if membership.entry is not None:
             spec = await trio.to_thread.run_sync(with_entry, spec, Path(membership.entry))
+        if membership.model_dir is not None:
+            spec = await trio.to_thread.run_sync(with_model, spec, Path(membership.model_dir))
         if origin is None:
             return self._founded(await self._swarms.create(spec, membership), None)
         return self._founded(await self._swarms.create(going_on(spec, origin), membership, state=origin.state), origin)
@@ -178,7 +182,7 @@ class LocalMethods:
         origin = await origin_of(self._swarms.find(params.swarm), params.record)
         old = origin.joined.membership
         spec = forked(origin, self._node.identity.peer_id, os.urandom(16))
-        membership = Membership(data=old.data, entry=old.entry)
+        membership = Membership(data=old.data, entry=old.entry, model_dir=old.model_dir)
         return self._founded(await self._swarms.create(spec, membership, state=origin.state), origin)
 
     def _founded(self, joined: Joined, origin: Origin | None) -> dict[str, Any]:
@@ -334,7 +338,9 @@ def membership_of(params: CreateSwarm | JoinSwarm) -> Membership:
             "or take part in a swarm without training in it: shoal swarm join INVITE --role storage",
             Exit.MISSING,
         )
-    return Membership(role=role, data=absolute(params.data), entry=absolute(params.entry))
+    return Membership(
+        role=role, data=absolute(params.data), entry=absolute(params.entry), model_dir=absolute(params.model_dir)
+    )
 
 
 def with_entry(spec: Spec, path: Path) -> Spec:
@@ -343,6 +349,14 @@ def with_entry(spec: Spec, path: Path) -> Spec:
     if isinstance(own, str):
         raise Complaint(own, Exit.SPEC)
     return with_settings(msgspec.structs.replace(spec, model=own.model), **own.settings)
+
+
+def with_model(spec: Spec, path: Path) -> Spec:
+    """`spec` for the model in the owner's own folder, named by its files' hash. Blocks. Raises Complaint."""
+    name = describe_folder(path)
+    if name is None:
+        raise Complaint(f"{path} cannot be read: name a folder with a model's safetensors and config.json", Exit.SPEC)
+    return msgspec.structs.replace(spec, model=name)
 
 
 def absolute(path: str | None) -> str | None:

@@ -40,6 +40,7 @@ class Membership(msgspec.Struct, frozen=True):
     role: Role = "train"
     data: str | None = None  # a file of one's own to train on
     entry: str | None = None  # a file of one's own code that the spec names by hash
+    model_dir: str | None = None  # a folder with a model that the spec names by hash
     is_paused: bool = False
     known: dict[str, tuple[str, ...]] = {}  # peer id -> addresses that worked, latest last
     ticket: Ticket | None = None  # the invite's; base64 in the file

@@ -26,6 +26,7 @@ from shoal.training.ports import Blobs, Signer
 from shoal.training.service import Ports, SwarmService, Terms
 from shoal.training.spec import SignedSpec, Spec, sign_spec, swarm_id
 from shoal.training.store import StoredHead
+from shoal.training.trunk_service import Progress
 from shoal.training.wishes_service import Parting
 from shoal.training.workers_service import ThreadWorkers
 from shoal.transport.blob_disk import disk_refusal
@@ -69,6 +70,10 @@ class Joined:
     @property
     def id(self) -> str:
         return self.folder.swarm.hex()
+
+    def prepare(self, done: int, total: int) -> None:
+        """So much is computed of what training needs once. From any thread."""
+        self.waits_for = "" if done == total else f"computing activations, once: {done} of {total} texts"
 
     def running(self) -> SwarmService:
         """Its engine. Raises Complaint while it does not run."""
@@ -254,7 +259,8 @@ class Swarms:
         if joined.membership.role == "storage":
             return None
         # In a worker: it reads the swarm's data, and may run a file of the owner's.
-        method = await trio.to_thread.run_sync(build_method, joined.spec, joined.membership, self._hardware)
+        call = partial(build_method, joined.spec, joined.membership, self._hardware, joined.prepare)
+        method = await trio.to_thread.run_sync(call)
         if isinstance(method, str):
             raise Complaint(method, Exit.MISSING if "torch" in method else Exit.SPEC)
         return method
@@ -341,13 +347,15 @@ class Swarms:
             raise Complaint(f"cannot write {joined.folder.path}: {error.strerror}", Exit.DISK) from error
 
 
-def build_method(spec: Spec, membership: Membership, hardware: Hardware) -> AnyMethod | str:
+def build_method(spec: Spec, membership: Membership, hardware: Hardware, progress: Progress) -> AnyMethod | str:
     """The method that carries `spec` out here, or the reason why none can. Blocks."""
     options = MemberOptions(
         device=hardware.device,
         threads=hardware.threads,
         data_path=Path(membership.data) if membership.data else None,
         entry_path=Path(membership.entry) if membership.entry else None,
+        model_path=Path(membership.model_dir) if membership.model_dir else None,
+        progress=progress,
     )
     return build(spec, options)
 

@@ -126,6 +126,13 @@ def describe_entry(path: Path) -> OwnModel | str:
     return OwnModel(name, {"start": start_setting(parameters_of(model), layout)})
 
 
+def describe_folder(path: Path) -> str | None:
+    """The spec's name for the language model in a folder of the owner's; None if it cannot be read."""
+    from .hf_model import hf_name
+
+    return hf_name(path)
+
+
 def describe_state(method: Restarts, state: Any) -> Mapping[str, Setting]:
     """What to put into the settings of a swarm that goes on from this state: its members start from it alone.
 
