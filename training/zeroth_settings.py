@@ -25,7 +25,7 @@ class ZerothSettings(EvaluatorSettings, frozen=True, forbid_unknown_fields=True,
     start: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""  # digest of round 0, if the spec fixes it
 
     # Whether a slope is believed.
-    bound: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8  # times the median of recent slopes: more counts as that
+    bound: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 3  # times the median of recent slopes: more counts as that
     audit: Literal["public", "private"] = "public"  # private: members have samples of their own, so nobody can tell
     audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05  # of all slopes, which the others compute again
 
