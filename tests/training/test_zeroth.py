@@ -79,7 +79,7 @@ def test_three_members_get_to_a_tenth_of_the_loss(way: str) -> None:
 
 
 def test_a_round_moves_the_state_as_its_slopes_say() -> None:
-    made = method(WAYS["average"])
+    made = method(replace_settings(WAYS["average"], bound=1024))
     state, _ = made.start(SPEC)
     codes = {"a": bytes([60, 200, 0]), "b": bytes([90])}
     shares = [
@@ -107,7 +107,7 @@ def test_the_order_of_shares_makes_no_difference(way: str) -> None:
 
 
 def test_a_members_turns_from_one_state_add_up_and_count_once() -> None:
-    made = method(WAYS["average"])
+    made = method(replace_settings(WAYS["average"], bound=1024))
     state, _ = made.start(SPEC)
     one, other = contributed(made, state, 1, "a"), contributed(made, state, 1, "b")
     again = contributed(made, state, 2, "a", base=0)
