@@ -2,11 +2,15 @@
 
 import msgspec
 
+from shoal.training import smollm_file, tried, zeroth_settings
 from shoal.training.diloco_settings import DilocoSettings, parse_settings
 from shoal.training.methods import available_memory_bytes
-from shoal.training.models import SIZES, gpt_layout, memory_bytes, parameter_count
+from shoal.training.models import SIZES, TORCH_BYTES, gpt_layout, memory_bytes, parameter_count
 from shoal.training.payload import payload_bytes
+from shoal.training.selection import choose
 from shoal.training.spec import Spec, swarm_id
+from shoal.training.state_service import STATES_AUDITED
+from shoal.training.tensors import element_count
 
 # Useful arithmetic per second and thread, from measured tokens/s of the built-in GPTs (0.2M: 32,000, 0.8M: 12,000,
 # 3M: 4,000, 11M: 1,300) at 6 operations per parameter and token: 38 to 84 billion. Only to tell seconds from hours.
@@ -42,6 +46,7 @@ class Preview(msgspec.Struct, frozen=True):
 def preview(spec: Spec, threads: int, obstacle: str | None = None, *, is_torch_here: bool) -> Preview:
     """`obstacle`: why this node would not be let in."""
     settings = parse_settings(spec.settings) if spec.method == "diloco" else None
+    forward = zeroth_settings.parse_settings(spec.settings) if spec.method == "zeroth" else None
     size = SIZES.get(spec.model)
     parameters = parameter_count(size) if size else None
     payload = disk = memory = None
@@ -53,6 +58,12 @@ def preview(spec: Spec, threads: int, obstacle: str | None = None, *, is_torch_h
         # A member goes on until its steps_max or the deadline, whichever comes first.
         tokens = (settings.steps_max or settings.steps) * settings.batch_size * settings.context
         seconds = min(spec.round_s, 6.0 * parameter_count(size) * tokens / (OPERATIONS_PER_S_AND_THREAD * threads))
+    if isinstance(forward, zeroth_settings.ZerothSettings):
+        parameters = trained_count(spec.model, forward)
+        payload = tried.payload_bytes(forward.directions, forward.pool)
+        # Two states in memory and four on disk; contributions travel inside of messages, and are kept for who comes.
+        disk = None if parameters is None else STATES_AUDITED * 4 * parameters
+        memory = None if parameters is None else TORCH_BYTES + 4 * whole_count(spec.model) + 12 * parameters
     return Preview(
         swarm=swarm_id(spec).hex(),
         name=spec.name,
@@ -74,3 +85,17 @@ def preview(spec: Spec, threads: int, obstacle: str | None = None, *, is_torch_h
         quorum=spec.quorum.value,
         is_torch_here=is_torch_here,
     )
+
+
+def whole_count(model: str) -> int:
+    """Parameters of a built-in model; 0: not known."""
+    size = SIZES.get(model)
+    return parameter_count(size) if size else element_count(smollm_file.LAYOUT) if model == smollm_file.NAME else 0
+
+
+def trained_count(model: str, settings: zeroth_settings.ZerothSettings) -> int | None:
+    """How many of them these settings train; None: that cannot be told here."""
+    if model != smollm_file.NAME:
+        return whole_count(model) or None
+    layout = choose(smollm_file.LAYOUT, settings)
+    return None if isinstance(layout, str) else element_count(layout)

@@ -51,6 +51,15 @@ def test_a_round_is_told_as_long_as_the_member_will_train() -> None:
     assert most == pytest.approx(4 * reference, rel=1e-3)  # steps_max is 200, steps is 50
 
 
+def test_by_forward_passes_a_round_costs_bytes() -> None:
+    spec = Spec(creator=CREATOR, nonce=bytes(16), method="zeroth", model="smollm2-135m", data="sentiment")
+    told = preview(spec, threads=1, is_torch_here=True)
+    assert (told.parameters, told.payload_bytes) == (7488, 8)
+    everything = msgspec.structs.replace(spec, settings={"train": "all"})
+    assert preview(everything, threads=1, is_torch_here=True).parameters == 134_515_008
+    assert "8 B" in describe_preview(msgspec.to_builtins(told))
+
+
 def test_an_unknown_model_or_method_is_shown_with_its_costs_unknown() -> None:
     told = preview(Spec(creator=CREATOR, nonce=bytes(16), method="other", model="mine"), threads=1, is_torch_here=False)
     text = describe_preview(msgspec.to_builtins(told))
