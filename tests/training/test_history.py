@@ -148,10 +148,10 @@ def test_a_full_file_lets_go_of_its_oldest_rounds(path: Path) -> None:
     with History(path, SWARM, bytes_max) as history:
         for first in range(1, 3001, 20):
             history.append(replace(ROWS[0], round=round) for round in range(first, first + 20))
-        first = history.reader.first()
-        assert first is not None
-        assert 300 < 3000 - first < 1500
-        assert history.reader.last(first) == 3000
+        oldest = history.reader.first()
+        assert oldest is not None
+        assert 300 < 3000 - oldest < 1500
+        assert history.reader.last(oldest) == 3000
     assert path.stat().st_size <= bytes_max
 
 
