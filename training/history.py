@@ -30,7 +30,7 @@ class Replays(Protocol):
     """A method whose states are cheaply made anew from what they were made of: its members keep that for others."""
 
     def replay_s(self, contributions: int) -> float:
-        """About how many seconds it takes to apply so many of them on this machine."""
+        """About how many seconds it takes to apply so many of them on this machine. It tells at once."""
         ...
 
 

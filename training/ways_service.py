@@ -22,7 +22,7 @@ from .history import Replays, made_of
 from .history_service import History
 from .means import Means
 from .replay_service import Replay
-from .replaying import Estimate, Way, contributors, estimate, why_not
+from .replaying import CONTRIBUTION_BYTES, Estimate, Way, contributors, estimate, why_not
 from .state_service import Applied, FixesStart, StateKeeper
 from .storage_service import StorageKeeper
 
@@ -80,7 +80,7 @@ class Ways:
                 await self._try("forgotten", history.forget)
             return await self._go(choice, Way.CHECKPOINT, plan, partial(self._fetch, choice))
         reason = (
-            f"replaying {plan.rounds} rounds ({plan.log_bytes} bytes) should take {plan.log_s:.1f} s, "
+            f"replaying {plan.contributions} contributions ({plan.log_bytes} bytes) should take {plan.log_s:.1f} s, "
             f"the checkpoint ({plan.checkpoint_bytes} bytes) {plan.checkpoint_s:.1f} s"
         )
         calls = {
@@ -109,7 +109,9 @@ class Ways:
             return "the method does not replay"
         each = contributors(rounds.ledger, len(rounds.electorate.seats))
         rate = self._bytes_per_s or self._payload_bytes_per_s()
-        return estimate(method, told.head.round - rounds.head.round, each, size, rate)
+        lengths = [len(offered.envelope) for offered in rounds.pool.all() if offered.ref is None]
+        length = sum(lengths) // len(lengths) if lengths else CONTRIBUTION_BYTES
+        return estimate(method, round(each * (told.head.round - rounds.head.round)), length, size, rate)
 
     async def _go(self, choice: Choice, way: Way, reason: str, call: Callable[[], Any]) -> Applied[Any] | str:
         """One way; and what its owner is told of it."""
@@ -151,6 +153,8 @@ class Ways:
             self._roster.doubt(peer, trio.current_time())
         if isinstance(arrived, str):
             await self._try("dropped", history.drop_draft)
+            if replay.has_used_own and not scope.cancelled_caught:
+                await self._try("forgotten", history.forget)  # or it would lead there again
             return arrived
         self._measure(replay.bytes, replay.fetching_s)
         await self._try("kept", history.adopt)

@@ -136,6 +136,17 @@ async def test_who_comes_back_replays_what_it_missed_from_where_it_stood(autojum
         assert len(history_of(swarm, 3)) >= went.to_round
 
 
+async def test_who_has_lost_its_state_makes_it_anew_from_its_own_disk(autojump_clock: object, folder: Path) -> None:
+    async with grown(folder, count=4, rounds=30) as swarm:
+        swarm.kill(3)
+        (swarm.nodes[3].directory / "head").unlink()
+        swarm.nodes[3].disk.blobs.clear()
+        (went,) = await joined(swarm)
+        assert (went.way, went.has_arrived, went.from_round) == (Way.LOG, True, 0)
+        assert went.bytes_received < 30 * 266  # what its disk has was not fetched
+        assert len(history_of(swarm, 3)) >= went.to_round
+
+
 async def test_a_checkpoint_is_fetched_where_that_is_faster(autojump_clock: object, folder: Path) -> None:
     async with grown(folder, lambda: ReplayingMethod(16)) as swarm:
         (went,) = await joined(swarm)

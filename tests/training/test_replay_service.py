@@ -108,6 +108,15 @@ async def test_it_begins_where_the_member_stands(autojump_clock: object, tmp_pat
         assert await replay.run(STATES[33], own, HEAD, lambda: [ANN]) == STATES[40]
 
 
+async def test_what_is_on_disk_is_not_asked_for(autojump_clock: object, tmp_path: Path) -> None:
+    told = Told({ANN: all_of})
+    async with replaying(tmp_path, told) as replay:
+        replay._history.append(ROWS[:30])  # pyright: ignore[reportPrivateUsage]
+        assert await replay.run(STATES[7], COURSE.head(7), HEAD, lambda: [ANN]) == STATES[40]
+        assert replay.has_used_own
+    assert told.asked == [(ANN, 31), (ANN, 38)]
+
+
 async def test_a_state_that_has_moved_on_is_not_replayed_from(autojump_clock: object, tmp_path: Path) -> None:
     async with replaying(tmp_path, Told({ANN: all_of})) as replay:
         found = await replay.run(STATES[1], START, HEAD, lambda: [ANN])

@@ -36,7 +36,7 @@ class Applies:
     ],
 )
 def test_the_faster_way_is_taken_first(rounds: int, checkpoint_bytes: int, per_s: float, way: Way) -> None:
-    found = estimate(Applies(per_s), rounds, 4.0, checkpoint_bytes, 0)
+    found = estimate(Applies(per_s), 4 * rounds, 320, checkpoint_bytes, 0)
     assert found.ways[0] is way
     assert set(found.ways) == set(Way)
     assert found.checkpoint_s == checkpoint_bytes / BYTES_PER_S
@@ -44,9 +44,9 @@ def test_the_faster_way_is_taken_first(rounds: int, checkpoint_bytes: int, per_s
 
 
 def test_the_line_counts_for_both() -> None:
-    slow, fast = (estimate(Applies(100.0), 1000, 4.0, 50 * MIB, rate) for rate in (1e5, 1e9))
+    slow, fast = (estimate(Applies(100.0), 4000, 320, 50 * MIB, rate) for rate in (1e5, 1e9))
     assert (slow.ways[0], fast.ways[0]) == (Way.LOG, Way.CHECKPOINT)
-    assert slow.log_s == pytest.approx(4000 * 320 / 1e5 + 4000 * 1.5e-4 + 40.0)
+    assert slow.log_s == pytest.approx(4000 * 320 / 1e5 + 4000 * 1e-4 + 40.0)
 
 
 def test_how_many_contribute_follows_from_the_records_at_hand() -> None:
