@@ -84,7 +84,7 @@ def _write(log: logged.Opened, history: HistoryReader, file: BinaryIO, tick: Tic
     if last == 0:
         oldest = history.first()
         since = "nothing" if oldest is None else f"only what rounds took from {oldest} on"
-        text = "its state came as a checkpoint. Export on a member that has been there from the start"
+        text = "its state came as a checkpoint, or the file was full. Export on another member"
         raise Complaint(f"this node has {since}: {text}")
     target, start = min(newest.round, last + 1), reader.start()
     anchor = start or Anchor()

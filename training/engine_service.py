@@ -329,6 +329,7 @@ class Engine:
                 return
             applied = arrived
         await self._go_over(choice, applied)
+        await self._ways.fill()
 
     async def _go_over(self, choice: Choice, applied: Applied[Any]) -> None:
         told, source = choice.told, choice.tellers[0]

@@ -1,9 +1,11 @@
 """Gets a member to the state at a head that others tell: by a replay of what was made since its own, or by a
 checkpoint, whichever should be faster, and by the other one if that leads nowhere. Keeps what each round took, where
-the method replays, so that others can do the same. A shell; what is estimated stands in `replaying`.
+the method replays, so that others can do the same; who came by a checkpoint replays afterwards what it left out, or in
+the end nobody would have it. A shell; what is estimated stands in `replaying`.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,13 +23,26 @@ from .exchange_service import Exchange
 from .history import Replays, made_of
 from .history_service import History
 from .means import Means
+from .method import Method
+from .records import Head
 from .replay_service import Replay
 from .replaying import CONTRIBUTION_BYTES, Estimate, Way, contributors, estimate, why_not
 from .state_service import Applied, FixesStart, StateKeeper
 from .storage_service import StorageKeeper
 
 TELLERS_NAMED_MAX = 4  # in a complaint
+FILLING_S_MAX = 60.0  # that a replay may be estimated to take which is done for the history alone
 MEASURED_BYTES_MIN = 2**20  # of less, round trips say more than the line
+
+
+@dataclass(frozen=True, slots=True)
+class _Skipped:
+    """What lies between two states, the first of which this member has left."""
+
+    state: Any
+    own: Head
+    choice: Choice
+    plan: Estimate
 
 
 class Ways:
@@ -57,6 +72,9 @@ class Ways:
         self._payload_bytes_per_s = bytes_per_s
         self._bytes_per_s = 0.0  # of the last one that was fetched by either way
         self._shunned: set[PeerId] = set()  # whose histories led nowhere, or came too slowly
+        self._replaying = trio.Lock()  # there is one draft
+        self._filling = trio.CancelScope()
+        self._skipped: _Skipped | None = None
         self._is_log_closed = False  # it has just led nowhere, in the time of which the others' checkpoints may go
 
     async def keep(self, effect: ApplyRecord) -> None:
@@ -69,7 +87,8 @@ class Ways:
 
     async def go(self, choice: Choice) -> Applied[Any] | str:
         """The state at the head that is told, of its digest; or why it cannot be had."""
-        told, history = choice.told, self._history
+        told, history, self._skipped = choice.told, self._history, None
+        self._filling.cancel()
         if told.checkpoint is None:
             return "nobody tells a checkpoint"
         if history is None or isinstance(self._keeper, StorageKeeper):
@@ -83,11 +102,14 @@ class Ways:
             f"replaying {plan.contributions} contributions ({plan.log_bytes} bytes) should take {plan.log_s:.1f} s, "
             f"the checkpoint ({plan.checkpoint_bytes} bytes) {plan.checkpoint_s:.1f} s"
         )
+        skipped = _Skipped(self._keeper.state, self._rounds.head, choice, plan)
         calls = {
-            Way.LOG: partial(self._replay, self._keeper, history, choice, plan),
+            Way.LOG: partial(self._replay, self._keeper.method, history, skipped),
             Way.CHECKPOINT: partial(self._fetch, choice),
         }
         ways = (Way.CHECKPOINT,) if self._is_log_closed else plan.ways
+        if ways[0] is Way.CHECKPOINT and plan.log_s <= FILLING_S_MAX:
+            self._skipped = skipped
         self._is_log_closed = False
         arrived: Applied[Any] | str = ""
         for way in ways:
@@ -135,17 +157,29 @@ class Ways:
         named = ", ".join(choice.tellers[:TELLERS_NAMED_MAX])
         return f"the state of round {told.head.round} cannot be had, as {named} tells: {fetched}"
 
-    async def _replay(
-        self, keeper: StateKeeper[Any, Any], history: History, choice: Choice, plan: Estimate
-    ) -> Applied[Any] | str:
-        replay = Replay(self._means, keeper.method, history, self._exchange, self._rounds.ledger)
-        told, arrived = choice.told, f"it is not done after {plan.patience_s:.0f} s"
+    async def fill(self) -> None:
+        """Have what the checkpoint left out that this member came by. Another way to go ends it."""
+        skipped, self._skipped = self._skipped, None
+        if skipped is None or self._history is None or isinstance(self._keeper, StorageKeeper):
+            return
+        with trio.CancelScope() as self._filling:
+            await self._replay(self._keeper.method, self._history, skipped)
+
+    async def _replay(self, method: Method[Any, Any], history: History, skipped: _Skipped) -> Applied[Any] | str:
+        async with self._replaying:
+            return await self._replay_alone(method, history, skipped)
+
+    async def _replay_alone(self, method: Method[Any, Any], history: History, skipped: _Skipped) -> Applied[Any] | str:
+        replay = Replay(self._means, method, history, self._exchange, self._rounds.ledger)
+        told, tellers, patience_s = skipped.choice.told, skipped.choice.tellers, skipped.plan.patience_s
+        arrived = f"it is not done after {patience_s:.0f} s"
 
         def holders() -> Iterator[PeerId]:
-            return (peer for peer in self._holders(told, choice.tellers) if peer not in self._shunned)
+            return (peer for peer in self._holders(told, tellers) if peer not in self._shunned)
 
-        with trio.move_on_after(plan.patience_s) as scope:
-            arrived = await replay.run(keeper.state, self._rounds.head, told.head, holders)
+        await self._try("dropped", history.drop_draft)  # of one that was ended
+        with trio.move_on_after(patience_s) as scope:
+            arrived = await replay.run(skipped.state, skipped.own, told.head, holders)
         self._shunned |= replay.liars
         if scope.cancelled_caught and replay.asked is not None:
             self._shunned.add(replay.asked)

@@ -49,12 +49,16 @@ class _Beginning:
 
 @asynccontextmanager
 async def grown(
-    folder: Path, methods: Callable[[], ToyMethod] = ReplayingMethod, count: int = 3, rounds: int = ROUNDS
+    folder: Path,
+    methods: Callable[[], ToyMethod] = ReplayingMethod,
+    count: int = 3,
+    rounds: int = ROUNDS,
+    turn_s: float = 0.1,
 ) -> AsyncGenerator[Swarm]:
     """So many members after so many rounds; one more may come, whose method replays."""
     nodes = make_nodes(folder, count + 1)
     for node in nodes:
-        node.turn_s, node.method = 0.1, methods()
+        node.turn_s, node.method = turn_s, methods()
     nodes[count].method = ReplayingMethod()
     async with simulated(nodes, make_spec(nodes, members_start=count)) as swarm:
         await swarm.start(*range(count), introducer=0)
@@ -147,10 +151,28 @@ async def test_who_has_lost_its_state_makes_it_anew_from_its_own_disk(autojump_c
         assert len(history_of(swarm, 3)) >= went.to_round
 
 
-async def test_a_checkpoint_is_fetched_where_that_is_faster(autojump_clock: object, folder: Path) -> None:
+async def test_a_checkpoint_is_fetched_where_that_is_faster_and_what_it_left_out_afterwards(
+    autojump_clock: object, folder: Path
+) -> None:
     async with grown(folder, lambda: ReplayingMethod(16)) as swarm:
         (went,) = await joined(swarm)
         assert (went.way, went.has_arrived) == (Way.CHECKPOINT, True)
+        await swarm.until(lambda: len(history_of(swarm, 3)) >= went.to_round)
+        await swarm.until_round(went.to_round + 20)
+        assert len(history_of(swarm, 3)) >= went.to_round + 20
+        assert history_of(swarm, 3)[: went.to_round] == history_of(swarm, 0)[: went.to_round]
+
+
+async def test_what_is_told_after_a_checkpoint_is_not_kept_if_it_leads_elsewhere(
+    autojump_clock: object, folder: Path
+) -> None:
+    async with grown(folder, lambda: ReplayingMethod(16)) as swarm:
+        for number in range(3):
+            tells(swarm, number, left_out)
+        (went,) = await joined(swarm)
+        assert (went.way, went.has_arrived) == (Way.CHECKPOINT, True)
+        await swarm.until_round(went.to_round + 5)
+        assert history_of(swarm, 3) == []
 
 
 async def test_where_nobody_has_what_rounds_took_the_checkpoint_is_fetched(
@@ -190,7 +212,7 @@ async def test_rows_that_lead_elsewhere_are_not_believed_nor_kept(autojump_clock
 async def test_a_holder_that_always_says_that_it_is_busy_costs_a_bounded_time(
     autojump_clock: object, folder: Path
 ) -> None:
-    async with grown(folder) as swarm:
+    async with grown(folder, rounds=15, turn_s=2.0) as swarm:
         for number in range(3):
             tells(swarm, number, lambda told: Refusal(Code.BUSY, "later"))
         first, second, third = await joined(swarm)
