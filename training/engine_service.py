@@ -263,12 +263,13 @@ class Engine:
         async with self._state_lock:
             if self._rounds.head.record != record.previous:
                 return  # gone over to another head meanwhile
-            applied = await self._applied(effect)
+            weights = self._rounds.weights(effect.closed)
+            applied = await self._applied(effect, weights)
             if isinstance(applied, str):
                 self._observe(Problem(applied))
                 self.do(self._rounds.unapplied(trio.current_time(), effect.offers))
                 return
-            await self._ways.keep(effect)
+            await self._ways.keep(effect, weights)
             taken = frozenset(offered.hash for offered in effect.offers)
             now, traffic = trio.current_time(), self._means.transport.traffic()
             round_at = started_at if self._rounds.started_at is None else self._rounds.started_at
@@ -295,10 +296,9 @@ class Engine:
         if self._auditing is not None:
             self._auditing.applied(effect.closed, effect.offers)
 
-    async def _applied(self, effect: ApplyRecord) -> Applied[Any] | str:
+    async def _applied(self, effect: ApplyRecord, weights: Sequence[int]) -> Applied[Any] | str:
         if not effect.offers:
             return Applied(self._keeper.state, self._rounds.head.digest)
-        weights = self._rounds.weights(effect.closed)
         return await method_keeper(self._keeper).apply(effect.offers, weights)
 
     async def _evaluate(self, round: int) -> None:

@@ -167,8 +167,9 @@ class SwarmService:
         for problem in restored.problems:
             means.observe(Problem(problem))
         archive, loaded = await open_archive(means, self._directory / LOG_NAME, self._blocking)
-        history = await open_history(means, self._method, self._directory / HISTORY_NAME, self._blocking)
+        history = None
         try:
+            history = await open_history(means, self._method, self._directory / HISTORY_NAME, self._blocking)
             start_digest = self._method.start_digest(means.spec) if isinstance(self._method, FixesStart) else None
             ground = Ground(restored, archive, loaded, start_digest, self._standing(), history)
             self._cores = cores = make_cores(means, ground, self._ticket, self._trusted)

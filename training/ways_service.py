@@ -4,7 +4,7 @@ the method replays, so that others can do the same; who came by a checkpoint rep
 the end nobody would have it. A shell; what is estimated stands in `replaying`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,11 +77,11 @@ class Ways:
         self._skipped: _Skipped | None = None
         self._is_log_closed = False  # it has just led nowhere, in the time of which the others' checkpoints may go
 
-    async def keep(self, effect: ApplyRecord) -> None:
+    async def keep(self, effect: ApplyRecord, weights: Sequence[int]) -> None:
         """What this record took is applied: it is on disk before the state that it made is."""
         if self._history is None:
             return
-        made = made_of(effect.closed.record.round, effect.offers, self._rounds.weights(effect.closed))
+        made = made_of(effect.closed.record.round, effect.offers, weights)
         if made is not None:
             await self._try("kept", partial(self._history.append, (made,)))
 
