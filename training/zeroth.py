@@ -38,7 +38,7 @@ from .ports import BlobReader, Payload
 from .scalar_codes import LARGEST, MAGNITUDES, decoded, signed
 from .scalar_codes import encode as coded
 from .spec import Spec, swarm_id
-from .tensors import Layout
+from .tensors import Layout, element_count
 from .tried import Claims, Place, TurnName, drawn, fault, open_claims, payload
 from .weights import Walk, walks
 from .zeroth_settings import ZerothSettings
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
 UNIT: Final = 2**12  # of a pool's coefficients: so many are the smallest slope
 STEPS_TOLERATED: Final = 2  # of the codes, between a claim and what another machine computes
 NOISE: Final = 2.0**-19  # of a mean loss, relatively, between instruction sets (docs/decisions.md)
+DIRECTION_S: Final = 3e-5  # to make one, and start on its tensors
+PARAMETER_S: Final = 5e-10  # to move one along it
 
 _AUDIT_DOMAIN: Final = b"shoal/audit/1\0"
 
@@ -180,6 +182,11 @@ class Zeroth:
         if state.pool is not None:
             return self._apply_pooled(state, state.pool, claimed, recent), evidence
         return self._apply_fresh(state, claimed, recent), evidence
+
+    def replay_s(self, contributions: int) -> float:
+        """About how long it takes to go along all their directions, at the speeds in docs/performance.md."""
+        each = DIRECTION_S + PARAMETER_S * element_count(self._layout)
+        return contributions * self._settings.directions * each
 
     def settle(self, local: Local, state: State, taken: bool) -> Local:
         """A member keeps nothing but its pace."""

@@ -5,13 +5,19 @@ from pathlib import Path
 import pytest
 
 from shoal.node.complaint import Complaint
-from shoal.node.exported import Replayed, export, replay
+from shoal.node.exported import Build, Replayed, export, replay
 from shoal.node.logged import opened
 from shoal.node.membership import Membership, SwarmFolder
-from shoal.training.spec import swarm_id_of
+from shoal.training.replaying import Way
+from shoal.training.spec import Spec, open_spec, swarm_id_of
+from shoal.training.tensors import TensorShape
+from shoal.training.zeroth import Zeroth
+from shoal.training.zeroth_settings import ZerothSettings, parse_settings
 from shoal.transport.conditions import Conditions
 from tests.sim.harness import Node, Swarm, ToyState, make_nodes, make_spec, simulated
-from tests.sim.test_replaying import ReplayingMethod
+from tests.sim.test_replaying import ReplayingMethod, history_of, joined
+from tests.sim.test_zeroth import SETTINGS
+from tests.training.quadratic import Quadratic
 
 
 def silent(done: int, total: int) -> None:
@@ -28,12 +34,12 @@ def housed(folder: Path, swarm: Swarm, node: Node) -> Path:
     return data_dir
 
 
-def replayed(folder: Path, swarm: Swarm, number: int, trust: str | None = None) -> Replayed:
+def replayed(folder: Path, swarm: Swarm, number: int, build: Build = lambda spec: ReplayingMethod()) -> Replayed:
     """Out of the file that this node exports, by a machine that has nothing else."""
     path = folder / f"{number}.log"
     with opened(housed(folder, swarm, swarm.nodes[number]), None) as log:
         export(log, path, silent)
-    return replay(path, trust, lambda spec: ReplayingMethod(), silent)
+    return replay(path, None, build, silent)
 
 
 async def test_the_file_of_a_run_with_losses_kills_and_a_late_member_leads_to_its_state(
@@ -66,3 +72,36 @@ async def test_the_file_of_a_run_with_losses_kills_and_a_late_member_leads_to_it
             replayed(folder, swarm, 4)
         path = folder / "4.log"
         assert replay(path, trusted.hex(), lambda spec: ReplayingMethod(), silent).is_right
+
+
+LAYOUT = (TensorShape("w", (250, 250)), TensorShape("gain", (250,)))
+
+
+def zeroth(spec: Spec) -> Zeroth:
+    settings = parse_settings(spec.settings)
+    assert isinstance(settings, ZerothSettings), settings
+    return Zeroth(spec, settings, Quadratic(LAYOUT))
+
+
+@pytest.mark.parametrize("settings", [{}, {"way": "steps"}, {"pool": 64}], ids=str)
+async def test_shared_seeds_are_replayed_to_the_same_bits_by_a_newcomer_and_out_of_a_file(
+    autojump_clock: object, folder: Path, settings: dict[str, object]
+) -> None:
+    nodes = make_nodes(folder, 4)
+    signed = make_spec(nodes, method="zeroth", members_start=3, settings=SETTINGS | settings)
+    spec = open_spec(signed)
+    assert isinstance(spec, Spec)
+    for node in nodes:
+        node.turn_s, node.method = 0.1, zeroth(spec)
+    async with simulated(nodes, signed) as swarm:
+        await swarm.start(0, 1, 2, introducer=0)
+        await swarm.until_round(8)
+        (went,) = await joined(swarm)
+        assert went.has_arrived
+        assert went.way is (Way.CHECKPOINT if "pool" in settings else Way.LOG)  # a pool's is smaller than the log
+        await swarm.until(lambda: len(history_of(swarm, 3)) >= went.to_round)
+        swarm.kill(0, 1, 2, 3)
+        for number in (0, 3):
+            found = replayed(folder, swarm, number, zeroth)
+            assert found.is_right
+            assert found.opened.contents.rounds >= went.to_round

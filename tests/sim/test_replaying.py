@@ -180,7 +180,7 @@ async def test_where_nobody_has_what_rounds_took_the_checkpoint_is_fetched(
 ) -> None:
     async with grown(folder, ToyMethod) as swarm:
         swarm.nodes[3].method = ReplayingMethod(16)
-        swarm.nodes[3].method.replay_s = lambda contributions: -1.0  # type: ignore[method-assign]
+        swarm.nodes[3].method.replay_s = lambda contributions: -1.0
         first, second = await joined(swarm)
         assert (first.way, first.has_arrived) == (Way.LOG, False)
         assert (second.way, second.has_arrived) == (Way.CHECKPOINT, True)
