@@ -31,7 +31,7 @@ from .state_service import Holders
 
 BUSY_S: Final = 0.5  # before a holder that is busy is asked again: it has an allowance, which fills again
 HOLDERS_MAX: Final = 8  # asked for what rounds took
-APPLIED_AT_ONCE: Final = 64  # contributions, in one call that cannot be stopped
+APPLIED_AT_ONCE: Final = 16  # contributions, in one call that cannot be stopped
 
 Shares = tuple[Share, ...]
 
