@@ -23,12 +23,13 @@ ROUNDS = 60
 class ReplayingMethod(ToyMethod):
     """Its state takes its time on the wire, what it is made of does not."""
 
-    def __init__(self, state_bytes: int = STATE_BYTES) -> None:
+    def __init__(self, state_bytes: int = STATE_BYTES, contribution_s: float = 1e-6) -> None:
         super().__init__()
         self.state_bytes = state_bytes
+        self.contribution_s = contribution_s
 
     def replay_s(self, contributions: int) -> float:
-        return 1e-6 * contributions
+        return self.contribution_s * contributions
 
     def save(self, state: ToyState) -> Iterable[Payload]:
         return [*super().save(state), bytes(self.state_bytes - 16)]
@@ -179,8 +180,7 @@ async def test_where_nobody_has_what_rounds_took_the_checkpoint_is_fetched(
     autojump_clock: object, folder: Path
 ) -> None:
     async with grown(folder, ToyMethod) as swarm:
-        swarm.nodes[3].method = ReplayingMethod(16)
-        swarm.nodes[3].method.replay_s = lambda contributions: -1.0
+        swarm.nodes[3].method = ReplayingMethod(16, -1.0)  # it believes that the log is faster in any case
         first, second = await joined(swarm)
         assert (first.way, first.has_arrived) == (Way.LOG, False)
         assert (second.way, second.has_arrived) == (Way.CHECKPOINT, True)
