@@ -1,20 +1,17 @@
-"""`shoal log show|verify`: what a swarm's members have agreed on, round by round, read from this node's disk."""
+"""`shoal log show|verify|export|replay`: what a swarm's members have agreed on, read from this node's disk."""
 
 import argparse
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 from .cli_parts import add_command, add_swarm, counted, data_dir_of, print_json, seen, span, table
+from .cli_replay import add_export, add_replay
 from .complaint import Complaint, Exit
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .cli_parts import Commands
 
 HASH_CHARS = 12  # of a record's or a state's, for people
-QUIET_S = 2.0  # before progress is told
-TERMINAL_S = 0.5  # from one word of it to the next
-LINES_S = 10.0  # where each is a line of its own
 
 EPILOG = """\
 A swarm's members agree, round by round, on a record: which contributions were taken, who joined and who left. Each
@@ -24,13 +21,15 @@ examples:
   shoal log show --last 5            the newest records
   shoal log verify                   check every record and signature, from the spec on
   shoal log verify --from 3f2a91c0   from a record that you trust
+  shoal log export my.log            all that it takes to make the model anew, in a file
+  shoal log replay my.log            make it, on any machine, and check it
 """
 
 
 def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     log = commands.add_parser(
         "log",
-        help="show and verify what a swarm's members have agreed on",
+        help="show, verify, export and replay what a swarm's members have agreed on",
         description="The log is what the members of a swarm have agreed on, one signed record a round.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,6 +56,8 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     verify.add_argument("--from", dest="start", metavar="RECORD", help="only what follows this record, which you trust")
     for command in (show, verify):
         add_swarm(command)
+    add_export(verbs, parent)
+    add_replay(verbs, parent)
 
 
 def run_show(arguments: argparse.Namespace) -> Exit:
@@ -150,28 +151,3 @@ def say_split(split: dict[str, Any]) -> None:
             f"          {each['hash'][:HASH_CHARS]}, attempt {each['attempt']}, signed by {', '.join(each['signers'])}"
         )
     print(f"          signed both: {', '.join(split['culprits'])}")
-
-
-class Progress:
-    """Of verifying, on standard error."""
-
-    def __init__(self) -> None:
-        self._is_terminal = sys.stderr.isatty()
-        self._began_at = time.monotonic()
-        self._next_at = self._began_at + QUIET_S
-        self._has_told = False
-
-    def tick(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now < self._next_at or not done:
-            return
-        self._next_at = now + (TERMINAL_S if self._is_terminal else LINES_S)
-        self._has_told = True
-        left = (now - self._began_at) / done * max(0, total - done)
-        line = f"{done:,} of {total:,} rounds, {span(left)} left"
-        print(f"\r\x1b[K{line}" if self._is_terminal else line, end="" if self._is_terminal else "\n", file=sys.stderr)
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        if self._has_told and self._is_terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -181,6 +181,9 @@ class Tally:
                 node.newest = max(node.newest, round)
                 node.doing = f"caught up to round {round}"
                 self._note(peer, f"resynchronized from round {before} to round {round}")
+            case {"event": "Went", "way": str(way), "to_round": int(round), "has_arrived": bool(is_there)}:
+                outcome = "got there" if is_there else "led nowhere"
+                self._note(peer, f"to round {round} by {way}: {outcome} ({event.get('reason')})")
             case {"event": "Waiting", "reason": str(reason)}:
                 node.doing = f"waiting: {reason}"
             case {"event": "Finished"}:

@@ -23,6 +23,7 @@ from .calls import (
     Ack,
     AskContributions,
     AskHead,
+    AskHistory,
     AskLog,
     AskProof,
     AskSpec,
@@ -34,12 +35,14 @@ from .calls import (
     Offer,
     TellContributions,
     TellHead,
+    TellHistory,
     TellLog,
     TellProof,
     TellStore,
     Words,
 )
 from .effects import Effect
+from .history_service import History
 from .log import Log
 from .opening import Opener
 from .records import Offered, Present, Standing, open_contribution
@@ -84,6 +87,7 @@ class Cores:
     archive: Archive
     verified: Verified
     unwritten: Unwritten = field(default_factory=Unwritten)
+    history: History | None = None  # where the method replays (`history.Replays`)
 
 
 class Answers:
@@ -109,6 +113,7 @@ class Answers:
         self._voice = voice
         self._do = do
         self._reader = cores.archive.reader
+        self._history = cores.history
         self._workers = workers
         # What is newer is told record by record: who comes new has to know what these took.
         self._short_of = spec.stale_rounds_max + 2
@@ -123,6 +128,7 @@ class Answers:
         transport.serve(calls.head, self._on_head)
         transport.serve(calls.log, self._on_log)
         transport.serve(calls.proof, self._on_proof)
+        transport.serve(calls.history, self._on_history)
         transport.serve(calls.store, self._on_store)
         transport.serve(calls.contributions, self._on_contributions)
         transport.serve(calls.spec, self._on_spec)
@@ -255,6 +261,17 @@ class Answers:
             return TellProof(await self._workers.run(partial(self._reader.proof, request.record, self._short_of)))
         except StoreError:
             return TellProof(None)
+
+    async def _on_history(self, peer: PeerId, request: AskHistory) -> TellHistory | Refusal:
+        refusal = self._refuse_log(peer)
+        if refusal is not None or self._history is None:
+            return refusal or TellHistory(())
+        try:
+            return TellHistory(
+                await self._workers.run(partial(self._history.reader.range, request.first, request.last))
+            )
+        except StoreError:
+            return TellHistory(())
 
     def _refuse_log(self, peer: PeerId) -> Refusal | None:
         """Why `peer` is to be told nothing that has to be read from the disk."""

@@ -207,6 +207,11 @@ class ArchiveReader:
                 return
             yield leap
 
+    def start(self) -> Anchor | None:
+        """The last record that the log begins at because it was trusted: nothing here leads to it."""
+        found = self._trusted(-1)
+        return found[-1][1] if found else None
+
     # What is this member's own.
 
     def journal(self) -> Journal | None:

@@ -14,6 +14,7 @@ from shoal.transport.blobs import BlobRef
 from shoal.transport.port import Unary
 from shoal.transport.wire import U64, Digest, Message
 
+from .history import Made
 from .members import CHANGES_TOLD_MAX, Change
 from .records import (
     CONTRIBUTION_BYTES_MAX,
@@ -34,6 +35,7 @@ HELD_MAX: Final = MEMBERS_MAX  # contributions announced at once
 ASK_MAX: Final = 32  # contributions asked for at once
 BALLOTS_MAX: Final = 8  # said at once: a proposal, and the votes of two attempts
 LOG_TOLD_MAX: Final = 64  # records told at once
+ROUNDS_TOLD_MAX: Final = 1024  # of whose contributions is told at once
 CHANGES_TOLD_BYTES_MAX: Final = CHANGES_TOLD_MAX * 2048
 TOLD_BYTES_MAX: Final = 4 * 1024 * 1024  # of ballots, or of the log, at once
 PLATFORM_CHARS_MAX: Final = 120
@@ -124,6 +126,19 @@ class TellProof(Message, frozen=True):
     proof: Proof | None
 
 
+class AskHistory(Message, frozen=True):
+    """For what the rounds from `first` to `last` took."""
+
+    first: RoundNumber
+    last: RoundNumber
+
+
+class TellHistory(Message, frozen=True):
+    """As many as fit, in order, from `first` on; none if the answerer does not have that one."""
+
+    rounds: Annotated[tuple[Made, ...], msgspec.Meta(max_length=ROUNDS_TOLD_MAX)]
+
+
 class AskContributions(Message, frozen=True):
     wanted: Annotated[tuple[Digest, ...], msgspec.Meta(min_length=1, max_length=ASK_MAX)]
 
@@ -153,6 +168,9 @@ class Calls:
         self.head: Unary[AskHead, TellHead] = Unary(f"{prefix}/head", AskHead, TellHead, 16, 512)
         self.log: Unary[AskLog, TellLog] = Unary(f"{prefix}/log", AskLog, TellLog, 16, TOLD_BYTES_MAX)
         self.proof: Unary[AskProof, TellProof] = Unary(f"{prefix}/proof", AskProof, TellProof, 64, TOLD_BYTES_MAX)
+        self.history: Unary[AskHistory, TellHistory] = Unary(
+            f"{prefix}/history", AskHistory, TellHistory, 16, TOLD_BYTES_MAX
+        )
         self.store: Unary[AskStore, TellStore] = Unary(f"{prefix}/store", AskStore, TellStore, 64, 64)
         self.contributions: Unary[AskContributions, TellContributions] = Unary(
             f"{prefix}/contributions",
@@ -165,7 +183,7 @@ class Calls:
 
     def names(self) -> tuple[str, ...]:
         methods = (self.hello, self.offer, self.have, self.ballots, self.words, self.head, self.log)
-        others = (self.proof, self.store, self.contributions, self.spec)
+        others = (self.proof, self.history, self.store, self.contributions, self.spec)
         return (*(method.name for method in methods), *(method.name for method in others))
 
 

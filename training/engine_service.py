@@ -52,12 +52,12 @@ from .state_service import Applied, StateKeeper
 from .storage_service import StorageKeeper
 from .turn_service import Turns, method_keeper
 from .voting_effects import Save, Send
+from .ways_service import Ways
 from .wishes_service import Wishes
 from .writing_service import Writer
 
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
 CHECKED_AT_ONCE = 32  # payloads of at most INLINE_BYTES_MAX each; more: one that is slow to check holds up the others
-TELLERS_NAMED_MAX = 4  # in a complaint
 
 
 class Engine:
@@ -91,6 +91,7 @@ class Engine:
         self._auditing: Auditing | None = None
         if isinstance(keeper, StateKeeper):
             self._auditing = Auditing(means, keeper, self._start, wishes.remove)
+        self._ways = Ways(means, cores, keeper, self.exchange, self._holders_of_head, lambda: self._meter.bytes_per_s)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled."""
@@ -262,11 +263,13 @@ class Engine:
         async with self._state_lock:
             if self._rounds.head.record != record.previous:
                 return  # gone over to another head meanwhile
-            applied = await self._applied(effect)
+            weights = self._rounds.weights(effect.closed)
+            applied = await self._applied(effect, weights)
             if isinstance(applied, str):
                 self._observe(Problem(applied))
                 self.do(self._rounds.unapplied(trio.current_time(), effect.offers))
                 return
+            await self._ways.keep(effect, weights)
             taken = frozenset(offered.hash for offered in effect.offers)
             now, traffic = trio.current_time(), self._means.transport.traffic()
             round_at = started_at if self._rounds.started_at is None else self._rounds.started_at
@@ -293,10 +296,9 @@ class Engine:
         if self._auditing is not None:
             self._auditing.applied(effect.closed, effect.offers)
 
-    async def _applied(self, effect: ApplyRecord) -> Applied[Any] | str:
+    async def _applied(self, effect: ApplyRecord, weights: Sequence[int]) -> Applied[Any] | str:
         if not effect.offers:
             return Applied(self._keeper.state, self._rounds.head.digest)
-        weights = self._rounds.weights(effect.closed)
         return await method_keeper(self._keeper).apply(effect.offers, weights)
 
     async def _evaluate(self, round: int) -> None:
@@ -320,17 +322,14 @@ class Engine:
         told, tellers = choice.told, choice.tellers
         applied: Applied[Any] = Applied(self._keeper.state, told.head.digest)
         if told.head.digest and told.checkpoint is not None:
-            holders = partial(self._holders_of_head, told, tellers)
-            fetched = await self._keeper.fetch_state(told.head, told.checkpoint, holders)
-            if isinstance(fetched, str):
-                named = ", ".join(tellers[:TELLERS_NAMED_MAX])
-                self._observe(
-                    Problem(f"the state of round {told.head.round} cannot be had, as {named} tells: {fetched}")
-                )
+            arrived = await self._ways.go(choice)
+            if isinstance(arrived, str):
+                self._observe(Problem(arrived))
                 self.do(self._rounds.resync_failed(trio.current_time(), tellers))
                 return
-            applied = fetched
+            applied = arrived
         await self._go_over(choice, applied)
+        await self._ways.fill()
 
     async def _go_over(self, choice: Choice, applied: Applied[Any]) -> None:
         told, source = choice.told, choice.tellers[0]

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from .replaying import Way
+
 
 def _as_json(event: Any) -> dict[str, Any]:
     """The event's fields under their names, and its kind under "event"."""
@@ -96,6 +98,20 @@ class Resynced:
 
 
 @dataclass(frozen=True, slots=True)
+class Went:
+    """By which way this member got to another's state, or did not, where there were two."""
+
+    way: Way
+    from_round: int
+    to_round: int
+    has_arrived: bool
+    reason: str  # for this way
+    bytes_received: int  # by the whole node, meanwhile
+    seconds: float
+    as_json = _as_json
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     reason: str
     as_json = _as_json
@@ -124,6 +140,7 @@ Event = (
     | Evaluated
     | Audited
     | Resynced
+    | Went
     | Waiting
     | Finished
     | Problem

@@ -22,6 +22,7 @@ from .calls import (
     PROTOCOL_VERSION,
     AskContributions,
     AskHead,
+    AskHistory,
     AskLog,
     AskProof,
     AskStore,
@@ -36,6 +37,7 @@ from .calls import (
 )
 from .effects import Effect, Observe
 from .events import Problem
+from .history import Made
 from .means import Means
 from .members import CHANGES_TOLD_MAX, Change
 from .outbox import Kind
@@ -211,6 +213,11 @@ class Exchange:
         """The way from this record to one near the newest, as `peer` tells it; to be verified."""
         reply = await self._transport.request(peer, self._calls.proof, AskProof(record), timeout_s=PROOF_S)
         return None if isinstance(reply, Refusal) else reply.proof
+
+    async def ask_history(self, peer: PeerId, first: int, last: int) -> tuple[Made, ...] | Refusal:
+        """What the rounds from `first` on took, as many as `peer` tells at once; to be verified."""
+        reply = await self._transport.request(peer, self._calls.history, AskHistory(first, last), timeout_s=PROOF_S)
+        return reply if isinstance(reply, Refusal) else reply.rounds
 
     async def ask_head(self, peer: PeerId) -> TellHead | None:
         """Where `peer` stands, with the proof and the checkpoint."""

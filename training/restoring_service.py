@@ -21,6 +21,8 @@ from .answers_service import Cores
 from .archive_service import Archive, Loaded
 from .calls import TellHead
 from .events import Problem
+from .history import Replays
+from .history_service import History
 from .ledger import RECORDS_KEPT, Ledger, closed_by
 from .log import Log
 from .means import Means
@@ -46,6 +48,7 @@ class Ground:
     loaded: Loaded
     start_digest: bytes | None  # of round 0, where the spec fixes it
     standing: Standing
+    history: History | None = None  # where the method replays
 
 
 async def open_keeper(
@@ -99,6 +102,19 @@ async def open_archive(means: Means, path: Path, blocking: RunBlocking) -> tuple
     return archive, loaded
 
 
+async def open_history(
+    means: Means, method: Method[Any, Any] | None, path: Path, blocking: RunBlocking
+) -> History | None:
+    """What rounds took, where the method replays. Without it the member goes on, and others ask somebody else."""
+    if not isinstance(method, Replays):
+        return None
+    try:
+        return await blocking(partial(History, path, means.swarm))
+    except StoreError as error:
+        means.observe(Problem(f"what rounds take is not kept for those who come later: {error}"))
+        return None
+
+
 def make_cores(means: Means, ground: Ground, ticket: Ticket | None, trusted: bytes | None) -> Cores:
     """See `Terms` for `ticket` and `trusted`."""
     spec, me, loaded, restored = means.spec, means.signer.peer_id, ground.loaded, ground.restored
@@ -124,7 +140,14 @@ def make_cores(means: Means, ground: Ground, ticket: Ticket | None, trusted: byt
     if trusted is not None and loaded.position.round == 0 and not loaded.log:
         rounds.trust(trusted)
     rounds.asks_by(lambda round: join_change(spec, means.swarm, means.signer, ticket, round))
-    return Cores(rounds, roster, Log(TellHead(restored.head, restored.checkpoint)), ground.archive, verified)
+    return Cores(
+        rounds,
+        roster,
+        Log(TellHead(restored.head, restored.checkpoint)),
+        ground.archive,
+        verified,
+        history=ground.history,
+    )
 
 
 def _ledger(ground: Ground) -> tuple[Ledger, tuple[PeerId, ...]]:

@@ -20,6 +20,7 @@ from .archive_reading_service import LOG_NAME
 from .calls import AskSpec, Calls
 from .engine_service import Engine
 from .events import Event, Problem
+from .history_service import HISTORY_NAME
 from .keeping import Keeping
 from .means import Means
 from .membership_view import Known, MembershipView, Removal, membership_view, notice, removal_of
@@ -28,7 +29,7 @@ from .namespaces import STORE_NAME
 from .pins import Pins
 from .ports import Blobs, Signer
 from .records import Head, Standing, open_contribution
-from .restoring_service import Ground, make_cores, open_archive, open_keeper, open_store
+from .restoring_service import Ground, make_cores, open_archive, open_history, open_keeper, open_store
 from .rounds import Phase
 from .spec import SignedSpec, open_spec, swarm_id_of
 from .state_service import FixesStart, StateKeeper
@@ -166,15 +167,19 @@ class SwarmService:
         for problem in restored.problems:
             means.observe(Problem(problem))
         archive, loaded = await open_archive(means, self._directory / LOG_NAME, self._blocking)
+        history = None
         try:
+            history = await open_history(means, self._method, self._directory / HISTORY_NAME, self._blocking)
             start_digest = self._method.start_digest(means.spec) if isinstance(self._method, FixesStart) else None
-            ground = Ground(restored, archive, loaded, start_digest, self._standing())
+            ground = Ground(restored, archive, loaded, start_digest, self._standing(), history)
             self._cores = cores = make_cores(means, ground, self._ticket, self._trusted)
             store = await open_store(means, self._directory / STORE_NAME, self._blocking)
             self._engine = engine = Engine(means, cores, keeper, store)
             await self._take_part(engine, cores, sequence, stays, task_status)
         finally:
             archive.close()
+            if history is not None:
+                history.close()
 
     async def _take_part(
         self, engine: Engine, cores: Cores, sequence: int, stays: bool, task_status: trio.TaskStatus[None]

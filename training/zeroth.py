@@ -55,9 +55,9 @@ if TYPE_CHECKING:
 UNIT: Final = 2**12  # of a pool's coefficients: so many are the smallest slope
 STEPS_TOLERATED: Final = 2  # of the codes, between a claim and what another machine computes
 NOISE: Final = 2.0**-19  # of a mean loss, relatively, between instruction sets (docs/decisions.md)
+DIRECTION_S: Final = 3e-5  # to make one, and start on its tensors
+PARAMETER_S: Final = 5e-10  # to move one along it
 
-DIRECTION_S: Final = 3e-5  # of applying one direction, whatever the model's size; measured on one core
-PARAMETER_S: Final = 3.5e-10  # and for each parameter
 
 _AUDIT_DOMAIN: Final = b"shoal/audit/1\0"
 
@@ -184,6 +184,11 @@ class Zeroth:
             return self._apply_pooled(state, state.pool, claimed, recent), evidence
         return self._apply_fresh(state, claimed, recent), evidence
 
+    def replay_s(self, contributions: int) -> float:
+        """About how long it takes to go along all their directions, at the speeds in docs/performance.md."""
+        each = DIRECTION_S + PARAMETER_S * element_count(self._layout)
+        return contributions * self._settings.directions * each
+
     def settle(self, local: Local, state: State, taken: bool) -> Local:
         """A member keeps nothing but its pace."""
         return local
@@ -209,11 +214,6 @@ class Zeroth:
 
     def is_evaluated(self, round: int) -> bool:
         return round % self._settings.evaluate_rounds == 0 or round == self._spec.rounds_max
-
-    def replay_s(self, contributions: int) -> float:
-        """About how long it takes to apply so many: along each direction a table lookup for each 8 parameters."""
-        count = element_count(self._layout)
-        return contributions * self._settings.directions * (DIRECTION_S + PARAMETER_S * count)
 
     def evaluate(self, state: State) -> Mapping[str, float]:
         return self._evaluator.evaluate(state.parameters)

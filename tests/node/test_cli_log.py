@@ -18,7 +18,7 @@ import pytest
 from msgspec import structs
 
 from shoal.crdt.compact import WriterMark
-from shoal.node import cli_log
+from shoal.node import progress
 from shoal.node.complaint import Exit
 from shoal.node.membership import Membership, SwarmFolder
 from shoal.training.agreed import Position, StoreMark
@@ -248,8 +248,8 @@ def test_no_less_than_one_record_is_shown(tmp_path: Path) -> None:
 def test_who_waits_at_a_terminal_sees_how_long_it_takes(tmp_path: Path) -> None:
     archive(tmp_path, LOG.keeps).close()
     main, terminal = pty.openpty()
-    program = "from shoal.node import cli, cli_log; cli_log.QUIET_S = cli_log.TERMINAL_S = 0.0; cli.main()"
-    assert 0 < cli_log.TERMINAL_S < cli_log.QUIET_S
+    program = "from shoal.node import cli, progress; progress.QUIET_S = progress.TERMINAL_S = 0.0; cli.main()"
+    assert 0 < progress.TERMINAL_S < progress.QUIET_S
     command = [sys.executable, "-c", program, "log", "verify", "--data-dir", str(tmp_path)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=terminal)
     os.close(terminal)

@@ -1,5 +1,6 @@
 """The fold from what nodes tell to rounds."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -8,6 +9,8 @@ from hypothesis import strategies as st
 
 from shoal.node.report import Event, Report, ReportedRound, faults
 from shoal.node.tally import Tally
+from shoal.training.events import Went
+from shoal.training.replaying import Way
 
 A, B = "peer-a", "peer-b"
 DIGEST = "ab" * 32
@@ -145,6 +148,14 @@ def test_going_down_and_coming_back_are_incidents() -> None:
     ]
     assert tally.newest_round(B) == 4
     assert tally.digest(B, 4) is None
+
+
+def test_the_way_to_anothers_state_is_an_incident() -> None:
+    tally = tally_of(a_run(2))
+    went = Went(Way.LOG, 2, 9, False, "it should be faster", 300, 0.5)
+    tally.add(B, json.loads(json.dumps(went.as_json())), 60.0)
+    (incident,) = tally.report("diloco").incidents
+    assert incident.what == "to round 9 by log: led nowhere (it should be faster)"
 
 
 def test_the_time_left_follows_from_the_rounds_so_far() -> None:

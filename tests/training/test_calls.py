@@ -15,9 +15,11 @@ from shoal.training.calls import (
     LOG_TOLD_MAX,
     PLATFORM_CHARS_MAX,
     PROTOCOL_VERSION,
+    ROUNDS_TOLD_MAX,
     TOLD_BYTES_MAX,
     Ack,
     AskContributions,
+    AskHistory,
     AskLog,
     Ballots,
     Calls,
@@ -25,11 +27,14 @@ from shoal.training.calls import (
     Hello,
     TellContributions,
     TellHead,
+    TellHistory,
     TellLog,
     Words,
     topic,
 )
+from shoal.training.history import MADE_BYTES_MAX, Made, Part
 from shoal.training.members import CHANGES_TOLD_MAX, PROOF_BYTES_MAX, Join, Vouch, electorate_of
+from shoal.training.method import WEIGHT_MAX
 from shoal.training.records import CONTRIBUTION_BYTES_MAX, MEMBERS_MAX, Head, Presence, Standing
 from shoal.training.spec import Quorum
 from shoal.training.votes import VALUE_BYTES_MAX, Decided, Proposal, Signed, Step, Vote
@@ -59,6 +64,15 @@ def test_the_largest_of_each_call_fits_its_bound() -> None:
     assert len(encode(told)) <= CALLS.contributions.reply_bytes_max
     assert len(encode(TellHead(HEAD, BlobRef(bytes(32), 2**36)))) <= CALLS.head.reply_bytes_max
     assert len(encode(AskLog(2**31))) <= CALLS.log.request_bytes_max
+    assert len(encode(AskHistory(2**31, 2**31))) <= CALLS.history.request_bytes_max
+
+
+def test_what_a_thousand_members_contributed_to_a_round_fits_a_message() -> None:
+    made = Made(2**31, (Part(WEIGHT_MAX, bytes(MADE_BYTES_MAX // MEMBERS_MAX - 16)),) * MEMBERS_MAX)
+    assert MADE_BYTES_MAX - 16 * MEMBERS_MAX < len(encode(made)) <= MADE_BYTES_MAX
+    assert len(encode(TellHistory((made,)))) <= CALLS.history.reply_bytes_max
+    empty = (Made(2**31, ()),) * (ROUNDS_TOLD_MAX + 1)
+    assert isinstance(decode(encode(TellHistory(empty)), TellHistory, TOLD_BYTES_MAX), Malformed)
 
 
 def test_changes_with_the_longest_proofs_of_one_peer_fit_one_message() -> None:
@@ -93,7 +107,7 @@ def test_no_more_is_read_than_the_bounds_say() -> None:
 
 def test_method_names_stay_short_and_differ_between_swarms() -> None:
     names = {*Calls(SWARM).names(), *Calls(bytes(32)).names()}
-    assert len(names) == 22
+    assert len(names) == 24
     assert all(len(name) < 64 for name in names)
     assert topic(SWARM) != topic(bytes(32))
 
@@ -112,7 +126,18 @@ def test_an_independent_implementation_of_messagepack_reads_and_writes_the_same_
         assert independent.packb(plain) == encode(message)
 
 
-MESSAGES: list[type[Message]] = [Hello, Have, Ballots, Words, TellHead, TellLog, AskLog, AskContributions]
+MESSAGES: list[type[Message]] = [
+    Hello,
+    Have,
+    Ballots,
+    Words,
+    TellHead,
+    TellLog,
+    AskLog,
+    AskContributions,
+    AskHistory,
+    TellHistory,
+]
 
 
 @given(st.sampled_from(MESSAGES), st.binary(max_size=300))

@@ -11,6 +11,7 @@ from blake3 import blake3
 from shoal.crdt.compact import WriterMark
 from shoal.training import calls
 from shoal.training.agreed import AgreedRecord, Position, Share, StoreMark, next_record, record_value
+from shoal.training.history import Made, Part
 from shoal.training.members import Change, Electorate, Seat, electorate_of
 from shoal.training.records import Contribution, Head, Presence, seal_contribution
 from shoal.training.scalar_codes import MAGNITUDES
@@ -32,7 +33,7 @@ MESSAGES: list[type[Message]] = [
     *(Contribution, Presence, Head),
     *(calls.Hello, calls.Offer, calls.Have, calls.Ballots, calls.Words, calls.Ack),
     *(calls.AskHead, calls.TellHead, calls.AskLog, calls.TellLog, calls.AskProof, calls.TellProof),
-    *(calls.AskStore, calls.TellStore),
+    *(calls.AskStore, calls.TellStore, calls.AskHistory, calls.TellHistory, Made, Part),
     *(calls.AskContributions, calls.TellContributions, calls.AskSpec),
     *(AgreedRecord, Share, StoreMark, WriterMark, Seat),
     *(Ballot.__args__),
