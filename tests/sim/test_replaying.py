@@ -20,22 +20,25 @@ STATE_BYTES = 2**20
 ROUNDS = 60
 
 
-class ReplayingMethod(ToyMethod):
-    """Its state takes its time on the wire, what it is made of does not."""
+class LargeMethod(ToyMethod):
+    """Its state takes its time on the wire."""
 
-    def __init__(self, state_bytes: int = STATE_BYTES, contribution_s: float = 1e-6) -> None:
+    def __init__(self, state_bytes: int = STATE_BYTES) -> None:
         super().__init__()
         self.state_bytes = state_bytes
-        self.contribution_s = contribution_s
-
-    def replay_s(self, contributions: int) -> float:
-        return self.contribution_s * contributions
 
     def save(self, state: ToyState) -> Iterable[Payload]:
         return [*super().save(state), bytes(self.state_bytes - 16)]
 
     def load(self, saved: BlobReader) -> ToyState:
         return super().load(_Beginning(saved))
+
+
+class ReplayingMethod(LargeMethod):
+    """What its state is made of does not."""
+
+    def replay_s(self, contributions: int) -> float:
+        return 1e-6 * contributions
 
 
 class _Beginning:
@@ -179,8 +182,7 @@ async def test_what_is_told_after_a_checkpoint_is_not_kept_if_it_leads_elsewhere
 async def test_where_nobody_has_what_rounds_took_the_checkpoint_is_fetched(
     autojump_clock: object, folder: Path
 ) -> None:
-    async with grown(folder, ToyMethod) as swarm:
-        swarm.nodes[3].method = ReplayingMethod(16, -1.0)  # it believes that the log is faster in any case
+    async with grown(folder, LargeMethod) as swarm:
         first, second = await joined(swarm)
         assert (first.way, first.has_arrived) == (Way.LOG, False)
         assert (second.way, second.has_arrived) == (Way.CHECKPOINT, True)
