@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .cli_node import add_member_options, paths
 from .cli_parts import add_command, add_swarm, counted, data_dir_of, print_json, seen, size, span
 from .complaint import Complaint, Exit
 from .progress import Progress
@@ -39,6 +40,7 @@ def add_replay(verbs: "Commands", parent: argparse.ArgumentParser) -> None:
         epilog="  shoal log replay my.log\n  shoal log replay my.log --save model --json",
     )
     replay.add_argument("file", metavar="FILE", help="as `shoal log export` writes it")
+    add_member_options(replay)
     replay.add_argument("--save", metavar="FILE", help="write the model there, as members give it to each other")
     replay.add_argument(
         "--trust", metavar="RECORD", help="for a file whose proof begins with this record: you trust it"
@@ -69,14 +71,11 @@ def run_replay(arguments: argparse.Namespace) -> Exit:
     target = None if arguments.save is None else Path(arguments.save).expanduser()
     if target is not None and target.exists():
         raise Complaint(f"{target} is there already: name another file with --save", Exit.USAGE)
-    progress = Progress()
+    progress, own = Progress(), {name: Path(path) for name, path in paths(arguments).items()}
+    options = MemberOptions(data_path=own.get("data"), entry_path=own.get("entry"), model_path=own.get("model_dir"))
     try:
-        replayed = replay(
-            Path(arguments.file).expanduser(),
-            arguments.trust,
-            lambda spec: build(spec, MemberOptions()),
-            progress.tick,
-        )
+        path = Path(arguments.file).expanduser()
+        replayed = replay(path, arguments.trust, lambda spec: build(spec, options), progress.tick)
     finally:
         progress.end()
     if target is not None and replayed.is_right:
