@@ -63,6 +63,8 @@ async def test_all_have_the_same_bits_also_who_computes_otherwise_was_killed_or_
             (digest,) = {testnet.tally.digest(node.peer, last) for node in testnet.nodes}
             assert digest
             assert set(testnet.tally.contributors(founder.peer, last)) == {node.peer for node in testnet.nodes}
+            told = [each for each in testnet.tally.report("zeroth").incidents if "by log: got there" in each.what]
+            assert {each.node for each in told} == {victim.peer, late.peer}  # not by the checkpoint, of 850 kB
             async with connect(founder.data_dir) as client:
                 agreement = (await client.call("swarm.show"))["agreement"]
             assert agreement["barred"] == []  # nobody's audits fail by arithmetic
