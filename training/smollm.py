@@ -167,7 +167,7 @@ def generate(model: SmolLm, prompt: list[int], temperature: float, generator: to
 
 def _unset(kind: type[Kind], *args: int, **kwargs: bool) -> Kind:
     """A module without values: to initialize what is overwritten at once would take a second."""
-    made: Kind = cast(Any, nn.utils.skip_init)(kind, *args, **kwargs)
+    made: Kind = cast(Any, nn.utils).skip_init(kind, *args, **kwargs)
     return made
 
 

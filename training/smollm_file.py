@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
-from .gguf_header import Header, parse_header
+from .gguf_header import Stored, parse_header
 from .selection import lora_start, lora_targets
 from .tensors import Layout, TensorShape, element_count, views
 
@@ -89,7 +89,7 @@ class SmolFile:
         from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
         from gguf.quants import dequantize
 
-        stored = self._header.tensors[_THEIRS[name]]
+        stored = self._tensors[_THEIRS[name]]
         kind = GGMLQuantizationType(stored.kind)
         block, block_bytes = GGML_QUANT_SIZES[kind]
         row_bytes = stored.count // stored.shape[0] * block_bytes // block
@@ -121,7 +121,7 @@ class SmolFile:
         """
         from tokenizers import Tokenizer
 
-        found = self._header.metadata
+        found = parse_header(self._bytes.data).metadata
         tokens, kinds, merges = (found[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type", "merges"))
         special = [index for index, kind in enumerate(kinds) if kind == _CONTROL]
         bpe = {
@@ -150,8 +150,8 @@ class SmolFile:
         return np.memmap(self.path, np.uint8, "r")
 
     @cached_property
-    def _header(self) -> Header:
-        return parse_header(self._bytes.data)
+    def _tensors(self) -> dict[str, Stored]:
+        return parse_header(self._bytes.data).tensors
 
 
 _CONTROL: Final = 3  # llama.cpp's kind of a token that stands for no text

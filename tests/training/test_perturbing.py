@@ -57,7 +57,7 @@ def by_hand(model: nn.Module, layout: Layout, values: np.ndarray, scale: np.floa
     named = dict(model.named_parameters())
     for number, (name, part) in enumerate(views(layout, values).items()):
         z = signs(KEY, number, 0, part.size).reshape(part.shape)
-        named[name].copy_(torch.from_numpy(part + scale * z.astype(np.float32)))
+        named[name].copy_(torch.as_tensor(part + scale * z.astype(np.float32)))
     out: Tensor = model(TOKENS)
     return out
 
@@ -139,7 +139,7 @@ def test_the_embedded_gpt_gives_the_losses_of_its_perturbed_values() -> None:
         ]
     )
     with torch.no_grad():
-        expected = loss(Gpt(size, torch.from_numpy(moved)), windows)
+        expected = loss(Gpt(size, torch.as_tensor(moved)), windows)
         with perturbing.at(Point(values, KEY, SCALE)):
             assert torch.equal(loss(model, windows), expected)
 
@@ -149,16 +149,16 @@ def test_lora_adds_nothing_while_b_is_zero_and_the_product_afterwards() -> None:
     layout: Layout = (TensorShape("layers.1.a", (2, 24)), TensorShape("layers.1.b", (24, 2)))
     with torch.no_grad():
         plain = model(TOKENS)
-    weight = model.layers[1].weight.detach().clone()
+    weight = model.state_dict()["layers.1.weight"].clone()
     add_lora(model, layout)
     perturbing = Perturbing(model, layout)
     values = np.concatenate([uniform("a", 48, 1.0), np.zeros(48, np.float32)])
     assert torch.equal(perturbed(perturbing, model, Point(values)), plain)
     values = uniform("ab", element_count(layout), 1.0)
-    a, b = (torch.from_numpy(part.copy()) for part in views(layout, values).values())
+    a, b = (torch.as_tensor(part.copy()) for part in views(layout, values).values())
     twin = Tied()
     names = {name: name.replace("1.own.", "1.") for name in model.state_dict()}
     twin.load_state_dict({new: model.state_dict()[old] for old, new in names.items() if old[-2:] not in (".a", ".b")})
     with torch.no_grad():
-        twin.layers[1].weight.copy_(weight + b @ a)
+        twin.get_parameter("layers.1.weight").copy_(weight + b @ a)
         torch.testing.assert_close(perturbed(perturbing, model, Point(values)), twin(TOKENS))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,10 +88,12 @@ def test_logits_are_those_of_another_implementation(model: SmolLm) -> None:
 
     config = LlamaConfig(
         vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, rms_norm_eps=1e-5, rope_theta=100_000.0, tie_word_embeddings=True,
+        num_key_value_heads=3, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0},
         max_position_embeddings=8192,
     )  # fmt: skip
-    theirs = LlamaForCausalLM(config).eval()
+    theirs: Any = LlamaForCausalLM(config)
+    theirs.eval()
     places = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
     places |= {f"attention.{each}": f"self_attn.{each}_proj" for each in "qkv"} | {"attention.out": "self_attn.o_proj"}
     places |= {f"mlp.{each}": f"mlp.{each}_proj" for each in ("gate", "up", "down")}
