@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    spec, settings, evaluator = prepared(MODEL, arguments.seed, arguments.rounds, 2)
+    spec, settings, evaluator = prepared(MODEL, arguments.seed, arguments.rounds, 1)
     private = msgspec.structs.replace(settings, audit="private")
     unbounded = msgspec.structs.replace(private, bound=1024)
     began, result = time.monotonic(), dict[str, object]()

@@ -2,8 +2,8 @@
 
 A sentence is followed by " It was", and the model says which is likelier, " great" or " terrible" (Malladi et al. 2023,
 section D, after Gao et al. 2021). The loss is the cross entropy between these two alone. Over the whole vocabulary it
-trains worse by far: what the losses at two points differ by is then mostly that other words became likelier, and
-accuracy stayed at chance in 100 steps (docs/decisions.md).
+trained worse in the one run that was made (docs/decisions.md): what the losses at two points differ by is then mostly
+that other words became likelier.
 
 All is computed in float32. A central difference subtracts two losses that differ by a few percent: bfloat16 keeps
 eight bits, and its rounding is as large as what is to be measured.

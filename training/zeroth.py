@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 UNIT: Final = 2**12  # of a pool's coefficients: so many are the smallest slope
 STEPS_TOLERATED: Final = 2  # of the codes, between a claim and what another machine computes
-NOISE: Final = 2.0**-19  # of a mean loss, relatively, between instruction sets (docs/decisions.md)
+NOISE: Final = 2.0**-18  # of a mean loss, relatively, between instruction sets; bench/spread.py found 2^-18.5 at most
 DIRECTION_S: Final = 3e-5  # to make one, and start on its tensors
 PARAMETER_S: Final = 5e-10  # to move one along it
 
