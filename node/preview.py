@@ -61,8 +61,8 @@ def preview(spec: Spec, threads: int, obstacle: str | None = None, *, is_torch_h
     if isinstance(forward, zeroth_settings.ZerothSettings):
         parameters = trained_count(spec.model, forward)
         payload = tried.payload_bytes(forward.directions, forward.pool)
-        # Two states in memory and four on disk; contributions travel inside of messages, and are kept for who comes.
-        disk = None if parameters is None else STATES_AUDITED * 4 * parameters
+        kept = STATES_AUDITED + spec.stale_rounds_max
+        disk = None if parameters is None else kept * 4 * parameters
         memory = None if parameters is None else TORCH_BYTES + 4 * whole_count(spec.model) + 12 * parameters
     return Preview(
         swarm=swarm_id(spec).hex(),

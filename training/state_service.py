@@ -23,8 +23,8 @@ from .spec import Spec
 from .store import FILE_VERSION, StoredHead
 
 STATES_KEPT = 2  # the newest and the one before, which others may still be fetching; disk: so many states
-STATES_AUDITED = 4  # that are kept where contributions are audited: one that is drawn started two or three ago
-HEADS_KEPT = 8  # for whose states is looked: those of records that took nothing are one
+STATES_AUDITED = 3  # and so many as work may be stale, where it is audited: one drawn now started two or more ago
+HEADS_KEPT = 32  # for whose states is looked: those of records that took nothing are one
 CHECKPOINT_BYTES_MAX_FACTOR = 2  # a checkpoint may be so many times as large as one's own state, plus a MiB
 
 Holders = Callable[[], Iterable[PeerId]]
@@ -263,7 +263,7 @@ class StateKeeper(Generic[State, Local]):
         if problem is not None:
             return problem
         self._saved = saved, saved_local
-        kept = STATES_AUDITED if isinstance(self._method, Audits) else STATES_KEPT
+        kept = STATES_AUDITED + self._spec.stale_rounds_max if isinstance(self._method, Audits) else STATES_KEPT
         self._pins.keep_newest("state", head.round, kept)
         self._pins.keep_newest("local", head.round, 1)
         return saved
