@@ -5,6 +5,7 @@ node may run meanwhile.
 """
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def export(log: logged.Opened, path: Path, tick: Tick) -> Exported:
     source = log.folder.rounds / HISTORY_NAME
     if not source.exists():
         raise Complaint(f"there is no {source}: this swarm's method does not replay, or the node has not trained yet")
-    draft = path.with_name(path.name + ".new")
+    draft = draft_of(path)
     try:
         with HistoryReader(source, log.folder.swarm) as history, draft.open("wb", BUFFER_BYTES) as file:
             exported = _write(log, history, file, tick)
@@ -75,6 +76,16 @@ def export(log: logged.Opened, path: Path, tick: Tick) -> Exported:
     finally:
         draft.unlink(missing_ok=True)
     return exported
+
+
+def draft_of(path: Path) -> Path:
+    """Where to write what is to become `path`: beside it, under a name that nobody uses. Raises Complaint."""
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=path.name, suffix=".new", dir=path.parent)
+    except OSError as error:
+        raise Complaint(f"cannot write {path}: {error.strerror}", Exit.DISK) from error
+    os.close(descriptor)
+    return Path(name)
 
 
 def _write(log: logged.Opened, history: HistoryReader, file: BinaryIO, tick: Tick) -> Exported:
@@ -177,7 +188,7 @@ def _replay(path: Path, file: BinaryIO, trust: str | None, build: Build, tick: T
 
 def save(replayed: Replayed, path: Path) -> None:
     """The state as a checkpoint, as the method's members give it to each other. Raises Complaint."""
-    draft = path.with_name(path.name + ".new")
+    draft = draft_of(path)
     try:
         with draft.open("wb", BUFFER_BYTES) as file:
             for piece in replayed.method.save(replayed.state):

@@ -21,7 +21,7 @@ from .ledger import Closed
 from .means import Means
 from .method import Audits, Share
 from .opinions import Opinions
-from .records import Offered
+from .records import Head, Offered
 from .soundness import base_of
 from .state_service import StateKeeper
 
@@ -46,6 +46,7 @@ class Auditing:
         self._waiting: deque[Offered] = deque()  # what the record before it took
         self._seed = b""
         self._is_busy = False
+        self._base: tuple[Head, Any | str] | None = None  # what the last one that was audited started from
         self._opinions = Opinions()
 
     def applied(self, closed: Closed, offers: tuple[Offered, ...]) -> None:
@@ -66,7 +67,7 @@ class Auditing:
     async def _audit_all(self, _: object) -> None:
         while self._waiting:
             await self._audit(self._waiting.popleft(), self._seed)
-        self._is_busy = False
+        self._is_busy, self._base = False, None
 
     async def _audit(self, offered: Offered, seed: bytes) -> None:
         method, reader = self._keeper.method, self._keeper.reader(offered)
@@ -76,7 +77,7 @@ class Auditing:
         share = Share(offered.round, offered.member, offered.contribution.samples, 1, base.round, reader)
         if not method.is_audited(share, seed):
             return
-        state = await self._keeper.saved_state(base)
+        state = await self._state(base)
         if isinstance(state, str):
             return  # too long ago, or never this member's
         call = partial(method.audit, state, self._keeper.local, share, seed)
@@ -85,6 +86,12 @@ class Auditing:
             self._observe(Problem(f"the contribution of {offered.member} cannot be audited: {tried.reason}"))
         elif tried.result is not None:
             self._judge(offered, tried.result)
+
+    async def _state(self, base: Head) -> Any | str:
+        """Of several contributions from one state it is loaded once."""
+        if self._base is None or self._base[0] != base:
+            self._base = base, await self._keeper.saved_state(base)
+        return self._base[1]
 
     def _judge(self, offered: Offered, opinion: float) -> None:
         self._observe(Audited(offered.round, offered.member, opinion))

@@ -22,8 +22,8 @@ class EvaluatorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
     batch_size: Count = 8  # samples per direction, sentences or windows
 
     # The sentiment task. A sentence costs SmolLM2 18 ms of one core once, where its last layers are trained.
-    train_sentences: Count = 400
-    evaluation_sentences: Count = 200
+    train_sentences: Annotated[int, msgspec.Meta(ge=2, le=65_536)] = 400  # half of them of either kind
+    evaluation_sentences: Annotated[int, msgspec.Meta(ge=2, le=65_536)] = 200
 
     # Texts of bytes.
     context: Count = 128  # bytes per window

@@ -59,6 +59,8 @@ def made_of(round: int, offers: Sequence[Offered], weights: Sequence[int]) -> Ma
 
 def shares_of(made: Made, swarm: bytes, spec: Spec, method: Method[Any, Any]) -> tuple[Share, ...] | Malformed:
     """What `Method.apply` is to be given for this row, each signature verified. Slow: some 0.1 ms for each of them."""
+    if len(made.parts) > spec.members_max * (1 + spec.stale_rounds_max):
+        return Malformed(f"round {made.round} took {len(made.parts)} contributions, more than there may be")
     shares: list[Share] = []
     for part in made.parts:
         opened = open_contribution(part.envelope, swarm)

@@ -23,8 +23,10 @@ from .models import SIZES, gpt_layout, gpt_start, memory_bytes
 from .payload import payload_bytes
 from .spec import Setting, Spec
 from .tensors import Layout
+from .tried import payload_bytes as payload_bytes_of
 from .trunk_service import Progress
 from .zeroth import Zeroth
+from .zeroth_settings import ZerothSettings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -250,7 +252,7 @@ def _build_zeroth(spec: Spec, options: MemberOptions) -> Zeroth | str:
     settings = zeroth_settings.parse_settings(spec.settings)
     if isinstance(settings, str):
         return settings
-    problem = device_problem(options.device)
+    problem = device_problem(options.device) or _turn_problem(spec, settings, options)
     if problem:
         return problem
     machine = Machine(
@@ -264,6 +266,19 @@ def _build_zeroth(spec: Spec, options: MemberOptions) -> Zeroth | str:
     )
     evaluator = evaluator_of(spec, settings, machine)
     return evaluator if isinstance(evaluator, str) else Zeroth(spec, settings, evaluator)
+
+
+def _turn_problem(spec: Spec, settings: ZerothSettings, options: MemberOptions) -> str | None:
+    """Why no turn of these settings would count."""
+    samples, sent = settings.directions * settings.batch_size, payload_bytes_of(settings.directions, settings.pool)
+    if samples > spec.samples_max:
+        return f"{settings.directions} directions of {settings.batch_size} are {samples} samples; the spec allows fewer"
+    if sent > spec.payload_bytes_max:
+        return f"{settings.directions} directions take {sent} bytes; payload_bytes_max is {spec.payload_bytes_max}"
+    is_own = options.data_path is not None and not spec.data.startswith(data.FILE_PREFIX)
+    if is_own and settings.audit == "public":
+        return "the others compute slopes again, on the swarm's text: leave out --data, which needs audit = private"
+    return None
 
 
 def _build_entry(spec: Spec, settings: DilocoSettings, options: MemberOptions) -> Diloco | str:

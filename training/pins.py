@@ -37,6 +37,11 @@ class Pins:
             kept.discard(other)
             self._blobs.unpin(f"{self._prefix}/{kind}/{other}")
 
+    def keep_last(self, kind: str, round: int, count: int) -> None:
+        """Let go of all but the `count` newest up to `round`, however far apart, and the next."""
+        past = sorted(each for each in self._rounds.get(kind, set()) if each <= round)
+        self.keep_only(kind, {*past[-count:], round + 1})
+
     def keep_newest(self, kind: str, round: int, count: int, ahead: int = 1) -> None:
         """Let go of all rounds but the `count` that end with `round`, and some that may come."""
         kept = self._rounds.get(kind, set())

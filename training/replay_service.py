@@ -81,7 +81,8 @@ class Replay(Generic[State, Local]):
             return f"nobody tells what round {at + 1} was made of"
         if await self._digest(state) == head.digest:
             return state
-        self.liars |= self.served  # which of them, nobody can tell
+        if len(self.served) == 1 and not self.has_used_own:
+            self.liars |= self.served  # of several nobody can tell which
         tellers = [*(["this node's disk"] if self.has_used_own else []), *sorted(self.served)]
         return f"what {', '.join(tellers)} tells leads to another state than round {head.round}'s"
 

@@ -6,8 +6,9 @@ run to the next, so no fixed limit fits, but not by that much from one round to 
 
 What a malicious member may claim is any code. Where nobody recomputes it (private samples) it pulls the state by at
 most `bound` honest members' median slopes, along directions that are not its choice. Members with less than half of all
-weight do not move the median beyond what honest ones claim. (A median over different directions
-does not help: every slope multiplies another direction, so there is nothing to agree about; docs/decisions.md.)
+weight do not move the median beyond what honest ones claim, unless honest slopes are all 0. (A median over different
+directions does not help: every slope multiplies another direction, so there is nothing to agree about;
+docs/decisions.md.)
 """
 
 from bisect import bisect_right
@@ -26,14 +27,13 @@ NONE: Final[Recent] = (0,) * CODES
 
 
 def remembered(recent: Recent, claims: Sequence[tuple[int, bytes]]) -> Recent:
-    """With one round more, of contributions' weights and codes. Slopes of 0 say nothing about the others."""
+    """With one round more, of walks' weights and codes. Slopes of 0 say nothing about how large the others are."""
     total = sum(weight for weight, _ in claims)
     masses = [mass - mass // MEMORY for mass in recent]
     for weight, codes in claims:
-        one = weight * MASS // (total * len(codes))
-        for code in codes:
-            masses[code & 127] += one
-    masses[0] = 0
+        magnitudes = [code & 127 for code in codes if code & 127]
+        for magnitude in magnitudes:
+            masses[magnitude] += weight * MASS // (total * len(magnitudes))
     return tuple(masses)
 
 

@@ -264,7 +264,7 @@ class StateKeeper(Generic[State, Local]):
             return problem
         self._saved = saved, saved_local
         kept = STATES_AUDITED + self._spec.stale_rounds_max if isinstance(self._method, Audits) else STATES_KEPT
-        self._pins.keep_newest("state", head.round, kept)
+        self._pins.keep_last("state", head.round, kept)
         self._pins.keep_newest("local", head.round, 1)
         return saved
 

@@ -11,6 +11,7 @@ The files are this machine's own; nothing in them comes from a peer.
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -131,6 +132,8 @@ def _kept(path: Path, computed: "Activations") -> "Activations":
         fresh.write_bytes(blake3(body).digest() + body)
         fresh.replace(path)
     except OSError:
+        with suppress(OSError):
+            fresh.unlink(missing_ok=True)
         return computed
     found = _mapped(path, (computed.shape[0], computed.shape[1]))
     return computed if found is None else found

@@ -108,13 +108,14 @@ class Ways:
             Way.CHECKPOINT: partial(self._fetch, choice),
         }
         ways = (Way.CHECKPOINT,) if self._is_log_closed else plan.ways
-        if ways[0] is Way.CHECKPOINT and plan.log_s <= FILLING_S_MAX:
+        if plan.log_s <= FILLING_S_MAX:
             self._skipped = skipped
         self._is_log_closed = False
         arrived: Applied[Any] | str = ""
         for way in ways:
             arrived = await self._go(choice, way, reason, calls[way])
             if not isinstance(arrived, str):
+                self._skipped = None if way is Way.LOG else self._skipped
                 break
             self._is_log_closed = self._is_log_closed or way is Way.LOG
             reason = f"the other way led nowhere: {arrived}"

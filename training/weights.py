@@ -2,8 +2,8 @@
 
 A weight is the samples that stand behind a contribution, halved for each round that it is stale. Contributions of one
 member from one state are a walk, which the method adds up and counts once, by the largest of their weights. A walk of
-more turns than there was time for weighs less, in proportion. Where some members have no votes, their walks together
-have at most a fifth of all weight.
+more turns than there was time for weighs less, in proportion, and so do walks of one member from several states. Where
+some members have no votes, their walks together have at most a fifth of all weight.
 
 What a malicious member may claim is as many samples as the spec allows, so it has the share of weight that these give
 it: nobody counts them. As many turns as it likes do not multiply that share: it has time for one in each round that
@@ -48,7 +48,7 @@ def weights(taken: Sequence[Taken], electorate: Electorate) -> tuple[int, ...]:
     """
     made = _turns(taken)
     spare = _spare_turns(made, electorate)
-    full = [(each, _weight(each, made[each.member][each.staleness], spare)) for each in taken]
+    full = _one_members_walks([(each, _weight(each, made[each.member][each.staleness], spare)) for each in taken])
     room = _counted(pair for pair in full if electorate.votes(pair[0].member)) // VOTED_PARTS
     claimed = _counted(pair for pair in full if not electorate.votes(pair[0].member))
     if claimed <= room:
@@ -107,6 +107,17 @@ def _weight(taken: Taken, made: int, spare: int) -> int:
     if taken.staleness >= len(STALE):
         return 0
     return taken.samples * STALE[taken.staleness] * min(made, taken.staleness + spare) // made
+
+
+def _one_members_walks(weighed: Sequence[tuple[Taken, int]]) -> list[tuple[Taken, int]]:
+    """With the weights of a member's walks from several states scaled, so that together they weigh as much as the
+    weightiest: else who sends one from each state that is not too old would weigh twice as much as the others.
+    """
+    most, all_ = dict[PeerId, int](), dict[PeerId, int]()
+    for (member, _), weight in walks(((each.member, each.base_round), weight) for each, weight in weighed).items():
+        most[member] = max(most.get(member, 0), weight)
+        all_[member] = all_.get(member, 0) + weight
+    return [(each, weight * most[each.member] // max(1, all_[each.member])) for each, weight in weighed]
 
 
 def _counted(weighed: Iterable[tuple[Taken, int]]) -> int:

@@ -18,6 +18,7 @@ code, and samples that do not stand behind them; what is claimed beyond `bound` 
 that it was made up the others find by computing some of it again (`audit`), where the samples are public.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -171,7 +172,7 @@ class Zeroth:
         """One step along all directions; where no share has any weight only the round's number moves."""
         claimed = [self._claimed(share) for share in sorted(shares, key=_order) if share.weight]
         codes = b"".join(each.claims.codes for each in claimed)
-        recent = slopes.remembered(state.recent, [(each.weight, each.claims.codes) for each in claimed])
+        recent = slopes.remembered(state.recent, _walked(claimed))
         limit = slopes.largest(recent, self._settings.bound)
         evidence = {
             "contributions": float(len(claimed)),
@@ -256,10 +257,11 @@ class Zeroth:
         increments, tried = dict[int, int](), list[tuple[int, int]]()
         for each, weight, total in self._parts(claimed):
             for index, code in zip(each.claims.pooled or (), each.claims.codes, strict=True):
-                slope = signed(slopes.bounded(code, limit))
+                cut = slopes.bounded(code, limit)
+                slope = signed(cut)
                 size = abs(slope) * weight * UNIT // (total * MAGNITUDES[1])
                 increments[index] = increments.get(index, 0) + (size if slope > 0 else -size)
-                tried.append((index, code & LARGEST))
+                tried.append((index, cut & LARGEST))
         if sum(map(abs, (*pool.coefficients, *increments.values()))) > zeroth_state.SUM_MAX:
             increments = {}  # after 2^20 rounds of the steepest slopes: no further
         coefficients = list(pool.coefficients)
@@ -282,7 +284,7 @@ class Zeroth:
         """Of one direction: -lr * slope * weight / total. The quotient of integers is rounded once, as is the rest."""
         import numpy as np
 
-        unit = self._settings.lr * 2.0 ** (self._settings.origin - 16)
+        unit = math.ldexp(self._settings.lr, self._settings.origin - 16)
         value = -unit * (signed(code) * weight / total)
         return np.float32(value if abs(value) >= TINY else 0.0)
 
@@ -328,13 +330,22 @@ class Zeroth:
         """Made when it is first needed."""
         if self._base is None:
             first = self.start(self._spec)[0].parameters
-            factor = self._settings.lr * 2.0**self._settings.origin / UNIT
+            factor = math.ldexp(self._settings.lr, self._settings.origin) / UNIT
             self._base = Base(self._swarm, self._layout, first, factor)
         return self._base
 
 
 def _order(share: Share) -> tuple[str, int, int]:
     return share.member, share.turn_round, share.base_round
+
+
+def _walked(claimed: Sequence[_Claimed]) -> list[tuple[int, bytes]]:
+    """The weight of each walk, and all codes of its contributions."""
+    codes = dict[Walk, bytes]()
+    for each in claimed:
+        codes[each.walk] = codes.get(each.walk, b"") + each.claims.codes
+    weights = walks((each.walk, each.weight) for each in claimed)
+    return [(weights[walk], each) for walk, each in codes.items()]
 
 
 def _history(state: State) -> History | None:

@@ -48,4 +48,6 @@ def parse_settings(settings: Mapping[str, object]) -> ZerothSettings | str:
         return f"zeroth settings: {parsed.directions} directions take {sent} bytes; {INLINE_BYTES_MAX} are allowed"
     if parsed.pool and parsed.start:
         return "zeroth settings: a swarm with a pool starts from the base model alone: leave out start"
+    if parsed.pool and parsed.audit == "private":
+        return "zeroth settings: with a pool members choose their directions, so somebody has to audit: leave out one"
     return parsed

@@ -48,7 +48,7 @@ def test_fresh_work_counts_by_its_samples() -> None:
 
 
 def test_each_round_that_work_is_stale_halves_it_until_nothing_is_left() -> None:
-    found = of(*(taken(VOTERS[0], 7, staleness) for staleness in range(70)))
+    found = [of(taken(VOTERS[0], 7, staleness))[0] for staleness in range(70)]
     assert found[0] == 2 * found[1] == 8 * found[3] > 0
     assert found[16] > found[17] == found[69] == 0
 
@@ -65,7 +65,7 @@ def test_those_without_votes_have_at_most_a_fifth(rows: list[Taken]) -> None:
     assert 5 * guests <= guests + voters
 
 
-@given(st.lists(ANY, max_size=40, unique_by=lambda row: (row.member, row.staleness)))
+@given(st.lists(ANY, max_size=40, unique_by=lambda row: row.member))
 def test_the_cap_takes_nothing_from_voters_and_leaves_the_others_in_their_order(rows: list[Taken]) -> None:
     found = of(*rows)
     for weight, row in zip(found, rows, strict=True):
@@ -104,9 +104,17 @@ def test_a_walk_of_more_turns_than_there_was_time_for_weighs_less_in_proportion(
     assert of(honest, *[late] * 8)[1] == of(honest, late)[1] // 2
 
 
+def test_a_member_that_contributes_from_every_state_that_is_not_too_old_weighs_no_more() -> None:
+    honest = taken(VOTERS[0], 100)
+    many = [taken(VOTERS[1], 100, staleness) for staleness in range(5)]
+    found = of(honest, *many)
+    assert sum(found[1:]) <= of(honest, many[0])[1]
+    assert found[1] > found[2] > found[5] > 0
+
+
 def test_an_old_contribution_beside_makes_no_room_for_many_new_ones() -> None:
     liar, old = taken(VOTERS[0], 100), taken(VOTERS[0], 1, 16)
-    assert of(*[liar] * 4, old)[:4] == of(*[liar] * 4)
+    assert of(*[liar] * 4, old)[:4] <= of(*[liar] * 4)
 
 
 def test_while_no_round_closes_there_is_time_for_as_many_turns_as_more_than_a_third_of_the_votes_make() -> None:
