@@ -1,6 +1,6 @@
 """Fine-tuning by forward passes: what a byte for each slope costs, and what a swarm gains over one member.
 
-    python -m bench.zeroth [--seeds 5] [--rounds 24] [--model smollm2-135m]
+    python -m bench.zeroth [--seeds 5] [--rounds 16] [--model smollm2-135m]
 
 In one process, without a network, with a testnet's settings:
 
@@ -49,9 +49,12 @@ class Errors:
 
     squares: float = 0.0
     count: int = 0
+    smaller: int = 0  # than the smallest that a byte can say
 
-    def add(self, exact: float, coded: float) -> None:
-        if exact:
+    def add(self, exact: float, coded: float, origin: int) -> None:
+        if abs(exact) < 2.0**origin:
+            self.smaller += 1
+        else:
             self.squares += (coded / exact - 1) ** 2
             self.count += 1
 
@@ -71,7 +74,7 @@ def trained(
                 plus, minus = evaluator.losses(parameters, where.key, np.float32(settings.epsilon), where.seed)
                 slope = (plus - minus) / (2 * settings.epsilon)
                 coded = decoded(encode(slope, settings.origin), settings.origin)
-                errors.add(slope, coded)
+                errors.add(slope, coded, settings.origin)
                 used = slope if kind == "float32" else coded
                 terms.append((where.key, np.float32(-settings.lr * used / (members * settings.directions))))
         after = np.empty_like(parameters)
@@ -98,7 +101,7 @@ def prepared(model: str, seed: int, rounds: int, threads: int) -> tuple[Spec, Ze
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -121,6 +124,7 @@ def main() -> None:
     }
     result["byte_minus_float32"] = {"mean": statistics.fmean(differences), "standard_error": spread}
     result["rms_relative_error"] = math.sqrt(errors.squares / max(1, errors.count))
+    result["smaller_than_a_byte_says"] = errors.smaller / max(1, errors.smaller + errors.count)
     print(json.dumps(result))
 
 

@@ -104,7 +104,7 @@ def main() -> None:
         method="zeroth",
         model=arguments.model,
         data=data,
-        settings={"directions": 8, "evaluate_rounds": 1000},
+        settings={"evaluate_rounds": 1000},
     )
     print(json.dumps(trio.run(bench, plan, arguments.attack)))
 

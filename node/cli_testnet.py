@@ -35,7 +35,7 @@ PREFIX, KEPT_PREFIX = "shoal-testnet-", "shoal-kept-testnet-"  # only the former
 PROMPT = "KING EDWARD\n"
 SAMPLE_BYTES = 240
 CHAOS_MINUTES = 2.0
-ROUNDS = {"diloco": 12, "zeroth": 24}  # by default
+ROUNDS = {"diloco": 12, "zeroth": 16}  # by default
 
 EPILOG = """\
   shoal testnet                            four nodes, twelve rounds, under three minutes; report/report.html shows it
@@ -81,7 +81,7 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     )
     testnet.add_argument("--nodes", type=int, default=4, metavar="N", help="how many nodes (default: 4)")
     length = testnet.add_mutually_exclusive_group()
-    length.add_argument("--rounds", type=int, metavar="N", help="how many rounds (default: 12; 24 for zeroth)")
+    length.add_argument("--rounds", type=int, metavar="N", help="how many rounds (default: 12; 16 for zeroth)")
     length.add_argument("--minutes", type=float, metavar="M", help="train for so long instead")
     testnet.add_argument("--method", default="diloco", help="diloco, or zeroth: forward passes alone (default: diloco)")
     testnet.add_argument(

@@ -1,6 +1,6 @@
 """What makes a contribution useless before anything is fetched for it: cheap, and equal on all members."""
 
-from .records import Head, Offered
+from .records import INLINE_BYTES_MAX, Head, Offered
 from .spec import Spec
 
 
@@ -10,6 +10,8 @@ def contribution_fault(spec: Spec, offered: Offered) -> str | None:
         return f"{offered.contribution.samples} samples exceed the spec's {spec.samples_max}"
     if offered.payload_bytes > spec.payload_bytes_max:
         return f"a payload of {offered.payload_bytes} bytes exceeds the spec's {spec.payload_bytes_max}"
+    if offered.ref is not None and offered.payload_bytes <= INLINE_BYTES_MAX:
+        return f"a payload of {offered.payload_bytes} bytes travels inside of its contribution"
     return None
 
 

@@ -60,7 +60,7 @@ def test_shares_are_what_was_signed_with_the_weights_that_are_told() -> None:
 
 
 def test_a_payload_elsewhere_is_not_kept() -> None:
-    far = offer(KEYS[0], SWARM, 1, BlobRef(bytes(32), 9))
+    far = offer(KEYS[0], SWARM, 1, BlobRef(bytes(32), 9000))
     assert made_of(1, [far], [1]) is None
     row = Made(1, (Part(1, far.envelope),))
     assert "does not travel inside" in fault_of(row)

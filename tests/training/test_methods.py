@@ -18,6 +18,7 @@ from shoal.training.loop import Outer
 from shoal.training.methods import MemberOptions
 from shoal.training.ports import BytesReader
 from shoal.training.spec import Setting, Spec
+from shoal.training.zeroth import Zeroth
 
 ROOT = Path(__file__).parents[2]
 SPEC = Spec(creator="1" * 52, nonce=bytes(16), model="gpt-0.2m")
@@ -186,3 +187,22 @@ def test_baselines_learn_and_more_data_per_step_learns_more() -> None:
     assert math.log(256) > lonely[0] > lonely[-1] > together[-1]
     with pytest.raises(ValueError, match="not known here"):
         alone(changed(model="gpt-9000m"), MemberOptions(), rounds=1)
+
+
+def zeroth(**settings: Setting) -> Spec:
+    return changed(method="zeroth", settings=settings)
+
+
+def test_a_spec_of_forward_passes_becomes_its_method() -> None:
+    assert isinstance(methods.build(zeroth(), MemberOptions()), Zeroth)
+
+
+def test_forward_passes_that_nobody_could_use_are_refused_in_a_line(tmp_path: Path) -> None:
+    own = tmp_path / "own.txt"
+    own.write_bytes(b"to be or not to be " * 2000)
+    assert "leave out --data" in reason(zeroth(), MemberOptions(data_path=own))
+    assert isinstance(methods.build(zeroth(audit="private"), MemberOptions(data_path=own)), Zeroth)
+    few = msgspec.structs.replace(zeroth(), samples_max=63)
+    assert "are 64 samples" in reason(few)
+    assert "payload_bytes_max" in reason(msgspec.structs.replace(zeroth(), payload_bytes_max=7))
+    assert "does not take a model of one's own" in str(methods.build_loop(zeroth(), nn.Linear(2, 2)))

@@ -92,6 +92,7 @@ def test_the_file_comes_out_of_the_distribution_as_it_was(folder: Path, tmp_path
         packed({f"vader/{sentiment.ARCHIVE}": packed({"other.txt": b""})}),
         packed({f"vader/{sentiment.ARCHIVE}": packed({sentiment.MEMBER: b"1\t2\tOther sentences"})}),
     ],
+    ids=["no archive", "without it", "none inside", "other files", "other sentences"],
 )
 def test_another_distribution_is_refused_and_leaves_nothing(distribution: bytes, tmp_path: Path) -> None:
     path = tmp_path / "vader.tar.gz"

@@ -340,6 +340,8 @@ def test_slopes_are_tried_on_samples_that_anybody_can_draw() -> None:
         ({"directions": 0}, "directions"),
         ({"directions": 1366, "pool": 8}, "1366 directions take 4098 bytes; 4096 are allowed"),
         ({"pool": 8, "start": "0" * 64}, "leave out start"),
+        ({"pool": 8, "audit": "private"}, "somebody has to audit"),
+        ({"train_sentences": 1}, "train_sentences"),
         ({"way": "both"}, "way"),
     ],
 )
