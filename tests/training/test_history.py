@@ -9,6 +9,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,10 +61,12 @@ def test_shares_are_what_was_signed_with_the_weights_that_are_told() -> None:
 
 
 def test_a_payload_elsewhere_is_not_kept() -> None:
-    far = offer(KEYS[0], SWARM, 1, BlobRef(bytes(32), 9000))
+    far = offer(KEYS[0], SWARM, 1, BlobRef(bytes(32), 5000))
     assert made_of(1, [far], [1]) is None
-    row = Made(1, (Part(1, far.envelope),))
-    assert "does not travel inside" in fault_of(row)
+    row, spec = Made(1, (Part(1, far.envelope),)), msgspec.structs.replace(SPEC, payload_bytes_max=5000)
+    assert "does not travel inside" in str(shares_of(row, SWARM, spec, METHOD))
+    near = offer(KEYS[0], SWARM, 1, BlobRef(bytes(32), 9))
+    assert "a payload of 9 bytes travels inside" in fault_of(Made(1, (Part(1, near.envelope),)))
 
 
 def test_what_is_too_large_for_an_answer_is_not_kept() -> None:
