@@ -1,6 +1,6 @@
 """Fine-tuning by forward passes: what a byte for each slope costs, and what a swarm gains over one member.
 
-    python -m bench.zeroth [--seeds 5] [--rounds 16] [--model smollm2-135m]
+    python -m bench.zeroth [--seeds 5] [--rounds 16] [--model smollm2-135m] [--kinds byte alone] [--set way=average]
 
 In one process, without a network, with a testnet's settings:
 
@@ -18,9 +18,9 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -29,10 +29,15 @@ from shoal.training.directions import step
 from shoal.training.evaluators import Machine, evaluator_of
 from shoal.training.registry import cache_folder, data_folder
 from shoal.training.scalar_codes import decoded, encode
-from shoal.training.spec import Spec, spec_from, swarm_id
+from shoal.training.spec import Setting, Spec, spec_from, swarm_id
 from shoal.training.tried import TurnName, place
 from shoal.training.zeroth import Evaluator
 from shoal.training.zeroth_settings import ZerothSettings, parse_settings
+
+from .curves import parse_setting
+
+if TYPE_CHECKING:
+    from shoal.training.tensors import Vector
 
 MEMBERS: Final = 4
 KINDS: Final[Mapping[str, tuple[int, int]]] = {  # members, and how many times as many rounds
@@ -68,23 +73,33 @@ def trained(
     for round_ in range(1, spec.rounds_max * longer + 1):
         terms: list[tuple[bytes, np.float32]] = []
         for member in range(members):
+            at, parts = parameters, members if settings.way == "steps" else members * settings.directions
             name = TurnName(swarm, round_, round_ - 1, f"member-{member}")
             for index in range(settings.directions):
                 where = place(name, index, None)
-                plus, minus = evaluator.losses(parameters, where.key, np.float32(settings.epsilon), where.seed)
+                plus, minus = evaluator.losses(at, where.key, np.float32(settings.epsilon), where.seed)
                 slope = (plus - minus) / (2 * settings.epsilon)
                 coded = decoded(encode(slope, settings.origin), settings.origin)
                 errors.add(slope, coded, settings.origin)
                 used = slope if kind == "float32" else coded
-                terms.append((where.key, np.float32(-settings.lr * used / (members * settings.directions))))
-        after = np.empty_like(parameters)
-        step(parameters, evaluator.layout, terms, after)
-        parameters = after
+                terms.append((where.key, np.float32(-settings.lr * used / parts)))
+                if settings.way == "steps":
+                    at = moved(evaluator, at, [(where.key, np.float32(-settings.lr * used))])
+        parameters = moved(evaluator, parameters, terms)
     return evaluator.evaluate(parameters)
 
 
-def prepared(model: str, seed: int, rounds: int, threads: int) -> tuple[Spec, ZerothSettings, Evaluator]:
-    plan = Plan(method="zeroth", model=model, data="shakespeare" if model.startswith("gpt") else "sentiment", seed=seed)
+def moved(evaluator: Evaluator, parameters: "Vector", terms: Sequence[tuple[bytes, np.float32]]) -> "Vector":
+    after = np.empty_like(parameters)
+    step(parameters, evaluator.layout, terms, after)
+    return after
+
+
+def prepared(
+    model: str, seed: int, rounds: int, threads: int, changes: Mapping[str, Setting] | None = None
+) -> tuple[Spec, ZerothSettings, Evaluator]:
+    data = "shakespeare" if model.startswith("gpt") else "sentiment"
+    plan = Plan(method="zeroth", model=model, data=data, seed=seed, settings=changes or {})
     spec = spec_from({**plan.spec(), "rounds_max": rounds}, plan.identity(0).peer_id, bytes.fromhex(plan.nonce()))
     if not isinstance(spec, Spec):
         raise SystemExit(spec.reason)
@@ -103,26 +118,31 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=16)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the method")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    found: dict[str, list[Mapping[str, float]]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[Mapping[str, float]]] = {kind: [] for kind in arguments.kinds}
     errors, began = Errors(), time.monotonic()
+    changes = dict(parse_setting(text) for text in arguments.set)
     for seed in range(arguments.seeds):
-        spec, settings, evaluator = prepared(arguments.model, seed, arguments.rounds, arguments.threads)
+        spec, settings, evaluator = prepared(arguments.model, seed, arguments.rounds, arguments.threads, changes)
         if not seed:
             print("before", json.dumps(evaluator.evaluate(evaluator.start())), flush=True)
-        for done, kind in enumerate(KINDS, seed * len(KINDS) + 1):
+        for done, kind in enumerate(arguments.kinds, seed * len(arguments.kinds) + 1):
             figures = trained(spec, settings, evaluator, kind, errors)
             found[kind].append(figures)
-            left_s = (time.monotonic() - began) / done * (arguments.seeds * len(KINDS) - done)
+            left_s = (time.monotonic() - began) / done * (arguments.seeds * len(arguments.kinds) - done)
             print(f"seed {seed} {kind:8} {json.dumps(dict(figures))}; {left_s:.0f} s left", flush=True)
     losses = {kind: [each["validation_loss"] for each in runs] for kind, runs in found.items()}
-    differences = [byte - exact for byte, exact in zip(losses["byte"], losses["float32"], strict=True)]
-    spread = statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.nan
     result: dict[str, object] = {
         kind: {name: statistics.fmean(each[name] for each in runs) for name in runs[0]} for kind, runs in found.items()
     }
-    result["byte_minus_float32"] = {"mean": statistics.fmean(differences), "standard_error": spread}
+    if {"byte", "float32"} <= losses.keys() and arguments.seeds > 1:
+        pairs = zip(losses["byte"], losses["float32"], strict=True)
+        differences = [byte - exact for byte, exact in pairs]
+        spread = statistics.stdev(differences) / math.sqrt(len(differences))
+        result["byte_minus_float32"] = {"mean": statistics.fmean(differences), "standard_error": spread}
     result["rms_relative_error"] = math.sqrt(errors.squares / max(1, errors.count))
     result["smaller_than_a_byte_says"] = errors.smaller / max(1, errors.smaller + errors.count)
     print(json.dumps(result))

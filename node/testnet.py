@@ -51,7 +51,7 @@ CHAOS_SETTINGS: "Settings" = {"steps": 5, "codec": "int8", "validation_windows":
 
 # For runs by forward passes alone, of some dozens of rounds (docs/performance.md).
 ZEROTH_RUNS: Mapping[str, "Settings"] = {
-    "smollm2-135m": {"directions": 8, "batch_size": 8, "lr": 6e-3, "epsilon": 1e-2, "evaluate_rounds": 4},
+    "smollm2-135m": {"way": "steps", "lr": 3e-3, "epsilon": 1e-2, "evaluate_rounds": 4},
     "gpt-0.2m": {
         "directions": 16,
         "batch_size": 4,
