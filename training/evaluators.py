@@ -111,7 +111,7 @@ def _hf(
 ) -> LateEvaluator | str:
     folder = machine.model_path
     if folder is None:
-        return f"this swarm trains a model of its owner's ({spec.model}): name the folder with your copy of it"
+        return f"this swarm trains a model of its owner's ({spec.model}): name your copy of it with --model-dir DIR"
     if importlib.util.find_spec("transformers") is None:
         return TRANSFORMERS_MISSING
     import torch
@@ -122,7 +122,7 @@ def _hf(
 
     name = hf_name(folder)
     if name is None:
-        return f"{folder} cannot be read: name the folder with your copy of this swarm's model"
+        return f"{folder} cannot be read: name your copy of this swarm's model with --model-dir DIR"
     if name != spec.model:
         return f"{folder} is {name}, the swarm's model is {spec.model}: its files differ"
     prepared = attempt(lambda: hf_task(folder, settings, sentences))
