@@ -89,6 +89,25 @@ def limit(connection: sqlite3.Connection, bytes_max: int) -> None:
     connection.execute(f"PRAGMA max_page_count = {bytes_max // _PAGE_BYTES}")
 
 
+def open_reading(path: Path, format: Format, swarm: bytes, wait_s: float) -> sqlite3.Connection:
+    """To read what another process or thread may write meanwhile; of several threads one at a time. Raises StoreError.
+
+    Args:
+        wait_s: for who writes.
+    """
+    with faults(path):
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(address, uri=True, timeout=wait_s, isolation_level=None, check_same_thread=False)
+        connection.text_factory = bytes
+        try:
+            recognize(connection, path, format)
+            claim(connection, path, format, swarm)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
 def recognize(connection: sqlite3.Connection, path: Path, format: Format) -> None:
     """Raises StoreError if it is not of this format."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()

@@ -6,7 +6,6 @@ named, never given out. That the log is signed is not checked here (`skipping`).
 All calls block: they belong into worker threads, any of them.
 """
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Final, TypeVar
 
-from shoal.crdt.file_service import Fault, Format, StoreError, check, checksum, claim, faults, recognize
+from shoal.crdt.file_service import Fault, Format, StoreError, check, checksum, faults, open_reading
 from shoal.transport.wire import Malformed, Message, decode, encode
 
 from .agreed import AgreedRecord, Position, read_record
@@ -86,18 +85,7 @@ class ArchiveReader:
         self.path = path
         self._origin = origin
         self._lock = threading.Lock()  # of the connection
-        with faults(path):
-            address = f"{path.absolute().as_uri()}?mode=ro"
-            self._connection = sqlite3.connect(
-                address, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
-            )
-            self._connection.text_factory = bytes
-            try:
-                recognize(self._connection, path, FORMAT)
-                claim(self._connection, path, FORMAT, origin.record)
-            except BaseException:
-                self._connection.close()
-                raise
+        self._connection = open_reading(path, FORMAT, origin.record, _WAIT_S)
 
     def __enter__(self) -> "ArchiveReader":
         return self

@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from shoal.crdt.file_service import Fault, Format, StoreError, checksum, claim, create, faults, limit, recognize
+from shoal.crdt.file_service import Fault, Format, StoreError, checksum, create, faults, limit, open_reading
 from shoal.crdt.file_service import transaction as committed
 from shoal.transport.wire import Malformed, decode, encode
 
@@ -51,18 +51,7 @@ class HistoryReader:
     def __init__(self, path: Path, swarm: bytes) -> None:
         self.path = path
         self._lock = threading.Lock()  # of the connection
-        with faults(path):
-            address = f"{path.absolute().as_uri()}?mode=ro"
-            self._connection = sqlite3.connect(
-                address, uri=True, timeout=_WAIT_S, isolation_level=None, check_same_thread=False
-            )
-            self._connection.text_factory = bytes
-            try:
-                recognize(self._connection, path, FORMAT)
-                claim(self._connection, path, FORMAT, swarm)
-            except BaseException:
-                self._connection.close()
-                raise
+        self._connection = open_reading(path, FORMAT, swarm, _WAIT_S)
 
     def __enter__(self) -> "HistoryReader":
         return self
