@@ -182,8 +182,8 @@ class Zeroth:
         if not claimed:
             return State(state.round + 1, state.parameters, recent, state.pool), evidence
         if state.pool is not None:
-            return self._apply_pooled(state, state.pool, claimed, recent), evidence
-        return self._apply_fresh(state, claimed, recent), evidence
+            return self._apply_pooled(state, state.pool, claimed, recent, limit), evidence
+        return self._apply_fresh(state, claimed, recent, limit), evidence
 
     def replay_s(self, contributions: int) -> float:
         """About how long it takes to go along all their directions, at the speeds in docs/performance.md."""
@@ -239,10 +239,9 @@ class Zeroth:
     def load_local(self, saved: BlobReader) -> Local:
         return checkpoint.load_local(saved, self._layout)
 
-    def _apply_fresh(self, state: State, claimed: Sequence[_Claimed], recent: slopes.Recent) -> State:
+    def _apply_fresh(self, state: State, claimed: Sequence[_Claimed], recent: slopes.Recent, limit: int) -> State:
         import numpy as np
 
-        limit = slopes.largest(recent, self._settings.bound)
         terms = [
             (place.key, self._coefficient(slopes.bounded(code, limit), weight, total))
             for each, weight, total in self._parts(claimed)
@@ -252,8 +251,9 @@ class Zeroth:
         step(state.parameters, self._layout, terms, parameters)
         return State(state.round + 1, _frozen(parameters), recent)
 
-    def _apply_pooled(self, state: State, pool: Pool, claimed: Sequence[_Claimed], recent: slopes.Recent) -> State:
-        limit = slopes.largest(recent, self._settings.bound)
+    def _apply_pooled(
+        self, state: State, pool: Pool, claimed: Sequence[_Claimed], recent: slopes.Recent, limit: int
+    ) -> State:
         increments, tried = dict[int, int](), list[tuple[int, int]]()
         for each, weight, total in self._parts(claimed):
             for index, code in zip(each.claims.pooled or (), each.claims.codes, strict=True):
