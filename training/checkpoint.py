@@ -212,11 +212,13 @@ def read_pieces(reader: BlobReader, offset: int, length: int, piece_bytes: int) 
         yield reader.read(offset + start, min(piece_bytes, length - start))
 
 
-def read_vector(reader: BlobReader, offset: int, count: int, value_max: float) -> "Vector":
-    """(count,) read-only. Raises ValueError if a value is not finite or beyond `value_max`."""
+def read_vector(
+    reader: BlobReader, offset: int, count: int, value_max: float, room: "Vector | None" = None
+) -> "Vector":
+    """(count,) read-only, in `room` if there is one. Raises ValueError: a value is not finite or beyond `value_max`."""
     import numpy as np
 
-    vector = np.empty(count, np.float32)
+    vector = np.empty(count, np.float32) if room is None else room
     start = 0
     for piece in read_pieces(reader, offset, 4 * count, 4 * PIECE_ELEMENTS):
         values = np.frombuffer(piece, "<f4")

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 GROUP: Final = 8  # terms whose sum is rounded as one: their 8 bits make the index of a table of 256
 BLOCK: Final = 512  # parameters in a block of keystream, 64 bytes
+SWEEP: Final = 32 * GROUP  # terms in one pass over the vector, with their keystreams at hand
 PIECE: Final = 2**16  # parameters at once, whole blocks: 1 MB of memory, which caches hold; 2^14: half as slow again
 _ZEROS: Final = memoryview(bytes(PIECE // 8 + 64))  # become keystream; a piece may begin amid a block
 
@@ -135,17 +136,21 @@ def _add(
         return
     columns = _Columns()
     gathered = np.empty(PIECE, values.dtype)
-    for first in range(0, len(keys), GROUP):
-        table = _sums_of_signs(scales[first : first + GROUP])
-        streams = [_keystream(key) for key in keys[first : first + GROUP]]
+    for first in range(0, len(keys), SWEEP):
+        groups = [slice(at, at + GROUP) for at in range(first, min(first + SWEEP, len(keys)), GROUP)]
+        tables = [_sums_of_signs(scales[group]) for group in groups]
+        streams = [[_keystream(key) for key in keys[group]] for group in groups]
         for piece in _pieces(layout):
-            codes = columns.codes(streams, piece)
-            sums = table.take(codes, out=gathered[: len(codes)], mode="clip")  # `raise`, the default, copies
-            at = 0
-            for span in piece:
-                part = slice(span.begin, span.begin + span.size)
-                np.add(values[part], sums[at : at + span.size], out=out[part])
-                at += 8 * span.byte_count
+            before = values
+            for table, group in zip(tables, streams, strict=True):
+                codes = columns.codes(group, piece)
+                sums = table.take(codes, out=gathered[: len(codes)], mode="clip")  # `raise`, the default, copies
+                at = 0
+                for span in piece:
+                    part = slice(span.begin, span.begin + span.size)
+                    np.add(before[part], sums[at : at + span.size], out=out[part])
+                    at += 8 * span.byte_count
+                before = out
         values = out
 
 

@@ -8,6 +8,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from . import data, sentiment, smollm_file
 from .attempt import Raised, attempt
@@ -17,6 +18,9 @@ from .models import SIZES, gpt_layout, gpt_start
 from .selection import choose
 from .spec import Spec
 from .trunk_service import Keep, Progress
+
+if TYPE_CHECKING:
+    from .tensors import Vector
 
 HF_PREFIX = "hf:"
 TRANSFORMERS_MISSING = "this swarm's model needs transformers, which is not installed here: pip install 'shoal[hf]'"
@@ -74,7 +78,10 @@ def _gpt(spec: Spec, settings: EvaluatorSettings, machine: Machine) -> LateEvalu
 
         return GptEvaluator(size, corpus, settings, machine.device, machine.threads)
 
-    return LateEvaluator(gpt_layout(size), partial(gpt_start, size, spec.seed), load)
+    def start(out: "Vector") -> None:
+        out[:] = gpt_start(size, spec.seed)
+
+    return LateEvaluator(gpt_layout(size), start, load, machine.cache_folder)
 
 
 def _smol(
@@ -103,7 +110,7 @@ def _smol(
         model = SmolModel(file, layout, questions, keep, torch.device(machine.device))
         return SentimentEvaluator(model, questions, settings.batch_size, machine.threads)
 
-    return LateEvaluator(layout, partial(file.first_values, layout, spec.seed), load)
+    return LateEvaluator(layout, partial(file.first_values, layout, spec.seed), load, machine.cache_folder)
 
 
 def _hf(
@@ -137,4 +144,5 @@ def _hf(
         model = HfModel(folder, layout, questions, torch.device(machine.device))
         return SentimentEvaluator(model, questions, settings.batch_size, machine.threads)
 
-    return LateEvaluator(layout, partial(hf_first_values, folder, layout, spec.seed), load)
+    start = partial(hf_first_values, folder, layout, spec.seed)
+    return LateEvaluator(layout, start, load, machine.cache_folder)

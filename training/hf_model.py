@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import numpy as np
 import torch
 from blake3 import blake3
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from .perturbing import Perturbing, Point
 from .selection import choose, lora_start, lora_targets
 from .sentiment import Sentences
 from .sentiment_evaluator import Questions, questions_of
-from .tensors import Layout, TensorShape, element_count, views
+from .tensors import Layout, TensorShape, views
 
 if TYPE_CHECKING:
     from .tensors import Vector
@@ -121,15 +120,14 @@ def hf_task(folder: Path, settings: EvaluatorSettings, sentences: Sentences) -> 
     return layout, questions
 
 
-def hf_first_values(folder: Path, layout: Layout, seed: int) -> "Vector":
+def hf_first_values(folder: Path, layout: Layout, seed: int, out: "Vector") -> None:
     """(n,) What training starts from: the files' values, or LoRA's first ones. Raises as `load_model`."""
     if lora_targets(layout):
-        return lora_start(layout, seed)
-    flat = np.empty(element_count(layout), np.float32)
+        out[:] = lora_start(layout, seed)
+        return
     named = dict(load_model(folder).named_parameters())
-    for name, part in views(layout, flat).items():
+    for name, part in views(layout, out).items():
         part[:] = named[name].detach().numpy()
-    return flat
 
 
 def load_model(folder: Path) -> nn.Module:

@@ -6,9 +6,11 @@ A turn's losses and an evaluation for people run in two threads, and the model's
 
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from .tensors import Layout
+from .room_service import room
+from .tensors import Layout, element_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,9 +33,13 @@ class Loaded(Protocol):
 class LateEvaluator:
     """An Evaluator (zeroth.py)."""
 
-    def __init__(self, layout: Layout, start: "Callable[[], Vector]", load: Callable[[], Loaded]) -> None:
+    def __init__(
+        self, layout: Layout, start: "Callable[[Vector], None]", load: Callable[[], Loaded], folder: Path
+    ) -> None:
+        """`start` writes the first values; `folder` is for vectors that are large."""
         self._layout = layout
         self._start = start
+        self._folder = folder
         self._load = load
         self._loaded: Loaded | None = None
         self._lock = threading.Lock()
@@ -43,7 +49,12 @@ class LateEvaluator:
         return self._layout
 
     def start(self) -> "Vector":
-        return self._start()
+        values = self.room()
+        self._start(values)
+        return values
+
+    def room(self) -> "Vector":
+        return room(element_count(self._layout), self._folder)
 
     def losses(self, parameters: "Vector", key: bytes, scale: "np.float32", seed: int) -> tuple[float, float]:
         with self._lock:

@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from .gguf_header import Stored, parse_header
 from .selection import lora_start, lora_targets
-from .tensors import Layout, TensorShape, element_count, views
+from .tensors import Layout, TensorShape, views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,16 +98,13 @@ class SmolFile:
             return packed.view("<f4").astype(np.float32).reshape(stop - start, *stored.shape[1:])
         return np.array(dequantize(packed.reshape(stop - start, row_bytes), kind), np.float32)
 
-    def first_values(self, layout: Layout, seed: int) -> "Vector":
+    def first_values(self, layout: Layout, seed: int, out: "Vector") -> None:
         """(n,) What training starts from: the file's values; for LoRA's matrices its own, which `seed` decides."""
-        import numpy as np
-
         if lora_targets(layout):
-            return lora_start(layout, seed)
-        flat = np.empty(element_count(layout), np.float32)
-        for name, part in views(layout, flat).items():
+            out[:] = lora_start(layout, seed)
+            return
+        for name, part in views(layout, out).items():
             self.read(name, part)
-        return flat
 
     def read(self, name: str, out: "Matrix") -> None:
         """Fill `out` with the tensor that we call `name`."""

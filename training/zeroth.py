@@ -30,7 +30,7 @@ from shoal.transport.wire import encode
 
 from . import checkpoint, importance, slopes, zeroth_state
 from .checkpoint import Local
-from .codecs import TINY, flush_tiny
+from .codecs import TINY, flush_tiny, spans
 from .directions import step
 from .importance import History
 from .method import Share, Turn, Work
@@ -72,7 +72,11 @@ class Evaluator(Protocol):
         ...
 
     def start(self) -> "Vector":
-        """(n,) Its first values, the same bits on every machine."""
+        """(n,) Its first values, the same bits on every machine; each time anew."""
+        ...
+
+    def room(self) -> "Vector":
+        """(n,) For values yet to be written. Where they are many, in a file, lest each copy take memory."""
         ...
 
     def losses(self, parameters: "Vector", key: bytes, scale: "np.float32", seed: int) -> tuple[float, float]:
@@ -118,7 +122,10 @@ class Zeroth:
         import numpy as np
 
         size = self._settings.pool
-        first = _frozen(flush_tiny(np.array(self._evaluator.start(), np.float32)))
+        first = self._evaluator.start()
+        for start, stop in spans(len(first)):
+            flush_tiny(first[start:stop])
+        _frozen(first)
         if not size:
             return State(0, first, slopes.NONE), Local()
         pool = Pool((0,) * size, importance.beginning(size), _frozen(np.zeros(len(first), np.int64)))
@@ -151,7 +158,7 @@ class Zeroth:
             codes.append(self._code(plus, minus))
             losses.append((plus + minus) / 2)
             if settings.way == "steps":
-                at = self._stepped(at, place, codes[-1])
+                at = self._stepped(state, at, place, codes[-1])
         step_s = expected_step_s(len(codes), turn.clock() - started_at, local.step_s)
         metrics = {"directions": float(len(codes)), "loss": sum(losses) / len(losses)}
         samples = len(codes) * settings.batch_size
@@ -210,7 +217,7 @@ class Zeroth:
             if number == picked[-1]:
                 break
             if self._settings.way == "steps":
-                at = self._stepped(at, place, code)
+                at = self._stepped(state, at, place, code)
         return true / len(picked)
 
     def is_evaluated(self, round: int) -> bool:
@@ -231,7 +238,8 @@ class Zeroth:
 
     def load(self, saved: BlobReader) -> State:
         size = self._settings.pool
-        return zeroth_state.load(saved, self._layout, size, self._pool_base() if size else None)
+        base = self._pool_base() if size else None
+        return zeroth_state.load(saved, self._layout, size, base, self._evaluator.room)
 
     def save_local(self, local: Local) -> Iterable[Payload]:
         return checkpoint.save_local(local, self._layout)
@@ -240,14 +248,12 @@ class Zeroth:
         return checkpoint.load_local(saved, self._layout)
 
     def _apply_fresh(self, state: State, claimed: Sequence[_Claimed], recent: slopes.Recent, limit: int) -> State:
-        import numpy as np
-
         terms = [
             (place.key, self._coefficient(slopes.bounded(code, limit), weight, total))
             for each, weight, total in self._parts(claimed)
             for place, code in zip(each.claims.places(each.turn), each.claims.codes, strict=True)
         ]
-        parameters = np.empty_like(state.parameters)
+        parameters = self._evaluator.room()
         step(state.parameters, self._layout, terms, parameters)
         return State(state.round + 1, _frozen(parameters), recent)
 
@@ -288,13 +294,11 @@ class Zeroth:
         value = -unit * (signed(code) * weight / total)
         return np.float32(value if abs(value) >= TINY else 0.0)
 
-    def _stepped(self, at: "Vector", place: Place, code: int) -> "Vector":
-        """Where one step along a direction leads, alone."""
-        import numpy as np
-
-        after = np.empty_like(at)
+    def _stepped(self, state: State, at: "Vector", place: Place, code: int) -> "Vector":
+        """Where one step along a direction leads, alone. All but the first, which leaves the state, are in place."""
+        after = self._evaluator.room() if at is state.parameters else at
         step(at, self._layout, [(place.key, self._coefficient(code, 1, 1))], after)
-        return _frozen(after)
+        return after
 
     def _holds(self, at: "Vector", place: Place, code: int) -> bool:
         """Whether a claimed slope is what comes out here, within what machines differ by."""

@@ -8,7 +8,7 @@ Framed as checkpoint.py says. What a malicious peer may send: any bytes as a sta
 it allocates; whether it is the right state, the certified digest decides, which covers the parameters in either form.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -126,11 +126,12 @@ def digest(state: State, layout: Layout) -> bytes:
     return hasher.digest()
 
 
-def load(saved: BlobReader, layout: Layout, pool: int, base: Base | None) -> State:
+def load(saved: BlobReader, layout: Layout, pool: int, base: Base | None, room: "Callable[[], Vector]") -> State:
     """The state that `save` wrote.
 
     Args:
         pool: the spec's; `base` is there if it is not 0.
+        room: makes (n,) for the parameters.
 
     Raises:
         ValueError: it is of another layout, pool or version, of the wrong size, or holds values out of range.
@@ -149,7 +150,7 @@ def load(saved: BlobReader, layout: Layout, pool: int, base: Base | None) -> Sta
     recent = _integers(saved, offset, "<i8", CODES, MASS * MEMORY * 2)
     offset += 8 * CODES
     if base is None:
-        return State(header.round, read_vector(saved, offset, count, VALUE_MAX), recent)
+        return State(header.round, read_vector(saved, offset, count, VALUE_MAX, room()), recent)
     coefficients = _integers(saved, offset, "<i8", pool, SUM_MAX)
     if sum(map(abs, coefficients)) > SUM_MAX:
         raise ValueError("its coefficients are out of range")

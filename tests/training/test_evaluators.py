@@ -1,6 +1,5 @@
 """From a spec to losses at perturbed parameters, the same for everybody who draws them again; or to one line."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -171,50 +170,6 @@ def test_smollm_writes_on_from_a_prompt() -> None:
     assert text == b" Paris"
 
 
-@needs_smollm
-def test_the_peak_of_training_everything_is_the_model_its_largest_tensor_and_a_tenth() -> None:
-    program = f"""
-import threading, time, numpy as np
-from pathlib import Path
-from shoal.training.evaluators import Machine, evaluator_of
-from shoal.training.evaluator_settings import EvaluatorSettings
-from shoal.training.spec import Spec
-def anonymous():
-    return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
-import torch, gguf.quants
-from shoal.training import sentiment_evaluator, smol_model, smollm_file
-torch.set_num_threads(1); torch.ones(600, 600) @ torch.ones(600, 600)
-smollm_file.open_file().tokenizer()  # which malloc keeps the memory of
-before = anonymous()
-machine = Machine("cpu", 1, Path({str(data_folder())!r}), Path("/nowhere"), lambda done, texts: None)
-spec = Spec(creator="1" * 52, nonce=bytes(16), model="smollm2-135m", data="sentiment")
-settings = EvaluatorSettings(train="all", train_sentences=16, evaluation_sentences=2)
-evaluator = evaluator_of(spec, settings, machine)
-values = evaluator.start()
-evaluator.losses(values, bytes(32), np.float32(1e-3), 0)
-peak, is_done = 0.0, False
-def watch():
-    global peak
-    while not is_done:
-        peak = max(peak, anonymous())
-        time.sleep(0.002)
-watching = threading.Thread(target=watch)
-watching.start()
-for seed in range(1, 4):
-    evaluator.losses(values, bytes(32), np.float32(1e-3), seed)
-is_done = True
-watching.join()
-print(peak - before)
-"""
-    # What is freed goes back to the system at once: else what is measured is how malloc's heap happens to be split.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < (134_515_008 * 1.1 + 49_152 * 576) * 4 / 2**20
-
-
 class Slow:
     """Tells when two threads are in it at once."""
 
@@ -245,7 +200,7 @@ def test_it_is_loaded_once_when_first_needed_and_asked_by_one_thread_at_a_time()
         loads.append(1)
         return slow
 
-    evaluator = LateEvaluator(layout, lambda: np.zeros(3, np.float32), load)
+    evaluator = LateEvaluator(layout, lambda out: out.fill(0), load, Path("/nowhere"))
     assert element_count(evaluator.layout) == len(evaluator.start()) == 3
     assert not loads
     values = evaluator.start()

@@ -81,6 +81,12 @@ def expected_logits(folder: Path, questions: Questions, layout: Layout, values: 
     return torch.stack(rows)[:, list(questions.words)]
 
 
+def first_values(folder: Path, layout: Layout, seed: int) -> np.ndarray:
+    values = np.empty(element_count(layout), np.float32)
+    hf_first_values(folder, layout, seed, values)
+    return values
+
+
 @pytest.mark.parametrize("kind", [llama, gpt2])
 @pytest.mark.parametrize("train", ["last_norms", "norms", "last_layers", "all"])
 def test_logits_at_perturbed_values_are_those_of_transformers_itself(
@@ -88,7 +94,7 @@ def test_logits_at_perturbed_values_are_those_of_transformers_itself(
 ) -> None:
     folder = kind(tmp_path)
     layout, questions, model = prepared(folder, train)
-    values = hf_first_values(folder, layout, 0)
+    values = first_values(folder, layout, 0)
     everything = range(len(questions.prompts))
     with torch.no_grad(), model.perturbing.at(Point(values)):
         assert torch.allclose(model.logits(everything), expected_logits(folder, questions, layout, values), atol=1e-5)
@@ -108,7 +114,7 @@ def test_lora_stands_beside_its_projections(tmp_path: Path) -> None:
     assert [tensor.name.split(".", 3)[3] for tensor in layout[:4]] == [
         "self_attn.q_proj.a", "self_attn.q_proj.b", "self_attn.v_proj.a", "self_attn.v_proj.b",
     ]  # fmt: skip
-    values = hf_first_values(folder, layout, 3)
+    values = first_values(folder, layout, 3)
     with torch.no_grad(), model.perturbing.at(Point(values)):
         logits = model.logits(range(6))
     assert torch.allclose(logits, expected_logits(folder, questions, (), np.empty(0, np.float32)), atol=1e-5)
@@ -120,7 +126,7 @@ def test_it_can_be_trained_along_directions(tmp_path: Path) -> None:
     folder = llama(tmp_path)
     layout, questions, model = prepared(folder, "all")
     evaluator = SentimentEvaluator(model, questions, batch_size=4, threads=1)
-    values, scale = hf_first_values(folder, layout, 0), np.float32(1e-2)
+    values, scale = first_values(folder, layout, 0), np.float32(1e-2)
     before = evaluator.evaluate(values)
     for step in range(150):
         key = step.to_bytes(32, "little")
@@ -141,7 +147,7 @@ def test_it_writes_and_repeats_from_a_seed(tmp_path: Path) -> None:
     folder = gpt2(tmp_path)
     layout, questions, model = prepared(folder, "norms")
     evaluator = SentimentEvaluator(model, questions, batch_size=4, threads=1)
-    values = hf_first_values(folder, layout, 0)
+    values = first_values(folder, layout, 0)
     texts = [evaluator.generate(values, b" a good", 30, 1.0, seed) for seed in (1, 1, 2)]
     assert len(texts[0]) <= 30
     assert texts[0] == texts[1] != texts[2]
