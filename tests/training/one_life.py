@@ -6,16 +6,16 @@ anonymous memory that was held beside what was held before, in MiB.
     python one_life.py FOLDER_OF_DATA FOLDER_OF_STATES
 """
 
+import importlib
 import sys
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import gguf.quants  # noqa: F401 - as all that is imported or made here, it is there before what is measured
 import torch
 
-from shoal.training import sentiment_evaluator, smol_model, smollm_file  # noqa: F401
+from shoal.training import smollm_file
 from shoal.training.evaluators import Machine, evaluator_of
 from shoal.training.method import Share, Turn
 from shoal.training.ports import BytesReader, Payload
@@ -23,6 +23,7 @@ from shoal.training.spec import Spec
 from shoal.training.zeroth import Zeroth
 from shoal.training.zeroth_settings import ZerothSettings
 
+LOADED_FIRST = ["gguf.quants", "shoal.training.sentiment_evaluator", "shoal.training.smol_model"]
 MEMBERS = [letter * 52 for letter in "abcd"]
 SETTINGS = ZerothSettings(
     way="steps", directions=2, batch_size=2, train="all", train_sentences=16, evaluation_sentences=2, audit_share=1.0
@@ -36,9 +37,9 @@ class FileReader:
         self._file = path.open("rb")
         self.size = path.stat().st_size
 
-    def read(self, offset: int, count: int) -> bytes:
+    def read(self, offset: int, length: int) -> bytes:
         self._file.seek(offset)
-        return self._file.read(count)
+        return self._file.read(length)
 
 
 def anonymous_mib() -> float:
@@ -77,6 +78,8 @@ def live(data: Path, states: Path) -> None:
 
 
 def main() -> None:
+    for name in LOADED_FIRST:
+        importlib.import_module(name)
     torch.set_num_threads(1)
     _ = torch.ones(600, 600) @ torch.ones(600, 600)
     file = smollm_file.open_file()

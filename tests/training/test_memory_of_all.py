@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,7 +23,7 @@ ENVIRONMENT: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_
 
 
 @contextmanager
-def living(states: Path) -> Iterator[subprocess.Popen[str]]:
+def living(states: Path) -> Generator[subprocess.Popen[str]]:
     """The program, with its libraries loaded, waiting for a line."""
     command = [sys.executable, str(PROGRAM), str(data_folder()), str(states)]
     program = subprocess.Popen(
@@ -44,7 +44,7 @@ def peak_mib(program: subprocess.Popen[str]) -> float:
 
 
 @contextmanager
-def memory_group(name: str) -> Iterator[Path]:
+def memory_group(name: str) -> Generator[Path]:
     group = GROUPS / name
     try:
         group.mkdir(exist_ok=True)
