@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Sums = NDArray[np.int64]  # (n,)
 
 MAGIC: Final = b"shoal/zo"
-VALUE_MAX: Final = 2.0**60  # 2^20 rounds of the largest step that settings allow stay below it
+VALUE_MAX: Final = 2.0**70  # 2^20 rounds of the largest step that settings allow, 4096 slopes of 2^30, stay below it
 SUM_MAX: Final = 2**62  # of all that was ever claimed along a pool's directions together
 
 
