@@ -3,7 +3,8 @@
 A weight is the samples that stand behind a contribution, halved for each round that it is stale. Contributions of one
 member from one state are a walk, which the method adds up and counts once, by the largest of their weights. A walk of
 more turns than there was time for weighs less, in proportion, and so do walks of one member from several states. Where
-some members have no votes, their walks together have at most a fifth of all weight.
+some members have no votes, their walks together have at most a fifth of all weight, and move the state by at most a
+fifth of all turns.
 
 What a malicious member may claim is as many samples as the spec allows, so it has the share of weight that these give
 it: nobody counts them. As many turns as it likes do not multiply that share: it has time for one in each round that
@@ -49,11 +50,18 @@ def weights(taken: Sequence[Taken], electorate: Electorate) -> tuple[int, ...]:
     made = _turns(taken)
     spare = _spare_turns(made, electorate)
     full = _one_members_walks([(each, _weight(each, made[each.member][each.staleness], spare)) for each in taken])
-    room = _counted(pair for pair in full if electorate.votes(pair[0].member)) // VOTED_PARTS
-    claimed = _counted(pair for pair in full if not electorate.votes(pair[0].member))
-    if claimed <= room:
-        return tuple(weight for _, weight in full)
-    return tuple(weight if electorate.votes(each.member) else weight * room // claimed for each, weight in full)
+    voted = [_walk(pair) for pair in full if electorate.votes(pair[0].member)]
+    others = [_walk(pair) for pair in full if not electorate.votes(pair[0].member)]
+    bounds = [
+        (sum(measure(voted).values()) // VOTED_PARTS, max(1, sum(measure(others).values())))
+        for measure in (walks, _reaches)
+    ]
+    return tuple(
+        weight
+        if electorate.votes(each.member)
+        else min(weight, *(weight * room // claimed for room, claimed in bounds))
+        for each, weight in full
+    )
 
 
 def weights_in(closed: Closed, ledger: Ledger) -> tuple[int, ...] | None:
@@ -110,16 +118,34 @@ def _weight(taken: Taken, made: int, spare: int) -> int:
 
 
 def _one_members_walks(weighed: Sequence[tuple[Taken, int]]) -> list[tuple[Taken, int]]:
-    """With the weights of a member's walks from several states scaled, so that together they weigh as much as the
-    weightiest: else who sends one from each state that is not too old would weigh twice as much as the others.
+    """With the weights of a member's walks from several states scaled, so that together they weigh no more than the
+    weightiest, nor lead further than the one that leads furthest. Without the first, who sends one contribution from
+    each state that is not too old would weigh twice as much as the others; without the second, one turn from the newest
+    state and five from each of two before would move the state by 1.76 times as much as one turn.
     """
-    most, all_ = dict[PeerId, int](), dict[PeerId, int]()
-    for (member, _), weight in walks(((each.member, each.base_round), weight) for each, weight in weighed).items():
-        most[member] = max(most.get(member, 0), weight)
-        all_[member] = all_.get(member, 0) + weight
-    return [(each, weight * most[each.member] // max(1, all_[each.member])) for each, weight in weighed]
+    pairs = [_walk(pair) for pair in weighed]
+    scales = _scales(walks(pairs)), _scales(_reaches(pairs))
+    return [
+        (each, min(weight * most // max(1, all_) for most, all_ in (scale[each.member] for scale in scales)))
+        for each, weight in weighed
+    ]
 
 
-def _counted(weighed: Iterable[tuple[Taken, int]]) -> int:
-    """The weight of these together, of each walk once."""
-    return sum(walks(((each.member, each.base_round), weight) for each, weight in weighed).values())
+def _walk(weighed: tuple[Taken, int]) -> tuple[Walk, int]:
+    taken, weight = weighed
+    return (taken.member, taken.base_round), weight
+
+
+def _reaches(weighed: Sequence[tuple[Walk, int]]) -> dict[Walk, int]:
+    """By how much each walk moves the state, at most: its turns are added up, and the sum has the walk's weight."""
+    counts = Counter(walk for walk, _ in weighed)
+    return {walk: weight * counts[walk] for walk, weight in walks(weighed).items()}
+
+
+def _scales(measured: Mapping[Walk, int]) -> dict[PeerId, tuple[int, int]]:
+    """Of each member the largest of its walks' measures, and their sum."""
+    scales: dict[PeerId, tuple[int, int]] = {}
+    for (member, _), measure in measured.items():
+        most, all_ = scales.get(member, (0, 0))
+        scales[member] = max(most, measure), all_ + measure
+    return scales
