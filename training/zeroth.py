@@ -279,12 +279,15 @@ class Zeroth:
         return State(state.round + 1, base.moved(sums), recent, found)
 
     def _parts(self, claimed: Sequence[_Claimed]) -> Iterator[tuple[_Claimed, int, int]]:
-        """Each with a weight, and what slope times weight is to be divided by."""
-        weights = walks((each.walk, each.weight) for each in claimed)
-        total = sum(weights.values())
+        """Each with a weight, and what slope times weight is to be divided by.
+
+        Its own weight, not its walk's: one slope that is made up, in the walk of a whole turn, would move the state by
+        as much as eight, and be audited as seldom as one.
+        """
+        total = sum(walks((each.walk, each.weight) for each in claimed).values())
         for each in claimed:
             count = len(each.claims.codes) if self._settings.way == "average" else 1
-            yield each, weights[each.walk], total * count
+            yield each, each.weight, total * count
 
     def _coefficient(self, code: int, weight: int, total: int) -> "np.float32":
         """Of one direction: -lr * slope * weight / total. The quotient of integers is rounded once, as is the rest."""
@@ -317,11 +320,13 @@ class Zeroth:
         return coded(slope, self._settings.origin) if abs(slope) < float("inf") else 0
 
     def _picked(self, share: Share, seed: bytes) -> list[int]:
-        """Which of its slopes are computed again, in order."""
+        """Which of its slopes are computed again, in order: of few as many as of a whole turn's, or there would be none
+        to find out who sends a slope a turn.
+        """
         if self._settings.audit == "private":
             return []
-        limit = int(self._settings.audit_share * 2**32)
         count = len(self._claimed(share).claims.codes)
+        limit = int(self._settings.audit_share * 2**32) * self._settings.directions // count
         name = _AUDIT_DOMAIN + encode((seed, share.member, share.turn_round, share.base_round))
         raw = blake3(name).digest(4 * count)
         return [each for each in range(count) if int.from_bytes(raw[4 * each : 4 * each + 4], "little") < limit]

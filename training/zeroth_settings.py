@@ -27,7 +27,7 @@ class ZerothSettings(EvaluatorSettings, frozen=True, forbid_unknown_fields=True,
     # Whether a slope is believed.
     bound: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 3  # times the median of recent slopes: more counts as that
     audit: Literal["public", "private"] = "public"  # private: members have samples of their own, so nobody can tell
-    audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05  # of all slopes, which the others compute again
+    audit_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05  # of a turn's slopes, which the others compute again
 
     # The evaluation of a state.
     evaluate_rounds: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = 1  # every so many rounds, and after the last

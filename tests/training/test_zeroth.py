@@ -118,6 +118,18 @@ def test_a_members_turns_from_one_state_add_up_and_count_once() -> None:
     np.testing.assert_allclose(both, alone + first - rest, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_one_slope_in_the_walk_of_a_whole_turn_moves_the_state_by_its_own_weight(way: str) -> None:
+    made = method(replace_settings(WAYS[way], bound=1024))
+    state, _ = made.start(SPEC)
+    whole, short = contributed(made, state, 1, "a", weight=800), contributed(made, state, 2, "a", weight=100, base=0)
+    pooled = bytes(2) if WAYS[way].pool else b""
+    short = with_codes(short, pooled + bytes([100]))
+    nothing = with_codes(short, pooled + bytes(1))
+    moved = made.apply(state, [whole, short])[0].parameters - made.apply(state, [whole, nothing])[0].parameters
+    np.testing.assert_allclose(np.abs(moved), WAYS[way].lr * decoded(100, -8) / 8, rtol=1e-4)
+
+
 def test_shares_without_weight_move_the_rounds_number_alone() -> None:
     made = method(WAYS["pool"])
     state = run(made, 1)[-1]
@@ -322,6 +334,13 @@ def test_a_draw_falls_on_the_named_part_of_all_slopes() -> None:
     share = Share(1, "a", 128, 8, 0, BytesReader(bytes(8)))
     hits = sum(made.is_audited(share, number.to_bytes(32, "big")) for number in range(4000))
     assert abs(hits / 4000 - (1 - 0.95**8)) < 0.03
+
+
+def test_of_a_turn_of_one_slope_as_many_are_drawn_as_of_a_whole_one() -> None:
+    made = method(replace_settings(WAYS["average"], audit_share=0.05))
+    share = Share(1, "a", 16, 8, 0, BytesReader(bytes(1)))
+    hits = sum(made.is_audited(share, number.to_bytes(32, "big")) for number in range(4000))
+    assert abs(hits / 4000 - 8 * 0.05) < 0.03
 
 
 def test_slopes_are_tried_on_samples_that_anybody_can_draw() -> None:
