@@ -16,7 +16,7 @@ from shoal.training.zeroth_settings import ZerothSettings, parse_settings
 from shoal.transport.conditions import Conditions
 from tests.sim.harness import Node, Swarm, ToyState, make_nodes, make_spec, simulated
 from tests.sim.test_replaying import ReplayingMethod, history_of, joined
-from tests.sim.test_zeroth import SETTINGS
+from tests.sim.zeroth_swarm import SETTINGS
 from tests.training.quadratic import Quadratic
 
 

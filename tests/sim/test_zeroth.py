@@ -7,37 +7,13 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
-from shoal.training.checkpoint import Local
 from shoal.training.events import Audited, LocalDone, MembersChanged, RoundClosed
-from shoal.training.method import Turn, Work
-from shoal.training.scalar_codes import decoded, encode
-from shoal.training.service import SwarmService
-from shoal.training.spec import SignedSpec, Spec, open_spec
-from shoal.training.zeroth import Zeroth
-from shoal.training.zeroth_settings import ZerothSettings, parse_settings
-from shoal.training.zeroth_state import State
+from shoal.training.method import Turn
+from shoal.training.zeroth_settings import ZerothSettings
 from shoal.transport.conditions import Conditions
-from tests.sim.harness import Node, Swarm, make_nodes, make_spec, simulated
+from tests.sim.harness import simulated
+from tests.sim.zeroth_swarm import Forge, barred, loss, members, people, started, tenfold_and_backwards
 from tests.training.quadratic import Quadratic
-
-SETTINGS = {"directions": 8, "lr": 0.05}
-
-Forge = Callable[[bytes, Turn], bytes]
-
-
-class Lying(Zeroth):
-    """Sends other codes than it found."""
-
-    forge: Forge
-
-    def contribute(self, state: State, local: Local, turn: Turn) -> Work[Local]:
-        work = super().contribute(state, local, turn)
-        codes = self.forge(bytes(work.payload[0]), turn)
-        return Work((codes,), work.samples, work.local, work.metrics)
-
-
-def tenfold_and_backwards(codes: bytes, turn: Turn) -> bytes:
-    return bytes(encode(-10 * decoded(code, -8), -8) for code in codes)
 
 
 def constant(codes: bytes, turn: Turn) -> bytes:
@@ -66,45 +42,6 @@ ATTACKS: dict[str, Callable[[], Forge]] = {
     "drawn": lambda: drawn,
     "replayed": Replayed,
 }
-
-
-def people(
-    folder: Path,
-    count: int,
-    liars: dict[int, Forge] | None = None,
-    members_start: int | None = None,
-    **settings: object,
-) -> tuple[list[Node], SignedSpec]:
-    """Members of a swarm that trains a quadratic; some forge what they send."""
-    nodes = make_nodes(folder, count)
-    signed = make_spec(nodes, method="zeroth", members_start=members_start or count, settings=SETTINGS | settings)
-    spec, parsed = open_spec(signed), parse_settings(SETTINGS | settings)
-    assert isinstance(spec, Spec)
-    assert isinstance(parsed, ZerothSettings)
-    for number, node in enumerate(nodes):
-        forge = (liars or {}).get(number)
-        node.method = (Zeroth if forge is None else Lying)(spec, parsed, Quadratic())
-        if isinstance(node.method, Lying) and forge is not None:
-            node.method.forge = forge
-    return nodes, signed
-
-
-def members(service: SwarmService) -> set[str]:
-    view = service.membership()
-    return set() if view is None else {row.peer for row in view.members}
-
-
-def barred(service: SwarmService) -> set[str]:
-    view = service.membership()
-    return set() if view is None else set(view.barred)
-
-
-def loss(node: Node) -> float:
-    return Quadratic().evaluate(node.running.state().parameters)["validation_loss"]
-
-
-async def started(swarm: Swarm) -> None:
-    await swarm.start(*range(len(swarm.nodes)), introducer=0)
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
