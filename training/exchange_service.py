@@ -191,7 +191,7 @@ class Exchange:
 
     def has_ballots(self) -> bool:
         """Whether there are votes that have yet to be said to somebody."""
-        return any(talker.is_voting or talker.outbox.is_due(Kind.BALLOTS) for talker in self._talkers.values())
+        return any(talker.outbox.is_unsaid(Kind.BALLOTS) for talker in self._talkers.values())
 
     async def farewell(self, sequence: int) -> Presence:
         """Say goodbye to the connected members, each once."""
@@ -264,31 +264,39 @@ class Exchange:
             self._look_soon()
 
     async def _talk(self, peer: PeerId, talker: Talker) -> None:
-        """Say to `peer` whatever is due, one thing at a time, until it disconnects."""
+        """Say to `peer` whatever is due until it disconnects."""
         outbox = talker.outbox
         with talker.scope:
-            while True:
-                talker.wake = trio.Event()
-                kind = outbox.take(trio.current_time())
-                if kind is None:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    talker.wake = trio.Event()
+                    kind = outbox.take(trio.current_time())
+                    if kind is not None:
+                        nursery.start_soon(self._deliver, peer, talker, kind)
+                        await trio.lowlevel.checkpoint()  # tasks that begin together take their turns in any order
+                        continue
                     with trio.move_on_at(outbox.wakes_at()):
                         await talker.wake.wait()
-                    continue
-                refusal = await self._say(peer, talker, kind)
-                if refusal is None:
-                    outbox.sent()
-                    continue
-                if refusal.code is Code.NEEDS_NEWER:
-                    text = f"{peer} speaks a newer version: this swarm needs a newer Shoal"
-                    self._do([Observe(Problem(text))])
-                if refusal.code in (Code.UNKNOWN_METHOD, Code.NEEDS_NEWER):
-                    outbox.drop()
-                    continue
-                if refusal.code is Code.REFUSED:
-                    outbox.want(Kind.HELLO)  # it does not know this member, or no longer
-                if refusal.code in (Code.DEADLINE_EXCEEDED, Code.UNREACHABLE):
-                    self._miss(peer)
-                outbox.failed(kind, trio.current_time())
+
+    async def _deliver(self, peer: PeerId, talker: Talker, kind: Kind) -> None:
+        """Say this, and have the outbox know how it ended."""
+        outbox = talker.outbox
+        refusal = await self._say(peer, talker, kind)
+        talker.wake.set()
+        if refusal is None:
+            outbox.sent(kind)
+            return
+        if refusal.code is Code.NEEDS_NEWER:
+            text = f"{peer} speaks a newer version: this swarm needs a newer Shoal"
+            self._do([Observe(Problem(text))])
+        if refusal.code in (Code.UNKNOWN_METHOD, Code.NEEDS_NEWER):
+            outbox.dropped(kind)
+            return
+        if refusal.code is Code.REFUSED:
+            outbox.want(Kind.HELLO)  # it does not know this member, or no longer
+        if refusal.code in (Code.DEADLINE_EXCEEDED, Code.UNREACHABLE):
+            self._miss(peer)
+        outbox.failed(kind, trio.current_time())
 
     async def _say(self, peer: PeerId, talker: Talker, kind: Kind) -> Refusal | None:
         """None also when there is nothing to say any more."""
@@ -300,11 +308,8 @@ class Exchange:
                 ballots = talker.take(self._rounds.round)
                 if not ballots:
                     return None
-                talker.is_voting = True
                 reply = await request(peer, calls.ballots, Ballots(ballots), timeout_s=ANSWER_S)
-                talker.is_voting = False
-                if isinstance(reply, Refusal):
-                    talker.put_back(ballots)
+                talker.ended(ballots, have_arrived=not isinstance(reply, Refusal))
             case Kind.WORDS:
                 words = self._rounds.words.fitting(self._rounds.position)[:CHANGES_TOLD_MAX]
                 if not words:

@@ -24,8 +24,8 @@ class Talker:
         self.wake = trio.Event()
         self.scope = trio.CancelScope()
         self.offers: deque[Offered] = deque(maxlen=OFFERS_KEPT)
-        self.is_voting = False  # ballots are on their way
         self._ballots: deque[Ballot] = deque(maxlen=BALLOTS_MAX)
+        self._under_way: list[Ballot] = []
 
     def said(self, offered: Offered) -> None:
         """It has arrived; the next one's turn."""
@@ -39,15 +39,22 @@ class Talker:
             self._ballots.remove(ballot)
         self._ballots.append(ballot)
 
-    def put_back(self, ballots: tuple[Ballot, ...]) -> None:
-        """They did not arrive; newer ones keep their places."""
-        for ballot in reversed(ballots):
-            if len(self._ballots) < BALLOTS_MAX and ballot not in self._ballots:
-                self._ballots.appendleft(ballot)
-
     def take(self, round: int) -> tuple[Ballot, ...]:
-        """What is to be said, but for what has been overtaken."""
+        """What is to be said, but for what has been overtaken; tell its end to `ended`. What is under way waits: on a
+        slow line a large proposal would be repeated before it has come.
+        """
         # Of the round before, too: others may need this member's vote to see how it ended.
-        ballots = tuple(each for each in self._ballots if each.round >= round - 1 or isinstance(each, Decided))
-        self._ballots.clear()
+        wanted = [each for each in self._ballots if each.round >= round - 1 or isinstance(each, Decided)]
+        ballots = tuple(each for each in wanted if each not in self._under_way)
+        self._ballots = deque((each for each in wanted if each in self._under_way), BALLOTS_MAX)
+        self._under_way += ballots
         return ballots
+
+    def ended(self, ballots: tuple[Ballot, ...], *, have_arrived: bool) -> None:
+        """These were taken; what did not arrive is to be said again, newer ones keep their places."""
+        for ballot in reversed(ballots):
+            self._under_way.remove(ballot)
+            if not have_arrived and len(self._ballots) < BALLOTS_MAX and ballot not in self._ballots:
+                self._ballots.appendleft(ballot)
+        if self._ballots:
+            self.outbox.want(Kind.BALLOTS)

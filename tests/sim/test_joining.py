@@ -30,7 +30,9 @@ async def test_who_comes_after_many_rounds_is_shown_the_way_and_takes_part_at_on
         start = max(node.round for node in nodes)
         await swarm.until(lambda: nodes[3].round > start + 2 and takes_part(nodes[0], nodes[3]))
         assert len(nodes[3].observed(Resynced)) == 1
-        assert nodes[3].observed(RoundClosed)[0].round <= start + 6
+        # Where a round ends just while it asks for a head, it is told one beyond the log that it has: it tries again
+        # after a second, six rounds here.
+        assert nodes[3].observed(RoundClosed)[0].round <= start + 9
         assert len(nodes[3].running.log()) < 40  # the rounds before were leapt over
         assert len(set(swarm.digests(nodes[3].round - 1))) == 1
 

@@ -1,6 +1,7 @@
 """Whole swarms that train by shared seeds: liars are found and go, and whoever was away comes back to the same bits."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -102,18 +103,22 @@ async def test_who_was_killed_and_who_comes_late_have_the_same_bits(autojump_clo
         assert len(set(swarm.digests(last))) == 1
 
 
-async def test_on_a_slow_line_a_round_takes_its_work_and_two_round_trips(autojump_clock: object, folder: Path) -> None:
+async def test_on_a_slow_line_every_round_takes_its_work_and_two_round_trips(
+    autojump_clock: object, folder: Path
+) -> None:
     nodes, spec = people(folder, 4, directions=64)
     conditions = Conditions(latency_s=0.1, jitter_s=0.0)  # 200 ms there and back
     for node in nodes:
         node.bytes_per_s = 125_000.0
     async with simulated(nodes, spec, conditions=conditions) as swarm:
         await started(swarm)
-        await swarm.until_round(20)
-        closed = [each for each in nodes[1].observed(RoundClosed) if each.round > 5]
-        took = sorted(each.seconds for each in closed)
-        assert took[len(took) // 2] <= nodes[1].turn_s + 2 * 0.2 + 0.1
-        assert took[-1] <= nodes[1].turn_s + 3 * 0.2 + 0.1  # a round begins at different times for different members
+        await swarm.until_round(40)
+        for node in nodes:
+            # From the end of one to the end of the next: also where a member hears of it later than the others.
+            ends_at = [at for at, each in node.events if isinstance(each, RoundClosed) and each.round >= 2]
+            took = [end - start for start, end in pairwise(ends_at)]
+            assert len(took) >= 38
+            assert max(took) <= node.turn_s + 2 * 0.2 + 0.1
 
 
 async def test_a_contribution_of_64_slopes_takes_250_bytes_more(autojump_clock: object, folder: Path) -> None:
