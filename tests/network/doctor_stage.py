@@ -75,12 +75,16 @@ class Resident:
         """Asked from outside of the laboratory: by the node's Unix socket."""
         return await self._run(*SHOAL, "doctor", "--json", "--data-dir", str(self.data_dir), *target)
 
-    async def doctor_until(self, verdict: str, *target: str, patience_s: float = 20.0) -> Said:
-        """Ask until it says so; else what it said last."""
+    async def doctor_until(
+        self, verdict: str, *target: str, patience_s: float = 20.0, has_relays: bool = False
+    ) -> Said:
+        """Ask until it says so, and if `has_relays` that all is well with them; else what it said last."""
         ends_at = trio.current_time() + patience_s
         while True:
             said = await self.doctor(*target)
-            if said.verdict == verdict or trio.current_time() > ends_at:
+            relays = [found["state"] for found in said.of("relays")]
+            is_so = said.verdict == verdict and (not has_relays or set(relays) == {"ok"})
+            if is_so or trio.current_time() > ends_at:
                 return said
             await trio.sleep(0.3)
 
