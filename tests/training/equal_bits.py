@@ -3,23 +3,32 @@
 It imports torch first, as a member that trains does: its libraries may change how the processor rounds or flushes.
 """
 
+import os
 import sys
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from blake3 import blake3
 
+from shoal.training.averaging import centered_clipping, clipped_mean, geometric_median, mean
 from shoal.training.checkpoint import State
 from shoal.training.codecs import CODECS, TINY, flush_tiny
 from shoal.training.diloco import Diloco, Trained
 from shoal.training.diloco_settings import parse_settings
 from shoal.training.directions import add_sums, direction_key, perturbed, signs, step
+from shoal.training.flag import flag_aggregator
 from shoal.training.method import Share
 from shoal.training.models import SIZES, gpt_start, uniform
+from shoal.training.order_statistics import CoordinateMedian, TrimmedMean, WeightedMedian, WeightedTrimmedMean
 from shoal.training.payload import write_payload
 from shoal.training.ports import BytesReader
+from shoal.training.rows import Row, Sweep, Weighted
+from shoal.training.selecting import krum, least_diameter, multi_krum, nearest_mixing
 from shoal.training.spec import Spec
+from shoal.training.sweep_service import ThreadedSweep
 from shoal.training.tensors import TensorShape
+from tests.training.rows_in_memory import InMemory, weighted, whole
 
 COUNT = 2**18 + 12_345  # more than one piece, and a last block that is not full
 LAYOUT = (TensorShape("a", (COUNT,)),)
@@ -118,6 +127,58 @@ def perturbations() -> np.ndarray:
     return out
 
 
+def mixed_median(rows: Sequence[Weighted], size: int, sweep: Sweep) -> Row:
+    return geometric_median(nearest_mixing(rows, 2, size, sweep), size, sweep)
+
+
+SWEEP = ThreadedSweep(int(os.environ.get("OMP_NUM_THREADS", "3")))  # as many threads as torch has
+START = InMemory(flush_tiny(uniform("previous", COUNT, 1e-4)))
+COMBINED: dict[str, Callable[[Sequence[Weighted], int, Sweep], Row]] = {
+    "mean": mean,
+    "clipped mean": clipped_mean,
+    "geometric median": geometric_median,
+    "centered clipping": lambda rows, size, sweep: centered_clipping(rows, START, 3, size, sweep),
+    "krum": lambda rows, size, sweep: krum(rows, 2, size, sweep),
+    "multi-krum": lambda rows, size, sweep: multi_krum(rows, 2, size, sweep),
+    "least diameter": lambda rows, size, sweep: least_diameter(rows, 2, size, sweep),
+    "mixed geometric median": mixed_median,
+    "flag aggregator": flag_aggregator,
+}
+
+
+def combination(name: str) -> bytes:
+    """Of a rule with the rows' own weights: rows of which the first two all but
+    cancel, one of another scale, and one that is nearly another.
+    """
+    vectors = [flush_tiny(rough(f"row/{index}")) for index in range(9)]
+    vectors[1] = np.nextafter(-vectors[0], np.float32(0))
+    vectors[2] *= np.float32(2**20)
+    vectors[3] = np.nextafter(vectors[4], np.float32(0))
+    weights = (3, 5, 1, 4, 4, 5, 4, 3, 5)
+    rows = weighted([flush_tiny(vector) for vector in vectors], weights)
+    return whole(COMBINED[name](rows, COUNT, SWEEP), COUNT, SWEEP).tobytes()
+
+
+COORDINATEWISE: dict[str, Callable[[Sequence[Weighted]], Row]] = {
+    "median": CoordinateMedian,
+    "trimmed mean": lambda rows: TrimmedMean(rows, 2),
+    "weighted median": WeightedMedian,
+    "weighted trimmed mean": lambda rows: WeightedTrimmedMean(rows, 2),
+}
+
+
+def coordinatewise(name: str) -> bytes:
+    """Of rows of which every second is the opposite of the one before, but for a last bit: what lies in the middle all
+    but cancels, and zeros have both signs.
+    """
+    vectors: list[np.ndarray] = []
+    for index in range(5):
+        vector = flush_tiny(rough(f"row/{index}"))
+        vectors += [vector, flush_tiny(np.nextafter(-vector, np.float32(0)))]
+        vectors[-1][::11] = -0.0
+    return whole(COORDINATEWISE[name](weighted(vectors, 2 * (3, 5, 1, 4, 6))), COUNT, SWEEP).tobytes()
+
+
 def main() -> None:
     flushes = len(sys.argv) > 1 and sys.argv[1] == "flush"
     if flushes and not torch.set_flush_denormal(True):
@@ -130,6 +191,10 @@ def main() -> None:
     print("directions step", blake3(steps()).hexdigest())
     print("directions add_sums", blake3(sums().astype("<i8").tobytes()).hexdigest())
     print("directions perturbed", blake3(perturbations().tobytes()).hexdigest())
+    for name in COMBINED:
+        print(name, blake3(combination(name)).hexdigest())
+    for name in COORDINATEWISE:
+        print(name, blake3(coordinatewise(name)).hexdigest())
 
 
 if __name__ == "__main__":

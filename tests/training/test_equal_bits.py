@@ -15,17 +15,19 @@ ROOT = PROGRAM.parents[2]
 
 
 def environments() -> Iterator[dict[str, str]]:
-    """torch's kernels x threads x MKL's reproducibility, each with one of numpy's instruction sets in turn."""
+    """torch's kernels x threads x MKL's reproducibility, each with one of numpy's and of its BLAS' in turn."""
     here = np.show_config("dicts")["SIMD Extensions"][
         "found"
     ]  # what this numpy has kernels for and this processor can run, simplest first
     disabled = itertools.cycle([" ".join(here[kept:]) for kept in range(len(here) + 1)])
+    blas = itertools.cycle(("", "Prescott", "Nehalem", "Haswell"))
     for kernels, threads, mkl in itertools.product(("", "default", "avx2"), ("1", "2"), ("", "COMPATIBLE")):
         settings = {
             "ATEN_CPU_CAPABILITY": kernels,
             "OMP_NUM_THREADS": threads,
             "MKL_CBWR": mkl,
             "NPY_DISABLE_CPU_FEATURES": next(disabled),
+            "OPENBLAS_CORETYPE": next(blas),
         }
         yield {name: value for name, value in settings.items() if value}
 
@@ -54,7 +56,7 @@ def test_all_environments_give_the_same_bits() -> None:
     if not os.environ.get("SHOAL_SOAK"):
         chosen = chosen[::3]  # 4 of 12: each kind of kernels, both thread counts, three of numpy's instruction sets
     first = digests_here()
-    assert len(first.splitlines()) == 11
+    assert len(first.splitlines()) == 24
     for environment in chosen:
         assert digests(environment) == first, environment
 

@@ -1,0 +1,114 @@
+"""The Gram matrix is that of the rounded rows, exactly, however it is swept; and that is near the rows' own."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.training.gram import BITS, Gram, Mix, gram
+from shoal.training.payload import VALUE_MAX
+from shoal.training.rows import one_by_one
+
+from .rows_in_memory import in_pieces, normal, rows_of
+
+
+def by_hand(values: np.ndarray) -> list[list[Fraction]]:
+    """Inner products of the rounded rows in fractions."""
+    rounded: list[list[Fraction]] = []
+    for row in values:
+        unit = Fraction(2) ** (math.frexp(float(np.abs(row).max()))[1] - BITS)
+        rounded.append([round(Fraction(float(value)) / unit) * unit for value in row])
+    return [[sum((a * b for a, b in zip(x, y, strict=True)), Fraction()) for y in rounded] for x in rounded]
+
+
+def in_fractions(measured: Gram) -> list[list[Fraction]]:
+    return [[product * measured.unit for product in line] for line in measured.products]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 5), st.sampled_from([1, 7, 300, 1025]), st.data())
+def test_the_matrix_is_exactly_that_of_the_rounded_rows(seed: int, n: int, size: int, data: st.DataObject) -> None:
+    values = normal(seed, n, size)
+    for row in values:
+        row *= np.float32(2.0 ** data.draw(st.integers(-60, 17)))
+        row[:: data.draw(st.integers(1, 5))] = 0
+    rows = rows_of(values)
+    values = np.stack([row.whole for row in rows])
+    assert in_fractions(gram(rows, size, one_by_one)) == by_hand(values)
+
+
+@pytest.mark.parametrize("length", [256, 1024, 8192, 8448, 65536])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_neither_pieces_nor_threads_change_it(length: int, threads: int) -> None:
+    rows = rows_of(normal(1, 9, 40_001))
+    assert gram(rows, 40_001, in_pieces(length, threads)) == gram(rows, 40_001, one_by_one)
+
+
+def test_the_largest_sums_that_can_be_are_exact() -> None:
+    size = 3 * 8192 + 5
+    for sign in (1, -1):
+        values = np.full((2, size), np.nextafter(np.float32(VALUE_MAX), np.float32(0)), np.float32)  # rounds up to 2^20
+        values[1] *= sign
+        measured = gram(rows_of(values), size, one_by_one)
+        assert measured.inner(0, 1) == sign * size * VALUE_MAX**2
+        assert measured.norm(0) == math.sqrt(size) * VALUE_MAX
+    odd = np.stack([2**24 - 1 - 3 * np.arange(9_000), -(2**24) + 5 * np.arange(9_000)]).astype(np.float32)
+    assert in_fractions(gram(rows_of(odd), 9_000, one_by_one)) == by_hand(odd)
+
+
+def test_it_measures_as_float64_does() -> None:
+    values = normal(2, 6, 20_000) * np.array([[1e-6], [1], [1e3], [1], [1e-2], [1]], np.float32)
+    measured, exact = gram(rows_of(values), 20_000, one_by_one), values.astype(np.float64)
+    for i, j in itertools.product(range(6), repeat=2):
+        assert measured.norm(i) == pytest.approx(np.linalg.norm(exact[i]), rel=1e-6)
+        assert measured.distance(i, j) == pytest.approx(np.linalg.norm(exact[i] - exact[j]), rel=1e-6)
+        cosine = exact[i] @ exact[j] / np.linalg.norm(exact[i]) / np.linalg.norm(exact[j])
+        assert measured.cosine(i, j) == pytest.approx(cosine, abs=1e-6)
+        assert measured.inner(i, j) == pytest.approx(
+            exact[i] @ exact[j], abs=1e-6 * measured.norm(i) * measured.norm(j)
+        )
+    assert [measured.cosine(i, i) for i in range(6)] == [1.0] * 6
+
+
+@pytest.mark.parametrize("apart", [2.0**-8, 2.0**-12, 2.0**-16, 2.0**-20, 2.0**-24])
+def test_distances_of_rows_that_nearly_coincide_are_off_by_no_more_than_rounding_moves_rows(apart: float) -> None:
+    near = normal(3, 1, 50_000)
+    values = np.concatenate([near, near + np.float32(apart) * normal(4, 1, 50_000), near])
+    rows = rows_of(values)
+    measured, exact = gram(rows, 50_000, one_by_one), np.stack([row.whole for row in rows]).astype(np.float64)
+    most = sum(math.sqrt(50_000) * 2.0**-BITS * np.abs(row).max() for row in exact[:2])
+    assert abs(measured.distance(0, 1) - np.linalg.norm(exact[0] - exact[1])) <= most
+    assert measured.distance(0, 2) == 0
+
+
+def test_a_row_of_zeros_and_a_tiny_one_beside_a_huge_one_are_measured() -> None:
+    values = np.zeros((3, 300), np.float32)
+    values[1], values[2] = 2.0**-80, VALUE_MAX
+    measured = gram(rows_of(values), 300, one_by_one)
+    assert [measured.norm(place) for place in range(3)] == [0, math.sqrt(300) * 2.0**-80, math.sqrt(300) * VALUE_MAX]
+    assert measured.cosine(0, 1) == 0
+    assert measured.cosine(1, 2) == 1
+    assert gram(rows_of(values[:1]), 300, one_by_one).products == ((0,),)
+
+
+def test_no_rows_are_an_error() -> None:
+    with pytest.raises(ValueError, match="no rows"):
+        gram([], 5, one_by_one)
+
+
+def test_combinations_are_measured_as_if_they_had_been_swept() -> None:
+    values = np.rint(normal(5, 4, 2_000) * 1000).astype(np.float32)  # integers below 2^BITS: nothing is rounded
+    mixes = [Mix((1, 2, -3, 0), 4), Mix((0, 1, 0, 0), 4), Mix((1, 1, 1, 1), 4), Mix((0, 0, 0, 0), 4)]
+    mixed = np.array([mix.coefficients for mix in mixes], np.float64) @ values.astype(np.float64) / 4
+    measured = gram(rows_of(values), 2_000, one_by_one)
+    combined = measured.mixed(mixes)
+    for i, j in itertools.product(range(4), repeat=2):
+        assert combined.products[i][j] * combined.unit == Fraction(float(mixed[i] @ mixed[j]))
+    from_first = [square * measured.unit / 16 for square in measured.squared_from(mixes[0])]
+    assert from_first == [Fraction(float(((row - mixed[0]) ** 2).sum())) for row in values.astype(np.float64)]
+    with pytest.raises(ValueError, match="one denominator"):
+        measured.mixed([Mix((1, 0, 0, 0), 1), Mix((1, 0, 0, 0), 2)])

@@ -1,0 +1,49 @@
+"""What aggregation rules are made of: rows of float32 that are read piece by piece, and what a rule makes of them,
+which is a row again.
+
+n members' contributions are n rows of d values each, of which no more than a piece is in memory at a time. A rule takes
+rows with weights and gives one row: so rules can be put behind one another (nearest-neighbour mixing before a median),
+and the result is written wherever it belongs as it is read. Equal bits on every member, for any size of the pieces and
+any number of threads, because values come about by elementwise float32 operations with one rounding each, in an order
+that is fixed, and whatever is summed over d is summed in integers (gram.py).
+
+Rows are finite and bounded (payload.check_values): a contribution that is not is absent, it is never a row of zeros.
+Where a contribution is sparse, what it does not name is 0, and it counts there as any other that says 0: so nobody
+decides a value by being alone at it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from .tensors import Vector
+
+PIECE_VALUES: Final = 2**14  # 64 KiB, so that a piece of each of 16 rows is in a core's cache
+Part = TypeVar("Part")
+
+
+class Row(Protocol):
+    """(d,) float32, finite; none that is denormal (codecs.TINY)."""
+
+    def values(self, start: int, stop: int) -> "Vector":
+        """(stop - start,) of them, the caller's own to write to. `start` is a multiple of codecs.BLOCK."""
+        ...
+
+
+class Weighted(NamedTuple):
+    """A row and how much it counts beside others."""
+
+    row: Row
+    weight: int  # from 1 to WEIGHT_MAX (method.py)
+
+
+class Sweep(Protocol):
+    """Goes over `size` values piece by piece, perhaps several pieces at once; results come in order."""
+
+    def __call__(self, part: Callable[[int, int], Part], size: int) -> Iterable[Part]: ...
+
+
+def one_by_one(part: Callable[[int, int], Part], size: int) -> Iterator[Part]:
+    """The Sweep of who has one thread."""
+    for start in range(0, size, PIECE_VALUES):
+        yield part(start, min(start + PIECE_VALUES, size))

@@ -1,0 +1,87 @@
+"""Aggregation rules by name, and the bound on weights without which a robust rule is none.
+
+A rule that averages takes a row's weight for so many equal rows. Weights are what members claim, and one claim above
+half of all is the median of anything, whatever it says. So weights are cut to a height at which the f heaviest have a
+third of all at most; where f is a third of n or more that is one and the same weight for everybody.
+
+Equal to the bit on every member: rows.py.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from .averaging import centered_clipping, clipped_mean, geometric_median, mean
+from .combinations import Combination
+from .flag import flag_aggregator
+from .gram import Mix
+from .order_statistics import WeightedMedian, WeightedTrimmedMean
+from .rows import Row, Sweep, Weighted
+from .selecting import krum, least_diameter, multi_krum, nearest_mixing
+
+CLIPPING_ITERATIONS: Final = 3  # of centered clipping; Karimireddy et al. 2021 found 1 to 5 alike
+NOTHING: Final = Combination((), Mix((), 1))  # a row of zeros: the aggregate before there is one
+
+# Takes rows, how many may be attackers', the previous aggregate, the size and how to go over it. Raises ValueError
+# where there are too few rows for that.
+Rule = Callable[[Sequence[Weighted], int, Row, int, Sweep], Row]
+
+
+def _mixed_trimmed_mean(rows: Sequence[Weighted], f: int, previous: Row, size: int, sweep: Sweep) -> Row:
+    return WeightedTrimmedMean(nearest_mixing(rows, f, size, sweep), f)
+
+
+def _mixed_geometric_median(rows: Sequence[Weighted], f: int, previous: Row, size: int, sweep: Sweep) -> Row:
+    return geometric_median(nearest_mixing(rows, f, size, sweep), size, sweep)
+
+
+def _centered_clipping(rows: Sequence[Weighted], f: int, previous: Row, size: int, sweep: Sweep) -> Row:
+    return centered_clipping(rows, previous, CLIPPING_ITERATIONS, size, sweep)
+
+
+RULES: Final[Mapping[str, Rule]] = {
+    "mean": lambda rows, f, previous, size, sweep: mean(rows, size, sweep),
+    "clipped_mean": lambda rows, f, previous, size, sweep: clipped_mean(rows, size, sweep),
+    "median": lambda rows, f, previous, size, sweep: WeightedMedian(rows),
+    "trimmed_mean": lambda rows, f, previous, size, sweep: WeightedTrimmedMean(rows, f),
+    "geometric_median": lambda rows, f, previous, size, sweep: geometric_median(rows, size, sweep),
+    "centered_clipping": _centered_clipping,
+    "krum": lambda rows, f, previous, size, sweep: krum(rows, f, size, sweep),
+    "multi_krum": lambda rows, f, previous, size, sweep: multi_krum(rows, f, size, sweep),
+    "mda": lambda rows, f, previous, size, sweep: least_diameter(rows, f, size, sweep),
+    "nnm_trimmed_mean": _mixed_trimmed_mean,
+    "nnm_geometric_median": _mixed_geometric_median,
+    "flag": lambda rows, f, previous, size, sweep: flag_aggregator(rows, size, sweep),
+}
+
+
+def bounded(rows: Sequence[Weighted], f: int) -> list[Weighted]:
+    """The rows with weights cut to the largest height at which the f heaviest have a third of all at most.
+
+    Raises:
+        ValueError: n > 2 f does not hold.
+    """
+    weights = [weight for _, weight in rows]
+    if not 0 <= 2 * f < len(weights):
+        raise ValueError(f"{len(weights)} rows are too few for f = {f}: at least {2 * f + 1} are needed, and f >= 0")
+    low, high = min(weights), max(weights)  # at `low` all are equal
+    while low < high:
+        middle = (low + high + 1) // 2
+        cut = sorted(min(weight, middle) for weight in weights)
+        if 3 * sum(cut[len(cut) - f :]) <= sum(cut):
+            low = middle
+        else:
+            high = middle - 1
+    return [Weighted(row, min(weight, low)) for row, weight in rows]
+
+
+def aggregate(rule: str, rows: Sequence[Weighted], f: int, previous: Row, size: int, sweep: Sweep) -> Row:
+    """What the rule called `rule` makes of at least one row; all but the mean have weights bounded first.
+
+    Args:
+        f: of how many rows, any of them, the result is to be worth something whatever they say.
+        previous: the last aggregate, or NOTHING.
+
+    Raises:
+        ValueError: there are too few rows for f, or more than the rule bears.
+    """
+    return RULES[rule](rows if rule == "mean" else bounded(rows, f), f, previous, size, sweep)
