@@ -45,13 +45,16 @@ class StateHeader(Message, frozen=True):
 
 
 class LocalHeader(Message, frozen=True):
-    """Followed by AdamW's two moments where `step_count` > 0, and by what is ahead where `is_ahead`."""
+    """Followed by AdamW's two moments where `step_count` > 0, by what is ahead where `is_ahead`, by the momentum where
+    `has_momentum`.
+    """
 
     version: Version
     layout: Digest
     step_count: U64
     step_s: Annotated[float, msgspec.Meta(ge=0)]
     is_ahead: bool
+    has_momentum: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +82,7 @@ class Local:
     moments: Moments | None = None  # None before the first turn, and where a person's own optimizer keeps them
     step_s: float | None = None  # how long an inner step takes here
     ahead: "Vector | None" = None  # (n,) shared state - own parameters: all contributed from this state, in one
+    momentum: "Vector | None" = None  # (n,) running mean of own pseudo-gradients, where settings ask for it
 
 
 def frame(magic: bytes, header: Message) -> bytes:
@@ -149,15 +153,16 @@ def load_state(saved: BlobReader, layout: Layout, value_max: float) -> State:
 
 def save_local(local: Local, layout: Layout) -> Iterable[Payload]:
     """A member's own state as bytes."""
-    moments, ahead = local.moments, local.ahead
+    moments, others = local.moments, (local.ahead, local.momentum)
     step_count = moments.step_count if moments else 0
-    step_s = local.step_s or 0.0
-    yield frame(LOCAL_MAGIC, LocalHeader(FORMAT_VERSION, layout_digest(layout), step_count, step_s, ahead is not None))
+    has = [each is not None for each in others]
+    yield frame(LOCAL_MAGIC, LocalHeader(FORMAT_VERSION, layout_digest(layout), step_count, local.step_s or 0.0, *has))
     if moments:
         yield bytes_of(moments.first)
         yield bytes_of(moments.second)
-    if ahead is not None:
-        yield bytes_of(ahead)
+    for each in others:
+        if each is not None:
+            yield bytes_of(each)
 
 
 def load_local(saved: BlobReader, layout: Layout) -> Local:
@@ -174,12 +179,16 @@ def load_local(saved: BlobReader, layout: Layout) -> Local:
     step_s = header.step_s or None
     count = element_count(layout)
     moments_bytes = 8 * count if header.step_count else 0
-    size = offset + moments_bytes + (4 * count if header.is_ahead else 0)
+    others = header.is_ahead, header.has_momentum
+    size = offset + moments_bytes + 4 * count * sum(others)
     if saved.size != size:
         raise ValueError(f"a saved optimizer state of {count} parameters has {size} bytes, this one {saved.size}")
     moments = _read_moments(saved, offset, count, header.step_count) if header.step_count else None
-    ahead = read_vector(saved, offset + moments_bytes, count, OWN_MAX) if header.is_ahead else None
-    return Local(moments, step_s, ahead)
+    offset += moments_bytes
+    ahead = read_vector(saved, offset, count, OWN_MAX) if header.is_ahead else None
+    offset += 4 * count * header.is_ahead
+    momentum = read_vector(saved, offset, count, OWN_MAX) if header.has_momentum else None
+    return Local(moments, step_s, ahead, momentum)
 
 
 OWN_MAX = 3e38  # finite is all that is asked of one's own vectors

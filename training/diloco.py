@@ -120,15 +120,17 @@ class Diloco:
         """
         start = state.parameters if local.ahead is None else self._minus(state.parameters, local.ahead)
         trained = self._trainer.train(start, local, turn)
+        local = replace(local, moments=trained.moments, step_s=trained.step_s)
         if not trained.samples:
-            return Work((), 0, Local(trained.moments, trained.step_s, local.ahead), trained.metrics)
+            return Work((), 0, local, trained.metrics)
         done = _part_ways(state.parameters, start, trained.parameters)
         if done is None:
-            return Work((), 0, Local(None, trained.step_s, local.ahead), {**trained.metrics, "diverged": 1.0})
+            return Work((), 0, replace(local, moments=None), {**trained.metrics, "diverged": 1.0})
         delta, ahead = done
+        momentum = self._own_momentum(local.momentum, delta)
         samples = min(trained.samples, self._spec.samples_max)
-        payload = write_payload(self._settings.codec, self._layout, delta)
-        return Work(payload, samples, Local(trained.moments, trained.step_s, ahead), trained.metrics)
+        payload = write_payload(self._settings.codec, self._layout, delta if momentum is None else momentum)
+        return Work(payload, samples, replace(local, ahead=ahead, momentum=momentum), trained.metrics)
 
     def check(self, spec: Spec, turn_round: int, member: str, samples: int, payload: BlobReader) -> str | None:
         """Exact and equal everywhere: a function of the spec and the payload's bytes."""
@@ -168,7 +170,8 @@ class Diloco:
         The paper never synchronizes them. When a contribution is not taken the parameters go back to the anchor, yet
         the moments are statistics of gradients within one round's walk from it, with memories of 10 and 20 steps: those
         after the turn describe the anchor's surroundings no worse than those before it, while starting afresh costs a
-        round of badly scaled first steps. torchft keeps them as well (local_sgd.py restores parameters alone).
+        round of badly scaled first steps. torchft keeps them as well (local_sgd.py restores parameters alone). So does
+        the member's own momentum: it is a mean of what many turns have come to.
         """
         return replace(local, ahead=None)
 
@@ -193,6 +196,23 @@ class Diloco:
 
     def load_local(self, saved: BlobReader) -> Local:
         return checkpoint.load_local(saved, self._layout)
+
+    def _own_momentum(self, before: "Vector | None", delta: "Vector") -> "Vector | None":
+        """(n,) m <- b m + (1 - b) delta, from 0 on; None where the settings have it that there is none.
+
+        What a member contributes is then a mean of many rounds: honest members differ less, so that less hides among
+        them (Karimireddy et al. 2021, arXiv 2012.10333). It takes the place of the outer optimizer's.
+        """
+        import numpy as np
+
+        beta = np.float32(self._settings.worker_momentum)
+        if not beta:
+            return None
+        momentum = np.zeros_like(delta) if before is None else before.copy()
+        for start, stop in spans(len(delta)):
+            momentum[start:stop] *= beta
+            momentum[start:stop] += (1 - beta) * delta[start:stop]
+        return _frozen(momentum)
 
     def _minus(self, parameters: "Vector", ahead: "Vector") -> "Vector":
         """(n,) parameters - ahead, in the memory that waits for the next state: while none comes it is free."""

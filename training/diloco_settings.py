@@ -32,6 +32,8 @@ class DilocoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     # The outer optimizer: Nesterov momentum on the mean pseudo-gradient; 0.7 and 0.9 as in the paper.
     outer_lr: Rate = 0.7
     outer_momentum: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.9
+    # Or each member's own, on its pseudo-gradients: in place of the outer one, with outer_lr 1 / (1 - momentum) times.
+    worker_momentum: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.0
     codec: Literal["float32", "bfloat16", "int8"] = "float32"
     start: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""  # digest of round 0, if the spec fixes it
 
@@ -66,6 +68,8 @@ def parse_settings(settings: Mapping[str, object]) -> DilocoSettings | str:
         parsed = msgspec.convert(dict(settings), DilocoSettings)
     except msgspec.ValidationError as error:
         return f"diloco settings: {error}"
+    if parsed.worker_momentum and parsed.outer_momentum:
+        return "diloco settings: worker_momentum takes the place of outer_momentum: set that to 0 (both together stall)"
     steps = parsed.step_range()
     if not steps.least <= steps.reference <= steps.most:
         return (

@@ -109,6 +109,16 @@ def test_how_far_a_member_is_ahead_survives_being_saved(moments: Moments | None)
     assert loaded.ahead is not None
     assert np.array_equal(loaded.ahead, vector(3))
     assert (loaded.moments is None) == (moments is None)
+    assert loaded.momentum is None
+
+
+@pytest.mark.parametrize("ahead", [None, vector(3)])
+def test_a_members_own_momentum_survives_being_saved(ahead: np.ndarray | None) -> None:
+    local = Local(None, 0.5, ahead, vector(4))
+    loaded = load_local(BytesReader(b"".join(save_local(local, LAYOUT))), LAYOUT)
+    assert loaded.momentum is not None
+    assert np.array_equal(loaded.momentum, vector(4))
+    assert (loaded.ahead is None) == (ahead is None)
 
 
 def test_an_optimizer_state_that_cannot_be_is_refused() -> None:

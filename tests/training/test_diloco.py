@@ -244,6 +244,31 @@ def test_a_restart_neither_loses_nor_doubles_how_far_a_member_is_ahead() -> None
     assert b"".join(unbroken.payload) == b"".join(again.payload)
 
 
+def test_with_a_momentum_of_its_own_a_member_contributes_a_mean_of_its_turns_from_zero_on() -> None:
+    made = method(settings_with(worker_momentum=0.75, outer_momentum=0, outer_lr=4))
+    plain = method()
+    state, local = made.start(SPEC)
+    expected = np.zeros(COUNT)
+    for round_ in range(1, 6):
+        own = plain.contribute(state, Local(), turn(round_=round_))
+        expected = 0.75 * expected + 0.25 * decoded("float32", b"".join(own.payload))
+        work = made.contribute(state, local, turn(round_=round_))
+        assert np.allclose(decoded("float32", b"".join(work.payload)), expected, rtol=1e-5, atol=1e-6)
+        state, _ = made.apply(state, [share_of(work, round_)])
+        local = made.load_local(BytesReader(b"".join(made.save_local(made.settle(work.local, state, True)))))
+    newcomer = made.contribute(state, Local(), turn(round_=6))
+    own = plain.contribute(state, Local(), turn(round_=6))
+    quarter = decoded("float32", b"".join(own.payload)) / 4
+    assert np.allclose(decoded("float32", b"".join(newcomer.payload)), quarter, rtol=1e-6)
+
+
+def test_one_momentum_takes_the_place_of_the_other() -> None:
+    assert parse_settings({"worker_momentum": 0.9}) == (
+        "diloco settings: worker_momentum takes the place of outer_momentum: set that to 0 (both together stall)"
+    )
+    assert settings_with(worker_momentum=0.9, outer_momentum=0).worker_momentum == 0.9
+
+
 def test_the_next_shared_state_ends_being_ahead() -> None:
     made = method()
     state, local = made.start(SPEC)
