@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
+from .evidence import Evidence
 from .ports import BlobReader, Payload
 from .spec import Spec
 
@@ -55,6 +56,7 @@ class Share:
     weight: int  # by which it counts, 0 to WEIGHT_MAX; samples and staleness are in it
     base_round: int  # the round whose end state it started from
     payload: BlobReader
+    is_voters: bool = True  # whether the member has votes: who has none decides nothing for those who do
 
 
 class Method(Protocol[State, Local]):
@@ -113,6 +115,17 @@ class EvaluatesSeldom(Protocol):
 
     def is_evaluated(self, round: int) -> bool:
         """Whether the state after this round is."""
+        ...
+
+
+@runtime_checkable
+class Testifies(Protocol):
+    """A method whose `apply` finds out something of every contribution, for reputation to go by."""
+
+    def evidence(self, state: Any) -> tuple[Evidence, ...]:
+        """Of each member in the round that made this state, sorted: all that the round took, whatever their weight.
+        Empty where it took nothing. Part of what is saved and digested.
+        """
         ...
 
 
