@@ -21,13 +21,11 @@ from blake3 import blake3
 
 from shoal.training.checkpoint import Local
 from shoal.training.method import Share, Turn
-from shoal.training.opinions import Opinions
 from shoal.training.ports import BytesReader
 from shoal.training.scalar_codes import decoded, encode
 from shoal.training.spec import Spec
 from shoal.training.zeroth import Evaluator, Zeroth
 from shoal.training.zeroth_settings import ZerothSettings
-from shoal.transport.port import PeerId
 
 from .zeroth import prepared
 from .zeroth_bans import ATTACKS, LIARS, MEMBERS, Forge
@@ -50,7 +48,6 @@ class Swarm:
     def run(self, members: Sequence[str], rounds: int, forge: Forge | None = None, rule: Rule = list) -> float:
         """The validation loss in the end; infinite if the state is lost."""
         states, taken, first = [self.method.start(self.spec)[0]], list[Share](), dict[str, bytes]()
-        opinions = Opinions()
         for round_ in range(1, rounds + 1):
             shares: list[Share] = []
             for member in members:
@@ -65,7 +62,7 @@ class Swarm:
             record = blake3(f"{self.seed}/{round_}".encode()).digest()
             for share in taken:
                 opinion = self.method.audit(states[-2], Local(), share, record)
-                if opinion is not None and opinions.judge(PeerId(share.member), opinion):
+                if opinion is not None and opinion < 1.0:
                     self.banned_in.setdefault(share.member, round_)
             states, taken = [states[-1], self.method.apply(states[-1], rule(shares))[0]], shares
         loss = self.method.evaluate(states[-1])["validation_loss"]

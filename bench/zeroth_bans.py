@@ -18,13 +18,11 @@ from blake3 import blake3
 
 from shoal.training.checkpoint import Local
 from shoal.training.method import Share, Turn
-from shoal.training.opinions import Opinions
 from shoal.training.ports import BytesReader
 from shoal.training.scalar_codes import NEGATIVE, decoded, encode
 from shoal.training.spec import Spec
 from shoal.training.zeroth import Zeroth
 from shoal.training.zeroth_settings import ZerothSettings
-from shoal.transport.port import PeerId
 from tests.training.quadratic import Quadratic
 
 MEMBERS: Final = tuple("abcdefgh")
@@ -62,7 +60,7 @@ ATTACKS: Final[dict[str, Forge]] = {
 def rounds_until_gone(seed: int, forge: Forge) -> int:
     """How many rounds it took until both were found out; more than ROUNDS_MAX: it was not done by then."""
     spec = Spec(creator="1" * 52, nonce=seed.to_bytes(16, "big"), method="zeroth")
-    method, opinions = Zeroth(spec, SETTINGS, Quadratic()), Opinions()
+    method = Zeroth(spec, SETTINGS, Quadratic())
     states, taken = [method.start(spec)[0]], list[Share]()
     first, gone = dict[str, bytes](), set[str]()
     for round_ in range(1, ROUNDS_MAX + 1):
@@ -77,7 +75,7 @@ def rounds_until_gone(seed: int, forge: Forge) -> int:
         record = blake3(f"{seed}/{round_}".encode()).digest()
         for share in taken:
             opinion = method.audit(states[-2], Local(), share, record)
-            if opinion is not None and opinions.judge(PeerId(share.member), opinion):
+            if opinion is not None and opinion < 1.0:
                 gone.add(share.member)
         if gone - set(LIARS):
             raise SystemExit(f"run {seed}: an honest member was banned")

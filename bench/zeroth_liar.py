@@ -4,7 +4,7 @@
 
 Two testnets of real processes: four nodes of which one lies, and its three honest ones alone. The liar is a node like
 the others whose method forges what it sends (only this benchmark starts one, on loopback, in a swarm of its own). Last
-line: one JSON object with the round in which it was removed and both final losses. Needs `make smollm`.
+line: one JSON object with the round in which it was banned and both final losses. Needs `make smollm`.
 """
 
 import argparse
@@ -65,18 +65,22 @@ async def trained(plan: nets.Plan, liars: int, attack: str) -> dict[str, Any]:
         async with nets.open_testnet(plan, Path(folder), places) as testnet:
             await testnet.launch()
             founder, last = testnet.nodes[0], plan.rounds or 0
-            removed_in: int | None = None
+            banned_in: int | None = None
             gone = {node.peer for node in testnet.nodes[plan.nodes - liars :]}
             while testnet.tally.newest_round(founder.peer) < last:
                 round_ = testnet.tally.newest_round(founder.peer) + 1
                 await testnet.until(lambda round_=round_: testnet.tally.newest_round(founder.peer) >= round_)  # type: ignore[misc]
                 async with connect(founder.data_dir) as client:
                     agreement = (await client.call("swarm.show"))["agreement"]
-                if removed_in is None and gone and gone <= set(agreement["barred"]):
-                    removed_in = testnet.tally.newest_round(founder.peer)
+                if (
+                    banned_in is None
+                    and gone
+                    and gone <= {member["peer_id"] for member in agreement["members"] if member["banned_until"]}
+                ):
+                    banned_in = testnet.tally.newest_round(founder.peer)
             honest = testnet.nodes[: plan.nodes - liars]
             digests = {testnet.tally.digest(node.peer, last) for node in honest}
-            return {"removed_in": removed_in, "equal": len(digests) == 1, **await testnet.evaluate()}
+            return {"banned_in": banned_in, "equal": len(digests) == 1, **await testnet.evaluate()}
 
 
 async def bench(plan: nets.Plan, attack: str) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def say_agreement(agreement: dict[str, Any]) -> None:
     if agreement["split"] is not None:
         say_split(agreement["split"])
     print()
-    heading = ["member", "votes", "weight", "since round", "at round", ""]
+    heading = ["member", "votes", "weight", "trust", "since round", "at round", ""]
     print(table([heading, *map(member_row, agreement["members"])]))
 
 
@@ -154,7 +154,8 @@ def newest_line(newest: dict[str, Any]) -> str:
 def member_row(member: dict[str, Any]) -> list[Any]:
     weight = "-" if member["weight"] is None else f"{100 * member['weight']:.1f} %"
     at = "-" if member["round"] is None else member["round"]
-    return [member["peer_id"], member["votes"], weight, member["since_round"], at, remarks(member)]
+    trust = f"{100 * member['trust']:.0f} %"
+    return [member["peer_id"], member["votes"], weight, trust, member["since_round"], at, remarks(member)]
 
 
 def remarks(member: dict[str, Any]) -> str:
@@ -164,6 +165,8 @@ def remarks(member: dict[str, Any]) -> str:
         said.append(member["standing"])
     if member["silent_s"] is not None:
         said.append(f"not heard for {span(member['silent_s'])}")
+    if member["banned_until"] is not None:
+        said.append(f"BANNED until round {member['banned_until']} (shoal log explain {short(member['peer_id'])})")
     if member["suspended"] is not None:
         said.append(suspended_words(member["suspended"]))
     if not member["is_connected"] and member["taken_round"] is not None:

@@ -126,6 +126,8 @@ def member_as_json(member: MemberView, *, is_this_node: bool) -> dict[str, Any]:
         "is_this_node": is_this_node,
         "votes": member.votes,
         "weight": member.weight,
+        "trust": member.trust,
+        "banned_until": member.banned_until,
         "since_round": member.since,
         "vouched_by": member.voucher,
         "standing": None if member.standing is None else member.standing.name.lower(),

@@ -1,7 +1,8 @@
 """The log's records: what the members have agreed on, round by round, and what makes a record one that can follow.
 
 A record's hash covers the record before it, the contributions taken, all changes of membership and votes, the state
-before, and now and then what the members compact their store to; never attempt, proposer or signatures, which are its
+before, what that showed of who made it, how the members have behaved since the beginning, and now and then what they
+compact their store to; never attempt, proposer or signatures, which are its
 certificate: a value that bound some in one attempt may be decided in another, as the same record.
 
 A member may propose any bytes. What it cannot: have honest members vote for a record that does not follow theirs, makes
@@ -9,7 +10,7 @@ changes that do not fit or are not proved, or claims another electorate than fol
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated
 
@@ -21,7 +22,10 @@ from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Digest, Malformed, Message, PeerIdText, decode, encode
 
-from .members import Change, Electorate, Expel, Join, Leave, Remove, Vouch
+from .conduct import Behaviour, Conduct
+from .conduct import after as conduct_after
+from .evidence import Evidence
+from .members import Change, Electorate, Expel, Join, Leave, Opine, Remove, Vouch
 from .records import MEMBERS_MAX, RoundNumber, Samples, StateDigest
 from .votes import VALUE_BYTES_MAX, Value, proves, value_of
 
@@ -59,6 +63,8 @@ class AgreedRecord(Message, frozen=True):
     changes: Annotated[tuple[Change, ...], msgspec.Meta(max_length=CHANGES_MAX)]
     electorate: Digest  # after these changes
     store: StoreMark | Digest | None = None  # agreed on here; else the digest of what was agreed on before, if anything
+    evidence: Annotated[tuple[Evidence, ...], msgspec.Meta(max_length=MEMBERS_MAX)] = ()  # see `Behaviour.members`
+    conduct: Conduct = Conduct()  # after this record
 
     @property
     def mark(self) -> StoreMark | None:
@@ -79,6 +85,17 @@ class Position:
     record: bytes  # hash of the newest record; of round 0 the swarm's id
     electorate: Electorate
     snapshot: bytes | None = None  # of the store: the digest of the newest that is agreed on
+    behaviour: Behaviour = field(default_factory=Behaviour)
+
+    def is_banned(self, member: PeerId) -> bool:
+        """Whether the next record takes nothing of it."""
+        return self.behaviour.bans.get(member, 0) > self.round
+
+    def after(self, record: AgreedRecord, hash: bytes, electorate: Electorate | None = None) -> "Position":
+        """Where the log stands after a record that follows it, though perhaps not at once; `electorate`: if changed."""
+        members = tuple(PeerId(member) for member in sorted({share.member for share in record.taken}))
+        behaviour = Behaviour(record.conduct, members, self.behaviour.rules)
+        return Position(record.round, hash, electorate or self.electorate, record.snapshot, behaviour)
 
 
 def record_value(record: AgreedRecord) -> Value:
@@ -119,7 +136,12 @@ def follow(position: Position, value: Value) -> tuple[AgreedRecord, Position] | 
         return Malformed("its members are not those that follow from its changes")
     if record.mark is None and record.snapshot != position.snapshot:
         return Malformed("it names another snapshot of the store than was agreed on")
-    return record, Position(record.round, value.hash, electorate, record.snapshot)
+    conduct = conduct_after(position.behaviour, record.round, position.electorate, record.evidence, record.changes)
+    if isinstance(conduct, Malformed):
+        return conduct
+    if conduct != record.conduct:
+        return Malformed("its members' conduct is not what follows from what it says of them")
+    return record, position.after(record, value.hash, electorate)
 
 
 def next_record(
@@ -128,14 +150,18 @@ def next_record(
     taken: Iterable[Share],
     changes: tuple[Change, ...] = (),
     mark: StoreMark | None = None,
+    evidence: tuple[Evidence, ...] = (),
 ) -> AgreedRecord | Malformed:
     """A record that can come next; Malformed if the changes do not fit."""
     electorate = position.electorate.after(position.round + 1, changes)
     if isinstance(electorate, Malformed):
         return electorate
     shares = tuple(sorted(taken, key=lambda share: (share.member, share.round, share.base_round)))
-    round, digest = position.round + 1, electorate.digest()
-    return AgreedRecord(position.record, round, base_digest, shares, changes, digest, mark or position.snapshot)
+    round, digest, store = position.round + 1, electorate.digest(), mark or position.snapshot
+    conduct = conduct_after(position.behaviour, round, position.electorate, evidence, changes)
+    if isinstance(conduct, Malformed):
+        return conduct
+    return AgreedRecord(position.record, round, base_digest, shares, changes, digest, store, evidence, conduct)
 
 
 # Proofs of changes.
@@ -154,6 +180,12 @@ def remove_statement(swarm: bytes, member: str, since: int) -> bytes:
 def vouch_statement(swarm: bytes, voucher: str, member: str, votes: int, since: int) -> bytes:
     """What a voucher signs; `since` is the round in which the member that it vouches for joined."""
     return encode(("shoal/vouch/1", swarm, voucher, member, votes, since))
+
+
+def opine_statement(swarm: bytes, opinion: Opine) -> bytes:
+    """What a judge signs."""
+    place = opinion.member, opinion.round, opinion.base_round
+    return encode(("shoal/opine/1", swarm, opinion.judge, *place, opinion.came_out))
 
 
 def unproved(
@@ -192,6 +224,9 @@ def _unproved(change: Change, swarm: bytes, electorate: Electorate, admits: Admi
         case Expel(_, first, second):
             is_proof = proves(member, first, second, swarm, verify)
             return None if is_proof else f"it does not prove that {member} lies"
+        case Opine(_, judge):
+            is_said = verify(PeerId(judge), opine_statement(swarm, change), change.word)
+            return None if is_said else f"{judge} has not judged {member}"
         case _:
             return None
 

@@ -284,7 +284,7 @@ class ArchiveReader:
             electorate = self._changed(electorate, self._record(changing.decided.value))
         if electorate.digest() != self._record(row.decided.value).electorate:
             raise self._damaged(f"the members after round {row.round} are not those that its record names")
-        return Position(row.round, row.hash, electorate, self._record(row.decided.value).snapshot)
+        return self._origin.after(self._record(row.decided.value), row.hash, electorate)
 
     def _anchored(self, anchor: Anchor) -> Position:
         position = anchored(self._origin, value_of(anchor.record).hash, anchor)

@@ -11,6 +11,7 @@ from .agreed import Position
 from .contributions import Contributions
 from .course import Course
 from .effects import AdoptStore, Effect, KeepLeap
+from .evidence import Evidence
 from .ledger import Closed
 from .place import Phase
 from .records import Head, Offered
@@ -72,10 +73,10 @@ class Arriving:
                 here.roster.doubt(peer, now)
         return self._course.look(now)
 
-    def adopted(self, now: float, head: Head) -> list[Effect]:
+    def adopted(self, now: float, head: Head, evidence: tuple[Evidence, ...] | None) -> list[Effect]:
         """The state at `head` has been fetched, and is this member's."""
         self._situation.catching_up.resynced(now, has_arrived=True)
-        return self._stand_at(now, head, self._situation.ledger.closed(head.round))
+        return self._stand_at(now, head, self._situation.ledger.closed(head.round), evidence)
 
     def resync_failed(self, now: float, holders: Iterable[PeerId]) -> list[Effect]:
         """The state was not to be had of these, who told its head."""
@@ -84,9 +85,9 @@ class Arriving:
             self._situation.roster.doubt(peer, now)
         return self._course.look(now)
 
-    def applied(self, now: float, closed: Closed, digest: bytes) -> list[Effect]:
+    def applied(self, now: float, closed: Closed, digest: bytes, evidence: tuple[Evidence, ...] | None) -> list[Effect]:
         """The record is applied: the state after it has this digest."""
-        return self._stand_at(now, Head(closed.record.round, closed.hash, digest), closed)
+        return self._stand_at(now, Head(closed.record.round, closed.hash, digest), closed, evidence)
 
     def unapplied(self, now: float, offers: Iterable[Offered]) -> list[Effect]:
         """The record could not be applied: a payload is gone from the disk."""
@@ -97,7 +98,9 @@ class Arriving:
         here.catching_up.close_way_by_records()
         return self._course.look(now)
 
-    def _stand_at(self, now: float, head: Head, closed: Closed | None) -> list[Effect]:
-        self._situation.stand_at(now, head, closed)
+    def _stand_at(
+        self, now: float, head: Head, closed: Closed | None, evidence: tuple[Evidence, ...] | None
+    ) -> list[Effect]:
+        self._situation.stand_at(now, head, closed, evidence)
         self._contributions.let_go(now)
         return self._course.look(now)

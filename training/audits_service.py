@@ -1,7 +1,8 @@
 """Audits: parts of what others contributed, done again here. A shell.
 
-The record after the one that took a contribution draws what is done again, for all members the same. Who is found to
-have made its work up twice is one that this member says should go (`Remove`): it does once a quorum has found the same.
+The record after the one that took a contribution draws what is done again, for all members the same. What does not come
+out the same this member says, and, where another says so, what does (`Opine`): a quorum's word is a verdict
+(verdicts.py).
 
 A peer can contribute anything; the draw comes when it has. A member that judges falsely says so alone.
 """
@@ -12,18 +13,19 @@ from functools import partial
 from typing import Any
 
 from blake3 import blake3
+from msgspec import structs
 
-from shoal.transport.port import PeerId
-
+from .agreed import opine_statement
 from .attempt import Raised, attempt
 from .events import Audited, Event, Problem
 from .ledger import Closed
 from .means import Means
+from .members import RIGHT, Opine
 from .method import Audits, Share
-from .opinions import Opinions
 from .records import Head, Offered
 from .soundness import base_of
 from .state_service import StateKeeper
+from .verdicts import CASE_ROUNDS
 
 Start = Callable[[Callable[[Any], Any], object], None]
 
@@ -31,28 +33,29 @@ Start = Callable[[Callable[[Any], Any], object], None]
 class Auditing:
     """Of one run of one member, one contribution at a time."""
 
-    def __init__(
-        self, means: Means, keeper: StateKeeper[Any, Any], start: Start, remove: Callable[[PeerId], str | None]
-    ) -> None:
-        """`start` runs a task with an argument; `remove` has this member say that another should go."""
+    def __init__(self, means: Means, keeper: StateKeeper[Any, Any], start: Start, say: Callable[[Opine], None]) -> None:
+        """`start` runs a task with an argument; `say` spreads this member's word."""
+        self._swarm = means.swarm
+        self._signer = means.signer
         self._me = means.signer.peer_id
         self._workers = means.workers
         self._observe: Callable[[Event], None] = means.observe
         self._keeper = keeper
         self._start = start
-        self._remove = remove
+        self._say = say
         self._record = b""  # the newest that was applied
         self._taken: tuple[Offered, ...] = ()  # by it
         self._waiting: deque[Offered] = deque()  # what the record before it took
         self._seed = b""
         self._is_busy = False
         self._base: tuple[Head, Any | str] | None = None  # what the last one that was audited started from
-        self._opinions = Opinions()
+        self._found: dict[tuple[str, int, int], int] = {}  # by contribution: which part came out the same
 
     def applied(self, closed: Closed, offers: tuple[Offered, ...]) -> None:
         """A record was applied, which took these."""
         if not isinstance(self._keeper.method, Audits):
             return
+        self._answer(closed)
         drawn = self._taken if closed.record.previous == self._record else ()
         self._record, self._taken = closed.hash, offers
         others = [offered for offered in drawn if offered.member != self._me]
@@ -63,6 +66,20 @@ class Auditing:
         if others and not self._is_busy:
             self._is_busy = True
             self._start(self._audit_all, None)
+
+    def _answer(self, closed: Closed) -> None:
+        """Say what this member has found of what others doubt."""
+        for case in closed.record.conduct.cases:
+            is_spoken = case.is_closed or any(each.judge == self._me for each in case.opinions)
+            if case.place in self._found and not is_spoken:
+                self._opine(case.place)
+        oldest = closed.record.round - CASE_ROUNDS
+        self._found = {place: found for place, found in self._found.items() if place[1] >= oldest}
+
+    def _opine(self, place: tuple[str, int, int]) -> None:
+        member, round, base_round = place
+        opinion = Opine(member, self._me, round, base_round, self._found[place], bytes(64))
+        self._say(structs.replace(opinion, word=self._signer.sign(opine_statement(self._swarm, opinion))))
 
     async def _audit_all(self, _: object) -> None:
         while self._waiting:
@@ -95,5 +112,7 @@ class Auditing:
 
     def _judge(self, offered: Offered, opinion: float) -> None:
         self._observe(Audited(offered.round, offered.member, opinion))
-        if self._opinions.judge(offered.member, opinion):
-            self._remove(offered.member)  # what it answers: gone already, or this node has no vote
+        place = offered.member, offered.round, offered.contribution.base_round
+        self._found[place] = int(opinion * RIGHT)
+        if opinion < 1.0:
+            self._opine(place)

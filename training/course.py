@@ -163,7 +163,7 @@ class Course:
 
     def _work(self, now: float) -> list[Effect]:
         here = self._situation
-        if here.standing is not Standing.TRAINER:
+        if here.standing is not Standing.TRAINER or here.position.is_banned(here.me):
             return []
         return here.open.work(now, here.view(now), here.roster, is_paused=here.is_below_quorum)
 

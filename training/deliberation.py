@@ -73,7 +73,7 @@ class Deliberation:
         changes = self._changes(view)
         after = view.electorate.after(self.round, changes)
         members = () if isinstance(after, Malformed) else after.by_member
-        shares = shares_of((offered for offered in offers if offered.member in members), view.spec)
+        shares = shares_of((offered for offered in offers if offered.member in members), view)
         if not shares and not changes:
             return []
         mark = view.compacting.proposal(self.round) if self._agreement.is_first_turn else None
@@ -88,7 +88,7 @@ class Deliberation:
         self, view: View, shares: tuple[Share, ...], changes: tuple[Change, ...], mark: StoreMark | None = None
     ) -> Value | None:
         """What this member would propose; None where that is not possible."""
-        record = next_record(self._agreement.position, view.head.digest, shares, changes, mark)
+        record = next_record(self._agreement.position, view.head.digest, shares, changes, mark, view.testimony)
         value = None if isinstance(record, Malformed) else record_value(record)
         return None if value is None or len(value.data) > VALUE_BYTES_MAX else value
 

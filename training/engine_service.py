@@ -43,6 +43,7 @@ from .exchange_service import Exchange
 from .log import ROUNDS_SERVED
 from .log_asking_service import LogAsking
 from .means import Means
+from .members import Opine
 from .metering import RoundMeter
 from .method import EvaluatesSeldom
 from .ports import BlobReader
@@ -53,7 +54,6 @@ from .storage_service import StorageKeeper
 from .turn_service import Turns, method_keeper
 from .voting_effects import Save, Send
 from .ways_service import Ways
-from .wishes_service import Wishes
 from .writing_service import Writer
 
 FETCH_PAUSE_S = 1.0  # before a payload that nobody could give is asked for again
@@ -87,10 +87,9 @@ class Engine:
         self._meter = RoundMeter(means.signer.peer_id, means.transport.traffic())
         self._turns = Turns(means, cores.rounds, keeper, self._meter, self.do, self.offer)
         self._writer = Writer(means, cores, self._written)
-        wishes = Wishes(means.swarm, means.signer, self, cores.rounds)
         self._auditing: Auditing | None = None
         if isinstance(keeper, StateKeeper):
-            self._auditing = Auditing(means, keeper, self._start, wishes.remove)
+            self._auditing = Auditing(means, keeper, self._start, self._opine)
         self._ways = Ways(means, cores, keeper, self.exchange, self._holders_of_head, lambda: self._meter.bytes_per_s)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -290,7 +289,10 @@ class Engine:
                 self._audit(effect)
                 if self._rounds.started_at is not None:  # else it has yet to begin, and is late enough
                     await self._evaluate(head.round)
-            self.do(self._rounds.applied(trio.current_time(), closed, applied.digest))
+            self.do(self._rounds.applied(trio.current_time(), closed, applied.digest, keeper.evidence()))
+
+    def _opine(self, opinion: Opine) -> None:
+        self.do(self._rounds.wants(trio.current_time(), opinion))  # nothing, where this node has no vote
 
     def _audit(self, effect: ApplyRecord) -> None:
         if self._auditing is not None:
@@ -346,7 +348,7 @@ class Engine:
             for peer in choice.tellers:
                 self._roster.trust(peer)
             self._observe(Resynced(before.round, told.head.round, source))
-            self.do(self._rounds.adopted(trio.current_time(), told.head))
+            self.do(self._rounds.adopted(trio.current_time(), told.head, self._keeper.evidence()))
 
     def _holders_of_head(self, told: TellHead, tellers: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
         """Who can give the checkpoint: who told of it, all who stand there or say that they hold it, the rest."""

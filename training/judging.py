@@ -2,7 +2,8 @@
 
 A proposer may name anything. It gets no honest vote for a record that takes what is not here whole and checked, what
 starts from no certified state or one too old, what was taken before, more members than the spec allows, a change
-without proof, a mark of the store that is not right (compacting.py); nor for suspending whom this member still hears,
+without proof, other evidence than the state shows, a mark of the store that is not right (compacting.py); nor for
+suspending whom this member still hears,
 unless a quorum has backed it already (opinions do not gate what is backed: see voting_effects.Judge).
 """
 
@@ -17,6 +18,7 @@ from shoal.transport.wire import Malformed
 
 from .agreed import Admits, AgreedRecord, Position, Share, StoreMark, unproved
 from .compacting import Compacting
+from .evidence import Evidence
 from .ledger import Ledger
 from .members import Electorate, Suspend
 from .pool import Pool
@@ -40,10 +42,23 @@ class View:
     silent: Set[PeerId]
     compacting: Compacting
     verify: Verify = verify
+    evidence: tuple[Evidence, ...] | None = ()  # that the state shows of who made it; None: it is not this member's
 
     @property
     def electorate(self) -> Electorate:
         return self.position.electorate
+
+    @property
+    def testimony(self) -> tuple[Evidence, ...]:
+        """What this member has to say, in a next record, of those whose contributions the newest one took."""
+        evidence = self.evidence or ()
+        return evidence if len(evidence) == len(self.position.behaviour.members) else ()
+
+    @property
+    def members_min(self) -> int:
+        """Of how many members the next record takes something, at least, if it takes anything."""
+        seats = self.position.electorate.seats
+        return min(self.spec.members_min, sum(not self.position.is_banned(PeerId(seat.member)) for seat in seats))
 
     @property
     def is_current(self) -> bool:
@@ -85,6 +100,8 @@ def cannot_take(view: View, offered: Offered) -> str | None:
 
 def cannot_name(view: View, share: Share) -> str | None:
     """Why no next record may take what is named so, whatever it is."""
+    if view.position.is_banned(PeerId(share.member)):
+        return f"its member is banned until round {view.position.behaviour.bans[PeerId(share.member)]}"
     base, late = share.base_round, view.spec.stale_rounds_max
     stale = view.ledger.staleness(base)
     if stale is None or stale > late:
@@ -110,16 +127,16 @@ def share_of(offered: Offered) -> Share:
     return Share(offered.member, offered.round, contribution.base_round, offered.hash, contribution.samples)
 
 
-def shares_of(offers: Iterable[Offered], spec: Spec) -> tuple[Share, ...]:
+def shares_of(offers: Iterable[Offered], view: View) -> tuple[Share, ...]:
     """Of these, as many as one record takes, in order: nothing if they are of too few members.
 
     Of everybody the first, then of everybody the second, and so on: who has contributed often takes nobody's place.
     """
     of_members: dict[PeerId, list[Share]] = {}
     for offered in offers:
-        if offered.member in of_members or len(of_members) < spec.members_max:
+        if offered.member in of_members or len(of_members) < view.spec.members_max:
             of_members.setdefault(offered.member, []).append(share_of(offered))
-    if len(of_members) < spec.members_min:
+    if len(of_members) < view.members_min:
         return ()
     turns = zip_longest(*of_members.values())
     shares = [share for turn in turns for share in turn if share is not None][:MEMBERS_MAX]
@@ -140,6 +157,8 @@ def judge(view: View, record: AgreedRecord, is_backed: bool) -> bool | Unsettled
         return Unsettled(())
     if record.base_digest != view.head.digest:
         return Unsettled((), record.base_digest) if is_backed else False
+    if record.evidence and view.evidence is not None and record.evidence != view.testimony:
+        return False
     taken = _judge_taken(view, record, after)
     if taken is False or is_backed or record.mark is None:
         return taken
@@ -156,7 +175,7 @@ def _is_wanted(view: View, record: AgreedRecord, is_backed: bool) -> bool:
         return False
     if view.spec.rounds_max and record.round > view.spec.rounds_max:
         return False
-    if record.taken and not view.spec.members_min <= len(members) <= view.spec.members_max:
+    if record.taken and not view.members_min <= len(members) <= view.spec.members_max:
         return False
     suspended = {PeerId(change.member) for change in record.changes if isinstance(change, Suspend)}
     return is_backed or suspended <= view.silent - {view.me}

@@ -42,6 +42,8 @@ CHANGES_TOLD_MAX: Final = 16  # by one peer at once
 
 PROOF_BYTES_MAX: Final = 1024  # of an admission
 
+RIGHT: Final = 2**8  # all that was done again came out the same
+
 _DOMAIN: Final = b"shoal/electorate/1\0"
 
 Votes = Annotated[int, msgspec.Meta(ge=0, le=VOTES_MAX)]
@@ -107,7 +109,20 @@ class Resume(Message, frozen=True, tag=7):
     member: PeerIdText
 
 
-Change = Join | Vouch | Leave | Remove | Expel | Suspend | Resume
+class Opine(Message, frozen=True, tag=8):
+    """A voter says which part of what it did again of another's contribution came out the same. Changes no votes: what
+    follows from it is the members' conduct (verdicts.py).
+    """
+
+    member: PeerIdText  # whose contribution it is
+    judge: PeerIdText
+    round: RoundNumber  # that the contribution was made for
+    base_round: RoundNumber
+    came_out: Annotated[int, msgspec.Meta(ge=0, le=RIGHT)]
+    word: Signature  # the judge's
+
+
+Change = Join | Vouch | Leave | Remove | Expel | Suspend | Resume | Opine
 
 
 @dataclass(frozen=True)
@@ -224,6 +239,8 @@ def described(change: Change) -> str:
             return f"{member} is silent and no longer waited for"
         case Resume(member):
             return f"{member} is back"
+        case Opine(member, judge, round, _, came_out):
+            return f"{judge} finds {100 * came_out // RIGHT}% of what {member} made for round {round} to be so"
 
 
 def electorate_of(quorum: Quorum, votes: Mapping[PeerId, int]) -> Electorate:
@@ -275,6 +292,10 @@ def _make(seats: dict[PeerId, Seat], barred: list[PeerId], round: int, change: C
             if not seat.is_suspended:
                 return f"{member} is not suspended"
             seats[member] = structs.replace(seat, is_suspended=False)
+        case Opine(_, judge):
+            voter = seats.get(PeerId(judge))
+            if voter is None or not voter.votes or judge == member:
+                return f"{judge} has no say on {member}"
     return None
 
 

@@ -14,6 +14,7 @@ from .agreeing import Split
 from .ledger import Closed, Ledger
 from .members import Electorate, Seat, Suspend
 from .records import Standing
+from .reputation import TRUST_MAX
 from .roster import Roster
 from .spec import Quorum
 from .weights import walks, weights_in
@@ -63,6 +64,8 @@ class MemberView:
     voucher: PeerId | None
     suspension: Suspension | None
     weight: float | None  # its share of all in the newest record that took any; None: of none at hand
+    trust: float  # by which its samples count, from 0 to 1
+    banned_until: int | None  # the last round in which its work counts nothing; None: it is not banned
     taken_round: int | None  # the newest whose record took something of its; None: of none at hand
     standing: Standing | None  # None: never heard here
     is_here: bool  # connected, and answers; oneself is
@@ -114,6 +117,7 @@ def membership_view(now: float, known: Known) -> MembershipView:
     rows = {row[0]: row for row in known.roster.table()}
     weighed_round, shares = weighed(known.ledger)
     members: list[MemberView] = []
+    conduct, bans, round_ = known.position.behaviour.conduct, known.position.behaviour.bans, known.position.round + 1
     for seat in electorate.seats:
         peer = PeerId(seat.member)
         _, standing, _, round = rows.get(peer, (peer, None, False, None))
@@ -126,6 +130,8 @@ def membership_view(now: float, known: Known) -> MembershipView:
                 voucher=None if seat.voucher is None else PeerId(seat.voucher),
                 suspension=_suspension(known.ledger, seat),
                 weight=None if weighed_round is None else shares.get(peer, 0.0),
+                trust=conduct.reputation.trust(peer, round_) / TRUST_MAX,
+                banned_until=bans[peer] if known.position.is_banned(peer) else None,
                 taken_round=_newest_of(known.ledger, peer),
                 standing=known.standing if is_me else standing,
                 is_here=peer in known.present,
@@ -165,6 +171,9 @@ def notice(known: Known) -> str | None:
     if not electorate.is_quorum(known.present):
         here, all = electorate.count(known.present), electorate.total
         return f"paused: {here} of {all} votes are connected, {quorum_words(electorate)}; training goes on meanwhile"
+    banned_until = known.position.behaviour.bans.get(known.me, 0)
+    if banned_until > known.position.round:
+        return f"banned until round {banned_until}: this node's work counts nothing; `shoal log explain` says why"
     if known.is_abstaining:
         return f"abstaining: what this node has signed in round {round} it may have forgotten; it waits for its end"
     if seat is not None and seat.is_suspended:

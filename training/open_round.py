@@ -62,23 +62,28 @@ class OpenRound:
         return [offered for offered in self._takeable if _is_available(view, roster, offered)]
 
     def standings(self, view: View, roster: Roster, standing: Standing, members: Set[PeerId]) -> Standings:
-        """What this member sees of the round; for others than `members`, and for who is suspended, nobody waits."""
+        """What this member sees of the round; for others than `members`, and for who is suspended or banned, nobody
+        waits.
+        """
         self._look(view, members)
-        awaited = members - {PeerId(seat.member) for seat in view.electorate.seats if seat.is_suspended}
+        seats, is_banned = view.electorate.seats, view.position.is_banned
+        awaited = members - {
+            PeerId(seat.member) for seat in seats if seat.is_suspended or is_banned(PeerId(seat.member))
+        }
         # Who has yet to say that it stands after records that took nothing is at work from the same state.
         at_work = roster.at_work(view.head, self.contributors) | roster.at_work(self.base, frozenset())
         # Who has been in and is not met yet may be at work all the same, as others know.
         unmet = roster.unmet(view.silent) & self.contributors
         expected = (at_work | unmet) & awaited
-        if standing is Standing.TRAINER and not self.is_idle:
+        if standing is Standing.TRAINER and not self.is_idle and not is_banned(view.me):
             expected.add(view.me)
         spec = view.spec
         return Standings(
             expected=expected,
             ready=self._fresh,
             taken_count=len({offered.member for offered in self._takeable}),
-            awaited_min=spec.members_min if self.base.round else spec.members_start,
-            least=spec.members_min,
+            awaited_min=view.members_min if self.base.round else spec.members_start,
+            least=view.members_min,
             overdue_at=self.overdue_at(spec),
         )
 

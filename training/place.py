@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from shoal.transport.port import PeerId
 
 from .agreeing import Agreement
+from .evidence import Evidence
 from .ledger import Ledger
 from .records import Head
 
@@ -26,3 +27,4 @@ class Place:
     agreement: Agreement
     ledger: Ledger
     start_digest: bytes | None = None  # what round 0's state must have, where the spec fixes that
+    evidence: tuple[Evidence, ...] | None = ()  # that the head's state shows; None: it is not this member's to read

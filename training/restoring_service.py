@@ -21,6 +21,7 @@ from .answers_service import Cores
 from .archive_service import Archive, Loaded
 from .calls import TellHead
 from .events import Problem
+from .evidence import Evidence
 from .history import Replays
 from .history_service import History
 from .ledger import RECORDS_KEPT, Ledger, closed_by
@@ -48,6 +49,7 @@ class Ground:
     loaded: Loaded
     start_digest: bytes | None  # of round 0, where the spec fixes it
     standing: Standing
+    evidence: tuple[Evidence, ...] | None  # that the state shows
     history: History | None = None  # where the method replays
 
 
@@ -123,7 +125,7 @@ def make_cores(means: Means, ground: Ground, ticket: Ticket | None, trusted: byt
         means.swarm, means.signer, timeouts(spec, 0, ()), loaded.position, loaded.log, loaded.journal, verified
     )
     ledger, contributors = _ledger(ground)
-    place = Place(restored.head, contributors, agreement, ledger, ground.start_digest)
+    place = Place(restored.head, contributors, agreement, ledger, ground.start_digest, ground.evidence)
     rounds = Rounds(
         Situation(
             spec,

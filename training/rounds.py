@@ -28,6 +28,7 @@ from .catching_up import is_better
 from .contributions import Contributions
 from .course import Course
 from .effects import AnnounceHeld, Effect, SpreadWords, Train
+from .evidence import Evidence
 from .ledger import Closed, Ledger
 from .members import Change, Electorate
 from .place import Phase, Place
@@ -293,9 +294,11 @@ class Rounds:
             self._situation.compacting.adopted(digest, frontier)
         return self.look(now)
 
-    def applied(self, now: float, closed: Closed, digest: bytes) -> list[Effect]:
-        """The end of an ApplyRecord: the state after it has this digest, and is saved."""
-        return self._arriving.applied(now, closed, digest)
+    def applied(
+        self, now: float, closed: Closed, digest: bytes, evidence: tuple[Evidence, ...] | None = ()
+    ) -> list[Effect]:
+        """The end of an ApplyRecord: the state after it has this digest, and is saved; it shows this evidence."""
+        return self._arriving.applied(now, closed, digest, evidence)
 
     def unapplied(self, now: float, offers: Iterable[Offered]) -> list[Effect]:
         """The end of an ApplyRecord that could not be done here: a payload is gone from the disk."""
@@ -321,9 +324,9 @@ class Rounds:
         """The end of an AskProof that led nowhere: others than those that were asked may know better."""
         return self._arriving.not_proved(now, asked)
 
-    def adopted(self, now: float, head: Head) -> list[Effect]:
-        """The end of a Resync: this member now stands at `head`."""
-        return self._arriving.adopted(now, head)
+    def adopted(self, now: float, head: Head, evidence: tuple[Evidence, ...] | None = ()) -> list[Effect]:
+        """The end of a Resync: this member now stands at `head`; `evidence` is as in `applied`."""
+        return self._arriving.adopted(now, head, evidence)
 
     def resync_failed(self, now: float, holders: Iterable[PeerId]) -> list[Effect]:
         """The end of a Resync that led nowhere; `holders` told that head."""

@@ -171,7 +171,8 @@ class SwarmService:
         try:
             history = await open_history(means, self._method, self._directory / HISTORY_NAME, self._blocking)
             start_digest = self._method.start_digest(means.spec) if isinstance(self._method, FixesStart) else None
-            ground = Ground(restored, archive, loaded, start_digest, self._standing(), history)
+            standing, evidence = self._standing(), keeper.evidence()
+            ground = Ground(restored, archive, loaded, start_digest, standing, evidence, history)
             self._cores = cores = make_cores(means, ground, self._ticket, self._trusted)
             store = await open_store(means, self._directory / STORE_NAME, self._blocking)
             self._engine = engine = Engine(means, cores, keeper, store)

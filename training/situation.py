@@ -13,6 +13,7 @@ from .agreed import Admits, Position
 from .catching_up import CatchingUp
 from .compacting import Compacting
 from .deliberation import Deliberation
+from .evidence import Evidence
 from .gathering import Gathering
 from .judging import View
 from .ledger import Closed, Ledger
@@ -48,6 +49,7 @@ class Situation:
         self._admits = admits
         self.standing = standing
         self.head = place.head
+        self.evidence = place.evidence
         self.phase = Phase.WAITING
         self.pool = Pool(2 * spec.stale_rounds_max + 3, can_check=standing is not Standing.STORAGE)
         self.words = Words(self.agreement.swarm, spec.members_max, self._lets_in, self.agreement.verify)
@@ -118,12 +120,14 @@ class Situation:
         others = (PeerId(seat.member) for seat in self.electorate.seats if seat.votes and seat.member != self.me)
         silent = self.roster.gone(now, others, SILENT_SPANS * self.spec.silence_s)
         stood_on = self.spec, self.agreement.swarm, self.me, self.head, self.ledger, self.pool
-        return View(*stood_on, self.position, self._lets_in, silent, self.compacting, self.agreement.verify)
+        verify, evidence = self.agreement.verify, self.evidence
+        return View(*stood_on, self.position, self._lets_in, silent, self.compacting, verify, evidence)
 
-    def stand_at(self, now: float, head: Head, closed: Closed | None) -> None:
+    def stand_at(self, now: float, head: Head, closed: Closed | None, evidence: tuple[Evidence, ...] | None) -> None:
         """A new head, which the round `closed` made, as far as that is known: the next round."""
         base_moved = closed is None or bool(closed.record.taken) or head.digest != self.head.digest
         self.head = head
+        self.evidence = evidence
         self.phase = Phase.WAITING
         if base_moved:
             taken = (

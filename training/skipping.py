@@ -29,8 +29,10 @@ from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, Message, PeerIdText, encode
 
 from .agreed import AgreedRecord, Position, follow, read_record
+from .conduct import Behaviour
 from .members import BARRED_MAX, Electorate, Seat, electorate_of
 from .records import MEMBERS_MAX
+from .reputation import Rules
 from .spec import AdmissionRule, Spec
 from .votes import VALUE_BYTES_MAX, Decided, fault, value_of
 
@@ -69,7 +71,8 @@ class Proof(Message, frozen=True):
 def beginning(swarm: bytes, spec: Spec) -> Position:
     """Round 0: the creator has all votes, and nobody else is in."""
     votes = FOUNDING_VOTES if spec.admission is AdmissionRule.OPEN else 1
-    return Position(0, swarm, electorate_of(spec.quorum, {PeerId(spec.creator): votes}))
+    electorate = electorate_of(spec.quorum, {PeerId(spec.creator): votes})
+    return Position(0, swarm, electorate, behaviour=Behaviour(rules=Rules(spec.ban_rounds)))
 
 
 def certified(
@@ -100,7 +103,7 @@ def leapt(
         return Malformed(f"a leap from round {position.round} back to round {before.round}")
     if before.electorate != position.electorate.digest():
         return Malformed(f"a leap over a change of members between rounds {position.round} and {before.round}")
-    landing = Position(before.round, value_of(leap.before).hash, position.electorate, before.snapshot)
+    landing = position.after(before, value_of(leap.before).hash)
     return certified(swarm, landing, leap.decided, verify)
 
 
@@ -118,7 +121,7 @@ def anchored(origin: Position, trusted: bytes, anchor: Anchor) -> Position | Mal
     electorate = Electorate(origin.electorate.quorum, anchor.seats, barred)
     if electorate.digest() != record.electorate:
         return Malformed("its anchor's members are not those after the trusted record")
-    return Position(record.round, value.hash, electorate, record.snapshot)
+    return origin.after(record, value.hash, electorate)
 
 
 def verify_proof(

@@ -23,6 +23,7 @@ from .ports import Signer
 SPEC_VERSION = 1
 SPEC_BYTES_MAX = 65_536
 SETTINGS_MAX = 256
+BAN_ROUNDS = 256
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=120)]
 Setting = int | float | bool | Annotated[str, msgspec.Meta(max_length=200)]
@@ -81,6 +82,7 @@ class Spec(Message, frozen=True, kw_only=True):
     store_rounds: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 64  # how often members compact their store; 0: never
     is_public: bool = False  # members list it where anybody may find it (`shoal swarm list --public`)
     parent: Parent = ""  # "<swarm>@<record>" that this one goes on from, in hex, as its creator says
+    ban_rounds: Annotated[int, msgspec.Meta(ge=1, le=2**31)] = BAN_ROUNDS  # for which a banned member counts nothing
 
 
 class SignedSpec(Message, frozen=True):

@@ -14,9 +14,10 @@ from shoal.transport.port import PeerId, Refusal
 from shoal.transport.wire import Malformed
 
 from .attempt import Raised, attempt
+from .evidence import Evidence
 from .fetching_service import PacedFetches
 from .means import Means
-from .method import Audits, Local, Method, Share, State, Turn, Work
+from .method import Audits, Local, Method, Share, State, Testifies, Turn, Work
 from .ports import BlobReader, BytesReader
 from .records import Head, Offered
 from .spec import Spec
@@ -86,6 +87,10 @@ class StateKeeper(Generic[State, Local]):
     @property
     def local(self) -> Local:
         return self._local
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """What the state shows of those who made it, where the method finds out anything."""
+        return self._method.evidence(self._state) if isinstance(self._method, Testifies) else ()
 
     def saved_heads(self) -> tuple[Head, ...]:
         """Whose states are still here, the newest first."""

@@ -29,6 +29,9 @@ class StorageKeeper:
         """None that could be read."""
         return None
 
+    def evidence(self) -> None:
+        """It stands in what cannot be read here."""
+
     async def restore(self) -> Restored:
         """Where an earlier run stood, if its checkpoint is still here."""
         stored = await self._workers.run(self._store.load_head)

@@ -1,10 +1,10 @@
 """By how much each contribution that a record takes counts: integers, a pure function of the record and the log.
 
-A weight is the samples that stand behind a contribution, halved for each round that it is stale. Contributions of one
-member from one state are a walk, which the method adds up and counts once, by the largest of their weights. A walk of
-more turns than there was time for weighs less, in proportion, and so do walks of one member from several states. Where
-some members have no votes, their walks together have at most a fifth of all weight, and move the state by at most a
-fifth of all turns.
+A weight is the samples that stand behind a contribution, halved for each round that it is stale, times how far the
+member is trusted. Contributions of one member from one state are a walk, which the method adds up and counts once, by
+the largest of their weights. A walk of more turns than there was time for weighs less, in proportion, and so do walks
+of one member from several states. Where some members have no votes, their walks together have at most a fifth of all
+weight, and move the state by at most a fifth of all turns.
 
 What a malicious member may claim is as many samples as the spec allows, so it has the share of weight that these give
 it: nobody counts them. As many turns as it likes do not multiply that share: it has time for one in each round that
@@ -14,7 +14,7 @@ that fifth, and nothing where no voter's contribution is taken.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +22,7 @@ from shoal.transport.port import PeerId
 
 from .ledger import Closed, Ledger
 from .members import Electorate
+from .reputation import TRUST_MAX, TRUST_START, trust_of
 
 STALE: Final = tuple(2**16 >> staleness for staleness in range(17))  # per sample; docs/decisions.md has the figures
 VOTED_PARTS: Final = 4  # to one part for all that have no votes
@@ -39,8 +40,11 @@ class Taken:
     staleness: int  # rounds that took something since then; 0: it started from the newest state
 
 
-def weights(taken: Sequence[Taken], electorate: Electorate) -> tuple[int, ...]:
-    """Of each, in the order given, up to method.WEIGHT_MAX. `electorate` is that which decides on the record.
+def weights(
+    taken: Sequence[Taken], electorate: Electorate, trust: Callable[[PeerId], int] = lambda _: TRUST_MAX
+) -> tuple[int, ...]:
+    """Of each, in the order given, up to method.WEIGHT_MAX. `electorate` is that which decides on the record, `trust`
+    what the record says of how members have behaved (reputation.py).
 
     Where no voter's contribution is taken nobody has any weight, and the state stays as it is. Somebody always has a
     vote, and a record needs a quorum's, so voters are there; one that wants the swarm to go on contributes a sample.
@@ -49,7 +53,9 @@ def weights(taken: Sequence[Taken], electorate: Electorate) -> tuple[int, ...]:
     """
     made = _turns(taken)
     spare = _spare_turns(made, electorate)
-    full = _one_members_walks([(each, _weight(each, made[each.member][each.staleness], spare)) for each in taken])
+    plain = [(each, _weight(each, made[each.member][each.staleness], spare)) for each in taken]
+    trusted = [(each, weight * trust(each.member) // TRUST_MAX) for each, weight in plain]
+    full = _one_members_walks(trusted)
     voted = [_walk(pair) for pair in full if electorate.votes(pair[0].member)]
     others = [_walk(pair) for pair in full if not electorate.votes(pair[0].member)]
     bounds = [
@@ -72,7 +78,9 @@ def weights_in(closed: Closed, ledger: Ledger) -> tuple[int, ...] | None:
         if stale is None:
             return None
         taken.append(Taken(PeerId(share.member), share.base_round, share.samples, stale))
-    return weights(taken, closed.voters)
+    standings = closed.record.conduct.reputation.standings
+    trust = {standing.member: trust_of(standing, closed.record.round) for standing in standings}
+    return weights(taken, closed.voters, lambda member: trust.get(member, TRUST_START))
 
 
 def walks(weighed: Iterable[tuple[Walk, int]]) -> dict[Walk, int]:

@@ -1,9 +1,9 @@
 """Changes of membership that members ask for, kept until a record makes them.
 
-A peer may ask for anything; what is kept is proved: one change of a kind for each member, and of a removal the
-signatures of voters, as they come. Newcomers, of whom there may be any number where anybody is let in, have room of
-their own, so that they crowd out nobody who leaves. Who proposes takes what fits at that moment, within the spec's
-members_max and a record's size; the others check it again.
+A peer may ask for anything; what is kept is proved: one change of a kind for each member, of a removal the signatures
+of voters, as they come, and of each voter a few opinions. Newcomers, of whom there may be any number where anybody is
+let in, have room of their own, so that they crowd out nobody who leaves. Who proposes takes what fits at that moment,
+within the spec's members_max and a record's size; the others check it again.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,12 +13,17 @@ from shoal.transport.identity import verify
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed, encode
 
+from . import verdicts
 from .agreed import CHANGES_MAX, Admits, Position, remove_statement, unproved
-from .members import Change, Electorate, Expel, Join, Leave, Remove, Resume, Suspend, Vouch
+from .members import Change, Electorate, Expel, Join, Leave, Opine, Remove, Resume, Suspend, Vouch
+from .verdicts import CASES_OF_JUDGE_MAX
 from .votes import VALUE_BYTES_MAX, Signed
 
 JOINS_MAX = CHANGES_MAX  # kept at once; memory: 1 KB each
+OPINIONS_MAX = 4 * CASES_OF_JUDGE_MAX  # of one judge, kept at once
 CHANGES_BYTES_MAX = VALUE_BYTES_MAX // 2  # in one record; the rest is for what it takes, and who is silent
+
+_Key = tuple[PeerId, type[Change], tuple[str, int, int] | None]
 
 
 class Words:
@@ -32,7 +37,7 @@ class Words:
         self._members_max = members_max
         self._admits = admits
         self._verify = verify
-        self._changes: dict[tuple[PeerId, type[Change]], Change] = {}
+        self._changes: dict[_Key, Change] = {}
         self._removals: dict[tuple[PeerId, int], dict[PeerId, Signed]] = {}  # by seat: who wants its member to go
         self.version = 0  # grows with what is known
         self._fitting_at: tuple[bytes, int] = b"", -1
@@ -46,7 +51,9 @@ class Words:
             return False
         if isinstance(change, Remove):
             return self._hear_removal(position.electorate, change)
-        key = PeerId(change.member), type(change)
+        if isinstance(change, Opine) and not self._has_use(position, change):
+            return False
+        key = _key(change)
         known = self._changes.get(key)
         if change == known:
             return False
@@ -81,13 +88,18 @@ class Words:
             [*others, *self._wanted_removals(electorate)], key=lambda change: isinstance(change, Join | Vouch)
         )
         made: list[Change] = []
-        bytes_left = CHANGES_BYTES_MAX
+        bytes_left, cases = CHANGES_BYTES_MAX, position.behaviour.conduct.cases
         for change in wanted:
             after, size = electorate.after(round, (change,)), len(encode(change))
             if isinstance(after, Malformed) or len(after.seats) > seats_max or size > bytes_left:
                 continue
             if not self._is_sound(position, change):
                 continue
+            if isinstance(change, Opine):
+                opened = verdicts.after(cases, round, (change,))
+                if opened is None:
+                    continue
+                cases = opened
             made.append(change)
             electorate = after
             bytes_left -= size
@@ -107,6 +119,8 @@ class Words:
         def may_fit(change: Change) -> bool:
             if isinstance(change, Join):
                 return change.member not in members and self._is_sound(position, change)
+            if isinstance(change, Opine) and not self._has_use(position, change):
+                return False
             return change.member in members
 
         self._changes = {key: change for key, change in self._changes.items() if may_fit(change)}
@@ -114,7 +128,14 @@ class Words:
         self._removals = {seat: words for seat, words in self._removals.items() if seat in seats}
 
     def _joins_count(self) -> int:
-        return sum(kind is Join for _, kind in self._changes)
+        return sum(isinstance(change, Join) for change in self._changes.values())
+
+    def _has_use(self, position: Position, opinion: Opine) -> bool:
+        """Whether a next record may take it, or one after that; and there is room for it."""
+        if not verdicts.may_come(position.behaviour.conduct.cases, opinion, position.round + 1):
+            return False
+        others = (change for change in self._changes.values() if isinstance(change, Opine) and change != opinion)
+        return sum(change.judge == opinion.judge for change in others) < OPINIONS_MAX
 
     def _is_sound(self, position: Position, change: Change) -> bool:
         return unproved((change,), self._swarm, position.electorate, self._admits(position), self._verify) is None
@@ -142,7 +163,18 @@ class Words:
             yield Remove(member, tuple(words[signer] for signer in sorted(words) if electorate.votes(signer)))
 
 
-def _rank(item: tuple[tuple[PeerId, type[Change]], Change]) -> tuple[int, PeerId]:
-    """Who lies goes first, then who leaves; who comes, comes last, and before it is vouched for."""
-    (member, kind), _ = item
-    return (Expel, Leave, Join, Vouch).index(kind), member
+def _key(change: Change) -> _Key:
+    """One of a kind for each member; of opinions, for each judge and contribution."""
+    member = PeerId(change.member)
+    if isinstance(change, Opine):
+        return member, Opine, (change.judge, change.round, change.base_round)
+    return member, type(change), None
+
+
+def _rank(item: tuple[_Key, Change]) -> tuple[int, int, PeerId, tuple[str | int, ...]]:
+    """Who lies goes first, then who leaves; who comes, comes last, and before it is vouched for. Of opinions those that
+    doubt come first: others have something to say to these only.
+    """
+    key, change = item
+    came_out = change.came_out if isinstance(change, Opine) else 0
+    return (Expel, Leave, Opine, Join, Vouch).index(type(change)), came_out, key[0], key[2] or ()

@@ -40,6 +40,8 @@ def member(peer: PeerId, **values: Any) -> MemberView:
         "voucher": None,
         "suspension": None,
         "weight": 0.25,
+        "trust": 0.125,
+        "banned_until": None,
         "taken_round": 7,
         "standing": Standing.TRAINER,
         "is_here": True,

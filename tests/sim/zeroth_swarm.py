@@ -73,9 +73,9 @@ def members(service: SwarmService) -> set[str]:
     return set() if view is None else {row.peer for row in view.members}
 
 
-def barred(service: SwarmService) -> set[str]:
+def banned(service: SwarmService) -> set[str]:
     view = service.membership()
-    return set() if view is None else set(view.barred)
+    return set() if view is None else {row.peer for row in view.members if row.banned_until is not None}
 
 
 def loss(node: Node) -> float:

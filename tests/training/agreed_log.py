@@ -73,7 +73,7 @@ class Written:
         record = record_at(before, *changes, store=store)
         electorate = before.electorate.after(record.round, changes)
         assert not isinstance(electorate, Malformed), electorate
-        after = Position(record.round, record_value(record).hash, electorate, record.snapshot)
+        after = before.after(record, record_value(record).hash, electorate)
         self.keeps.append(Keep(signed(before, record, self.swarm), record, after, before.electorate))
         return self.keeps[-1]
 

@@ -38,7 +38,8 @@ def keep_after(position: Position) -> Keep:
     electorate = position.electorate.after(round, changes)
     assert not isinstance(electorate, Malformed), electorate
     value = record_value(record)
-    return Keep(Decided(round, 0, value.data, ()), record, Position(round, value.hash, electorate), electorate)
+    after = position.after(record, value.hash, electorate)
+    return Keep(Decided(round, 0, value.data, ()), record, after, electorate)
 
 
 def journal_of(round: int, attempt: int) -> Journal:

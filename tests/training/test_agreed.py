@@ -14,14 +14,18 @@ from shoal.training.agreed import (
     follow,
     leave_statement,
     next_record,
+    opine_statement,
     proof_count,
     record_value,
     remove_statement,
     unproved,
     vouch_statement,
 )
-from shoal.training.members import Change, Expel, Join, Leave, Remove, Suspend, Vouch, electorate_of
+from shoal.training.conduct import Conduct
+from shoal.training.evidence import Evidence
+from shoal.training.members import Change, Expel, Join, Leave, Opine, Remove, Suspend, Vouch, electorate_of
 from shoal.training.spec import Quorum
+from shoal.training.verdicts import Case, Opinion
 from shoal.training.votes import Polka, Signed, Step, Vote, cast, propose, shortened, value_of
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
@@ -88,6 +92,51 @@ def mark(*writers: Identity) -> StoreMark:
 )
 def test_what_does_not_follow_is_refused(data: bytes) -> None:
     assert isinstance(follow(ORIGIN, value_of(data)), Malformed)
+
+
+def test_a_record_says_how_members_have_behaved_as_it_follows_from_what_was_before() -> None:
+    _, position = followed(ORIGIN, record())
+    assert position.behaviour.members == tuple(sorted(share.member for share in SHARES))
+    for evidence in ((Evidence(5), Evidence(6)), ()):
+        made = next_record(position, b"", SHARES[:1], evidence=evidence)
+        assert isinstance(made, AgreedRecord)
+        assert followed(position, made)[1].behaviour.conduct == made.conduct
+    for count in (1, 3):
+        assert isinstance(next_record(position, b"", (), evidence=(Evidence(),) * count), Malformed)
+        other = structs.replace(record(position), evidence=(Evidence(),) * count)
+        assert isinstance(follow(position, record_value(other)), Malformed)
+    case = Case(ANN.peer_id, 1, 0, 1, (Opinion(BEN.peer_id, 0),))
+    made_up = structs.replace(record(position), conduct=Conduct(cases=(case,)))
+    assert isinstance(follow(position, record_value(made_up)), Malformed)
+
+
+def test_an_opinion_opens_a_case_once() -> None:
+    _, position = followed(ORIGIN, record())
+    opinion = Opine(ANN.peer_id, BEN.peer_id, 1, 0, 0, bytes(64))
+    _, after = followed(position, record(position, opinion))
+    (case,) = after.behaviour.conduct.cases
+    assert case == Case(ANN.peer_id, 1, 0, 2, (Opinion(BEN.peer_id, 0),))
+    assert isinstance(next_record(after, b"", (), (opinion,)), Malformed)
+    assert isinstance(next_record(position, b"", (), (opinion, opinion)), Malformed)
+    for judge in (ANN, DAN):  # nobody judges itself, nor without a vote
+        other = structs.replace(opinion, judge=judge.peer_id)
+        assert isinstance(next_record(position, b"", (), (other,)), Malformed)
+
+
+def test_an_opinion_is_its_judges_word() -> None:
+    opinion = Opine(ANN.peer_id, BEN.peer_id, 1, 0, 0, bytes(64))
+    signed = structs.replace(opinion, word=BEN.sign(opine_statement(SWARM, opinion)))
+    assert unproved((signed,), SWARM, ORIGIN.electorate, lambda member, admission: None) is None
+    others: list[dict[str, Any]] = [{"came_out": 1}, {"member": CLEO.peer_id}, {"round": 2}, {"judge": CLEO.peer_id}]
+    for lie in others:
+        other = structs.replace(signed, **lie)
+        assert unproved((other,), SWARM, ORIGIN.electorate, lambda member, admission: None) is not None
+
+
+def followed(position: Position, record: AgreedRecord) -> tuple[AgreedRecord, Position]:
+    found = follow(position, record_value(record))
+    assert not isinstance(found, Malformed), found
+    return found
 
 
 def test_what_follows_is_sound() -> None:

@@ -17,6 +17,7 @@ from shoal.training.skipping import Anchor, Proof
 from shoal.training.votes import Decided, Proposal, Step, Vote, value_of
 from shoal.transport.blobs import BlobRef
 from tests.training.seated import DIGEST, PEOPLE, Seated, make_spec, of_kind, of_read, said, stranger
+from tests.training.test_judging import Desk
 
 ANN, BEN, CAT, DAN = PEOPLE[:4]
 
@@ -68,7 +69,7 @@ def test_a_record_never_takes_fewer_members_than_the_spec_asks_for_because_one_g
 def test_more_contributions_than_fit_in_a_record_leave_out_nobody() -> None:
     me = Seated(spec=make_spec(members_max=1024))
     offers = [me.contribution(stranger(n), round) for n in range(300) for round in range(1, 6)]
-    shares = shares_of(offers, me.spec)
+    shares = shares_of(offers, Desk(make_spec(members_max=1024)).view)
     assert len(shares) == 1024
     assert len({share.member for share in shares}) == 300
     record = me.record(shares)

@@ -1,7 +1,7 @@
 """What a next record may take and change: a proposer asks the same questions as those who vote on its proposal."""
 
 from collections.abc import Iterable, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from msgspec import structs
 from shoal.training.admission import join_change
 from shoal.training.agreed import AgreedRecord, Position, next_record
 from shoal.training.compacting import Compacting
+from shoal.training.evidence import Evidence
 from shoal.training.judging import Unsettled, View, cannot_take, digest_of, judge, share_of, shares_of, takeable
 from shoal.training.ledger import Ledger, closed_by
 from shoal.training.members import Change, Join, Leave, Resume, Suspend
@@ -51,11 +52,13 @@ class Desk:
     ledger: Ledger = field(default_factory=lambda: Ledger(THREE))
     pool: Pool = field(default_factory=lambda: Pool(100, can_check=True))
     silent: Set[PeerId] = frozenset()
+    evidence: tuple[Evidence, ...] | None = ()
 
     @property
     def view(self) -> View:
         stood_on = self.spec, SWARM, ANN.peer_id, self.head, self.ledger, self.pool
-        return View(*stood_on, self.position, admission(self.spec), self.silent, Compacting(0))
+        view = View(*stood_on, self.position, admission(self.spec), self.silent, Compacting(0))
+        return replace(view, evidence=self.evidence)
 
     def holding(self, *offers: Offered) -> "Desk":
         for offered in offers:
@@ -137,10 +140,10 @@ def test_takeable_is_what_is_held_of_members_sorted() -> None:
 
 def test_a_record_names_all_of_as_many_members_as_it_may_take() -> None:
     offers = [contribution(who, round) for who in PEOPLE[:3] for round in (1, 2)]
-    two = shares_of(offers, make_spec(members_max=2))
+    two = shares_of(offers, Desk(make_spec(members_max=2)).view)
     assert [share.contribution for share in two] == [offered.hash for offered in offers[:4]]
-    assert len(shares_of(offers, SPEC)) == 6
-    assert shares_of(offers[:2], make_spec(members_min=2, members_start=2)) == ()
+    assert len(shares_of(offers, Desk().view)) == 6
+    assert shares_of(offers[:2], Desk(make_spec(members_min=2, members_start=2)).view) == ()
 
 
 # How a record is judged.
@@ -182,6 +185,29 @@ def test_what_no_record_may_take_is_voted_against() -> None:
     record = next_record(desk.position, desk.head.digest, [share_of(A)])
     assert isinstance(record, AgreedRecord)
     assert judge(desk.view, record, False) is False
+
+
+@pytest.mark.parametrize("is_backed", [False, True])
+def test_a_record_shows_of_the_last_ones_contributors_what_the_state_shows_or_nothing(is_backed: bool) -> None:
+    desk = Desk(evidence=(Evidence(7), Evidence(8))).holding(A, B).after([A, B])
+    next_one = contribution(ANN, round=2, base=desk.head)
+    desk.holding(next_one)
+
+    def verdict(*evidence: Evidence) -> object:
+        record = next_record(desk.position, desk.head.digest, [share_of(next_one)], evidence=evidence)
+        assert isinstance(record, AgreedRecord), record
+        return judge(desk.view, record, is_backed)
+
+    assert verdict(Evidence(7), Evidence(8)) is verdict() is True
+    assert verdict(Evidence(7), Evidence(9)) is False
+    assert verdict(Evidence(8), Evidence(7)) is False
+    desk.evidence = None  # a member that keeps states and cannot read them
+    assert verdict(Evidence(7), Evidence(9)) is True
+
+
+def test_nobody_shows_anything_of_a_record_that_took_nothing() -> None:
+    desk = Desk(evidence=(Evidence(7),)).after([])
+    assert desk.view.testimony == ()
 
 
 def test_work_of_who_is_no_member_then_is_voted_against() -> None:

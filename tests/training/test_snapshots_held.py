@@ -38,7 +38,7 @@ async def test_a_wrong_snapshot_from_a_peer_lets_go_of_none_that_is_held(
         DiskBlobs(await network.open(LIAR.peer_id), theirs)
         archive, loaded = await open_archive(means, tmp_path / "log", run_inline)
         restored = Restored(Head(0, SWARM, b""), None, ())
-        cores = make_cores(means, Ground(restored, archive, loaded, None, Standing.TRAINER), None, None)
+        cores = make_cores(means, Ground(restored, archive, loaded, None, Standing.TRAINER, ()), None, None)
         cores.roster.greet(Present(LIAR.peer_id, Presence(1, Standing.TRAINER, ())), restored.head)
         store = await open_store(means, tmp_path / "store", run_inline)
         compactor = Compactor(means, store, cores, ask, lambda digest, frontier: None)

@@ -2,21 +2,37 @@
 
 from functools import partial
 
+from msgspec import structs
+
 from shoal.training.admission import admits, join_change
 from shoal.training.agreed import (
     CHANGES_MAX,
     Position,
     leave_statement,
     next_record,
+    opine_statement,
     record_value,
     remove_statement,
     unproved,
     vouch_statement,
 )
-from shoal.training.members import Change, Expel, Join, Leave, Remove, Resume, Suspend, Vouch, electorate_of
+from shoal.training.members import (
+    RIGHT,
+    Change,
+    Expel,
+    Join,
+    Leave,
+    Opine,
+    Remove,
+    Resume,
+    Suspend,
+    Vouch,
+    electorate_of,
+)
 from shoal.training.spec import Quorum, swarm_id
+from shoal.training.verdicts import CASE_ROUNDS
 from shoal.training.votes import VALUE_BYTES_MAX, Signed, Step, cast, shortened
-from shoal.training.words import JOINS_MAX, Words
+from shoal.training.words import JOINS_MAX, OPINIONS_MAX, Words
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Malformed
@@ -50,6 +66,35 @@ def vouches(voucher: Identity, member: Identity, votes: int) -> Change:
 def expels(who: Identity) -> Change:
     one, other = (shortened(cast(who, SWARM, 1, 0, Step.PREVOTE, choice)) for choice in (b"", bytes(32)))
     return Expel(who.peer_id, one, other)
+
+
+def opines(judge: Identity, who: Identity, came_out: int = 0, round: int = 1) -> Change:
+    opinion = Opine(who.peer_id, judge.peer_id, round, round - 1, came_out, bytes(64))
+    return structs.replace(opinion, word=judge.sign(opine_statement(SWARM, opinion)))
+
+
+def test_opinions_of_voters_are_gathered_and_what_doubts_comes_first() -> None:
+    heard, content = words(), opines(ANN, CAT, RIGHT)
+    assert heard.hear(THREE, content)
+    assert heard.fitting(THREE) == ()  # nobody doubts it yet
+    doubt = opines(BEN, CAT)
+    assert heard.hear(THREE, doubt)
+    assert not heard.hear(THREE, doubt)
+    assert heard.fitting(THREE) == (doubt, content)
+    assert not heard.hear(THREE, opines(CAT, CAT))
+    assert not heard.hear(THREE, opines(DAN, CAT))
+    forged = structs.replace(opines(CAT, BEN), came_out=1)
+    assert not heard.hear(THREE, forged)
+    late = Position(CASE_ROUNDS + 1, bytes(32), THREE.electorate)
+    heard.forget(late)
+    assert heard.fitting(Position(0, bytes(32), THREE.electorate)) == ()
+
+
+def test_one_judge_does_not_fill_all_room_for_opinions() -> None:
+    heard, position = words(), Position(CASE_ROUNDS + 4, SWARM, THREE.electorate)
+    kept = [heard.hear(position, opines(BEN, who, round=round)) for who in (ANN, CAT) for round in range(5, 20)]
+    assert sum(kept) == OPINIONS_MAX
+    assert heard.hear(position, opines(CAT, ANN, round=19))
 
 
 def test_what_is_proved_is_news_once() -> None:

@@ -1,0 +1,70 @@
+"""How members have behaved, as the log tells: who is trusted how far, and what they have against one another. No I/O.
+
+Each record says it in full, as it follows from the record before: so a newest record is enough to know by how much
+each contribution counts, and everybody who has two of them can check it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from shoal.transport.port import PeerId
+from shoal.transport.wire import Malformed, Message
+
+from . import verdicts
+from .evidence import NOTHING, Evidence
+from .members import Change, Electorate, Opine
+from .reputation import Fault, Reputation, Rules, Taken, Verdict
+from .spec import BAN_ROUNDS
+from .verdicts import Cases
+
+
+class Conduct(Message, frozen=True):
+    """After a record."""
+
+    reputation: Reputation = Reputation()
+    cases: Cases = ()
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a next record goes on from."""
+
+    conduct: Conduct = field(default_factory=Conduct)
+    members: tuple[PeerId, ...] = ()  # whose contributions the newest record took, sorted: the next one has evidence
+    rules: Rules = field(default_factory=lambda: Rules(BAN_ROUNDS))  # the spec's
+
+    @cached_property
+    def bans(self) -> Mapping[PeerId, int]:
+        """Of members that were ever banned, the last round of the latest time."""
+        standings = self.conduct.reputation.standings
+        return {PeerId(standing.member): standing.banned_until for standing in standings if standing.banned_until}
+
+
+def after(
+    before: Behaviour, round: int, electorate: Electorate, evidence: Sequence[Evidence], changes: Sequence[Change]
+) -> Conduct | Malformed:
+    """The conduct after the record of `round`. `electorate` is that which decides on it.
+
+    Args:
+        evidence: of the contributions that the record before took, one for each of their members; or none: nobody has
+            to say it.
+    """
+    if len(evidence) not in (0, len(before.members)):
+        return Malformed(f"evidence of {len(evidence)} members, where {len(before.members)} have contributed")
+    words = [change for change in changes if isinstance(change, Opine)]
+    cases = verdicts.after(before.conduct.cases, round, words)
+    if cases is None:
+        return Malformed("an opinion that was said before, or comes too late")
+    cases, found = verdicts.settled(cases, electorate)
+    taken = shown(before, electorate, evidence)
+    faults = [Verdict(each.member, Fault.JUDGEMENT if each.is_judge else Fault.WORK) for each in found]
+    reputation = before.conduct.reputation.after(round, taken, faults, before.rules)
+    return Conduct(reputation, cases)
+
+
+def shown(before: Behaviour, electorate: Electorate, evidence: Sequence[Evidence]) -> list[Taken]:
+    """Whose contributions the newest record took, and what a next one with this evidence says of them."""
+    said = evidence or [NOTHING] * len(before.members)
+    pairs = zip(before.members, said, strict=True)
+    return [Taken(member, electorate.votes(member) > 0, each) for member, each in pairs]
