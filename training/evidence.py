@@ -3,7 +3,7 @@
 The record after the one that took the contributions says it, and reputation goes by that (reputation.py). What a
 malicious member may do is choose what it contributes: what these figures then are, and what follows from them, is
 measured in docs/robustness.md. It cannot choose the figures of others by more than it moves the median that they are
-compared with, except `nearest` and `repeated`: who copies another gives both the same cosine.
+compared with, except `nearest`: a voter that copies another gives both the same cosine.
 
 A repetition is found by sketches of what was contributed lately: which of 1,024 values are positive. Sketches are
 small and found without a pass over the rows, and scaling, coding and a little noise leave them nearly as they are.
@@ -42,13 +42,13 @@ Sketch = Annotated[bytes, msgspec.Meta(max_length=SKETCHED // 8)]
 
 
 class Evidence(Message, frozen=True):
-    """Of what one member contributed to one round; all 0 where none of it had any weight."""
+    """Of what one member contributed to one round; all 0 where none of it had any weight, and only there."""
 
     similarity: Cosine = 0  # the cosine of the angle to the coordinate median of all voters' rows
     length: Annotated[int, msgspec.Meta(ge=0, le=LENGTH_MAX)] = 0  # Euclidean, over the median of all voters'
-    nearest: Cosine = 0  # the largest cosine to another member's row
-    beside: Annotated[int, msgspec.Meta(ge=0, lt=ROWS_MAX)] = 0  # which member's, in the order of members; 0 if alone
-    repeated: Annotated[int, msgspec.Meta(ge=0, le=OVERLAP)] = 0  # how much of it is what was contributed before
+    nearest: Cosine = 0  # the largest cosine to another member's row; to a voter's, for voters
+    beside: Annotated[int, msgspec.Meta(ge=0, lt=ROWS_MAX)] = 0  # which member's, in the order of members; 0 if none
+    repeated: Annotated[int, msgspec.Meta(ge=0, le=OVERLAP)] = 0  # how much was contributed before; all of a zero row
 
 
 NOTHING: Final = Evidence()
@@ -88,13 +88,16 @@ def testify(
     known = [earlier for round in before.sketches for earlier in round]
     evidence = [NOTHING] * len(given)
     for i, place in enumerate(present):
-        nearest, beside = max(((_cosine(measured, i, j), -j) for j in range(len(rows)) if j != i), default=(0, 0))
+        square = measured.products[i][i]
+        others = [j for j in range(len(rows)) if j != i and (voters[j] or not voters[i])]
+        nearest, beside = max(((_cosine(measured, i, j), -j) for j in others), default=(0, 0))
+        repeated = max((overlap(sketches[i], earlier) for earlier in known), default=0) if square else OVERLAP
         evidence[place] = Evidence(
             _cosine(measured, i, len(rows)),
-            _length(measured.products[i][i], typical),
+            _length(square, typical),
             nearest,
-            present[-beside] if len(rows) > 1 else 0,
-            max((overlap(sketches[i], earlier) for earlier in known), default=0),
+            present[-beside] if others else 0,
+            repeated,
         )
     first = sorted(range(len(rows)), key=lambda i: not voters[i])[: SKETCHES_MAX - 1]
     newest = (sketch(aggregate, size), *(sketches[i] for i in first))

@@ -45,7 +45,7 @@ def shown(rows: Sequence[Row], before: Testimony = NONE, size: int = SIZE, sweep
 
 def alike(seed: int, n: int) -> np.ndarray:
     """(n, SIZE): a common direction and as much noise."""
-    return normal(seed, 1, SIZE) + normal(seed + 1, n, SIZE)
+    return np.asarray(normal(seed, 1, SIZE) + normal(seed + 1, n, SIZE))
 
 
 def test_similarity_is_the_cosine_to_the_median_and_length_is_over_the_median_length() -> None:
@@ -67,7 +67,7 @@ def test_the_nearest_is_the_row_with_the_largest_cosine() -> None:
     assert evidence[0].nearest == pytest.approx(COSINE / 2, rel=0.05)
 
 
-def test_a_row_of_zeros_shows_nothing_and_neither_does_a_member_without_weight() -> None:
+def test_a_row_of_zeros_repeats_what_everybody_knows_and_a_member_without_weight_shows_nothing() -> None:
     values = alike(3, 4)
     values[1] = 0
     rows = rows_of(values)
@@ -80,10 +80,10 @@ def test_a_row_of_zeros_shows_nothing_and_neither_does_a_member_without_weight()
         SIZE,
         one_by_one,
     )
-    assert found.evidence[1] == NOTHING
+    assert found.evidence[1] == Evidence(repeated=OVERLAP, beside=0)
     assert found.evidence[2] == NOTHING
     assert {found.evidence[0].beside, found.evidence[3].beside} == {0, 3}
-    assert shown(rows_of(values[1:2])).evidence == (NOTHING,)
+    assert shown(rows_of(values[1:2])).evidence == (Evidence(repeated=OVERLAP),)
 
 
 def test_one_row_alone_is_like_itself_and_beside_nobody() -> None:
@@ -98,6 +98,16 @@ def test_rows_of_members_without_votes_do_not_shift_what_is_usual() -> None:
     found = found_of(given, median, median, NONE, SIZE, one_by_one).evidence
     assert [each.length for each in found[:3]] == [each.length for each in shown(rows[:3]).evidence]
     assert {each.length for each in found[3:]} == {LENGTH_MAX}
+
+
+def test_a_voters_nearest_is_a_voter_so_that_others_cannot_copy_it_to_its_harm() -> None:
+    values = alike(16, 4)
+    values[3] = values[0]
+    rows = rows_of(values)
+    given = [Given(row, place < 3) for place, row in enumerate(rows)]
+    found = found_of(given, rows[0], rows[0], NONE, SIZE, one_by_one).evidence
+    assert found[0].nearest < 0.6 * COSINE
+    assert (found[3].nearest, found[3].beside) == (COSINE, 0)
 
 
 @pytest.mark.parametrize("length", [256, 8448])

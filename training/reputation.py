@@ -1,0 +1,259 @@
+"""How much each member's contributions count, from what rounds showed of earlier ones: integers, from the log alone.
+
+Everybody folds the same records in the same order, so everybody has the same table. Trust grows by a 32nd with each
+contribution taken and falls to a quarter with each that something is held against. Who attacks again and again is
+banned for a time; who rides free is not, but ends without weight:
+
+- Attack: its row points away from the coordinate median of the voters' rows, by far more than is usual among them in
+  this round. RFFL (Xu and Lyu 2021, arXiv 2011.10464) compares with its own weighted sum, which keeps whoever it keeps;
+  and an absolute bound bans honest members whose data are unusual, for theirs point away from the others' always.
+- Attack: it is many times as long as the voters' usually are.
+- Free ride: it was contributed before, by whomever, or is zero. Honest members do that, too, where they have nothing
+  to learn any more from their data and contribute a momentum of their own: those are not to be banned.
+- Free ride: its rows are always another voter's, and that other's are not always its own. Where they are, nobody can
+  tell who copies: all that are equal count as one together.
+- Attack: a verdict (a quorum's): its work was done again and came out otherwise, or it judged against the quorum.
+
+With two voters or fewer there is no majority to be compared with, and nothing but verdicts counts. What a malicious
+member can do: behave, gain trust slowly, and lose it all with a few contributions; push the usual apart by being at
+odds itself, which shields others at odds no more than it shields itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Final, NamedTuple
+
+import msgspec
+
+from shoal.transport.wire import U64, Message, PeerIdText
+
+from .evidence import COSINE, LENGTH, NOTHING, OVERLAP, Evidence
+
+TRUST_MAX: Final = 2**16
+TRUST_MIN: Final = 2**4  # of who is not banned: a row without any weight would show nothing, and so never regain it
+TRUST_START: Final = 2**13  # of who is new, or is back from a ban: less than what a few rounds of behaving bring
+GROWTH: Final = (TRUST_MAX - TRUST_START) // 32  # by one contribution; half of that after a ban, a third after two
+FALL: Final = 4  # what trust is divided by
+SUSPECT: Final = 2  # what suspicion grows by when a contribution is at odds; it falls by 1 when one is not
+SUSPICION_MAX: Final = 8  # then a ban: four at odds in a row, or more than a third of all
+COPIES_MIN: Final = 4  # more copies than others in so many rounds: less is chance, or another's doing
+COPIES_MAX: Final = 16
+TOLERANCE: Final = 5  # times the median distance from the median similarity
+TOLERANCE_MIN: Final = COSINE // 2
+LONG: Final = 16 * LENGTH
+COPY: Final = COSINE - COSINE // 256  # honest rows come to 0.95 of COSINE, colluders' of the same kind to 0.99
+REPEATED: Final = OVERLAP - OVERLAP // 256
+KNOWN: Final = TRUST_MAX // 4  # trust that costs more than a few contributions
+STANDINGS_MAX: Final = 2048  # twice the members there may be: who is gone for a while comes back as it was
+
+Trust = Annotated[int, msgspec.Meta(ge=0, le=TRUST_MAX)]
+
+
+class Standing(Message, frozen=True):
+    """One member's."""
+
+    member: PeerIdText
+    trust: Trust = TRUST_START
+    suspicion: Annotated[int, msgspec.Meta(ge=0, lt=SUSPICION_MAX)] = 0
+    copies: Annotated[int, msgspec.Meta(ge=0, le=COPIES_MAX)] = 0  # rounds with a copy, less those without
+    alike: Annotated[int, msgspec.Meta(ge=1, le=STANDINGS_MAX)] = 1  # how many were equal to its last, it among them
+    banned_until: U64 = 0  # the last round of the latest ban
+    bans: U64 = 0
+    last_round: U64 = 0  # in which anything of it was taken
+
+
+class Fault(Enum):
+    """What a quorum finds of a member. Not what it thinks of it: that is the median's to say."""
+
+    WORK = "work"  # what it contributed is not what it committed itself to
+    JUDGEMENT = "judgement"  # it said the opposite of what the quorum says
+
+
+class Verdict(NamedTuple):
+    member: str
+    fault: Fault
+
+
+class Taken(NamedTuple):
+    """One member's part in a round."""
+
+    member: str
+    is_voters: bool
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The spec's."""
+
+    ban_rounds: int  # that a ban lasts, at least 1
+
+
+class Charge(Enum):
+    """Why a contribution is held against its member."""
+
+    AWAY = "points away from what the others say"
+    LONG = "is many times as long as the others"
+    REPEATED = "was contributed before, or is zero"
+    COPIED = "is a copy of another's, as it was before"
+
+    @property
+    def is_attack(self) -> bool:
+        """Or else a free ride."""
+        return self in (Charge.AWAY, Charge.LONG)
+
+
+class Reputation(Message, frozen=True):
+    """Every member's standing; who has none is as good as new."""
+
+    standings: Annotated[tuple[Standing, ...], msgspec.Meta(max_length=STANDINGS_MAX)] = ()  # sorted by member
+
+    def standing(self, member: str) -> Standing:
+        return self._table().get(member, Standing(member))
+
+    def trust(self, member: str, round: int) -> int:
+        """By which its contribution counts in `round`, 0 to TRUST_MAX; 0 while it is banned."""
+        return trust_of(self.standing(member), round)
+
+    def after(self, round: int, taken: Sequence[Taken], verdicts: Sequence[Verdict], rules: Rules) -> "Reputation":
+        """The table once `round` took what `taken` says.
+
+        Args:
+            taken: each member once, sorted; NOTHING as evidence where nothing of it had any weight.
+            verdicts: that the round's record holds.
+        """
+        table = self._table()
+        charges = charged(self, taken)
+        alike = _alike(taken)
+        for each in taken:
+            before = table.get(each.member, Standing(each.member))
+            before = msgspec.structs.replace(before, last_round=round)
+            if each.evidence != NOTHING and round > before.banned_until:
+                charge = charges.get(each.member)
+                before = _judged(before, charge, alike.get(each.member, 1), round, rules)
+            table[each.member] = before
+        for verdict in verdicts:
+            found = table.get(verdict.member, Standing(verdict.member))
+            if verdict.fault is Fault.WORK:
+                table[verdict.member] = _banned(found, round, rules)
+            else:
+                table[verdict.member] = _fallen(found, True, round, rules)
+        return Reputation(_kept(table, round))
+
+    def _table(self) -> dict[str, Standing]:
+        return {standing.member: standing for standing in self.standings}
+
+
+def trust_of(standing: Standing, round: int) -> int:
+    """Those that are equal in all their rounds count as one together."""
+    if round <= standing.banned_until:
+        return 0
+    return max(standing.trust // standing.alike, 1) if standing.copies >= COPIES_MIN else standing.trust
+
+
+def charged(reputation: Reputation, taken: Sequence[Taken]) -> Mapping[str, Charge]:
+    """What this round holds against whom. Pure: `shoal log explain` shows it again."""
+    shown = [each for each in taken if each.evidence not in (NOTHING, _ZERO)]
+    similarities = [each.evidence.similarity for each in shown if each.is_voters]
+    if len(similarities) <= 2:
+        return {}
+    least = least_similarity(similarities)
+    found: dict[str, Charge] = {}
+    for each in taken:
+        if each.evidence == NOTHING:
+            continue
+        if each.evidence.repeated >= REPEATED:
+            found[each.member] = Charge.REPEATED
+        elif each.evidence.similarity < least:
+            found[each.member] = Charge.AWAY
+        elif each.evidence.length >= LONG:
+            found[each.member] = Charge.LONG
+        elif _is_copier(reputation, each, taken):
+            found[each.member] = Charge.COPIED
+    return found
+
+
+def least_similarity(similarities: Sequence[int]) -> int:
+    """What is not yet at odds with the median, given the voters' similarities to it.
+
+    From their median down: half of it, or as far as members usually are from it times TOLERANCE where they differ more.
+    """
+    median = _median(similarities)
+    usual = _median([abs(similarity - median) for similarity in similarities])
+    return median - max(TOLERANCE * usual, median // 2, TOLERANCE_MIN)
+
+
+_ZERO: Final = Evidence(repeated=OVERLAP)
+
+
+def _median(values: Sequence[int]) -> int:
+    """The upper one of two."""
+    return sorted(values)[len(values) // 2]
+
+
+def _is_copier(reputation: Reputation, each: Taken, taken: Sequence[Taken]) -> bool:
+    """Whether its copies are its own doing: it had one in most rounds, and whose row it has now had not."""
+    if each.evidence.nearest < COPY:
+        return False
+    own = reputation.standing(each.member).copies
+    others = reputation.standing(taken[each.evidence.beside].member).copies
+    return own >= COPIES_MIN and 2 * others <= own
+
+
+def _alike(taken: Sequence[Taken]) -> Mapping[str, int]:
+    """How many rows are equal to a member's, where any is: those that name one another as nearest, directly or not."""
+    group = list(range(len(taken)))
+
+    def root(place: int) -> int:
+        while group[place] != place:
+            place = group[place]
+        return place
+
+    copies = [place for place, each in enumerate(taken) if each.evidence.nearest >= COPY]
+    for place in copies:
+        group[root(place)] = root(taken[place].evidence.beside)
+    roots = [root(place) for place in range(len(taken))]
+    return {taken[place].member: roots.count(roots[place]) for place in copies}
+
+
+def _judged(before: Standing, charge: Charge | None, alike: int, round: int, rules: Rules) -> Standing:
+    copies = min(before.copies + 1, COPIES_MAX) if alike > 1 else max(before.copies - 1, 0)
+    before = msgspec.structs.replace(before, copies=copies, alike=alike)
+    if charge is not None:
+        return _fallen(before, charge.is_attack, round, rules)
+    trust = min(before.trust + GROWTH // (1 + before.bans), TRUST_MAX)
+    return msgspec.structs.replace(before, trust=trust, suspicion=max(before.suspicion - 1, 0))
+
+
+def _fallen(before: Standing, is_attack: bool, round: int, rules: Rules) -> Standing:
+    suspicion = before.suspicion + (SUSPECT if is_attack else 0)
+    if suspicion >= SUSPICION_MAX:
+        return _banned(before, round, rules)
+    return msgspec.structs.replace(before, trust=max(before.trust // FALL, TRUST_MIN), suspicion=suspicion)
+
+
+def _banned(before: Standing, round: int, rules: Rules) -> Standing:
+    """For the spec's number of rounds, after which it starts as low as it has fallen."""
+    return msgspec.structs.replace(
+        before,
+        trust=max(min(before.trust // FALL, TRUST_START), TRUST_MIN),
+        suspicion=0,
+        copies=0,
+        alike=1,
+        banned_until=round + rules.ban_rounds,
+        bans=before.bans + 1,
+    )
+
+
+def _kept(table: Mapping[str, Standing], round: int) -> tuple[Standing, ...]:
+    """The standings, sorted; beyond STANDINGS_MAX those go first that are little better than new, then the oldest.
+
+    So keys that cost nothing push nobody out who is known for anything.
+    """
+
+    def worth(standing: Standing) -> tuple[bool, int, str]:
+        return standing.banned_until >= round or standing.trust > KNOWN, standing.last_round, standing.member
+
+    kept = sorted(table.values(), key=worth)[-STANDINGS_MAX:]
+    return tuple(sorted(kept, key=lambda standing: standing.member))
