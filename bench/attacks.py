@@ -26,7 +26,10 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from shoal.node.adversaries import CLAIMED, ON_DATA, ON_VALUES, Sight
+from shoal.training.evidence import Given, Testimony, testify
+from shoal.training.order_statistics import CoordinateMedian
 from shoal.training.payload import VALUE_MAX
+from shoal.training.reputation import Reputation, Rules, Taken
 from shoal.training.rows import Weighted, one_by_one
 from shoal.training.rules import RULES, aggregate
 
@@ -34,14 +37,17 @@ from .aggregate import Held
 from .digits import SIZE, TARGET, Images, Vector, evaluate, gradient, load, shards, start
 
 MEMBERS: Final = 10
-ROUNDS: Final = 60
+ROUNDS: Final = 100
 STEPS: Final = 5
 BATCH: Final = 32
-LR: Final = 0.2
+LR: Final = 0.1  # at 0.2 it depends on the first rounds' noise which minimum is found: losses that differ by a tenth
 SPLITS: Final[Mapping[str, float | None]] = {"iid": None, "dirichlet": 0.3}
 # Where momentum is the outer optimizer's, as DiLoCo has it, or each member's own. Both together stall; the same pace.
 OUTER: Final = {"outer": (0.7, 0.9), "worker": (7.0, 0.9)}
-SAMPLES: Final = STEPS * BATCH
+PACES: Final = (3, 5, 8)  # steps, where members are uneven
+MISSED: Final = 0.25  # of rounds, where they are
+EARLY: Final = 15
+BAN_ROUNDS: Final = 100
 SAMPLES_MAX: Final = 2**24  # that a spec lets a member claim
 
 
@@ -53,27 +59,33 @@ class Case:
     attackers: int
     momentum: str
     seed: int
+    reputation: bool = True  # weights follow it, as in a swarm; else they are samples alone
+    uneven: bool = False  # members miss rounds and do unequal work
 
 
 class Outcome(NamedTuple):
-    """In the end; infinite, 0 and 0 if the model is lost."""
+    """In the end; infinite and zeros if the model is lost."""
 
     loss: float  # on test images
     accuracy: float
     fooled: float  # which part of other test images is taken for TARGET once it has the trigger
+    early: float  # the attackers' part of all weight after EARLY rounds
+    late: float  # and after all
+    banned: int  # honest members that ever were
 
 
 class Member:
-    """Its shard, its draws, and its momentum where that is the member's."""
+    """Its shard, its draws, its pace, and its momentum where that is the member's."""
 
-    def __init__(self, shard: Images, seed: int) -> None:
+    def __init__(self, shard: Images, seed: int, steps: int) -> None:
         self.shard = shard
         self.random = np.random.default_rng(seed)
+        self.steps = steps
         self.momentum = np.zeros(SIZE, np.float32)
 
     def contribution(self, anchor: Vector, momentum: float) -> Vector:
         local = anchor.copy()
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             batch = self.shard.part(self.random.integers(len(self.shard), size=BATCH))
             local -= np.float32(LR) * gradient(local, batch)
         self.momentum *= np.float32(momentum)
@@ -81,51 +93,116 @@ class Member:
         return self.momentum.copy()
 
 
+class Offer(NamedTuple):
+    """What one member contributes to a round."""
+
+    number: int  # the member's
+    row: Held
+    samples: int
+
+
+class Swarm:
+    """What all members hold: aggregation, and reputation by what it shows. Members are named by their numbers."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.round = 0
+        self.step = np.zeros(SIZE, np.float32)
+        self.testimony, self.reputation = Testimony(), Reputation()
+
+    def aggregate(self, offers: Sequence[Offer]) -> Vector:
+        """The round's step; the one before where nothing is offered that counts."""
+        self.round += 1
+        weights = [offer.samples * self.trust(offer.number) for offer in offers]
+        weighted = [Weighted(offer.row, weight) for offer, weight in zip(offers, weights, strict=True) if weight]
+        if not weighted:
+            return self.step
+        f = min(self.case.attackers, (len(weighted) - 3) // 2)  # as many as all rules bear of those that are left
+        f = max(f, 0)
+        row = aggregate(self.case.rule, weighted, f, Held(self.step), SIZE, one_by_one)
+        self.step = np.concatenate(list(one_by_one(row.values, SIZE)))
+        if self.case.reputation:
+            self._judge(offers, weights)
+        return self.step
+
+    def trust(self, number: int) -> int:
+        return self.reputation.trust(name_of(number), self.round) if self.case.reputation else 1
+
+    def share(self) -> float:
+        """The attackers' part of all members' trust."""
+        trusts = [self.trust(number) for number in range(MEMBERS)]
+        return sum(trusts[: self.case.attackers]) / sum(trusts)
+
+    def _judge(self, offers: Sequence[Offer], weights: Sequence[int]) -> None:
+        given = [Given(offer.row, True) if weight else None for offer, weight in zip(offers, weights, strict=True)]
+        median = CoordinateMedian([Weighted(each.row, 1) for each in given if each])
+        self.testimony = testify(given, median, Held(self.step), self.testimony, SIZE, one_by_one)
+        taken = [
+            Taken(name_of(offer.number), True, evidence)
+            for offer, evidence in zip(offers, self.testimony.evidence, strict=True)
+        ]
+        self.reputation = self.reputation.after(self.round, taken, (), Rules(BAN_ROUNDS))
+
+
+def name_of(number: int) -> str:
+    return f"{number:040}"
+
+
 def run(case: Case) -> Outcome:
     train, test = load()
+    members = _members(case, train)
+    swarm = Swarm(case)
+    absence = np.random.default_rng(case.seed)
+    lr, mu = map(np.float32, OUTER[case.momentum])
+    own, outer = (float(mu), np.float32(0)) if case.momentum == "worker" else (0.0, mu)
+    parameters, first, early, banned = start(case.seed), dict[int, Vector](), 0.0, set[str]()
+    momentum = np.zeros(SIZE, np.float32)
+    for round in range(ROUNDS):
+        there = [number for number in range(MEMBERS) if absence.random() >= (MISSED if case.uneven else 0)]
+        rows = {number: members[number].contribution(parameters, own) for number in there if number in members}
+        for number, row in rows.items():
+            first.setdefault(number, row)
+        step = swarm.aggregate(_offered(case, members, rows, first))
+        momentum = outer * momentum + step
+        parameters -= lr * (step + outer * momentum)
+        if not np.abs(parameters).max() <= VALUE_MAX:  # also false for NaN
+            return Outcome(float("inf"), 0.0, 0.0, 0.0, 0.0, 0)
+        early = swarm.share() if round + 1 == EARLY else early
+        banned |= {each.member for each in swarm.reputation.standings if each.bans}
+    others = test.part(np.flatnonzero(test.labels != TARGET))
+    fooled = evaluate(parameters, others.with_trigger())[1]
+    honest = {name_of(number) for number in range(case.attackers, MEMBERS)}
+    return Outcome(*evaluate(parameters, test), fooled, early, swarm.share(), len(banned & honest))
+
+
+def _members(case: Case, train: Images) -> dict[int, Member]:
+    """By number, attackers first."""
     dealt = shards(train, MEMBERS, SPLITS[case.split], case.seed)
     if case.attack in ON_DATA:
         poison = Images.flipped if case.attack == "labelflip" else Images.half_with_trigger
         dealt[: case.attackers] = [poison(shard) for shard in dealt[: case.attackers]]
-    members = [Member(shard, 1000 * case.seed + number) for number, shard in enumerate(dealt)]
-    if case.attack == "absent":
-        members = members[case.attackers :]
-    lr, mu = map(np.float32, OUTER[case.momentum])
-    own, outer = (float(mu), np.float32(0)) if case.momentum == "worker" else (0.0, mu)
-    parameters, first = start(case.seed), list[Vector]()
-    momentum = step = np.zeros(SIZE, np.float32)
-    for _ in range(ROUNDS):
-        rows = [member.contribution(parameters, own) for member in members]
-        first = first or rows
-        weighted = _offered(case, members, rows, first)
-        if weighted:
-            f = min(case.attackers, (len(weighted) - 3) // 2)  # as many as all rules bear of those that are left
-            row = aggregate(case.rule, weighted, f, Held(step), SIZE, one_by_one)
-            step = np.concatenate(list(one_by_one(row.values, SIZE)))
-        momentum = outer * momentum + step
-        parameters -= lr * (step + outer * momentum)
-        if not np.abs(parameters).max() <= VALUE_MAX:  # also false for NaN
-            return Outcome(float("inf"), 0.0, 0.0)
-    others = test.part(np.flatnonzero(test.labels != TARGET))
-    return Outcome(*evaluate(parameters, test), evaluate(parameters, others.with_trigger())[1])
+    first = case.attackers if case.attack == "absent" else 0
+    steps = [PACES[number % len(PACES)] if case.uneven else STEPS for number in range(MEMBERS)]
+    return {number: Member(dealt[number], 1000 * case.seed + number, steps[number]) for number in range(first, MEMBERS)}
 
 
-def _offered(case: Case, members: Sequence[Member], rows: Sequence[Vector], first: Sequence[Vector]) -> list[Weighted]:
+def _offered(
+    case: Case, members: Mapping[int, Member], rows: Mapping[int, Vector], first: Mapping[int, Vector]
+) -> list[Offer]:
     """What the round takes: attackers' rows are forged, and what is not finite or too large is absent."""
-    samples = [SAMPLES] * len(rows)
-    forge, offered = ON_VALUES.get(case.attack), list(rows)
-    if forge is not None:
-        for number in range(case.attackers):
-            sight = Sight(rows[number], rows[case.attackers :], first[number], case.attackers, members[number].random)
+    honest = [row for number, row in rows.items() if number >= case.attackers]
+    forge, offered = ON_VALUES.get(case.attack), list[Offer]()
+    for number, row in rows.items():
+        samples, sent = members[number].steps * BATCH, row
+        if forge is not None and number < case.attackers:
+            sight = Sight(row, honest, first[number], case.attackers, members[number].random)
             with np.errstate(all="ignore"):
-                offered[number] = forge(sight)
+                sent = forge(sight)
             if case.attack == "samples":
-                samples[number] = min(SAMPLES * CLAIMED, SAMPLES_MAX)
-    return [
-        Weighted(Held(row), weight)
-        for row, weight in zip(offered, samples, strict=True)
-        if np.abs(row).max() <= VALUE_MAX  # false for NaN
-    ]
+                samples = min(samples * CLAIMED, SAMPLES_MAX)
+        if np.abs(sent).max() <= VALUE_MAX:  # false for NaN
+            offered.append(Offer(number, Held(sent), samples))
+    return offered
 
 
 def results(cases: Iterable[Case], path: Path) -> Iterator[tuple[Case, Outcome]]:

@@ -1,17 +1,18 @@
 """How much each member's contributions count, from what rounds showed of earlier ones: integers, from the log alone.
 
 Everybody folds the same records in the same order, so everybody has the same table. Trust grows by a 32nd with each
-contribution taken and falls to a quarter with each that is at odds with the others; who is so again and again is banned
-for a time. What is held against a member:
+contribution taken and falls to a quarter with each that something is held against. Who attacks again and again is
+banned for a time; who rides free is not, but ends without weight:
 
-- Its row points away from the coordinate median of the voters' rows, by far more than is usual among them in this
-  round. RFFL (Xu and Lyu 2021, arXiv 2011.10464) compares with its own weighted sum, which keeps whoever it keeps; and
-  an absolute bound bans honest members whose data are unusual, for theirs point away from the others' always.
-- Its row is many times as long as the voters' usually are.
-- Its row was contributed before, by whomever, or is zero.
-- Its rows are always another voter's, and that other's are not always its own. Where they are, nobody can tell who
-  copies: all that are equal count as one together.
-- A verdict (a quorum's): its work was done again and came out otherwise, or it judged against the quorum.
+- Attack: its row points away from the coordinate median of the voters' rows, by far more than is usual among them in
+  this round. RFFL (Xu and Lyu 2021, arXiv 2011.10464) compares with its own weighted sum, which keeps whoever it keeps;
+  and an absolute bound bans honest members whose data are unusual, for theirs point away from the others' always.
+- Attack: it is many times as long as the voters' usually are.
+- Free ride: it was contributed before, by whomever, or is zero. Honest members do that, too, where they have nothing
+  to learn any more from their data and contribute a momentum of their own: those are not to be banned.
+- Free ride: its rows are always another voter's, and that other's are not always its own. Where they are, nobody can
+  tell who copies: all that are equal count as one together.
+- Attack: a verdict (a quorum's): its work was done again and came out otherwise, or it judged against the quorum.
 
 With two voters or fewer there is no majority to be compared with, and nothing but verdicts counts. What a malicious
 member can do: behave, gain trust slowly, and lose it all with a few contributions; push the usual apart by being at
@@ -30,18 +31,20 @@ from shoal.transport.wire import U64, Message, PeerIdText
 from .evidence import COSINE, LENGTH, NOTHING, OVERLAP, Evidence
 
 TRUST_MAX: Final = 2**16
+TRUST_MIN: Final = 2**4  # of who is not banned: a row without any weight would show nothing, and so never regain it
 TRUST_START: Final = 2**13  # of who is new, or is back from a ban: less than what a few rounds of behaving bring
-GROWTH: Final = (TRUST_MAX - TRUST_START) // 32  # by one contribution
+GROWTH: Final = (TRUST_MAX - TRUST_START) // 32  # by one contribution; half of that after a ban, a third after two
 FALL: Final = 4  # what trust is divided by
 SUSPECT: Final = 2  # what suspicion grows by when a contribution is at odds; it falls by 1 when one is not
 SUSPICION_MAX: Final = 8  # then a ban: four at odds in a row, or more than a third of all
 COPIES_MIN: Final = 4  # more copies than others in so many rounds: less is chance, or another's doing
 COPIES_MAX: Final = 16
-TOLERANCE: Final = 4  # times the median distance from the median similarity
-TOLERANCE_MIN: Final = COSINE // 4
+TOLERANCE: Final = 5  # times the median distance from the median similarity
+TOLERANCE_MIN: Final = COSINE // 2
 LONG: Final = 16 * LENGTH
 COPY: Final = COSINE - COSINE // 256  # honest rows come to 0.95 of COSINE, colluders' of the same kind to 0.99
 REPEATED: Final = OVERLAP - OVERLAP // 256
+KNOWN: Final = TRUST_MAX // 4  # trust that costs more than a few contributions
 STANDINGS_MAX: Final = 2048  # twice the members there may be: who is gone for a while comes back as it was
 
 Trust = Annotated[int, msgspec.Meta(ge=0, le=TRUST_MAX)]
@@ -95,6 +98,11 @@ class Charge(Enum):
     REPEATED = "was contributed before, or is zero"
     COPIED = "is a copy of another's, as it was before"
 
+    @property
+    def is_attack(self) -> bool:
+        """Or else a free ride."""
+        return self in (Charge.AWAY, Charge.LONG)
+
 
 class Reputation(Message, frozen=True):
     """Every member's standing; who has none is as good as new."""
@@ -129,7 +137,7 @@ class Reputation(Message, frozen=True):
             if verdict.fault is Fault.WORK:
                 table[verdict.member] = _banned(found, round, rules)
             else:
-                table[verdict.member] = _fallen(found, round, rules)
+                table[verdict.member] = _fallen(found, True, round, rules)
         return Reputation(_kept(table, round))
 
     def _table(self) -> dict[str, Standing]:
@@ -140,7 +148,7 @@ def trust_of(standing: Standing, round: int) -> int:
     """Those that are equal in all their rounds count as one together."""
     if round <= standing.banned_until:
         return 0
-    return standing.trust // standing.alike if standing.copies >= COPIES_MIN else standing.trust
+    return max(standing.trust // standing.alike, 1) if standing.copies >= COPIES_MIN else standing.trust
 
 
 def charged(reputation: Reputation, taken: Sequence[Taken]) -> Mapping[str, Charge]:
@@ -212,23 +220,23 @@ def _judged(before: Standing, charge: Charge | None, alike: int, round: int, rul
     copies = min(before.copies + 1, COPIES_MAX) if alike > 1 else max(before.copies - 1, 0)
     before = msgspec.structs.replace(before, copies=copies, alike=alike)
     if charge is not None:
-        return _fallen(before, round, rules)
-    trust, suspicion = min(before.trust + GROWTH, TRUST_MAX), max(before.suspicion - 1, 0)
-    return msgspec.structs.replace(before, trust=trust, suspicion=suspicion)
+        return _fallen(before, charge.is_attack, round, rules)
+    trust = min(before.trust + GROWTH // (1 + before.bans), TRUST_MAX)
+    return msgspec.structs.replace(before, trust=trust, suspicion=max(before.suspicion - 1, 0))
 
 
-def _fallen(before: Standing, round: int, rules: Rules) -> Standing:
-    suspicion = before.suspicion + SUSPECT
+def _fallen(before: Standing, is_attack: bool, round: int, rules: Rules) -> Standing:
+    suspicion = before.suspicion + (SUSPECT if is_attack else 0)
     if suspicion >= SUSPICION_MAX:
         return _banned(before, round, rules)
-    return msgspec.structs.replace(before, trust=before.trust // FALL, suspicion=suspicion)
+    return msgspec.structs.replace(before, trust=max(before.trust // FALL, TRUST_MIN), suspicion=suspicion)
 
 
 def _banned(before: Standing, round: int, rules: Rules) -> Standing:
-    """For the spec's number of rounds, after which it starts as if it were new."""
+    """For the spec's number of rounds, after which it starts as low as it has fallen."""
     return msgspec.structs.replace(
         before,
-        trust=min(before.trust, TRUST_START),
+        trust=max(min(before.trust // FALL, TRUST_START), TRUST_MIN),
         suspicion=0,
         copies=0,
         alike=1,
@@ -238,13 +246,13 @@ def _banned(before: Standing, round: int, rules: Rules) -> Standing:
 
 
 def _kept(table: Mapping[str, Standing], round: int) -> tuple[Standing, ...]:
-    """The standings, sorted; beyond STANDINGS_MAX those go first that are hardly better than new, then the oldest.
+    """The standings, sorted; beyond STANDINGS_MAX those go first that are little better than new, then the oldest.
 
     So keys that cost nothing push nobody out who is known for anything.
     """
 
     def worth(standing: Standing) -> tuple[bool, int, str]:
-        return standing.banned_until >= round or standing.trust > TRUST_START, standing.last_round, standing.member
+        return standing.banned_until >= round or standing.trust > KNOWN, standing.last_round, standing.member
 
     kept = sorted(table.values(), key=worth)[-STANDINGS_MAX:]
     return tuple(sorted(kept, key=lambda standing: standing.member))

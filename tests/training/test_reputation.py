@@ -1,0 +1,251 @@
+"""Trust comes slowly and goes fast, for attackers and free riders and nobody else; the table stays within bounds."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.training.evidence import COSINE, LENGTH, LENGTH_MAX, NOTHING, OVERLAP, Evidence, Given, Testimony
+from shoal.training.evidence import testify as found_of
+from shoal.training.order_statistics import CoordinateMedian
+from shoal.training.reputation import (
+    GROWTH,
+    STANDINGS_MAX,
+    TRUST_MAX,
+    TRUST_MIN,
+    TRUST_START,
+    Charge,
+    Fault,
+    Reputation,
+    Rules,
+    Taken,
+    Verdict,
+    charged,
+    least_similarity,
+)
+from shoal.training.rows import Weighted, one_by_one
+from shoal.transport.wire import decode, encode
+
+from .rows_in_memory import normal, rows_of
+
+RULES = Rules(ban_rounds=20)
+HONEST = Evidence(int(0.8 * COSINE), LENGTH, COSINE // 2, 0, OVERLAP // 2)
+AGAINST = Evidence(-COSINE // 2, LENGTH, COSINE // 4, 0, OVERLAP // 2)
+ZERO = Evidence(repeated=OVERLAP)
+Round = Sequence[tuple[int, Evidence]]  # member's number and what it showed
+
+
+def name(number: int) -> str:
+    return f"{number:040}"
+
+
+def taken(shown: Round, voters: int = 100) -> list[Taken]:
+    """Members below `voters` have votes."""
+    return [Taken(name(number), number < voters, evidence) for number, evidence in shown]
+
+
+def folded(rounds: int, shown: Callable[[int], Round], start: Reputation = Reputation(), first: int = 1) -> Reputation:  # noqa: B008
+    """After `rounds` rounds from the first on."""
+    reputation = start
+    for round in range(first, first + rounds):
+        reputation = reputation.after(round, taken(shown(round)), (), RULES)
+    return reputation
+
+
+def with_one(number: int, evidence: Evidence, members: int = 5) -> Round:
+    """All are honest but one."""
+    return [(each, evidence if each == number else HONEST) for each in range(members)]
+
+
+def trusts(reputation: Reputation, round: int, members: int = 5) -> list[int]:
+    return [reputation.trust(name(number), round) for number in range(members)]
+
+
+def test_trust_grows_to_all_there_is_in_32_contributions() -> None:
+    assert trusts(folded(0, lambda _: []), 1) == [TRUST_START] * 5
+    assert trusts(folded(1, lambda _: with_one(0, HONEST)), 2) == [TRUST_START + GROWTH] * 5
+    assert trusts(folded(31, lambda _: with_one(0, HONEST)), 32) == [TRUST_START + 31 * GROWTH] * 5
+    assert trusts(folded(40, lambda _: with_one(0, HONEST)), 41) == [TRUST_MAX] * 5
+
+
+def test_who_misses_rounds_gains_nothing_and_loses_nothing() -> None:
+    there = folded(10, lambda _: with_one(0, HONEST))
+    away = folded(30, lambda _: with_one(0, HONEST)[1:], there, 11)
+    assert away.trust(name(0), 41) == TRUST_START + 10 * GROWTH
+    assert away.standing(name(0)).last_round == 10
+
+
+def test_an_attacker_is_banned_after_four_rounds_and_comes_back_with_little_trust_that_grows_half_as_fast() -> None:
+    full = folded(40, lambda _: with_one(0, HONEST))
+    assert [folded(n, lambda _: with_one(0, AGAINST), full, 41).trust(name(0), 41 + n) for n in range(5)] == [
+        TRUST_MAX,
+        TRUST_MAX // 4,
+        TRUST_MAX // 16,
+        TRUST_MAX // 64,
+        0,
+    ]
+    banned = folded(24, lambda _: with_one(0, AGAINST), full, 41)
+    assert banned.trust(name(0), 64) == 0
+    assert banned.trust(name(0), 65) == TRUST_MAX // 256
+    assert banned.standing(name(0)).bans == 1
+    back = folded(2, lambda _: with_one(0, HONEST), banned, 65)
+    assert back.trust(name(0), 67) == TRUST_MAX // 256 + 2 * (GROWTH // 2)
+
+
+def test_one_that_is_at_odds_in_every_third_round_is_not_banned_and_weighs_little() -> None:
+    reputation = folded(90, lambda round: with_one(0, HONEST if round % 3 else AGAINST))
+    assert reputation.standing(name(0)).bans == 0
+    assert reputation.trust(name(0), 91) < TRUST_MAX // 10
+    assert folded(90, lambda round: with_one(0, HONEST if round % 2 else AGAINST)).standing(name(0)).bans > 0
+
+
+def test_a_much_longer_row_is_held_against_its_member_and_a_shorter_one_is_not() -> None:
+    long = Evidence(HONEST.similarity, 16 * LENGTH, 0, 0, 0)
+    short = Evidence(HONEST.similarity, 1, 0, 0, 0)
+    assert charged(Reputation(), taken([*with_one(0, long), (5, short)])) == {name(0): Charge.LONG}
+
+
+@pytest.mark.parametrize("evidence", [ZERO, Evidence(HONEST.similarity, LENGTH, 0, 0, OVERLAP)], ids=["zero", "replay"])
+def test_a_free_rider_ends_without_weight_but_is_not_banned(evidence: Evidence) -> None:
+    reputation = folded(50, lambda _: with_one(0, evidence))
+    assert reputation.trust(name(0), 51) == TRUST_MIN
+    assert reputation.standing(name(0)).bans == 0
+    assert trusts(reputation, 51)[1:] == [TRUST_MAX] * 4
+
+
+def test_what_had_no_weight_is_neither_good_nor_bad() -> None:
+    reputation = folded(50, lambda _: with_one(0, NOTHING))
+    assert reputation.trust(name(0), 51) == TRUST_START
+
+
+def test_members_that_differ_are_compared_with_what_is_usual() -> None:
+    apart = [0.7, 0.5, 0.3, 0.2, 0.0, -0.1, 0.6, 0.4]
+    assert least_similarity([int(each * COSINE) for each in apart]) < -0.1 * COSINE
+    alike = [0.85, 0.8, 0.9, 0.8, 0.85, 0.2, 0.9, 0.8]
+    assert 0.2 * COSINE < least_similarity([int(each * COSINE) for each in alike]) < 0.8 * COSINE
+
+
+def test_with_two_voters_nothing_is_held_against_anybody() -> None:
+    for shown in ([(0, AGAINST)], [(0, HONEST), (1, AGAINST)], [(0, ZERO), (1, HONEST)]):
+        assert charged(Reputation(), taken(shown)) == {}
+    assert charged(Reputation(), taken([(0, HONEST), (1, AGAINST), (2, HONEST)])) == {name(1): Charge.AWAY}
+
+
+def test_members_without_votes_do_not_decide_what_is_usual() -> None:
+    shown = taken([(0, HONEST), (1, HONEST), (2, HONEST), *((number, AGAINST) for number in range(3, 20))], voters=3)
+    assert set(charged(Reputation(), shown)) == {name(number) for number in range(3, 20)}
+
+
+def test_who_copies_now_this_one_and_now_that_loses_its_weight_and_those_that_are_copied_keep_theirs() -> None:
+    def copied(round: int) -> Round:
+        victim = 1 + round % 4
+        both = {0: victim, victim: 0}
+        return [
+            (each, Evidence(HONEST.similarity, LENGTH, COSINE, both[each], 0) if each in both else HONEST)
+            for each in range(5)
+        ]
+
+    reputation = folded(50, copied)
+    assert reputation.trust(name(0), 51) <= TRUST_MIN
+    assert trusts(reputation, 51)[1:] == [TRUST_MAX] * 4
+    assert reputation.standing(name(0)).bans == 0
+
+
+def test_members_that_are_always_equal_count_as_one_together() -> None:
+    def equal(round: int) -> Round:
+        beside = {0: 1, 1: 0, 2: 0}
+        return [
+            (each, Evidence(HONEST.similarity, LENGTH, COSINE, beside[each], 0) if each in beside else HONEST)
+            for each in range(6)
+        ]
+
+    reputation = folded(50, equal)
+    assert trusts(reputation, 51, 6) == [TRUST_MAX // 3] * 3 + [TRUST_MAX] * 3
+
+
+def test_a_verdict_on_work_bans_at_once_and_one_on_judgement_after_four() -> None:
+    start = folded(40, lambda _: with_one(0, HONEST))
+    found = start.after(41, (), [Verdict(name(0), Fault.WORK), Verdict(name(1), Fault.JUDGEMENT)], RULES)
+    assert trusts(found, 42) == [0, TRUST_MAX // 4, *[TRUST_MAX] * 3]
+    for round in range(42, 45):
+        found = found.after(round, (), [Verdict(name(1), Fault.JUDGEMENT)], RULES)
+    assert found.trust(name(1), 45) == 0
+    assert found.trust(name(1), 44 + RULES.ban_rounds + 1) > 0
+
+
+def test_keys_that_cost_nothing_push_nobody_out_who_is_known_for_anything() -> None:
+    known = folded(16, lambda round: with_one(0, AGAINST if round > 12 else HONEST))
+    for round in range(17, 22):
+        crowd = range(1000 * round, 1000 * round + 1000)
+        known = known.after(round, taken([(number, HONEST) for number in crowd], voters=0), (), RULES)
+    assert len(known.standings) == STANDINGS_MAX
+    assert trusts(known, 22) == [0, *[TRUST_START + 16 * GROWTH] * 4]
+
+
+def test_the_largest_table_is_some_tens_of_bytes_a_member() -> None:
+    largest = folded(1, lambda _: [(number, HONEST) for number in range(STANDINGS_MAX)])
+    assert len(encode(largest)) < 80 * STANDINGS_MAX
+
+
+evidences = st.builds(
+    Evidence,
+    st.integers(-COSINE, COSINE),
+    st.integers(0, LENGTH_MAX),
+    st.integers(-COSINE, COSINE) | st.just(COSINE),
+    st.just(0),
+    st.integers(0, OVERLAP) | st.just(OVERLAP),
+)
+rounds_of = st.lists(st.dictionaries(st.integers(0, 7), evidences | st.just(NOTHING)), max_size=12)
+verdicts_of = st.lists(st.builds(Verdict, st.integers(0, 7).map(name), st.sampled_from(Fault)), max_size=2)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rounds_of, st.data())
+def test_whatever_is_shown_trust_stays_in_bounds_and_the_table_sorted(
+    rounds: list[dict[int, Evidence]], data: st.DataObject
+) -> None:
+    reputation = Reputation()
+    for round, shown in enumerate(rounds, 1):
+        verdicts = data.draw(verdicts_of)
+        reputation = reputation.after(round, taken(sorted(shown.items())), verdicts, RULES)
+        members = [standing.member for standing in reputation.standings]
+        assert members == sorted(set(members))
+        for standing in reputation.standings:
+            trust = reputation.trust(standing.member, round + 1)
+            assert trust == 0 if round < standing.banned_until else 0 < trust <= TRUST_MAX
+    encoded = encode(reputation)
+    assert decode(encoded, Reputation, len(encoded)) == reputation
+
+
+ATTACKS: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "opposite": lambda honest, seed: -honest,
+    "long opposite": lambda honest, seed: -1e4 * honest,
+    "noise": lambda honest, seed: 100 * normal(seed, *honest.shape),
+    "same noise": lambda honest, seed: normal(1, *honest.shape),
+    "nothing": lambda honest, seed: 0 * honest,
+    "copy": lambda honest, seed: honest,
+    "a little": lambda honest, seed: honest + 0.3 * normal(1, *honest.shape),
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 5), st.floats(0, 1), st.data())
+def test_a_majority_of_honest_members_that_agree_is_never_charged_with_an_attack(
+    seed: int, majority: int, noise: float, data: st.DataObject
+) -> None:
+    """Whatever the others contribute, who name themselves so that they come first or last."""
+    size, attackers = 300, data.draw(st.integers(1, majority - 1))
+    reputation, testimony = Reputation(), Testimony()
+    for round in range(1, 8):
+        common = normal(seed + round, size)
+        honest = [common + np.float32(noise / 4) * normal(seed + 100 * round + n, size) for n in range(majority)]
+        forged = [ATTACKS[data.draw(st.sampled_from(sorted(ATTACKS)))](honest[0], seed + n) for n in range(attackers)]
+        rows = rows_of([*honest, *forged])
+        median = CoordinateMedian([Weighted(row, 1) for row in rows])
+        testimony = found_of([Given(row, True) for row in rows], median, median, testimony, size, one_by_one)
+        shown = taken(list(enumerate(testimony.evidence)))
+        against = charged(reputation, shown)
+        assert not any(against[name(n)].is_attack for n in range(majority) if name(n) in against)
+        reputation = reputation.after(round, shown, (), RULES)
