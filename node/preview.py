@@ -3,7 +3,7 @@
 import msgspec
 
 from shoal.training import smollm_file, tried, zeroth_settings
-from shoal.training.diloco_settings import DilocoSettings, parse_settings
+from shoal.training.diloco_settings import DilocoSettings, settings_of
 from shoal.training.methods import available_memory_bytes
 from shoal.training.models import SIZES, TORCH_BYTES, gpt_layout, memory_bytes, parameter_count
 from shoal.training.payload import payload_bytes
@@ -45,7 +45,7 @@ class Preview(msgspec.Struct, frozen=True):
 
 def preview(spec: Spec, threads: int, obstacle: str | None = None, *, is_torch_here: bool) -> Preview:
     """`obstacle`: why this node would not be let in."""
-    settings = parse_settings(spec.settings) if spec.method == "diloco" else None
+    settings = settings_of(spec) if spec.method == "diloco" else None
     forward = zeroth_settings.parse_settings(spec.settings) if spec.method == "zeroth" else None
     size = SIZES.get(spec.model)
     parameters = parameter_count(size) if size else None

@@ -17,7 +17,7 @@ import trio
 from blake3 import blake3
 
 from shoal.training import data as texts
-from shoal.training.diloco_settings import SHORT_RUN, parse_settings
+from shoal.training.diloco_settings import SHORT_RUN, settings_of
 from shoal.training.methods import VERSIONS, MemberOptions, zeroth_problem
 from shoal.training.models import SIZES
 from shoal.training.sentiment import NAME as SENTIMENT
@@ -174,7 +174,7 @@ def _check_diloco(plan: Plan, spec: Spec) -> None:
         raise Complaint(
             f"--data {plan.data} is neither a file nor a text known here ({', '.join(texts.TEXTS)})", Exit.SPEC
         )
-    settings = parse_settings(spec.settings)
+    settings = settings_of(spec)
     if isinstance(settings, str):
         raise Complaint(settings, Exit.SPEC)
     if plan.data_path is not None:

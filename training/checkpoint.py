@@ -20,6 +20,7 @@ from blake3 import blake3
 from shoal.transport.wire import U64, Digest, Malformed, Message, decode, encode
 
 from .ports import BlobReader, Payload
+from .remembered import EMPTY, REMEMBERED_BYTES_MAX, Remembered, open_remembered, remembered_bytes
 from .tensors import Layout, element_count, layout_digest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ Version = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class StateHeader(Message, frozen=True):
-    """Followed by the parameters and the outer momentum."""
+    """Followed by the parameters and the outer momentum, and by what is remembered, if anything is."""
 
     version: Version
     round: U64
@@ -64,6 +65,7 @@ class State:
     round: int  # rounds applied so far
     parameters: "Vector"  # (n,)
     momentum: "Vector"  # (n,) of the outer optimizer
+    remembered: Remembered = EMPTY
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,6 +122,9 @@ def save_state(state: State, layout: Layout) -> Iterable[Payload]:
     yield frame(STATE_MAGIC, StateHeader(FORMAT_VERSION, state.round, layout_digest(layout)))
     yield bytes_of(state.parameters)
     yield bytes_of(state.momentum)
+    remembered = remembered_bytes(state.remembered)
+    if remembered:
+        yield remembered
 
 
 def state_digest(state: State, layout: Layout) -> bytes:
@@ -142,12 +147,20 @@ def load_state(saved: BlobReader, layout: Layout, value_max: float) -> State:
     header, offset = opened
     expect(header.version, header.layout, layout)
     count = element_count(layout)
-    if saved.size != offset + 8 * count:
-        raise ValueError(f"a saved state of {count} parameters has {offset + 8 * count} bytes, this one {saved.size}")
+    end = offset + 8 * count
+    if not end <= saved.size <= end + REMEMBERED_BYTES_MAX:
+        raise ValueError(
+            f"a saved state of {count} parameters has {end} bytes and up to {REMEMBERED_BYTES_MAX} more, "
+            f"this one {saved.size}"
+        )
+    remembered = open_remembered(saved.read(end, saved.size - end), header.round)
+    if isinstance(remembered, Malformed):
+        raise ValueError(f"not a saved state: {remembered.reason}")
     return State(
         header.round,
         read_vector(saved, offset, count, value_max),
         read_vector(saved, offset + 4 * count, count, value_max),
+        remembered,
     )
 
 

@@ -3,18 +3,20 @@ together.
 
 Each round every member starts from the shared parameters, the anchor, trains for a while, and contributes the
 pseudo-gradient anchor - local. Where no round can be closed it goes on from where it is, and contributes what it did
-since. All apply the weighted mean of what the round took, where a member's contributions from one state are one walk
-that they add up to (each counted by itself, three turns of everybody came to no more than one; docs/decisions.md):
+since. All apply the mean of what the round took, or what another rule makes of it (aggregating.py), where a member's
+contributions from one state are one walk that they add up to (each counted by itself, three turns of everybody came to
+no more than one; docs/decisions.md):
 
     momentum  <- mu * momentum + mean
     parameters <- parameters - lr * (mean + mu * momentum)
 
 `apply` gives the same bits everywhere because each line above is a chain of elementwise float32 operations with one
 rounding each (torch.optim.SGD fuses some of them and differs between instruction sets), and because nothing denormal
-ever enters or leaves it (codecs.TINY). It is numpy, piece by piece: no torch, and no memory beyond the new state.
+ever enters or leaves it (codecs.TINY). It is numpy, piece by piece, on as many threads as the sweep has: no torch, and
+no memory to speak of beyond the new state.
 
 What a malicious peer may send: see payload.py. What passes `check` is finite and bounded, so the state stays finite;
-that it is a good step, nothing here can promise.
+what a bad step among them does depends on the rule.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,16 +26,21 @@ from typing import TYPE_CHECKING, Protocol
 from shoal.transport.wire import Malformed
 
 from . import checkpoint
-from .aggregate import weighted_mean
+from .aggregating import Room, Scaled, Terms, attested, trusted_mean
 from .checkpoint import Local, Moments, State
 from .codecs import flush_tiny, spans
 from .diloco_settings import DilocoSettings
+from .evidence import NOTHING, Evidence, Testimony
 from .method import Share, Turn, Work
 from .payload import VALUE_MAX, Delta, check_values, open_payload, write_payload
 from .ports import BlobReader, Payload
+from .remembered import EMPTY, Remembered, sighted
+from .rows import Row, Sweep, Weighted, one_by_one
+from .rules import attackers_most
 from .spare import Spare
 from .spec import Spec
 from .tensors import Layout, element_count
+from .walks import Contributor, Walk
 
 if TYPE_CHECKING:
     from .tensors import Vector
@@ -79,11 +86,12 @@ class LocalTrainer(Protocol):
 class Diloco:
     """The method (method.py) for one swarm. Holds no state but its arguments, and memory to write states into."""
 
-    def __init__(self, spec: Spec, settings: DilocoSettings, trainer: LocalTrainer) -> None:
+    def __init__(self, spec: Spec, settings: DilocoSettings, trainer: LocalTrainer, sweep: Sweep = one_by_one) -> None:
         self._spec = spec
         self._settings = settings
         self._trainer = trainer
         self._layout = trainer.layout
+        self._sweep = sweep
         self._spare = Spare(2)  # one state's
 
     def start(self, spec: Spec) -> tuple[State, Local]:
@@ -143,26 +151,30 @@ class Diloco:
         return problem.reason if problem else None
 
     def apply(self, state: State, shares: Sequence[Share]) -> tuple[State, Mapping[str, float]]:
-        """One outer step; where no share has any weight only the round's number moves."""
-        import numpy as np
-
+        """One outer step; where no voter's share has any weight only the round's number moves."""
         taken = [share for share in shares if share.weight]
         stale = sum(share.base_round < state.round for share in taken)
-        evidence = {"contributions": float(len(taken)), "stale": float(stale)}
-        if not taken:
-            return State(state.round + 1, state.parameters, state.momentum), evidence
-        walks = self._walks(taken)
-        lr, mu = np.float32(self._settings.outer_lr), np.float32(self._settings.outer_momentum)
-        parameters, momentum = (self._spare.vector(len(state.parameters)) for _ in range(2))
-        for start, stop in spans(len(parameters)):
-            mean = weighted_mean(walks, start, stop)
-            moved = np.multiply(state.momentum[start:stop], mu, out=momentum[start:stop])
-            moved += mean
-            step = flush_tiny(moved) * mu
-            step += mean
-            step *= lr
-            flush_tiny(np.subtract(state.parameters[start:stop], step, out=parameters[start:stop]))
-        return State(state.round + 1, _frozen(parameters), _frozen(momentum)), evidence
+        figures = {"contributions": float(len(taken)), "stale": float(stale)}
+        contributors = self._contributors(shares)
+        voters = [each.member for each in contributors if each.is_voter and each.walks]
+        if not voters:
+            return self._passed(state, len(contributors)), figures
+        vectors = self._spare.vector(len(state.parameters)), self._spare.vector(len(state.parameters))
+        room = Room(self._sweep, vectors)
+        if self._settings.is_trusting:
+            mean, remembered = trusted_mean(contributors, room), EMPTY
+        else:
+            seen = sighted(state.remembered.voters, state.round + 1, voters)
+            terms = self._terms(state, len(seen))
+            mean, testimony = attested(contributors, terms, state.remembered.testimony, room)
+            remembered = Remembered(seen, testimony)
+        self._step(state, mean, room)
+        parameters, momentum = map(_frozen, vectors)
+        return State(state.round + 1, parameters, momentum, remembered), figures
+
+    def evidence(self, state: State) -> tuple[Evidence, ...]:
+        """None where the settings trust everybody."""
+        return state.remembered.testimony.evidence
 
     def settle(self, local: Local, state: State, taken: bool) -> Local:
         """The optimizer's moments as they are after the turn, taken or not; nothing that is ahead of the new state.
@@ -220,16 +232,59 @@ class Diloco:
 
         return np.subtract(parameters, ahead, out=self._spare.vector(len(parameters)))
 
-    def _walks(self, shares: Sequence[Share]) -> list[tuple[int, list[Delta]]]:
-        """(weight, deltas) of each member from each state: the largest weight, for more turns are no more members."""
+    def _contributors(self, shares: Sequence[Share]) -> list[Contributor]:
+        """Sorted by member. A walk weighs as much as its weightiest contribution: more turns are no more members."""
+        voters: dict[str, bool] = {}
         walks: dict[tuple[str, int], tuple[int, list[Delta]]] = {}
         for share in sorted(shares, key=lambda share: (share.member, share.turn_round, share.base_round)):
+            voters[share.member] = share.is_voters
+            if not share.weight:
+                continue
             delta = open_payload(share.payload, self._settings.codec, self._layout)
             if isinstance(delta, Malformed):
                 raise ValueError(f"a payload that was never checked: {delta.reason}")
             weight, deltas = walks.setdefault((share.member, share.base_round), (0, []))
             walks[share.member, share.base_round] = max(weight, share.weight), [*deltas, delta]
-        return list(walks.values())
+        found = {member: list[Weighted]() for member in voters}
+        for (member, _), (weight, deltas) in walks.items():
+            found[member].append(Weighted(Walk(tuple(deltas)), weight))
+        return [Contributor(member, is_voter, tuple(found[member])) for member, is_voter in voters.items()]
+
+    def _passed(self, state: State, contributors: int) -> State:
+        """After a round that moved nothing."""
+        remembered = EMPTY
+        if not self._settings.is_trusting:
+            seen = sighted(state.remembered.voters, state.round + 1, ())
+            sketches = state.remembered.testimony.sketches
+            remembered = Remembered(seen, Testimony((NOTHING,) * contributors, sketches))
+        return State(state.round + 1, state.parameters, state.momentum, remembered)
+
+    def _terms(self, state: State, voters: int) -> Terms:
+        import numpy as np
+
+        rule, share = self._settings.rule, self._settings.attackers
+        f = attackers_most(rule, share, min(voters, self._spec.members_max))
+        # In the long run the outer momentum is 1 / (1 - mu) times the aggregate.
+        return Terms(rule, f, Scaled(state.momentum, 1 - np.float32(self._settings.outer_momentum)))
+
+    def _step(self, state: State, mean: Row, room: Room) -> None:
+        """Write the next parameters and momentum into the room's vectors, where `mean` may still lie."""
+        import numpy as np
+
+        lr, mu = np.float32(self._settings.outer_lr), np.float32(self._settings.outer_momentum)
+        parameters, momentum = room.vectors
+
+        def part(start: int, stop: int) -> None:
+            along = mean.values(start, stop)
+            moved = np.multiply(state.momentum[start:stop], mu, out=momentum[start:stop])
+            moved += along
+            step = flush_tiny(moved) * mu
+            step += along
+            step *= lr
+            flush_tiny(np.subtract(state.parameters[start:stop], step, out=parameters[start:stop]))
+
+        for _ in self._sweep(part, room.size):
+            pass
 
 
 def start_setting(first: "Vector", layout: Layout) -> str:

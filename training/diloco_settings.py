@@ -6,11 +6,18 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from .eigen import SIDE_MAX
 from .pace import StepRange
+from .rules import RULES, attackers_most, rows_least
+from .selecting import LEFT_OUT_MAX
+from .spec import Spec
 
 Steps = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=10)]
+
+# With so many members a round's aggregation takes seconds beside what it takes to read them: n^3 and more.
+MEMBERS_MOST: Mapping[str, int] = {"flag": SIDE_MAX, "nnm_trimmed_mean": 128, "nnm_geometric_median": 128}
 
 
 # For runs of about a dozen rounds of 50 steps, such as the testnet's, measured with gpt-0.8m and 4 members on
@@ -34,6 +41,10 @@ class DilocoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     outer_momentum: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.9
     # Or each member's own, on its pseudo-gradients: in place of the outer one, with outer_lr 1 / (1 - momentum) times.
     worker_momentum: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.0
+    # What the pseudo-gradients become: a name of rules.RULES, and the share of voters whose contributions the rule is
+    # to bear whatever they are. The mean bears none; with it and a share of 0 contributions are not even compared.
+    rule: str = "mean"
+    attackers: Annotated[float, msgspec.Meta(ge=0, le=0.49)] = 0.2
     codec: Literal["float32", "bfloat16", "int8"] = "float32"
     start: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""  # digest of round 0, if the spec fixes it
 
@@ -53,6 +64,11 @@ class DilocoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     pieces: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64  # that the text is cut into and dealt out
     validation_windows: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 64
 
+    @property
+    def is_trusting(self) -> bool:
+        """Whether all are taken for honest: nothing is looked for, and nothing is remembered of anybody."""
+        return self.rule == "mean" and not self.attackers
+
     def step_range(self) -> StepRange:
         """How many inner steps a turn may have."""
         return StepRange(self.steps_min or self.steps, self.steps_max or self.steps, self.steps)
@@ -68,6 +84,8 @@ def parse_settings(settings: Mapping[str, object]) -> DilocoSettings | str:
         parsed = msgspec.convert(dict(settings), DilocoSettings)
     except msgspec.ValidationError as error:
         return f"diloco settings: {error}"
+    if parsed.rule not in RULES:
+        return f"diloco settings: rule {parsed.rule!r} is not known here; known: {', '.join(RULES)}"
     if parsed.worker_momentum and parsed.outer_momentum:
         return "diloco settings: worker_momentum takes the place of outer_momentum: set that to 0 (both together stall)"
     steps = parsed.step_range()
@@ -75,6 +93,26 @@ def parse_settings(settings: Mapping[str, object]) -> DilocoSettings | str:
         return (
             f"diloco settings: steps {steps.reference} must lie from steps_min {steps.least} to steps_max {steps.most}"
         )
+    return parsed
+
+
+def settings_of(spec: Spec) -> DilocoSettings | str:
+    """The settings of a spec, or which of them is wrong, or does not bear so many members."""
+    parsed = parse_settings(spec.settings)
+    if isinstance(parsed, str):
+        return parsed
+    rule, most = parsed.rule, MEMBERS_MOST.get(parsed.rule)
+    if most is not None and spec.members_max > most:
+        return f"diloco settings: rule {rule} takes up to {most} members, members_max is {spec.members_max}"
+    f = attackers_most(rule, parsed.attackers, spec.members_max)
+    if rule == "mda" and f > LEFT_OUT_MAX:
+        return (
+            f"diloco settings: rule mda bears up to {LEFT_OUT_MAX} attackers, and attackers = {parsed.attackers} of "
+            f"members_max = {spec.members_max} are {f}: lower one of them"
+        )
+    if spec.members_min < rows_least(rule, 0):
+        least = rows_least(rule, 0)
+        return f"diloco settings: rule {rule} takes {least} members or more, members_min is {spec.members_min}"
     return parsed
 
 

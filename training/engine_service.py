@@ -301,7 +301,7 @@ class Engine:
     async def _applied(self, effect: ApplyRecord, weights: Sequence[int]) -> Applied[Any] | str:
         if not effect.offers:
             return Applied(self._keeper.state, self._rounds.head.digest)
-        return await method_keeper(self._keeper).apply(effect.offers, weights)
+        return await method_keeper(self._keeper).apply(effect.offers, weights, effect.closed.voters)
 
     async def _evaluate(self, round: int) -> None:
         keeper = method_keeper(self._keeper)

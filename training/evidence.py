@@ -20,7 +20,8 @@ import msgspec
 from shoal.transport.wire import Message
 
 from .codecs import BLOCK
-from .gram import Gram, gram
+from .combinations import measure
+from .gram import Gram
 from .rows import Row, Sweep
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def testify(
     present = [place for place, each in enumerate(given) if each is not None]
     rows = [each.row for each in given if each is not None]
     voters = [each.is_voters for each in given if each is not None]
-    measured = gram([*rows, reference], size, sweep)
+    measured = measure([*rows, reference], size, sweep)
     typical = _typical_square(measured, voters)
     sketches = [sketch(row, size) for row in rows]
     known = [earlier for round in before.sketches for earlier in round]

@@ -87,6 +87,10 @@ class Gram:
             denominator * (denominator * self.products[i][i] - 2 * along[i]) + own for i in range(len(self.products))
         ]
 
+    def part(self, places: Sequence[int]) -> "Gram":
+        """The matrix of some of the rows, in this order."""
+        return Gram(tuple(tuple(self.products[i][j] for j in places) for i in places), self.unit)
+
     def mixed(self, mixes: Sequence[Mix]) -> "Gram":
         """The matrix of combinations of the rows, which share one denominator. Exact."""
         denominator = mixes[0].denominator

@@ -27,7 +27,10 @@ MADE_BYTES_MAX: Final = 4 * 2**20 - 4096  # of a row: fits an answer of 4 MiB; 1
 
 @runtime_checkable
 class Replays(Protocol):
-    """A method whose states are cheaply made anew from what they were made of: its members keep that for others."""
+    """A method whose states are cheaply made anew from what they were made of: its members keep that for others.
+
+    Rows do not tell who had votes, so its `apply` must not go by `Share.is_voters`.
+    """
 
     def replay_s(self, contributions: int) -> float:
         """About how many seconds it takes to apply so many of them on this machine. It tells at once."""

@@ -14,7 +14,7 @@ import msgspec
 from . import data, registry, zeroth_settings
 from .checkpoint import Local
 from .diloco import Diloco, LocalTrainer, start_setting
-from .diloco_settings import DilocoSettings, parse_settings
+from .diloco_settings import DilocoSettings, settings_of
 from .evaluators import Machine, evaluator_of
 from .founding_service import Restarts
 from .late import LateTrainer
@@ -22,6 +22,7 @@ from .method import Method
 from .models import SIZES, gpt_layout, gpt_start, memory_bytes
 from .payload import payload_bytes
 from .spec import Setting, Spec
+from .sweep_service import sweep_of
 from .tensors import Layout
 from .tried import payload_bytes as payload_bytes_of
 from .trunk_service import Progress
@@ -73,7 +74,7 @@ def build(spec: Spec, options: MemberOptions) -> Method[Any, Local] | str:
     if spec.model.startswith(ENTRY_PREFIX):
         return _build_entry(spec, settings, options)
     trainer = gpt_trainer(spec, options)
-    return trainer if isinstance(trainer, str) else Diloco(spec, settings, trainer)
+    return trainer if isinstance(trainer, str) else Diloco(spec, settings, trainer, sweep_of(options.threads))
 
 
 def build_loop(spec: Spec, model: "nn.Module") -> "tuple[Diloco, Outer] | str":
@@ -245,7 +246,7 @@ def _settings(spec: Spec) -> DilocoSettings | str:
     problem = _version_problem(spec)
     if problem is None and spec.method != "diloco":
         problem = f"method {spec.method} does not take a model of one's own; diloco does"
-    return problem or parse_settings(spec.settings)
+    return problem or settings_of(spec)
 
 
 def _build_zeroth(spec: Spec, options: MemberOptions) -> Zeroth | str:
@@ -294,7 +295,7 @@ def _build_entry(spec: Spec, settings: DilocoSettings, options: MemberOptions) -
     except ValueError as error:
         return f"{options.entry_path}: {error}"
     problem = _payload_problem(spec, settings, trainer.layout)
-    return problem or Diloco(spec, settings, trainer)
+    return problem or Diloco(spec, settings, trainer, sweep_of(options.threads))
 
 
 def _payload_problem(spec: Spec, settings: DilocoSettings, layout: Layout) -> str | None:

@@ -5,7 +5,7 @@ Framed as checkpoint.py says; docs/protocol-diloco.md has it byte by byte.
 What a malicious peer may send: any bytes. `open_payload` reads the header alone, which names codec and layout, and
 demands the one size that follows from them; `check_values` then looks at what bounds the values and refuses what is not
 finite or beyond VALUE_MAX. Both are exact, so all members refuse the same payloads. What passes can still be a bad
-update, which counts by its share of the weights (aggregate.py).
+update: what it does then depends on the rule (aggregating.py).
 """
 
 from dataclasses import dataclass

@@ -54,6 +54,28 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 
 
+def rows_least(rule: str, f: int) -> int:
+    """How many rows the rule needs where f may be attackers'."""
+    return 2 * f + (3 if rule in ("krum", "multi_krum") else 1)
+
+
+def attackers_most(rule: str, share: float, voters: int) -> int:
+    """f: the share of so many voters, in thousandths, rounded up; or as many of them as the rule bears, if that is
+    fewer.
+    """
+    wanted = -(-round(1000 * share) * voters // 1000)
+    return max(0, min(wanted, (voters - rows_least(rule, 0)) // 2))
+
+
+def filled(rule: str, rows: Sequence[Weighted], f: int) -> list[Weighted]:
+    """With rows of zeros, as heavy as the heaviest, until there are as many as the rule needs for f.
+
+    Else who gets a round to take its own contribution and few others would be a majority of it.
+    """
+    zeros = Weighted(NOTHING, max(weight for _, weight in rows))
+    return [*rows, *[zeros] * (rows_least(rule, f) - len(rows))]
+
+
 def bounded(rows: Sequence[Weighted], f: int) -> list[Weighted]:
     """The rows with weights cut to the largest height at which the f heaviest have a third of all at most.
 

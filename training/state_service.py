@@ -17,6 +17,7 @@ from .attempt import Raised, attempt
 from .evidence import Evidence
 from .fetching_service import PacedFetches
 from .means import Means
+from .members import Electorate
 from .method import Audits, Local, Method, Share, State, Testifies, Turn, Work
 from .ports import BlobReader, BytesReader
 from .records import Head, Offered
@@ -189,7 +190,9 @@ class StateKeeper(Generic[State, Local]):
             ]
         )
 
-    async def apply(self, offers: Sequence[Offered], weights: Sequence[int]) -> Applied[State] | str:
+    async def apply(
+        self, offers: Sequence[Offered], weights: Sequence[int], electorate: Electorate
+    ) -> Applied[State] | str:
         """The state after these contributions, sorted by member and round; or which is missing."""
         shares: list[Share] = []
         for offered, weight in zip(offers, weights, strict=True):
@@ -198,7 +201,7 @@ class StateKeeper(Generic[State, Local]):
                 return f"the payload of {offered.member} for round {offered.round} is gone"
             contribution = offered.contribution
             places = offered.round, offered.member, contribution.samples, weight, contribution.base_round
-            shares.append(Share(*places, reader))
+            shares.append(Share(*places, reader, is_voters=electorate.votes(offered.member) > 0))
         applied, _ = await self._workers.run(partial(self._method.apply, self._state, shares))
         return Applied(applied, await self._digest(applied))
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
 
-from .rows import PIECE_VALUES, Part
+from .rows import PIECE_VALUES, Part, Sweep, one_by_one
 
 PIECES_PER_THREAD: Final = 4  # begun or done and not yet taken: a thread need not wait for whoever takes results
 
@@ -33,3 +33,8 @@ class ThreadedSweep:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def sweep_of(threads: int) -> Sweep:
+    """By so many threads, of which the caller's is one if it is the only one."""
+    return ThreadedSweep(threads) if threads > 1 else one_by_one

@@ -31,9 +31,11 @@ from shoal.training.calls import Ballots, Words
 from shoal.training.checkpoint import Local, Moments, State, load_local, load_state, save_local, save_state
 from shoal.training.codecs import CODECS
 from shoal.training.diloco_settings import DilocoSettings, parse_settings
+from shoal.training.evidence import Evidence, Testimony
 from shoal.training.payload import check_values, open_payload, write_payload
 from shoal.training.ports import BytesReader
 from shoal.training.records import Contribution, open_contribution
+from shoal.training.remembered import Remembered, Sighting
 from shoal.training.skipping import Proof, beginning, verify_proof
 from shoal.training.spec import Settings, SignedSpec, Spec, open_spec, sign_spec, spec_from
 from shoal.training.store import MemberStore, StoredHead, StoredTurns
@@ -395,7 +397,9 @@ def saved_state() -> bytes:
     import numpy as np
 
     vector = np.linspace(-1, 1, 611, dtype=np.float32)
-    return b"".join(bytes(piece) for piece in save_state(State(3, vector, vector), LAYOUT))
+    testimony = Testimony((Evidence(9, 256, 8, 1, 0),), ((bytes(128), bytes(128)),))
+    remembered = Remembered((Sighting("a" * 52, 2), Sighting("b" * 52, 3)), testimony)
+    return b"".join(bytes(piece) for piece in save_state(State(3, vector, vector, remembered), LAYOUT))
 
 
 def saved_local() -> bytes:

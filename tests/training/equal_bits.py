@@ -15,7 +15,7 @@ from shoal.training.averaging import centered_clipping, clipped_mean, geometric_
 from shoal.training.checkpoint import State
 from shoal.training.codecs import CODECS, TINY, flush_tiny
 from shoal.training.diloco import Diloco, Trained
-from shoal.training.diloco_settings import parse_settings
+from shoal.training.diloco_settings import parse_settings, settings_of
 from shoal.training.directions import add_sums, direction_key, perturbed, signs, step
 from shoal.training.flag import flag_aggregator
 from shoal.training.method import Share
@@ -23,11 +23,12 @@ from shoal.training.models import SIZES, gpt_start, uniform
 from shoal.training.order_statistics import CoordinateMedian, TrimmedMean, WeightedMedian, WeightedTrimmedMean
 from shoal.training.payload import write_payload
 from shoal.training.ports import BytesReader
-from shoal.training.rows import Row, Sweep, Weighted
+from shoal.training.rows import PIECE_VALUES, Row, Sweep, Weighted
+from shoal.training.rules import RULES
 from shoal.training.selecting import krum, least_diameter, multi_krum, nearest_mixing
 from shoal.training.spec import Spec
 from shoal.training.sweep_service import ThreadedSweep
-from shoal.training.tensors import TensorShape
+from shoal.training.tensors import Layout, TensorShape, element_count
 from tests.training.rows_in_memory import InMemory, weighted, whole
 
 COUNT = 2**18 + 12_345  # more than one piece, and a last block that is not full
@@ -38,12 +39,13 @@ KEYS = [direction_key(bytes(32), 1, 0, str(index // 8), index % 8) for index in 
 
 
 class NoTrainer:
-    """A LocalTrainer of which only the layout is used."""
+    """A LocalTrainer of which only the layout and the start are used."""
 
-    layout = LAYOUT
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
 
     def start(self) -> np.ndarray:
-        return uniform("start", COUNT, 0.1)
+        return uniform("start", element_count(self.layout), 0.1)
 
     def train(self, anchor: np.ndarray, local: object, turn: object) -> Trained:
         raise NotImplementedError
@@ -75,10 +77,10 @@ def contributions(round_: int) -> list[np.ndarray]:
 
 
 def rounds(codec: str, count: int) -> bytes:
-    spec = Spec(creator="1" * 52, nonce=bytes(16), settings={"codec": codec})
+    spec = Spec(creator="1" * 52, nonce=bytes(16), settings={"attackers": 0.0, "codec": codec})
     settings = parse_settings(spec.settings)
     assert not isinstance(settings, str)
-    method = Diloco(spec, settings, NoTrainer())
+    method = Diloco(spec, settings, NoTrainer(LAYOUT))
     state, _ = method.start(spec)
     for round_ in range(1, count + 1):
         shares = [
@@ -159,6 +161,29 @@ def combination(name: str) -> bytes:
     return whole(COMBINED[name](rows, COUNT, SWEEP), COUNT, SWEEP).tobytes()
 
 
+SMALL = 2 * PIECE_VALUES + 12_345
+
+
+def ruled(rule: str) -> bytes:
+    """Of DiLoCo's state after rounds of nine voters and two others, and one of few voters; with what they showed."""
+    layout = (TensorShape("a", (SMALL,)),)
+    spec = Spec(creator="1" * 52, nonce=bytes(16), members_min=3, members_start=3, settings={"rule": rule})
+    settings = settings_of(spec)
+    assert not isinstance(settings, str), settings
+    method = Diloco(spec, settings, NoTrainer(layout), SWEEP)
+    state, _ = method.start(spec)
+    for round_, members in ((1, 11), (2, 11), (3, 2)):
+        vectors = [rough(f"{round_}/{index}")[:SMALL] for index in range(members)]
+        vectors[1] = np.nextafter(-vectors[0], np.float32(0))
+        payloads = [BytesReader(b"".join(write_payload("float32", layout, vector))) for vector in vectors]
+        shares = [
+            Share(round_, f"{index:02}", 1, 1000 + index**2, round_ - 1, payload, is_voters=index < 9)
+            for index, payload in enumerate(payloads)
+        ]
+        state, _ = method.apply(state, shares)
+    return method.digest(state)
+
+
 COORDINATEWISE: dict[str, Callable[[Sequence[Weighted]], Row]] = {
     "median": CoordinateMedian,
     "trimmed mean": lambda rows: TrimmedMean(rows, 2),
@@ -195,6 +220,8 @@ def main() -> None:
         print(name, blake3(combination(name)).hexdigest())
     for name in COORDINATEWISE:
         print(name, blake3(coordinatewise(name)).hexdigest())
+    for rule in RULES:
+        print("diloco", rule, ruled(rule).hex())
 
 
 if __name__ == "__main__":

@@ -16,11 +16,14 @@ from shoal.training.checkpoint import (
     save_state,
     state_digest,
 )
+from shoal.training.evidence import Evidence, Testimony
 from shoal.training.ports import BytesReader
+from shoal.training.remembered import EMPTY, REMEMBERED_BYTES_MAX, Remembered, Sighting, remembered_bytes
 from shoal.training.tensors import TensorShape, element_count, layout_digest, views
 
 LAYOUT = (TensorShape("a", (3, 5)), TensorShape("b", (7,)), TensorShape("scalar", ()))
 COUNT = 23
+REMEMBERED = Remembered((Sighting("a", 2), Sighting("b", 3)), Testimony((Evidence(9, 256, 8, 1, 0),), ((b"\x07",),)))
 
 
 def vector(seed: int) -> np.ndarray:
@@ -37,6 +40,39 @@ def test_a_state_survives_being_saved() -> None:
     assert np.array_equal(state.parameters, vector(1))
     assert np.array_equal(state.momentum, vector(2))
     assert b"".join(save_state(state, LAYOUT)) == saved_state()
+
+
+def remembering() -> bytes:
+    return b"".join(save_state(State(3, vector(1), vector(2), REMEMBERED), LAYOUT))
+
+
+def test_what_a_state_remembers_stands_behind_its_vectors_and_is_in_the_digest() -> None:
+    assert remembering() == saved_state() + remembered_bytes(REMEMBERED)
+    state = load_state(BytesReader(remembering()), LAYOUT, 1e9)
+    assert state.remembered == REMEMBERED
+    assert state_digest(state, LAYOUT) == blake3(remembering()).digest()
+    assert load_state(BytesReader(saved_state()), LAYOUT, 1e9).remembered == EMPTY
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        b"\x00",
+        b"\xc0",
+        remembered_bytes(REMEMBERED)[:-1],
+        remembered_bytes(REMEMBERED) * 2,
+        bytes(REMEMBERED_BYTES_MAX + 1),
+    ],
+    ids=["zero", "nil", "cut short", "twice", "long"],
+)
+def test_what_else_stands_behind_a_states_vectors_is_refused(behind: bytes) -> None:
+    with pytest.raises(ValueError, match=r"not a saved state|this one"):
+        load_state(BytesReader(saved_state() + behind), LAYOUT, 1e9)
+
+
+def test_voters_from_other_rounds_than_the_states_are_refused() -> None:
+    with pytest.raises(ValueError, match="other rounds"):
+        load_state(BytesReader(saved_state(30) + remembered_bytes(REMEMBERED)), LAYOUT, 1e9)
 
 
 def test_the_digest_is_the_hash_of_the_saved_bytes() -> None:
@@ -56,7 +92,7 @@ def test_a_loaded_state_cannot_be_written_to() -> None:
 
 @given(st.data())
 def test_a_state_changed_anywhere_loads_as_another_state_or_not_at_all(data: st.DataObject) -> None:
-    original = saved_state()
+    original = data.draw(st.sampled_from((saved_state(), remembering())))
     at = data.draw(st.integers(0, len(original) - 1))
     changed = bytearray(original)
     changed[at] ^= data.draw(st.integers(1, 255))

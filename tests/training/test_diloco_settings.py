@@ -1,11 +1,14 @@
 """A spec's settings: defaults, bounds, and a learning rate that a joiner can compute."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.training.diloco_settings import DilocoSettings, learning_rate, parse_settings
+from shoal.training.diloco_settings import DilocoSettings, learning_rate, parse_settings, settings_of
 from shoal.training.pace import StepRange
+from shoal.training.rules import RULES
+from shoal.training.spec import Spec
 
 
 def parsed(**settings: object) -> DilocoSettings:
@@ -34,6 +37,9 @@ def test_the_papers_outer_optimizer_and_a_fixed_number_of_steps_are_the_defaults
         ({"steps": 50, "steps_min": 60}, "steps_min"),
         ({"steps": 50, "steps_max": 40}, "steps_max"),
         ({"start": "abc"}, "start"),
+        ({"rule": "medain"}, "medain"),
+        ({"attackers": 0.5}, "attackers"),
+        ({"attackers": -0.1}, "attackers"),
     ],
 )
 def test_what_is_wrong_is_named(settings: dict[str, object], named: str) -> None:
@@ -46,6 +52,37 @@ def test_an_unknown_name_is_refused_with_the_valid_ones() -> None:
     reason = parse_settings({"steps": 5, "foo": 1})
     assert isinstance(reason, str)
     assert reason.startswith("diloco settings: 'foo' is not known here; known: steps, steps_min, ")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_can_be_named_and_bears_small_swarms(rule: str) -> None:
+    spec = Spec(creator="1" * 52, nonce=bytes(16), members_min=3, members_start=3, settings={"rule": rule})
+    assert settings_of(spec) == parsed(rule=rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "fields", "reason"),
+    [
+        ("flag", {"members_max": 65}, "rule flag takes up to 64 members, members_max is 65"),
+        ("nnm_trimmed_mean", {"members_max": 129}, "rule nnm_trimmed_mean takes up to 128 members, members_max is 129"),
+        (
+            "mda",
+            {"members_max": 101},
+            "rule mda bears up to 20 attackers, and attackers = 0.2 of members_max = 101 are 21: lower one of them",
+        ),
+        ("krum", {"members_min": 2}, "rule krum takes 3 members or more, members_min is 2"),
+        ("multi_krum", {"members_min": 1}, "rule multi_krum takes 3 members or more, members_min is 1"),
+    ],
+    ids=["flag", "nnm", "mda", "krum", "multi_krum"],
+)
+def test_what_a_rule_does_not_bear_is_refused_before_there_is_a_swarm(
+    rule: str, fields: dict[str, int], reason: str
+) -> None:
+    sound = Spec(
+        creator="1" * 52, nonce=bytes(16), members_min=3, members_start=3, members_max=64, settings={"rule": rule}
+    )
+    assert isinstance(settings_of(sound), DilocoSettings)
+    assert settings_of(msgspec.structs.replace(sound, **fields)) == f"diloco settings: {reason}"
 
 
 def test_the_rate_warms_up_then_falls_to_its_end() -> None:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from shoal.training.method import WEIGHT_MAX
 from shoal.training.rows import Weighted, one_by_one
-from shoal.training.rules import NOTHING, RULES, aggregate, bounded
-from tests.training.rows_in_memory import InMemory, weighted, whole
+from shoal.training.rules import NOTHING, RULES, aggregate, attackers_most, bounded, filled, rows_least
+from tests.training.rows_in_memory import InMemory, normal, weighted, whole
 
 ROBUST = [name for name in RULES if name != "mean"]
 WEIGHTS = st.integers(1, WEIGHT_MAX)
@@ -93,3 +93,22 @@ def test_a_sparse_row_does_not_win_where_it_is_alone() -> None:
         assert result(name, rows, [1] * 10, 2)[1] == 0.0, name
     for name in ("clipped_mean", "geometric_median", "centered_clipping", "nnm_geometric_median", "flag"):
         assert abs(result(name, rows, [1] * 10, 2)[1]) < 0.3, name
+
+
+def test_the_share_of_attackers_is_rounded_up_as_far_as_a_rule_bears_that() -> None:
+    assert [attackers_most("median", 0.2, voters) for voters in range(1, 12)] == [0, 0, 1, 1, 1, 2, 2, 2, 2, 2, 3]
+    assert [attackers_most("krum", 0.2, voters) for voters in range(1, 12)] == [0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 3]
+    assert [attackers_most("median", 0.49, voters) for voters in (1, 2, 3, 100, 1024)] == [0, 0, 1, 49, 502]
+    assert attackers_most("median", 0.0, 1024) == 0
+
+
+@pytest.mark.parametrize("name", ROBUST)
+@given(st.integers(1, 12), st.integers(1, 12), st.floats(0, 0.49))
+def test_rows_of_zeros_fill_up_to_what_a_rule_needs_and_no_further(
+    name: str, count: int, voters: int, share: float
+) -> None:
+    f = attackers_most(name, share, voters)
+    rows = filled(name, weighted(normal(0, count, 3), range(1, count + 1)), f)
+    assert len(rows) == max(count, rows_least(name, f))
+    assert {weight for _, weight in rows[count:]} <= {count}
+    assert np.isfinite(whole(aggregate(name, rows, f, NOTHING, 3, one_by_one), 3)).all()

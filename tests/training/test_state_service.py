@@ -1,18 +1,22 @@
 """A member's state on disk: what is written of it, and what is not."""
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
 
 from shoal.training.means import Means
+from shoal.training.members import Electorate, Seat
+from shoal.training.method import Share
 from shoal.training.ports import Payload
 from shoal.training.records import Head
+from shoal.training.spec import Quorum
 from shoal.training.state_service import Applied, StateKeeper
 from shoal.transport.memory import Network
 from tests.sim.harness import Disk, ToyMethod, ToyState
 from tests.training.means_at_hand import means_on
+from tests.training.rows import KEYS, offer
 
 STATE = ToyState(7, 49)
 HEAD = Head(7, bytes(32), ToyMethod().digest(STATE) or b"")
@@ -28,6 +32,18 @@ class CountingMethod(ToyMethod):
     def save(self, state: ToyState) -> Iterable[Payload]:
         self.saved.append(state)
         return super().save(state)
+
+
+class TellingMethod(ToyMethod):
+    """Which shares were applied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.applied: list[Share] = []
+
+    def apply(self, state: ToyState, shares: Sequence[Share]) -> tuple[ToyState, Mapping[str, float]]:
+        self.applied += shares
+        return super().apply(state, shares)
 
 
 @asynccontextmanager
@@ -93,3 +109,18 @@ async def test_what_was_passed_by_is_not_on_disk_until_the_member_stands_somewhe
         restored = await again.restore(keeps_start=True)
         assert (restored.head, restored.checkpoint, restored.problems) == (nothing_taken, checkpoint, ())
         assert again.state == later
+
+
+async def test_a_method_is_told_which_contributions_are_voters(autojump_clock: object, tmp_path: Path) -> None:
+    """By the electorate that decided; who is no member of it any more has no vote."""
+    method, votes = TellingMethod(), (2, 0, 1)
+    electorate = Electorate(
+        Quorum.MAJORITY, tuple(Seat(key.peer_id, count, 0) for key, count in zip(KEYS, votes, strict=False))
+    )
+    async with means_at(Disk(), tmp_path) as means:
+        keeper = keeper_of(means, method)
+        await keeper.restore(keeps_start=True)
+        applied = await keeper.apply([offer(key, means.swarm, 1) for key in KEYS], [5, 6, 7, 8], electorate)
+    assert isinstance(applied, Applied)
+    told = [(share.member, share.weight, share.is_voters) for share in method.applied]
+    assert told == [(key.peer_id, 5 + place, place in (0, 2)) for place, key in enumerate(KEYS)]

@@ -1,16 +1,18 @@
-"""The mean is weighted, in the order given, and nothing overflows."""
+"""Contributions of one member are added up or averaged; the mean is weighted, in the order given; nothing overflows."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.training.aggregate import weighted_mean
 from shoal.training.method import WEIGHT_MAX
 from shoal.training.payload import VALUE_MAX, Delta, open_payload, write_payload
 from shoal.training.ports import BytesReader
+from shoal.training.rows import Weighted
 from shoal.training.tensors import TensorShape
+from shoal.training.walks import Contributor, Walk, mean_of
 
 COUNT = 40
 LAYOUT = (TensorShape("a", (COUNT,)),)
@@ -26,6 +28,10 @@ def delta(values: np.ndarray, codec: str = "float32") -> Delta:
 def vectors(seed: int, members: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     return [rng.standard_normal(COUNT).astype(np.float32) for _ in range(members)]
+
+
+def weighted_mean(walks: Sequence[tuple[int, Sequence[Delta]]], start: int, stop: int) -> np.ndarray:
+    return mean_of([Weighted(Walk(tuple(deltas)), weight) for weight, deltas in walks]).values(start, stop)
 
 
 @given(st.integers(0, 2**32), st.lists(WEIGHTS, min_size=1, max_size=16))
@@ -91,3 +97,13 @@ def test_the_largest_swarm_of_the_largest_values_stays_finite() -> None:
     mean = weighted_mean([(WEIGHT_MAX, [largest])] * 1023 + [(WEIGHT_MAX - 1, [largest])], 0, COUNT)
     assert np.all(np.isfinite(mean))
     assert np.allclose(mean, VALUE_MAX, rtol=1e-4)
+
+
+def test_a_member_is_one_row_that_weighs_as_much_as_its_walks() -> None:
+    old, new, newer = (delta(values) for values in vectors(1, 3))
+    walks = Weighted(Walk((old,)), 3), Weighted(Walk((new, newer)), 9)
+    member = Contributor("a", True, walks)
+    expected = (old.values(0, COUNT) + 3 * (new.values(0, COUNT) + newer.values(0, COUNT))) / 4
+    assert member.weight == 12
+    assert np.allclose(member.row().values(0, COUNT), expected, rtol=1e-6)
+    assert Contributor("a", True, walks[:1]).row() is walks[0].row

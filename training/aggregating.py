@@ -1,0 +1,144 @@
+"""One round's aggregate: what the voters' rule makes of their rows, what of the others' is mixed in, and what shows.
+
+What a malicious member may send is any finite row (walks.py). With a vote it is one row among the voters' and the rule
+bears it, as long as it is one of f. Where a round took few voters' contributions, rows of zeros stand for the others:
+a round that holds the contributions of its proposer alone moves next to nothing.
+
+Who has no votes decides nothing for those who do, however many they are: their rows are in no rule, no n and no f. The
+coordinate median of theirs is cut down to the length of the voters' aggregate and has at most a fifth of the result:
+they move the state by at most a quarter of what the voters do, and cannot hide what the voters say.
+
+Equal to the bit on every member: rows.py.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from .codecs import flush_tiny
+from .combinations import SHARE, Combination, measured
+from .evidence import Given, Testimony, testify
+from .gram import Mix, gram
+from .order_statistics import CoordinateMedian
+from .rows import Row, Sweep, Weighted
+from .rules import aggregate, filled
+from .walks import Contributor, mean_of
+from .weights import VOTED_PARTS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from .tensors import Vector
+
+
+class Terms(NamedTuple):
+    """How voters' rows are aggregated."""
+
+    rule: str
+    f: int  # of how many rows the result is to be worth something whatever they say
+    previous: Row  # the last aggregate
+
+
+class Room(NamedTuple):
+    """Where rows are gone over and written. The aggregate may lie in `vectors`: whoever writes there reads it first,
+    piece by piece.
+    """
+
+    sweep: Sweep
+    vectors: "tuple[Vector, Vector]"  # (d,) each
+
+    @property
+    def size(self) -> int:
+        return len(self.vectors[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """A row that is in memory."""
+
+    whole: "Vector"  # (d,)
+
+    def values(self, start: int, stop: int) -> "Vector":
+        return self.whole[start:stop].copy()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scaled:
+    """A row: a vector in memory times a factor."""
+
+    whole: "Vector"  # (d,)
+    factor: "np.float32"
+
+    def values(self, start: int, stop: int) -> "Vector":
+        return flush_tiny(self.whole[start:stop] * self.factor)
+
+
+def trusted_mean(contributors: Sequence[Contributor], room: Room) -> Row:
+    """The aggregate of a swarm whose voters trust one another: the weighted mean of all their walks."""
+    voters, strangers = _parts(contributors)
+    return _mixed_in(_mean_of_walks(voters), voters, strangers, room)
+
+
+def attested(contributors: Sequence[Contributor], terms: Terms, before: Testimony, room: Room) -> tuple[Row, Testimony]:
+    """The aggregate, and what it shows of each contributor. One Gram matrix serves both.
+
+    Args:
+        contributors: sorted by member; one voter at least has weight.
+        before: the testimony of the state before this round.
+    """
+    voters, strangers = _parts(contributors)
+    present = [*voters, *strangers]
+    rows = [each.row() for each in present]
+    medians = CoordinateMedian([Weighted(row, 1) for row in rows[: len(voters)]])
+    reference = written(medians, room.vectors[0], room.sweep)
+    needed = [terms.previous] if terms.rule == "centered_clipping" else []
+    known = measured([*rows, reference, *needed], room.size, room.sweep)
+    terms = terms._replace(previous=known[-1]) if needed else terms
+    result = _mixed_in(_of_voters(voters, known, terms, room), voters, strangers, room)
+    places = {each.member: place for place, each in enumerate(present)}
+    given = [Given(known[places[each.member]], each.is_voter) if each.walks else None for each in contributors]
+    return result, testify(given, known[len(present)], result, before, room.size, room.sweep)
+
+
+def written(row: Row, vector: "Vector", sweep: Sweep) -> Held:
+    """The row, once it is in `vector`."""
+
+    def part(start: int, stop: int) -> None:
+        vector[start:stop] = row.values(start, stop)
+
+    for _ in sweep(part, len(vector)):
+        pass
+    return Held(vector)
+
+
+def _parts(contributors: Sequence[Contributor]) -> tuple[list[Contributor], list[Contributor]]:
+    """Voters and the others, those with weight."""
+    present = [each for each in contributors if each.walks]
+    return [each for each in present if each.is_voter], [each for each in present if not each.is_voter]
+
+
+def _of_voters(voters: Sequence[Contributor], rows: Sequence[Row], terms: Terms, room: Room) -> Row:
+    if terms.rule == "mean":
+        return _mean_of_walks(voters)
+    weighted = [Weighted(row, voter.weight) for row, voter in zip(rows, voters, strict=False)]
+    return aggregate(terms.rule, filled(terms.rule, weighted, terms.f), terms.f, terms.previous, room.size, room.sweep)
+
+
+def _mean_of_walks(voters: Sequence[Contributor]) -> Row:
+    return mean_of([walk for voter in voters for walk in voter.walks])
+
+
+def _mixed_in(row: Row, voters: Sequence[Contributor], strangers: Sequence[Contributor], room: Room) -> Row:
+    """(V row + S short) / (V + S): `short` is the median of strangers' rows, cut down to the length of `row`."""
+    voted = sum(voter.weight for voter in voters)
+    others = min(sum(stranger.weight for stranger in strangers), voted // VOTED_PARTS)
+    if not others:
+        return row
+    medians = CoordinateMedian([Weighted(stranger.row(), 1) for stranger in strangers])
+    both = written(row, room.vectors[1], room.sweep), written(medians, room.vectors[0], room.sweep)
+    lengths = gram(both, room.size, room.sweep)
+    bound, square = lengths.products[0][0], lengths.products[1][1]
+    short = 1.0 if square <= bound else math.sqrt(bound / square)
+    shares = round(voted / (voted + others) * SHARE), round(others / (voted + others) * short * SHARE)
+    return Combination(both, Mix(shares, SHARE))
