@@ -161,7 +161,8 @@ def test_strangers_neither_count_among_the_rows_nor_move_a_round_alone(rule: str
 
 @pytest.mark.parametrize("rule", RULES)
 def test_equal_bits_for_any_pieces_and_threads(rule: str) -> None:
-    sweeps: list[Sweep] = [one_by_one, ThreadedSweep(2), ThreadedSweep(3), in_pieces(256), in_pieces(12 * 1024, threads=2)]
+    threaded = [ThreadedSweep(2), ThreadedSweep(3), in_pieces(12 * 1024, threads=2)]
+    sweeps: list[Sweep] = [one_by_one, in_pieces(256), *threaded]
     strangers = [share("s", honest(7), votes=False), share("t", honest(8), votes=False)]
     unequal = [share(f"w{number}", honest(number), weight=1 + number**2) for number in range(5)]
     digests: set[bytes] = set()
