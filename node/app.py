@@ -39,7 +39,7 @@ from .logs import Log
 from .node import Node, Setup
 from .proving import holders_of, members_of
 from .relay_seeking import RelaySeeker, is_private
-from .swarms import Hardware, Swarms, threads_of
+from .swarms import Hardware, Swarms, build_method, threads_of
 from .watch import EventRing
 
 BLOBS_NAME = "blobs"
@@ -97,8 +97,9 @@ async def run_on(
         blobs = BlobService(transport, store, find_holders=partial(holders_of, transport, dht))
         await nursery.start(blobs.run)
         hardware = Hardware(setup.config.device, threads_of(setup.config.threads))
+        build = partial(setup.build or build_method, hardware)
         find = partial(members_of, transport, dht)
-        swarms = Swarms(setup.data_dir / SWARMS_NAME, transport, blobs, identity, hardware, publish, find)
+        swarms = Swarms(setup.data_dir / SWARMS_NAME, transport, blobs, identity, build, publish, find)
         fellows = Fellows(swarms)
         host.relaying.know(fellows.swarms_of)
         node = Node(setup, identity, transport, swarms, blobs, dht, events)

@@ -1,8 +1,9 @@
-"""`shoal log show|verify|export|replay`: what a swarm's members have agreed on, read from this node's disk."""
+"""`shoal log show|verify|explain|export|replay`: what a swarm's members have agreed on, read from this node's disk."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from .cli_explain import add_explain
 from .cli_parts import add_command, add_swarm, counted, data_dir_of, print_json, seen, span, table
 from .cli_replay import add_export, add_replay
 from .complaint import Complaint, Exit
@@ -21,6 +22,7 @@ examples:
   shoal log show --last 5            the newest records
   shoal log verify                   check every record and signature, from the spec on
   shoal log verify --from 3f2a91c0   from a record that you trust
+  shoal log explain 3HkYq7Pb         why that member's work counts as much as it does
   shoal log export my.log            all that it takes to make the model anew, in a file
   shoal log replay my.log            make it, on any machine, and check it
 """
@@ -29,7 +31,7 @@ examples:
 def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     log = commands.add_parser(
         "log",
-        help="show, verify, export and replay what a swarm's members have agreed on",
+        help="show, verify, explain, export and replay what a swarm's members have agreed on",
         description="The log is what the members of a swarm have agreed on, one signed record a round.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -56,6 +58,7 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
     verify.add_argument("--from", dest="start", metavar="RECORD", help="only what follows this record, which you trust")
     for command in (show, verify):
         add_swarm(command)
+    add_explain(verbs, parent)
     add_export(verbs, parent)
     add_replay(verbs, parent)
 

@@ -16,6 +16,8 @@ from .logs import set_up_logs
 if TYPE_CHECKING:
     from .cli_parts import Commands
     from .config import Config
+    from .node import Setup
+    from .swarms import BuildOn
 
 First = Callable[[], Any]
 
@@ -81,7 +83,7 @@ def configured(arguments: argparse.Namespace, data_dir: Path) -> "Config":
     return load_config(path, given, is_required=arguments.config is not None)
 
 
-def run_foreground(arguments: argparse.Namespace, first: First | None) -> Exit:
+def run_foreground(arguments: argparse.Namespace, first: First | None, build: "BuildOn | None" = None) -> Exit:
     """Be the node. `first`, a blocking function, runs beside it once it answers; what it raises ends the node."""
     data_dir = data_dir_of(arguments)
     config = configured(arguments, data_dir)
@@ -89,24 +91,24 @@ def run_foreground(arguments: argparse.Namespace, first: First | None) -> Exit:
 
     import trio  # here, so that the short commands do without it
 
+    from .node import Setup
     from .stall import StallMeter
 
     arguments.was_node = True
     stalls = StallMeter()
     is_watching_stdin = getattr(arguments, "until_stdin_closes", False)
-    trio.run(partial(serve, data_dir, config, stalls, first, is_watching_stdin=is_watching_stdin), instruments=[stalls])
+    setup = Setup(data_dir, config, stalls, trio.Event(), build)
+    trio.run(partial(serve, setup, first, is_watching_stdin=is_watching_stdin), instruments=[stalls])
     return Exit.OK
 
 
-async def serve(data_dir: Path, config: "Config", stalls: Any, first: First | None, *, is_watching_stdin: bool) -> None:
+async def serve(setup: "Setup", first: First | None, *, is_watching_stdin: bool) -> None:
     import trio
 
     from . import app
-    from .node import Setup
 
     app.settle()
-    stopping = trio.Event()
-    setup = Setup(data_dir, config, stalls, stopping)
+    stopping = setup.stopping
     async with trio.open_nursery() as nursery:
         nursery.start_soon(app.stop_on_signals, stopping)
         if is_watching_stdin:

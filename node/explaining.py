@@ -17,7 +17,7 @@ from shoal.training.ledger import Closed, Ledger
 from shoal.training.members import RIGHT, Change, Opine
 from shoal.training.membership_view import shares_of
 from shoal.training.reputation import TRUST_MAX, charged, least_similarity, trust_of
-from shoal.training.skipping import Anchor, Leap, anchored
+from shoal.training.skipping import Anchor, anchored
 from shoal.training.votes import value_of
 from shoal.training.weights import weights_in
 from shoal.transport.port import PeerId
@@ -117,9 +117,7 @@ def _events(step: _Step, member: PeerId) -> list[str]:
         [change for change in step.record.changes if isinstance(change, Opine)],
     )
     _, found = verdicts.settled(opened or (), step.before.electorate)
-    for verdict in found:
-        if verdict.member == member:
-            said.append(_verdict_words(verdict))
+    said += [_verdict_words(verdict) for verdict in found if verdict.member == member]
     bans = step.after.behaviour.bans
     if step.after.is_banned(member) and bans.get(member) != step.before.behaviour.bans.get(member):
         said.append(f"it is banned until round {bans[member]}: until then its work counts nothing")

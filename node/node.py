@@ -18,7 +18,7 @@ from shoal.transport.port import Connection, Missing, Transport
 
 from .config import Config
 from .stall import StallMeter
-from .swarms import Joined, Swarms
+from .swarms import BuildOn, Joined, Swarms
 from .watch import EventRing
 
 
@@ -30,6 +30,7 @@ class Setup:
     config: Config
     stalls: StallMeter  # an instrument of the running loop
     stopping: trio.Event  # set it and the node ends
+    build: BuildOn | None = None  # what makes its swarms' methods, if not the usual does
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,10 @@ class Hardware:
     threads: int
 
 
+Build = Callable[[Spec, Membership, Progress], AnyMethod | str]  # blocks; a text: why there can be none here
+BuildOn = Callable[[Hardware, Spec, Membership, Progress], AnyMethod | str]
+
+
 class KeptBlobs(Blobs, Protocol):
     """The node's, with what is pinned there."""
 
@@ -104,6 +108,7 @@ class Swarms:
 
     Args:
         root: the folder that holds one folder for each swarm.
+        build: makes the method of a swarm in which this node trains.
         publish: is told what happens in a swarm: its id and the event.
         find: who else may be in a swarm of which nobody that was named answers.
     """
@@ -114,7 +119,7 @@ class Swarms:
         transport: Transport,
         blobs: KeptBlobs,
         signer: Signer,
-        hardware: Hardware,
+        build: Build,
         publish: Callable[[str, Mapping[str, object]], None],
         find: FindMembers,
     ) -> None:
@@ -123,7 +128,7 @@ class Swarms:
         self.keeping = Keeping(transport)
         self._blobs = blobs
         self._signer = signer
-        self._hardware = hardware
+        self._build_method = build
         self._publish = publish
         self._find = find
         self._joined: dict[str, Joined] = {}
@@ -259,7 +264,7 @@ class Swarms:
         if joined.membership.role == "storage":
             return None
         # In a worker: it reads the swarm's data, and may run a file of the owner's.
-        call = partial(build_method, joined.spec, joined.membership, self._hardware, joined.prepare)
+        call = partial(self._build_method, joined.spec, joined.membership, joined.prepare)
         method = await trio.to_thread.run_sync(call)
         if isinstance(method, str):
             raise Complaint(method, Exit.MISSING if "torch" in method else Exit.SPEC)
@@ -347,7 +352,7 @@ class Swarms:
             raise Complaint(f"cannot write {joined.folder.path}: {error.strerror}", Exit.DISK) from error
 
 
-def build_method(spec: Spec, membership: Membership, hardware: Hardware, progress: Progress) -> AnyMethod | str:
+def build_method(hardware: Hardware, spec: Spec, membership: Membership, progress: Progress) -> AnyMethod | str:
     """The method that carries `spec` out here, or the reason why none can. Blocks."""
     options = MemberOptions(
         device=hardware.device,

@@ -1,6 +1,7 @@
 """Carries out what the round core decides, and tells it how that ended. A shell."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +45,7 @@ from .log import ROUNDS_SERVED
 from .log_asking_service import LogAsking
 from .means import Means
 from .members import Opine
+from .membership_view import shares_of
 from .metering import RoundMeter
 from .method import EvaluatesSeldom
 from .ports import BlobReader
@@ -272,7 +274,8 @@ class Engine:
             taken = frozenset(offered.hash for offered in effect.offers)
             now, traffic = trio.current_time(), self._means.transport.traffic()
             round_at = started_at if self._rounds.started_at is None else self._rounds.started_at
-            self._observe(self._meter.close(now, round_at, started_at, traffic, closed, applied.digest))
+            told = self._meter.close(now, round_at, started_at, traffic, closed, applied.digest)
+            self._observe(replace(told, weights=shares_of(closed, weights)))
             head = Head(record.round, closed.hash, applied.digest)
             self._log.close(record.round, effect.offers)
             if not effect.offers:

@@ -1,8 +1,10 @@
 """What a swarm's engine tells its owner: small facts, in the order they happened, ready to be written as JSON."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
+
+from shoal.transport.port import PeerId
 
 from .replaying import Way
 
@@ -44,6 +46,7 @@ class RoundClosed:
     own_taken: bool
     attempt: int  # of agreement in which it was decided; 0 is the first
     proposer: str
+    weights: Mapping[PeerId, float] = field(default_factory=dict[PeerId, float])  # by contributor: its part of all
     as_json = _as_json
 
 

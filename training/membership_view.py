@@ -4,7 +4,7 @@ what is missing for a quorum, and why nothing is agreed on, if so.
 What is shown follows from the log and from who is connected here. A peer's own word is only where it says it stands.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shoal.transport.port import PeerId
@@ -216,13 +216,20 @@ def weighed(ledger: Ledger) -> tuple[int | None, dict[PeerId, float]]:
     weights = weights_in(closed, ledger)
     if weights is None:
         return None, {}
+    return closed.record.round, shares_of(closed, weights)
+
+
+def shares_of(closed: Closed, weights: Sequence[int]) -> dict[PeerId, float]:
+    """Of each member whose contributions a record took, which part of all their weight is its own; all 0 if none has
+    any.
+    """
     places = ((PeerId(share.member), share.base_round) for share in closed.record.taken)
     counted = walks(zip(places, weights, strict=True))
     total = sum(counted.values())
     shares: dict[PeerId, float] = {}
     for (member, _), weight in counted.items():
         shares[member] = shares.get(member, 0.0) + (weight / total if total else 0.0)
-    return closed.record.round, shares
+    return shares
 
 
 def _newest(now: float, known: Known) -> Newest:

@@ -29,6 +29,7 @@ class OpenRound:
         self._known: tuple[object, ...] = ()  # what `_takeable` follows from
         self._takeable: list[Offered] = []
         self._fresh: frozenset[PeerId] = frozenset()
+        self._refused: frozenset[PeerId] = frozenset()  # who contributed from the newest state what is unsound
 
     def begin(self, now: float) -> None:
         """Work may start."""
@@ -74,7 +75,8 @@ class OpenRound:
         at_work = roster.at_work(view.head, self.contributors) | roster.at_work(self.base, frozenset())
         # Who has been in and is not met yet may be at work all the same, as others know.
         unmet = roster.unmet(view.silent) & self.contributors
-        expected = (at_work | unmet) & awaited
+        # Who has sent what no record can take has had its turn: else one that does costs every round its whole span.
+        expected = ((at_work | unmet) & awaited) - self._refused
         if standing is Standing.TRAINER and not self.is_idle and not is_banned(view.me):
             expected.add(view.me)
         spec = view.spec
@@ -82,7 +84,7 @@ class OpenRound:
             expected=expected,
             ready=self._fresh,
             taken_count=len({offered.member for offered in self._takeable}),
-            awaited_min=view.members_min if self.base.round else spec.members_start,
+            awaited_min=(view.members_min if self.base.round else spec.members_start) - len(self._refused),
             least=view.members_min,
             overdue_at=self.overdue_at(spec),
         )
@@ -99,6 +101,11 @@ class OpenRound:
         self._takeable = takeable(view, members)
         self._fresh = frozenset(
             offered.member for offered in self._takeable if view.ledger.staleness(offered.contribution.base_round) == 0
+        )
+        self._refused = frozenset(
+            offered.member
+            for offered in view.pool.refused()
+            if offered.member in members and view.ledger.staleness(offered.contribution.base_round) == 0
         )
 
 

@@ -57,6 +57,10 @@ class Pool:
         """Those that count, sorted by member, round and base."""
         return (offered for member in sorted(self._first) for offered in self.of(member))
 
+    def refused(self) -> Iterator[Offered]:
+        """Those that are unsound."""
+        return (self._offers[hash] for hash in self._refused if hash in self._offers)
+
     def is_held(self, hash: bytes) -> bool:
         return hash in self._held
 

@@ -1,13 +1,14 @@
 """The swarms of one node, with a store of blobs on disk."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from shoal.node.membership import Membership, SwarmFolder
-from shoal.node.swarms import Hardware, Joined, Swarms
+from shoal.node.swarms import Hardware, Joined, Swarms, build_method
 from shoal.training.pins import Pins
 from shoal.training.spec import Spec, sign_spec, swarm_id
 from shoal.transport.blob_store import BlobStore
@@ -40,7 +41,8 @@ async def test_what_was_kept_for_a_swarm_that_is_left_may_be_evicted_and_nothing
             for kind in ("state", "local", "round", "store"):
                 label = Pins(swarm_id(spec), blobs).label(kind, 7)
                 assert isinstance(await blobs.put([spec.name.encode(), kind.encode()], pin=label), BlobRef)
-        made = Swarms(tmp_path / "swarms", transport, blobs, IDENTITY, Hardware("cpu", 1), unheard, found_nobody)
+        build = partial(build_method, Hardware("cpu", 1))
+        made = Swarms(tmp_path / "swarms", transport, blobs, IDENTITY, build, unheard, found_nobody)
         folder = SwarmFolder(tmp_path / "swarms", swarm_id(specs[0]))
         signed = sign_spec(specs[0], IDENTITY)
         folder.create(signed, Membership())

@@ -309,6 +309,15 @@ def test_a_refused_contribution_is_said_and_no_record_of_it_is_voted_for() -> No
     assert prevoted(ann.hear(1.0, proposal(BEN, record_of(B)))) == [b""]
 
 
+def test_nobody_waits_for_who_has_sent_what_is_refused() -> None:
+    ben = at_work(BEN, members_start=3)
+    done(ben.rounds.contributed(1.0, B))
+    assert said(ben.hold(1.2, A), Proposal) == []
+    done(ben.rounds.heard(1.3, C))
+    (proposed,) = said(ben.rounds.checked(1.4, C, "no good"), Proposal)
+    assert value_of(proposed.value) == value_of(ended(record_of(A, B)).value)
+
+
 def test_a_payload_that_the_disk_has_lost_is_fetched_again_and_voted_for_when_it_is_back() -> None:
     ann, outside = at_work(ANN), contribution(BEN, payload=blob(BEN))
     done(ann.rounds.heard(1.0, outside))
