@@ -38,6 +38,9 @@ steps = 50              # inner steps a round
 steps_min = 10          # for members slower than the others
 steps_max = 200         # for faster ones
 codec = "float32"       # or bfloat16, int8: half and a quarter of the bytes
+rule = "mean"           # bears no member that sends bad work; these do: clipped_mean, median, trimmed_mean, flag, mda,
+                        # geometric_median, centered_clipping, krum, multi_krum, nnm_trimmed_mean, nnm_geometric_median
+attackers = 0.2         # as long as they are no more than this share of the voters
 """
 
 RECORD_HELP = "how the record's hash begins, or `latest`; `shoal log show` lists records"

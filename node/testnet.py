@@ -20,6 +20,7 @@ from shoal.training import data as texts
 from shoal.training.diloco_settings import SHORT_RUN, settings_of
 from shoal.training.methods import VERSIONS, MemberOptions, zeroth_problem
 from shoal.training.models import SIZES
+from shoal.training.rules import rows_least
 from shoal.training.sentiment import NAME as SENTIMENT
 from shoal.training.spec import Spec, spec_from
 from shoal.transport.identity import Identity
@@ -131,6 +132,7 @@ class Plan:
             "model": self.model,
             "data": self.data,
             "members_start": self.nodes,
+            "members_min": min(self.nodes, rows_least(str(self.settings.get("rule", "mean")), 0)),
             "members_max": max(64, self.nodes),
             "round_s": self.round_s,
             "grace_s": GRACE_S,

@@ -14,7 +14,7 @@ from .averaging import centered_clipping, clipped_mean, geometric_median, mean
 from .combinations import Combination
 from .flag import flag_aggregator
 from .gram import Mix
-from .order_statistics import WeightedMedian, WeightedTrimmedMean
+from .order_statistics import CoordinateMedian, TrimmedMean, WeightedMedian, WeightedTrimmedMean
 from .rows import Row, Sweep, Weighted
 from .selecting import krum, least_diameter, multi_krum, nearest_mixing
 
@@ -26,8 +26,21 @@ NOTHING: Final = Combination((), Mix((), 1))  # a row of zeros: the aggregate be
 Rule = Callable[[Sequence[Weighted], int, Row, int, Sweep], Row]
 
 
+def _median(rows: Sequence[Weighted]) -> Row:
+    """Equal weights change no bit, and need not be looked at in each value: a quarter of the time."""
+    return CoordinateMedian(rows) if _are_equal(rows) else WeightedMedian(rows)
+
+
+def _trimmed_mean(rows: Sequence[Weighted], f: int) -> Row:
+    return TrimmedMean(rows, f) if _are_equal(rows) else WeightedTrimmedMean(rows, f)
+
+
+def _are_equal(rows: Sequence[Weighted]) -> bool:
+    return len({weight for _, weight in rows}) == 1
+
+
 def _mixed_trimmed_mean(rows: Sequence[Weighted], f: int, previous: Row, size: int, sweep: Sweep) -> Row:
-    return WeightedTrimmedMean(nearest_mixing(rows, f, size, sweep), f)
+    return _trimmed_mean(nearest_mixing(rows, f, size, sweep), f)
 
 
 def _mixed_geometric_median(rows: Sequence[Weighted], f: int, previous: Row, size: int, sweep: Sweep) -> Row:
@@ -41,8 +54,8 @@ def _centered_clipping(rows: Sequence[Weighted], f: int, previous: Row, size: in
 RULES: Final[Mapping[str, Rule]] = {
     "mean": lambda rows, f, previous, size, sweep: mean(rows, size, sweep),
     "clipped_mean": lambda rows, f, previous, size, sweep: clipped_mean(rows, size, sweep),
-    "median": lambda rows, f, previous, size, sweep: WeightedMedian(rows),
-    "trimmed_mean": lambda rows, f, previous, size, sweep: WeightedTrimmedMean(rows, f),
+    "median": lambda rows, f, previous, size, sweep: _median(rows),
+    "trimmed_mean": lambda rows, f, previous, size, sweep: _trimmed_mean(rows, f),
     "geometric_median": lambda rows, f, previous, size, sweep: geometric_median(rows, size, sweep),
     "centered_clipping": _centered_clipping,
     "krum": lambda rows, f, previous, size, sweep: krum(rows, f, size, sweep),

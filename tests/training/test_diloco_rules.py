@@ -20,23 +20,13 @@ from shoal.training.rules import RULES
 from shoal.training.spec import Spec
 from shoal.training.sweep_service import ThreadedSweep
 from shoal.training.tensors import TensorShape
+from tests.training.equal_bits import NoTrainer
 from tests.training.rows_in_memory import in_pieces
 
 COUNT = 2 * PIECE_VALUES + 777
 LAYOUT = (TensorShape("w", (COUNT,)),)
 ROBUST = [rule for rule in RULES if rule != "mean"]
 TRUE = np.random.default_rng(0).standard_normal(COUNT).astype(np.float32)  # the step that honest members' data call for
-
-
-class NoTrainer:
-    """A LocalTrainer of which only the layout and the start are used."""
-
-    layout = LAYOUT
-
-    def start(self) -> np.ndarray:
-        return np.zeros(COUNT, np.float32)
-
-    train = evaluate = generate = None
 
 
 def spec_of(**settings: object) -> Spec:
@@ -48,7 +38,7 @@ def method(rule: str, sweep: Sweep = one_by_one, **settings: object) -> Diloco:
     spec = spec_of(**{"rule": rule, "outer_lr": 1.0, "outer_momentum": 0.0, **settings})
     parsed = settings_of(spec)
     assert isinstance(parsed, DilocoSettings), parsed
-    return Diloco(spec, parsed, NoTrainer(), sweep)  # type: ignore[arg-type]
+    return Diloco(spec, parsed, NoTrainer(LAYOUT), sweep)
 
 
 def honest(seed: int) -> np.ndarray:
@@ -155,14 +145,13 @@ def test_strangers_neither_count_among_the_rows_nor_move_a_round_alone(rule: str
     assert length(light - moved(made, voters(8))) < 0.1 * length(light)
     state = after(made, [strangers])
     assert state.round == 1
-    assert not state.parameters.any()
+    assert np.array_equal(state.parameters, made.start(spec_of())[0].parameters)
     assert state.remembered.voters == ()
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_equal_bits_for_any_pieces_and_threads(rule: str) -> None:
-    threaded = [ThreadedSweep(2), ThreadedSweep(3), in_pieces(12 * 1024, threads=2)]
-    sweeps: list[Sweep] = [one_by_one, in_pieces(256), *threaded]
+    sweeps: list[Sweep] = [one_by_one, ThreadedSweep(2), ThreadedSweep(3), in_pieces(256), in_pieces(12_288, threads=2)]
     strangers = [share("s", honest(7), votes=False), share("t", honest(8), votes=False)]
     unequal = [share(f"w{number}", honest(number), weight=1 + number**2) for number in range(5)]
     digests: set[bytes] = set()
