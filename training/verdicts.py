@@ -3,8 +3,9 @@
 A member that finds out, by doing parts of a contribution again, that they were made up says so in a signed word (an
 `Opine`), which a record takes. That opens a case. Who has done the same parts and found them right says that, too; who
 has nothing to say is silent. As soon as members with a quorum of all votes have spoken for one side, the case is
-closed: the contribution was made up, or those were wrong who said so. Either way who stood on the other side has a
-verdict against it. A case that no quorum closes in CASE_ROUNDS says nothing of anybody.
+closed: the contribution was made up, or those were wrong who said so, as its own member says by having made it. Either
+way who stood on the other side has a verdict against it. A case that no quorum closes in CASE_ROUNDS says nothing of
+anybody.
 
 What a malicious judge may say is what it likes, once in each case. What it cannot: bring about a verdict without a
 quorum, nor speak without a vote; where the quorum finds otherwise its word is held against itself. Whom honest members
@@ -113,7 +114,7 @@ def settled(cases: Sequence[Case], electorate: Electorate) -> tuple[tuple[Case, 
         if electorate.is_quorum(doubting):
             verdicts += [Verdict(PeerId(case.member), case, is_judge=False)]
             verdicts += [Verdict(judge, case, is_judge=True) for judge in content]
-        elif electorate.is_quorum(content):
+        elif electorate.is_quorum([*content, PeerId(case.member)]):
             verdicts += [Verdict(judge, case, is_judge=True) for judge in doubting]
         else:
             left.append(case)

@@ -13,12 +13,8 @@ from shoal.training.method import Turn
 from shoal.training.zeroth_settings import ZerothSettings
 from shoal.transport.conditions import Conditions
 from tests.sim.harness import simulated
-from tests.sim.zeroth_swarm import Forge, banned, loss, people, started, tenfold_and_backwards
+from tests.sim.zeroth_swarm import Forge, banned, constant, loss, people, started, tenfold_and_backwards
 from tests.training.quadratic import Quadratic
-
-
-def constant(codes: bytes, turn: Turn) -> bytes:
-    return bytes([80] * len(codes))
 
 
 def drawn(codes: bytes, turn: Turn) -> bytes:

@@ -40,6 +40,10 @@ def tenfold_and_backwards(codes: bytes, turn: Turn) -> bytes:
     return bytes(encode(-10 * decoded(code, -8), -8) for code in codes)
 
 
+def constant(codes: bytes, turn: Turn) -> bytes:
+    return bytes([80] * len(codes))
+
+
 def people(
     folder: Path,
     count: int,
@@ -76,6 +80,12 @@ def members(service: SwarmService) -> set[str]:
 def banned(service: SwarmService) -> set[str]:
     view = service.membership()
     return set() if view is None else {row.peer for row in view.members if row.banned_until is not None}
+
+
+def trust(node: Node, other: Node) -> float:
+    view = node.running.membership()
+    assert view is not None
+    return next(row.trust for row in view.members if row.peer == other.peer_id)
 
 
 def loss(node: Node) -> float:

@@ -111,7 +111,8 @@ def other_side(verdict: Verdict) -> set[PeerId]:
     """Who has spoken against the one who was judged, or against what it said."""
     own = next((each for each in verdict.case.opinions if verdict.is_judge and each.judge == verdict.member), None)
     is_doubted = own is None or own.came_out == RIGHT
-    return {PeerId(each.judge) for each in verdict.case.opinions if (each.came_out < RIGHT) == is_doubted}
+    said = {PeerId(each.judge) for each in verdict.case.opinions if (each.came_out < RIGHT) == is_doubted}
+    return said if is_doubted else {*said, PeerId(verdict.case.member)}
 
 
 words = st.builds(
