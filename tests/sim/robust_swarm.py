@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from tests.sim.harness import Node, make_nodes, make_spec
 
 LAYOUT: Layout = (TensorShape("a", (16, 16)), TensorShape("b", (40,)))
 COUNT = element_count(LAYOUT)
-SETTINGS = {"rule": "centered_clipping", "outer_lr": 0.7, "outer_momentum": 0.0}
+SETTINGS: dict[str, Any] = {"rule": "centered_clipping", "outer_lr": 0.7, "outer_momentum": 0.0}
 
 Forge = Callable[[np.ndarray, Turn], np.ndarray]  # of an honest pseudo-gradient; (COUNT,) float32
 

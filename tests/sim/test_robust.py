@@ -21,8 +21,10 @@ async def started(swarm: Swarm) -> None:
     await swarm.start(*range(len(swarm.nodes)), introducer=0)
 
 
-@pytest.mark.parametrize("attack", FORGERS)
-@pytest.mark.parametrize("rule", ["mean", "median", "centered_clipping"])
+@pytest.mark.parametrize(
+    ("rule", "attack"),
+    [("mean", "backwards"), ("median", "drawn"), ("centered_clipping", "backwards"), ("centered_clipping", "huge")],
+)
 async def test_two_of_eight_who_forge_are_banned_within_ten_rounds_and_nobody_else_is(
     autojump_clock: object, folder: Path, attack: str, rule: str
 ) -> None:
