@@ -79,6 +79,8 @@ def build(spec: Spec, options: MemberOptions) -> Method[Any, Local] | str:
 
 def build_loop(spec: Spec, model: "nn.Module") -> "tuple[Diloco, Outer] | str":
     """The method whose inner loop is a script's own, and what that script calls; or why its model does not fit."""
+    import torch
+
     from .loop import LoopTrainer, Outer, custom_name, model_layout, parameters_of
 
     settings = _settings(spec)
@@ -93,7 +95,8 @@ def build_loop(spec: Spec, model: "nn.Module") -> "tuple[Diloco, Outer] | str":
     if problem:
         return problem
     trainer = LoopTrainer(layout, parameters_of(model), settings)
-    return Diloco(spec, settings, trainer), Outer(trainer, model)
+    sweep = sweep_of(torch.get_num_threads())  # the script waits while a round is aggregated
+    return Diloco(spec, settings, trainer, sweep), Outer(trainer, model)
 
 
 def describe_model(model: "nn.Module") -> OwnModel | str:

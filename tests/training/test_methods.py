@@ -47,6 +47,8 @@ def test_a_good_spec_becomes_its_method() -> None:
         ({"model": "gpt-9000m"}, "gpt-0.2m"),
         ({"data": "tolstoy"}, "shakespeare"),
         ({"settings": {"step": 5}}, "step"),
+        ({"settings": {"rule": "krum"}}, "rule krum takes 3 members or more, members_min is 1"),
+        ({"settings": {"rule": "flag"}, "members_max": 65}, "rule flag takes up to 64 members, members_max is 65"),
         ({"payload_bytes_max": 1000}, "payload_bytes_max is 1000"),
         ({"settings": {"batch_size": 65_536, "context": 65_536}}, "GiB of memory"),
         ({"settings": {"batch_size": 1, "context": 2048, "pieces": 4096}}, "pieces"),
