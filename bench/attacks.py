@@ -16,8 +16,7 @@ seeds; and which part of images with a backdoor's trigger are taken for what it 
 
 import argparse
 import json
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -29,7 +28,7 @@ from shoal.node.adversaries import CLAIMED, ON_DATA, ON_VALUES, Sight
 from shoal.training.evidence import Given, Testimony, testify
 from shoal.training.order_statistics import CoordinateMedian
 from shoal.training.payload import VALUE_MAX
-from shoal.training.reputation import Reputation, Rules, Taken
+from shoal.training.reputation import Fault, Reputation, Rules, Taken, Verdict
 from shoal.training.rows import Weighted, one_by_one
 from shoal.training.rules import RULES, aggregate
 
@@ -48,6 +47,9 @@ PACES: Final = (3, 5, 8)  # steps, where members are uneven
 MISSED: Final = 0.25  # of rounds, where they are
 EARLY: Final = 15
 BAN_ROUNDS: Final = 100
+PUBLIC: Final = 200  # images
+HARMFUL: Final = -0.25  # cosine to the ascent on them
+USEFUL: Final = 0.125  # the median member's
 SAMPLES_MAX: Final = 2**24  # that a spec lets a member claim
 
 
@@ -61,6 +63,7 @@ class Case:
     seed: int
     reputation: bool = True  # weights follow it, as in a swarm; else they are samples alone
     uneven: bool = False  # members miss rounds and do unequal work
+    judged: bool = False  # members see on public images which contributions do harm
 
 
 class Outcome(NamedTuple):
@@ -110,7 +113,7 @@ class Swarm:
         self.step = np.zeros(SIZE, np.float32)
         self.testimony, self.reputation = Testimony(), Reputation()
 
-    def aggregate(self, offers: Sequence[Offer]) -> Vector:
+    def aggregate(self, offers: Sequence[Offer], harmful: Collection[int]) -> Vector:
         """The round's step; the one before where nothing is offered that counts."""
         self.round += 1
         weights = [offer.samples * self.trust(offer.number) for offer in offers]
@@ -122,18 +125,23 @@ class Swarm:
         row = aggregate(self.case.rule, weighted, f, Held(self.step), SIZE, one_by_one)
         self.step = np.concatenate(list(one_by_one(row.values, SIZE)))
         if self.case.reputation:
-            self._judge(offers, weights)
+            self._judge(offers, weights, [Verdict(name_of(number), Fault.HARM) for number in sorted(harmful)])
         return self.step
 
     def trust(self, number: int) -> int:
         return self.reputation.trust(name_of(number), self.round) if self.case.reputation else 1
 
     def share(self) -> float:
-        """The attackers' part of all members' trust."""
-        trusts = [self.trust(number) for number in range(MEMBERS)]
-        return sum(trusts[: self.case.attackers]) / sum(trusts)
+        """The attackers' part of the trust of all that ever contributed anything."""
+        if not self.case.reputation:
+            return self.case.attackers / MEMBERS
+        known = [standing.member for standing in self.reputation.standings]
+        trusts = {number: self.trust(number) for number in range(MEMBERS) if name_of(number) in known}
+        return sum(trust for number, trust in trusts.items() if number < self.case.attackers) / max(
+            sum(trusts.values()), 1
+        )
 
-    def _judge(self, offers: Sequence[Offer], weights: Sequence[int]) -> None:
+    def _judge(self, offers: Sequence[Offer], weights: Sequence[int], verdicts: Sequence[Verdict]) -> None:
         given = [Given(offer.row, True) if weight else None for offer, weight in zip(offers, weights, strict=True)]
         median = CoordinateMedian([Weighted(each.row, 1) for each in given if each])
         self.testimony = testify(given, median, Held(self.step), self.testimony, SIZE, one_by_one)
@@ -141,7 +149,7 @@ class Swarm:
             Taken(name_of(offer.number), True, evidence)
             for offer, evidence in zip(offers, self.testimony.evidence, strict=True)
         ]
-        self.reputation = self.reputation.after(self.round, taken, (), Rules(BAN_ROUNDS))
+        self.reputation = self.reputation.after(self.round, taken, verdicts, Rules(BAN_ROUNDS))
 
 
 def name_of(number: int) -> str:
@@ -162,7 +170,8 @@ def run(case: Case) -> Outcome:
         rows = {number: members[number].contribution(parameters, own) for number in there if number in members}
         for number, row in rows.items():
             first.setdefault(number, row)
-        step = swarm.aggregate(_offered(case, members, rows, first))
+        offers = _offered(case, members, rows, first)
+        step = swarm.aggregate(offers, _harmful(parameters, offers, train) if case.judged else ())
         momentum = outer * momentum + step
         parameters -= lr * (step + outer * momentum)
         if not np.abs(parameters).max() <= VALUE_MAX:  # also false for NaN
@@ -173,6 +182,20 @@ def run(case: Case) -> Outcome:
     fooled = evaluate(parameters, others.with_trigger())[1]
     honest = {name_of(number) for number in range(case.attackers, MEMBERS)}
     return Outcome(*evaluate(parameters, test), fooled, early, swarm.share(), len(banned & honest))
+
+
+def _harmful(parameters: Vector, offers: Sequence[Offer], train: Images) -> list[int]:
+    """Whose steps lead uphill on PUBLIC images, which all members have, and far more so than others'.
+
+    As FLTrust compares rows with the server's own (Cao et al. 2021, arXiv 2012.13995); here members vote on it.
+    """
+    uphill = gradient(parameters, train.part(np.arange(PUBLIC))).astype(np.float64)
+    rows = [offer.row.vector.astype(np.float64) for offer in offers]
+    norms = [float(np.linalg.norm(row) * np.linalg.norm(uphill)) for row in rows]
+    cosines = [float(row @ uphill) / norm if norm else 0.0 for row, norm in zip(rows, norms, strict=True)]
+    if not offers or np.median(cosines) < USEFUL:  # then the images tell nothing any more
+        return []
+    return [offer.number for offer, cosine in zip(offers, cosines, strict=True) if cosine < HARMFUL]
 
 
 def _members(case: Case, train: Images) -> dict[int, Member]:
@@ -205,55 +228,90 @@ def _offered(
     return offered
 
 
-def results(cases: Iterable[Case], path: Path) -> Iterator[tuple[Case, Outcome]]:
+def results(cases: Sequence[Case], path: Path) -> list[Outcome]:
     """Of each case, from the file or by running it now."""
-    known: dict[Case, Outcome] = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            found = json.loads(line)
-            known[Case(**found["case"])] = Outcome(**found["outcome"])
+    known = _known(path)
     with path.open("a") as file:
         for case in cases:
             if case not in known:
                 known[case] = run(case)
                 file.write(json.dumps({"case": asdict(case), "outcome": known[case]._asdict()}) + "\n")
                 file.flush()
-            yield case, known[case]
+    return [known[case] for case in cases]
+
+
+def _known(path: Path) -> dict[Case, Outcome]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {Case(**found["case"]): Outcome(**found["outcome"]) for found in map(json.loads, lines)}
+
+
+class Cell(NamedTuple):
+    """Of one rule under one attack, over all seeds."""
+
+    ratio: float  # of the final loss to that of the honest alone: geometric mean
+    worst: float
+    early: float  # the largest part of all weight that attackers had after EARLY rounds
+    late: float  # and in the end
+    banned: int  # the most honest members that ever were
+    fooled: float
+
+
+def cell(outcomes: Sequence[Outcome], alone: Sequence[float]) -> Cell:
+    ratios = [outcome.loss / loss for outcome, loss in zip(outcomes, alone, strict=True)]
+    return Cell(
+        float(np.exp(np.log(ratios).mean())),
+        max(ratios),
+        max(outcome.early for outcome in outcomes),
+        max(outcome.late for outcome in outcomes),
+        max(outcome.banned for outcome in outcomes),
+        max(outcome.fooled for outcome in outcomes),
+    )
 
 
 def main() -> None:
-    attacks = ("none", *ON_VALUES, *ON_DATA)
+    attacks = ("absent", "none", *ON_VALUES, *ON_DATA)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument("--attacks", nargs="+", choices=attacks, default=attacks)
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
     parser.add_argument("--attackers", nargs="+", type=int, default=[2, 3])
-    parser.add_argument("--momentum", nargs="+", choices=list(OUTER), default=list(OUTER))
+    parser.add_argument("--momentum", nargs="+", choices=list(OUTER), default=["outer"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--by-samples", action="store_true", help="weights are samples alone, without reputation")
+    parser.add_argument("--uneven", action="store_true", help="members miss rounds and do unequal work")
+    parser.add_argument("--judged", action="store_true", help="members vote on what does harm on public images")
     parser.add_argument("--out", type=Path, default=Path("attacks.jsonl"))
     arguments = parser.parse_args()
-    began, result = time.monotonic(), dict[str, dict[str, dict[str, float | None]]]()
+    result = dict[str, dict[str, dict[str, Cell]]]()
     for split, attackers, momentum in product(arguments.splits, arguments.attackers, arguments.momentum):
-        honest = [Case("mean", "absent", split, attackers, momentum, seed) for seed in range(arguments.seeds)]
-        alone = {case.seed: outcome.loss for case, outcome in results(honest, arguments.out)}
-        print(f"\n{split}, {attackers} of {MEMBERS} attack, momentum {momentum}; alone {_listed(alone.values())}")
-        print(f"{'':22}" + "".join(f"{attack:>10}" for attack in arguments.attacks))
+
+        def case(rule: str, attack: str, seed: int, plain: bool) -> Case:
+            by_reputation, judged = not (plain or arguments.by_samples), arguments.judged and not plain
+            return Case(rule, attack, split, attackers, momentum, seed, by_reputation, arguments.uneven, judged)  # noqa: B023
+
+        seeds = range(arguments.seeds)
+        alone = [
+            outcome.loss for outcome in results([case("mean", "absent", seed, True) for seed in seeds], arguments.out)
+        ]
+        print(f"\n{split}, {attackers} of {MEMBERS} attack, momentum {momentum}; alone {_listed(alone)}")
+        print(f"{'':30}" + "".join(f"{attack:>10}" for attack in arguments.attacks))
         table = result[f"{split}/{attackers}/{momentum}"] = {}
         for rule in arguments.rules:
-            worst: dict[str, float] = {}
-            cases = [
-                Case(rule, attack, split, attackers, momentum, seed)
+            cells = table[rule] = {
+                attack: cell(results([case(rule, attack, seed, False) for seed in seeds], arguments.out), alone)
                 for attack in arguments.attacks
-                for seed in range(arguments.seeds)
-            ]
-            fooled = 0.0
-            for case, outcome in results(cases, arguments.out):
-                worst[case.attack] = max(worst.get(case.attack, 0.0), outcome.loss / alone[case.seed])
-                fooled = max(fooled, outcome.fooled if case.attack == "backdoor" else 0.0)
-            table[rule] = {attack: ratio if ratio < float("inf") else None for attack, ratio in worst.items()}
-            line = "".join(f"{_short(worst[attack]):>10}" for attack in arguments.attacks)
-            print(f"{rule:22}{line}   fooled {fooled:.2f}  {time.monotonic() - began:5.0f} s", flush=True)
-    print(json.dumps(result))
+            }
+            for figure in ("ratio", "worst", "early", "late", "banned"):
+                values = [_short(getattr(each, figure)) for each in cells.values()]
+                print(f"{rule:22} {figure:7}" + "".join(f"{value:>10}" for value in values), flush=True)
+    print(
+        json.dumps(
+            {
+                key: {rule: {attack: each._asdict() for attack, each in cells.items()} for rule, cells in rules.items()}
+                for key, rules in result.items()
+            }
+        )
+    )
 
 
 def _listed(losses: Iterable[float]) -> str:
