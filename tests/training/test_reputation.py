@@ -110,7 +110,7 @@ def test_one_that_is_at_odds_in_every_third_round_is_not_banned_and_weighs_littl
 
 
 def test_a_much_longer_row_is_held_against_its_member_and_a_shorter_one_is_not() -> None:
-    long = Evidence(HONEST.similarity, 16 * LENGTH, 0, 0, 0)
+    long = Evidence(HONEST.similarity, 8 * LENGTH, 0, 0, 0)
     short = Evidence(HONEST.similarity, 1, 0, 0, 0)
     assert charged(Reputation(), taken([*with_one(0, long), (5, short)])) == {name(0): Charge.LONG}
 
