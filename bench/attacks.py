@@ -1,23 +1,26 @@
 """What attackers do to a model under each aggregation rule: digits among ten members, without a network.
 
     python -m bench.attacks [--rules ...] [--attacks ...] [--splits iid dirichlet] [--attackers 2 3] [--seeds 3]
-                            [--momentum worker outer] [--out FILE]
+                            [--momentum outer worker] [--by-samples] [--uneven] [--judged] [--out FILE]
 
-Each run trains a small network (bench/digits.py) for 60 rounds of 5 local steps, under one rule and one attack
-(node/adversaries.py), and is compared with the same honest members alone under a plain mean: the same seeds, shards and
-samples. Data are dealt at random (iid) or by a Dirichlet distribution with 0.3. Results are appended to FILE as they
-come, and runs that are in it are not repeated. Needs scikit-learn: pip install scikit-learn.
+Each run trains a small network (bench/digits.py) for 100 rounds of 5 local steps, under one rule, with reputation and
+under one attack (node/adversaries.py), and is compared with the same honest members alone under a plain mean: the same
+seeds, shards and samples. Data are dealt at random (iid) or by a Dirichlet distribution with 0.3. "absent" are the same
+honest members alone, with rule and reputation; "none" has the others among them, honest. Results are appended to FILE
+as they come, and runs that are in it are not repeated. Needs scikit-learn: pip install scikit-learn.
 
-Then a table for each split and number of attackers: the final test loss over that of the honest alone, the worst of the
-seeds; and which part of images with a backdoor's trigger are taken for what it teaches. Last line, one JSON object:
+Then a table for each split and number of attackers: the final test loss over that of the honest alone (the geometric
+mean over seeds, and the worst), the attackers' part of all weight after 15 rounds and in the end, and how many honest
+members were ever banned (each the largest of the seeds). Last line, one JSON object:
 
-    {"split/attackers/momentum": {rule: {attack: ratio, null where the model is lost}}}
+    {"split/attackers/momentum": {"rule/attack": {"ratio", "worst", "early", "late", "banned", "fooled"}}}, where
+    "fooled" is which part of images with a backdoor's trigger are taken for what it teaches; null for a model lost
 """
 
 import argparse
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -113,15 +116,14 @@ class Swarm:
         self.step = np.zeros(SIZE, np.float32)
         self.testimony, self.reputation = Testimony(), Reputation()
 
-    def aggregate(self, offers: Sequence[Offer], harmful: Collection[int]) -> Vector:
-        """The round's step; the one before where nothing is offered that counts."""
+    def aggregate(self, offers: Sequence[Offer], harmful: Collection[int]) -> Vector | None:
+        """The round's step; None where nothing is offered that counts."""
         self.round += 1
         weights = [offer.samples * self.trust(offer.number) for offer in offers]
         weighted = [Weighted(offer.row, weight) for offer, weight in zip(offers, weights, strict=True) if weight]
         if not weighted:
-            return self.step
-        f = min(self.case.attackers, (len(weighted) - 3) // 2)  # as many as all rules bear of those that are left
-        f = max(f, 0)
+            return None
+        f = max(min(self.case.attackers, (len(weighted) - 3) // 2), 0)  # as many as all rules bear of those left
         row = aggregate(self.case.rule, weighted, f, Held(self.step), SIZE, one_by_one)
         self.step = np.concatenate(list(one_by_one(row.values, SIZE)))
         if self.case.reputation:
@@ -172,8 +174,9 @@ def run(case: Case) -> Outcome:
             first.setdefault(number, row)
         offers = _offered(case, members, rows, first)
         step = swarm.aggregate(offers, _harmful(parameters, offers, train) if case.judged else ())
-        momentum = outer * momentum + step
-        parameters -= lr * (step + outer * momentum)
+        if step is not None:
+            momentum = outer * momentum + step
+            parameters -= lr * (step + outer * momentum)
         if not np.abs(parameters).max() <= VALUE_MAX:  # also false for NaN
             return Outcome(float("inf"), 0.0, 0.0, 0.0, 0.0, 0)
         early = swarm.share() if round + 1 == EARLY else early
@@ -282,36 +285,37 @@ def main() -> None:
     parser.add_argument("--judged", action="store_true", help="members vote on what does harm on public images")
     parser.add_argument("--out", type=Path, default=Path("attacks.jsonl"))
     arguments = parser.parse_args()
-    result = dict[str, dict[str, dict[str, Cell]]]()
+    result = dict[str, dict[str, dict[str, float | None]]]()
     for split, attackers, momentum in product(arguments.splits, arguments.attackers, arguments.momentum):
+        alone = Case("mean", "absent", split, attackers, momentum, 0, reputation=False, uneven=arguments.uneven)
+        table = _table(alone, arguments)
+        result[f"{split}/{attackers}/{momentum}"] = {
+            f"{rule}/{attack}": {key: value if value < np.inf else None for key, value in found._asdict().items()}
+            for (rule, attack), found in table.items()
+        }
+    print(json.dumps(result))
 
-        def case(rule: str, attack: str, seed: int, plain: bool) -> Case:
-            by_reputation, judged = not (plain or arguments.by_samples), arguments.judged and not plain
-            return Case(rule, attack, split, attackers, momentum, seed, by_reputation, arguments.uneven, judged)  # noqa: B023
 
-        seeds = range(arguments.seeds)
-        alone = [
-            outcome.loss for outcome in results([case("mean", "absent", seed, True) for seed in seeds], arguments.out)
-        ]
-        print(f"\n{split}, {attackers} of {MEMBERS} attack, momentum {momentum}; alone {_listed(alone)}")
-        print(f"{'':30}" + "".join(f"{attack:>10}" for attack in arguments.attacks))
-        table = result[f"{split}/{attackers}/{momentum}"] = {}
-        for rule in arguments.rules:
-            cells = table[rule] = {
-                attack: cell(results([case(rule, attack, seed, False) for seed in seeds], arguments.out), alone)
-                for attack in arguments.attacks
-            }
-            for figure in ("ratio", "worst", "early", "late", "banned"):
-                values = [_short(getattr(each, figure)) for each in cells.values()]
-                print(f"{rule:22} {figure:7}" + "".join(f"{value:>10}" for value in values), flush=True)
-    print(
-        json.dumps(
-            {
-                key: {rule: {attack: each._asdict() for attack, each in cells.items()} for rule, cells in rules.items()}
-                for key, rules in result.items()
-            }
-        )
-    )
+def _table(alone: Case, arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
+    """By rule and attack, printed as it comes."""
+
+    def outcomes(case: Case) -> list[Outcome]:
+        return results([replace(case, seed=seed) for seed in range(arguments.seeds)], arguments.out)
+
+    losses = [outcome.loss for outcome in outcomes(alone)]
+    print(f"\n{alone.split}, {alone.attackers} of {MEMBERS} attack, momentum {alone.momentum}; alone {_listed(losses)}")
+    print(f"{'':30}" + "".join(f"{attack:>10}" for attack in arguments.attacks))
+    table = dict[tuple[str, str], Cell]()
+    for rule in arguments.rules:
+        for attack in arguments.attacks:
+            case = replace(
+                alone, rule=rule, attack=attack, reputation=not arguments.by_samples, judged=arguments.judged
+            )
+            table[rule, attack] = cell(outcomes(case), losses)
+        for figure in Cell._fields:
+            values = [_short(getattr(table[rule, attack], figure)) for attack in arguments.attacks]
+            print(f"{rule:22} {figure:7}" + "".join(f"{value:>10}" for value in values), flush=True)
+    return table
 
 
 def _listed(losses: Iterable[float]) -> str:
