@@ -1,24 +1,26 @@
 """What attackers do to a model under each aggregation rule: digits among ten members, without a network.
 
     python -m bench.attacks [--rules ...] [--attacks ...] [--splits iid dirichlet] [--attackers 2 3] [--seeds 3]
-                            [--momentum worker outer] [--out FILE]
+                            [--momentum outer worker] [--by-samples] [--uneven] [--judged] [--out FILE]
 
-Each run trains a small network (bench/digits.py) for 60 rounds of 5 local steps, under one rule and one attack
-(node/adversaries.py), and is compared with the same honest members alone under a plain mean: the same seeds, shards and
-samples. Data are dealt at random (iid) or by a Dirichlet distribution with 0.3. Results are appended to FILE as they
-come, and runs that are in it are not repeated. Needs scikit-learn: pip install scikit-learn.
+Each run trains a small network (bench/digits.py) for 100 rounds of 5 local steps, under one rule, with reputation and
+under one attack (node/adversaries.py), and is compared with the same honest members alone under a plain mean: the same
+seeds, shards and samples. Data are dealt at random (iid) or by a Dirichlet distribution with 0.3. "absent" are the same
+honest members alone, with rule and reputation; "none" has the others among them, honest. Results are appended to FILE
+as they come, and runs that are in it are not repeated. Needs scikit-learn: pip install scikit-learn.
 
-Then a table for each split and number of attackers: the final test loss over that of the honest alone, the worst of the
-seeds; and which part of images with a backdoor's trigger are taken for what it teaches. Last line, one JSON object:
+Then a table for each split and number of attackers: the final test loss over that of the honest alone (the geometric
+mean over seeds, and the worst), the attackers' part of all weight after 15 rounds and in the end, and how many honest
+members were ever banned (each the largest of the seeds). Last line, one JSON object:
 
-    {"split/attackers/momentum": {rule: {attack: ratio, null where the model is lost}}}
+    {"split/attackers/momentum": {"rule/attack": {"ratio", "worst", "early", "late", "banned", "fooled"}}}, where
+    "fooled" is which part of images with a backdoor's trigger are taken for what it teaches; null for a model lost
 """
 
 import argparse
 import json
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -29,7 +31,7 @@ from shoal.node.adversaries import CLAIMED, ON_DATA, ON_VALUES, Sight
 from shoal.training.evidence import Given, Testimony, testify
 from shoal.training.order_statistics import CoordinateMedian
 from shoal.training.payload import VALUE_MAX
-from shoal.training.reputation import Reputation, Rules, Taken
+from shoal.training.reputation import Fault, Reputation, Rules, Taken, Verdict
 from shoal.training.rows import Weighted, one_by_one
 from shoal.training.rules import RULES, aggregate
 
@@ -48,6 +50,9 @@ PACES: Final = (3, 5, 8)  # steps, where members are uneven
 MISSED: Final = 0.25  # of rounds, where they are
 EARLY: Final = 15
 BAN_ROUNDS: Final = 100
+PUBLIC: Final = 200  # images
+HARMFUL: Final = -0.25  # cosine to the ascent on them
+USEFUL: Final = 0.125  # the median member's
 SAMPLES_MAX: Final = 2**24  # that a spec lets a member claim
 
 
@@ -61,6 +66,7 @@ class Case:
     seed: int
     reputation: bool = True  # weights follow it, as in a swarm; else they are samples alone
     uneven: bool = False  # members miss rounds and do unequal work
+    judged: bool = False  # members see on public images which contributions do harm
 
 
 class Outcome(NamedTuple):
@@ -110,30 +116,34 @@ class Swarm:
         self.step = np.zeros(SIZE, np.float32)
         self.testimony, self.reputation = Testimony(), Reputation()
 
-    def aggregate(self, offers: Sequence[Offer]) -> Vector:
-        """The round's step; the one before where nothing is offered that counts."""
+    def aggregate(self, offers: Sequence[Offer], harmful: Collection[int]) -> Vector | None:
+        """The round's step; None where nothing is offered that counts."""
         self.round += 1
         weights = [offer.samples * self.trust(offer.number) for offer in offers]
         weighted = [Weighted(offer.row, weight) for offer, weight in zip(offers, weights, strict=True) if weight]
         if not weighted:
-            return self.step
-        f = min(self.case.attackers, (len(weighted) - 3) // 2)  # as many as all rules bear of those that are left
-        f = max(f, 0)
+            return None
+        f = max(min(self.case.attackers, (len(weighted) - 3) // 2), 0)  # as many as all rules bear of those left
         row = aggregate(self.case.rule, weighted, f, Held(self.step), SIZE, one_by_one)
         self.step = np.concatenate(list(one_by_one(row.values, SIZE)))
         if self.case.reputation:
-            self._judge(offers, weights)
+            self._judge(offers, weights, [Verdict(name_of(number), Fault.HARM) for number in sorted(harmful)])
         return self.step
 
     def trust(self, number: int) -> int:
         return self.reputation.trust(name_of(number), self.round) if self.case.reputation else 1
 
     def share(self) -> float:
-        """The attackers' part of all members' trust."""
-        trusts = [self.trust(number) for number in range(MEMBERS)]
-        return sum(trusts[: self.case.attackers]) / sum(trusts)
+        """The attackers' part of the trust of all that ever contributed anything."""
+        if not self.case.reputation:
+            return self.case.attackers / MEMBERS
+        known = [standing.member for standing in self.reputation.standings]
+        trusts = {number: self.trust(number) for number in range(MEMBERS) if name_of(number) in known}
+        return sum(trust for number, trust in trusts.items() if number < self.case.attackers) / max(
+            sum(trusts.values()), 1
+        )
 
-    def _judge(self, offers: Sequence[Offer], weights: Sequence[int]) -> None:
+    def _judge(self, offers: Sequence[Offer], weights: Sequence[int], verdicts: Sequence[Verdict]) -> None:
         given = [Given(offer.row, True) if weight else None for offer, weight in zip(offers, weights, strict=True)]
         median = CoordinateMedian([Weighted(each.row, 1) for each in given if each])
         self.testimony = testify(given, median, Held(self.step), self.testimony, SIZE, one_by_one)
@@ -141,7 +151,7 @@ class Swarm:
             Taken(name_of(offer.number), True, evidence)
             for offer, evidence in zip(offers, self.testimony.evidence, strict=True)
         ]
-        self.reputation = self.reputation.after(self.round, taken, (), Rules(BAN_ROUNDS))
+        self.reputation = self.reputation.after(self.round, taken, verdicts, Rules(BAN_ROUNDS))
 
 
 def name_of(number: int) -> str:
@@ -162,9 +172,11 @@ def run(case: Case) -> Outcome:
         rows = {number: members[number].contribution(parameters, own) for number in there if number in members}
         for number, row in rows.items():
             first.setdefault(number, row)
-        step = swarm.aggregate(_offered(case, members, rows, first))
-        momentum = outer * momentum + step
-        parameters -= lr * (step + outer * momentum)
+        offers = _offered(case, members, rows, first)
+        step = swarm.aggregate(offers, _harmful(parameters, offers, train) if case.judged else ())
+        if step is not None:
+            momentum = outer * momentum + step
+            parameters -= lr * (step + outer * momentum)
         if not np.abs(parameters).max() <= VALUE_MAX:  # also false for NaN
             return Outcome(float("inf"), 0.0, 0.0, 0.0, 0.0, 0)
         early = swarm.share() if round + 1 == EARLY else early
@@ -173,6 +185,20 @@ def run(case: Case) -> Outcome:
     fooled = evaluate(parameters, others.with_trigger())[1]
     honest = {name_of(number) for number in range(case.attackers, MEMBERS)}
     return Outcome(*evaluate(parameters, test), fooled, early, swarm.share(), len(banned & honest))
+
+
+def _harmful(parameters: Vector, offers: Sequence[Offer], train: Images) -> list[int]:
+    """Whose steps lead uphill on PUBLIC images, which all members have, and far more so than others'.
+
+    As FLTrust compares rows with the server's own (Cao et al. 2021, arXiv 2012.13995); here members vote on it.
+    """
+    uphill = gradient(parameters, train.part(np.arange(PUBLIC))).astype(np.float64)
+    rows = [offer.row.vector.astype(np.float64) for offer in offers]
+    norms = [float(np.linalg.norm(row) * np.linalg.norm(uphill)) for row in rows]
+    cosines = [float(row @ uphill) / norm if norm else 0.0 for row, norm in zip(rows, norms, strict=True)]
+    if not offers or np.median(cosines) < USEFUL:  # then the images tell nothing any more
+        return []
+    return [offer.number for offer, cosine in zip(offers, cosines, strict=True) if cosine < HARMFUL]
 
 
 def _members(case: Case, train: Images) -> dict[int, Member]:
@@ -205,55 +231,91 @@ def _offered(
     return offered
 
 
-def results(cases: Iterable[Case], path: Path) -> Iterator[tuple[Case, Outcome]]:
+def results(cases: Sequence[Case], path: Path) -> list[Outcome]:
     """Of each case, from the file or by running it now."""
-    known: dict[Case, Outcome] = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            found = json.loads(line)
-            known[Case(**found["case"])] = Outcome(**found["outcome"])
+    known = _known(path)
     with path.open("a") as file:
         for case in cases:
             if case not in known:
                 known[case] = run(case)
                 file.write(json.dumps({"case": asdict(case), "outcome": known[case]._asdict()}) + "\n")
                 file.flush()
-            yield case, known[case]
+    return [known[case] for case in cases]
+
+
+def _known(path: Path) -> dict[Case, Outcome]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {Case(**found["case"]): Outcome(**found["outcome"]) for found in map(json.loads, lines)}
+
+
+class Cell(NamedTuple):
+    """Of one rule under one attack, over all seeds."""
+
+    ratio: float  # of the final loss to that of the honest alone: geometric mean
+    worst: float
+    early: float  # the largest part of all weight that attackers had after EARLY rounds
+    late: float  # and in the end
+    banned: int  # the most honest members that ever were
+    fooled: float
+
+
+def cell(outcomes: Sequence[Outcome], alone: Sequence[float]) -> Cell:
+    ratios = [outcome.loss / loss for outcome, loss in zip(outcomes, alone, strict=True)]
+    return Cell(
+        float(np.exp(np.log(ratios).mean())),
+        max(ratios),
+        max(outcome.early for outcome in outcomes),
+        max(outcome.late for outcome in outcomes),
+        max(outcome.banned for outcome in outcomes),
+        max(outcome.fooled for outcome in outcomes),
+    )
 
 
 def main() -> None:
-    attacks = ("none", *ON_VALUES, *ON_DATA)
+    attacks = ("absent", "none", *ON_VALUES, *ON_DATA)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument("--attacks", nargs="+", choices=attacks, default=attacks)
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS), default=list(SPLITS))
     parser.add_argument("--attackers", nargs="+", type=int, default=[2, 3])
-    parser.add_argument("--momentum", nargs="+", choices=list(OUTER), default=list(OUTER))
+    parser.add_argument("--momentum", nargs="+", choices=list(OUTER), default=["outer"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--by-samples", action="store_true", help="weights are samples alone, without reputation")
+    parser.add_argument("--uneven", action="store_true", help="members miss rounds and do unequal work")
+    parser.add_argument("--judged", action="store_true", help="members vote on what does harm on public images")
     parser.add_argument("--out", type=Path, default=Path("attacks.jsonl"))
     arguments = parser.parse_args()
-    began, result = time.monotonic(), dict[str, dict[str, dict[str, float | None]]]()
+    result = dict[str, dict[str, dict[str, float | None]]]()
     for split, attackers, momentum in product(arguments.splits, arguments.attackers, arguments.momentum):
-        honest = [Case("mean", "absent", split, attackers, momentum, seed) for seed in range(arguments.seeds)]
-        alone = {case.seed: outcome.loss for case, outcome in results(honest, arguments.out)}
-        print(f"\n{split}, {attackers} of {MEMBERS} attack, momentum {momentum}; alone {_listed(alone.values())}")
-        print(f"{'':22}" + "".join(f"{attack:>10}" for attack in arguments.attacks))
-        table = result[f"{split}/{attackers}/{momentum}"] = {}
-        for rule in arguments.rules:
-            worst: dict[str, float] = {}
-            cases = [
-                Case(rule, attack, split, attackers, momentum, seed)
-                for attack in arguments.attacks
-                for seed in range(arguments.seeds)
-            ]
-            fooled = 0.0
-            for case, outcome in results(cases, arguments.out):
-                worst[case.attack] = max(worst.get(case.attack, 0.0), outcome.loss / alone[case.seed])
-                fooled = max(fooled, outcome.fooled if case.attack == "backdoor" else 0.0)
-            table[rule] = {attack: ratio if ratio < float("inf") else None for attack, ratio in worst.items()}
-            line = "".join(f"{_short(worst[attack]):>10}" for attack in arguments.attacks)
-            print(f"{rule:22}{line}   fooled {fooled:.2f}  {time.monotonic() - began:5.0f} s", flush=True)
+        alone = Case("mean", "absent", split, attackers, momentum, 0, reputation=False, uneven=arguments.uneven)
+        table = _table(alone, arguments)
+        result[f"{split}/{attackers}/{momentum}"] = {
+            f"{rule}/{attack}": {key: value if value < np.inf else None for key, value in found._asdict().items()}
+            for (rule, attack), found in table.items()
+        }
     print(json.dumps(result))
+
+
+def _table(alone: Case, arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
+    """By rule and attack, printed as it comes."""
+
+    def outcomes(case: Case) -> list[Outcome]:
+        return results([replace(case, seed=seed) for seed in range(arguments.seeds)], arguments.out)
+
+    losses = [outcome.loss for outcome in outcomes(alone)]
+    print(f"\n{alone.split}, {alone.attackers} of {MEMBERS} attack, momentum {alone.momentum}; alone {_listed(losses)}")
+    print(f"{'':30}" + "".join(f"{attack:>10}" for attack in arguments.attacks))
+    table = dict[tuple[str, str], Cell]()
+    for rule in arguments.rules:
+        for attack in arguments.attacks:
+            case = replace(
+                alone, rule=rule, attack=attack, reputation=not arguments.by_samples, judged=arguments.judged
+            )
+            table[rule, attack] = cell(outcomes(case), losses)
+        for figure in Cell._fields:
+            values = [_short(getattr(table[rule, attack], figure)) for attack in arguments.attacks]
+            print(f"{rule:22} {figure:7}" + "".join(f"{value:>10}" for value in values), flush=True)
+    return table
 
 
 def _listed(losses: Iterable[float]) -> str:

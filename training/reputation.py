@@ -1,8 +1,9 @@
 """How much each member's contributions count, from what rounds showed of earlier ones: integers, from the log alone.
 
 Everybody folds the same records in the same order, so everybody has the same table. Trust grows by a 32nd with each
-contribution taken and falls to a quarter with each that something is held against. Who attacks again and again is
-banned for a time; who rides free is not, but ends without weight:
+contribution and is halved by each that something is held against. Attacks also raise suspicion, and each step of it
+halves the weight until it is over: so a single one costs little for long, and a second one counts next to nothing. Who
+goes on is banned for a time; who rides free is not, but ends without weight. Held against a member is:
 
 - Attack: its row points away from the coordinate median of the voters' rows, by far more than is usual among them in
   this round. RFFL (Xu and Lyu 2021, arXiv 2011.10464) compares with its own weighted sum, which keeps whoever it keeps;
@@ -12,11 +13,13 @@ banned for a time; who rides free is not, but ends without weight:
   to learn any more from their data and contribute a momentum of their own: those are not to be banned.
 - Free ride: its rows are always another voter's, and that other's are not always its own. Where they are, nobody can
   tell who copies: all that are equal count as one together.
-- Attack: a verdict (a quorum's): its work was done again and came out otherwise, or it judged against the quorum.
+- Attack: a quorum's verdict. Where members' data differ much, honest rows hardly agree more with one another than with
+  their opposites, and only verdicts tell them apart (docs/robustness.md).
 
 With two voters or fewer there is no majority to be compared with, and nothing but verdicts counts. What a malicious
-member can do: behave, gain trust slowly, and lose it all with a few contributions; push the usual apart by being at
-odds itself, which shields others at odds no more than it shields itself.
+member can do: behave, gain trust slowly, and lose it with a few contributions; and wait until the model has learned
+what there is, when honest rows are noise and point anywhere, too. Fewer than half of the voters cannot make an honest
+member seem an attacker where honest members agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,14 +37,14 @@ TRUST_MAX: Final = 2**16
 TRUST_MIN: Final = 2**4  # of who is not banned: a row without any weight would show nothing, and so never regain it
 TRUST_START: Final = 2**13  # of who is new, or is back from a ban: less than what a few rounds of behaving bring
 GROWTH: Final = (TRUST_MAX - TRUST_START) // 32  # by one contribution; half of that after a ban, a third after two
-FALL: Final = 4  # what trust is divided by
-SUSPECT: Final = 2  # what suspicion grows by when a contribution is at odds; it falls by 1 when one is not
-SUSPICION_MAX: Final = 8  # then a ban: four at odds in a row, or more than a third of all
+FALL: Final = 2  # what trust is divided by
+SUSPECT: Final = 2  # what suspicion grows by with an attack; it falls by 1 with a contribution that is none
+SUSPICION_MAX: Final = 8  # then a ban: four attacks in a row, or more than a third of all contributions
 COPIES_MIN: Final = 4  # more copies than others in so many rounds: less is chance, or another's doing
 COPIES_MAX: Final = 16
 TOLERANCE: Final = 5  # times the median distance from the median similarity
 TOLERANCE_MIN: Final = COSINE // 2
-LONG: Final = 16 * LENGTH
+LONG: Final = 8 * LENGTH  # honest rows come to 4, and to 7 where data differ much
 COPY: Final = COSINE - COSINE // 256  # honest rows come to 0.95 of COSINE, colluders' of the same kind to 0.99
 REPEATED: Final = OVERLAP - OVERLAP // 256
 KNOWN: Final = TRUST_MAX // 4  # trust that costs more than a few contributions
@@ -64,9 +67,10 @@ class Standing(Message, frozen=True):
 
 
 class Fault(Enum):
-    """What a quorum finds of a member. Not what it thinks of it: that is the median's to say."""
+    """What a quorum finds of a member. The first bans at once, the others are attacks like those that rounds show."""
 
     WORK = "work"  # what it contributed is not what it committed itself to
+    HARM = "harm"  # a step along what it contributed makes the model worse on data that all can look at
     JUDGEMENT = "judgement"  # it said the opposite of what the quorum says
 
 
@@ -126,18 +130,24 @@ class Reputation(Message, frozen=True):
         table = self._table()
         charges = charged(self, taken)
         alike = _alike(taken)
+        blamed = {verdict.member for verdict in verdicts}
         for each in taken:
-            before = table.get(each.member, Standing(each.member))
-            if each.evidence != NOTHING and round > before.banned_until:
-                before = msgspec.structs.replace(before, last_round=round)
-                charge = charges.get(each.member)
-                table[each.member] = _judged(before, charge, alike.get(each.member, 1), round, rules)
+            standing = table.get(each.member, Standing(each.member))
+            if each.evidence == NOTHING or round <= standing.banned_until:
+                continue
+            standing = _compared(msgspec.structs.replace(standing, last_round=round), alike.get(each.member, 1))
+            charge = charges.get(each.member)
+            if charge is not None:
+                standing = _fallen(standing, charge.is_attack, round, rules)
+            elif each.member not in blamed:
+                standing = _risen(standing)
+            table[each.member] = standing
         for verdict in verdicts:
-            found = table.get(verdict.member, Standing(verdict.member))
+            standing = table.get(verdict.member, Standing(verdict.member))
             if verdict.fault is Fault.WORK:
-                table[verdict.member] = _banned(found, round, rules)
-            else:
-                table[verdict.member] = _fallen(found, True, round, rules)
+                table[verdict.member] = _banned(standing, round, rules)
+            elif round > standing.banned_until:
+                table[verdict.member] = _fallen(standing, True, round, rules)
         return Reputation(_kept(table, round))
 
     def _table(self) -> dict[str, Standing]:
@@ -145,10 +155,11 @@ class Reputation(Message, frozen=True):
 
 
 def trust_of(standing: Standing, round: int) -> int:
-    """Those that are equal in all their rounds count as one together."""
+    """Half for each step of suspicion; and those that are equal in all their rounds count as one together."""
     if round <= standing.banned_until:
         return 0
-    return max(standing.trust // standing.alike, 1) if standing.copies >= COPIES_MIN else standing.trust
+    alike = standing.alike if standing.copies >= COPIES_MIN else 1
+    return max((standing.trust >> standing.suspicion) // alike, 1)
 
 
 def charged(reputation: Reputation, taken: Sequence[Taken]) -> Mapping[str, Charge]:
@@ -216,11 +227,12 @@ def _alike(taken: Sequence[Taken]) -> Mapping[str, int]:
     return {taken[place].member: roots.count(roots[place]) for place in copies}
 
 
-def _judged(before: Standing, charge: Charge | None, alike: int, round: int, rules: Rules) -> Standing:
+def _compared(before: Standing, alike: int) -> Standing:
     copies = min(before.copies + 1, COPIES_MAX) if alike > 1 else max(before.copies - 1, 0)
-    before = msgspec.structs.replace(before, copies=copies, alike=alike)
-    if charge is not None:
-        return _fallen(before, charge.is_attack, round, rules)
+    return msgspec.structs.replace(before, copies=copies, alike=alike)
+
+
+def _risen(before: Standing) -> Standing:
     trust = min(before.trust + GROWTH // (1 + before.bans), TRUST_MAX)
     return msgspec.structs.replace(before, trust=trust, suspicion=max(before.suspicion - 1, 0))
 

@@ -81,28 +81,36 @@ def test_an_attacker_is_banned_after_four_rounds_and_comes_back_with_little_trus
     full = folded(40, lambda _: with_one(0, HONEST))
     assert [folded(n, lambda _: with_one(0, AGAINST), full, 41).trust(name(0), 41 + n) for n in range(5)] == [
         TRUST_MAX,
-        TRUST_MAX // 4,
-        TRUST_MAX // 16,
+        TRUST_MAX // 8,
         TRUST_MAX // 64,
+        TRUST_MAX // 512,
         0,
     ]
     banned = folded(24, lambda _: with_one(0, AGAINST), full, 41)
     assert banned.trust(name(0), 64) == 0
-    assert banned.trust(name(0), 65) == TRUST_MAX // 256
+    assert banned.trust(name(0), 65) == TRUST_MAX // 16
     assert banned.standing(name(0)).bans == 1
     back = folded(2, lambda _: with_one(0, HONEST), banned, 65)
-    assert back.trust(name(0), 67) == TRUST_MAX // 256 + 2 * (GROWTH // 2)
+    assert back.trust(name(0), 67) == TRUST_MAX // 16 + 2 * (GROWTH // 2)
+
+
+def test_one_contribution_at_odds_costs_an_eighth_for_the_moment_and_half_for_a_while() -> None:
+    full = folded(40, lambda _: with_one(0, HONEST))
+    once = folded(1, lambda _: with_one(0, AGAINST), full, 41)
+    after = [folded(n, lambda _: with_one(0, HONEST), once, 42).trust(name(0), 42 + n) for n in range(3)]
+    assert after == [TRUST_MAX // 8, (TRUST_MAX // 2 + GROWTH) // 2, TRUST_MAX // 2 + 2 * GROWTH]
+    assert folded(19, lambda _: with_one(0, HONEST), once, 42).trust(name(0), 61) == TRUST_MAX
 
 
 def test_one_that_is_at_odds_in_every_third_round_is_not_banned_and_weighs_little() -> None:
     reputation = folded(90, lambda round: with_one(0, HONEST if round % 3 else AGAINST))
     assert reputation.standing(name(0)).bans == 0
-    assert reputation.trust(name(0), 91) < TRUST_MAX // 10
+    assert reputation.trust(name(0), 91) < TRUST_MAX // 5
     assert folded(90, lambda round: with_one(0, HONEST if round % 2 else AGAINST)).standing(name(0)).bans > 0
 
 
 def test_a_much_longer_row_is_held_against_its_member_and_a_shorter_one_is_not() -> None:
-    long = Evidence(HONEST.similarity, 16 * LENGTH, 0, 0, 0)
+    long = Evidence(HONEST.similarity, 8 * LENGTH, 0, 0, 0)
     short = Evidence(HONEST.similarity, 1, 0, 0, 0)
     assert charged(Reputation(), taken([*with_one(0, long), (5, short)])) == {name(0): Charge.LONG}
 
@@ -168,10 +176,13 @@ def test_members_that_are_always_equal_count_as_one_together() -> None:
 def test_a_verdict_on_work_bans_at_once_and_one_on_judgement_after_four() -> None:
     start = folded(40, lambda _: with_one(0, HONEST))
     found = start.after(41, (), [Verdict(name(0), Fault.WORK), Verdict(name(1), Fault.JUDGEMENT)], RULES)
-    assert trusts(found, 42) == [0, TRUST_MAX // 4, *[TRUST_MAX] * 3]
+    assert trusts(found, 42) == [0, TRUST_MAX // 8, *[TRUST_MAX] * 3]
     for round in range(42, 45):
-        found = found.after(round, (), [Verdict(name(1), Fault.JUDGEMENT)], RULES)
+        shown = taken(with_one(0, HONEST))
+        found = found.after(round, shown, [Verdict(name(1), Fault.JUDGEMENT), Verdict(name(2), Fault.HARM)], RULES)
     assert found.trust(name(1), 45) == 0
+    assert found.trust(name(2), 45) == TRUST_MAX // 512
+    assert found.trust(name(3), 45) == TRUST_MAX
     assert found.trust(name(1), 44 + RULES.ban_rounds + 1) > 0
 
 
