@@ -80,6 +80,7 @@ class Course:
             here.ledger.add(each)
             if each.record.taken:
                 here.taking_round = each.record.round
+                here.note_late(now, each)
             if each.record.changes:
                 said = tuple(described(change) for change in each.record.changes)
                 effects.append(Observe(MembersChanged(each.record.round, said, here.electorate.total)))
@@ -171,7 +172,7 @@ class Course:
         """Agree on what is here, once the round may close; at once, if somebody leaves."""
         here = self._situation
         view, comers = here.view(now), here.comers
-        standings = here.open.standings(view, here.roster, here.standing, comers)
+        standings = here.open.standings(view, here.roster, here.standing, comers, here.late)
         offers: list[Offered] = []
         differ = torn(here.head, here.roster.heads(now), here.electorate, here.roster)
         if differ is not None:

@@ -29,6 +29,7 @@ class OpenRound:
         self._known: tuple[object, ...] = ()  # what `_takeable` follows from
         self._takeable: list[Offered] = []
         self._fresh: frozenset[PeerId] = frozenset()
+        self.expected: Set[PeerId] = frozenset()  # to contribute, as of the last look
         self._refused: frozenset[PeerId] = frozenset()  # who contributed from the newest state what is unsound
 
     def begin(self, now: float) -> None:
@@ -62,9 +63,11 @@ class OpenRound:
         self._look(view, members)
         return [offered for offered in self._takeable if _is_available(view, roster, offered)]
 
-    def standings(self, view: View, roster: Roster, standing: Standing, members: Set[PeerId]) -> Standings:
-        """What this member sees of the round; for others than `members`, and for who is suspended or banned, nobody
-        waits.
+    def standings(
+        self, view: View, roster: Roster, standing: Standing, members: Set[PeerId], late: Set[PeerId] = frozenset()
+    ) -> Standings:
+        """What this member sees of the round; for others than `members`, for who is suspended or banned, and for who
+        is always `late`, nobody waits.
         """
         self._look(view, members)
         seats, is_banned = view.electorate.seats, view.position.is_banned
@@ -76,9 +79,10 @@ class OpenRound:
         # Who has been in and is not met yet may be at work all the same, as others know.
         unmet = roster.unmet(view.silent) & self.contributors
         # Who has sent what no record can take has had its turn: else one that does costs every round its whole span.
-        expected = ((at_work | unmet) & awaited) - self._refused
+        expected = ((at_work | unmet) & awaited) - self._refused - late
         if standing is Standing.TRAINER and not self.is_idle and not is_banned(view.me):
             expected.add(view.me)
+        self.expected = expected
         spec = view.spec
         return Standings(
             expected=expected,

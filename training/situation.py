@@ -26,6 +26,7 @@ from .roster import Roster
 from .spec import Spec
 from .words import Words
 
+LATE_MAX = 4  # lateness with which a member is still waited for
 SILENT_SPANS = 2  # of a proposer's silence; fewer: who changes its network is suspended and comes back at once
 
 
@@ -58,6 +59,7 @@ class Situation:
         self.open = OpenRound(self._base, frozenset(place.contributors))
         self.closed_at: float | None = None  # when the newest record was known here; None: before this run
         self.taking_round = self.head.round  # the newest that took contributions
+        self._late: dict[PeerId, int] = {}  # who was waited for in vain: twice as much as it was in time
         self.gathering = Gathering(spec.members_start, spec.silence_s)
         self.catching_up = CatchingUp(spec.grace_s + spec.silence_s, can_apply=standing is not Standing.STORAGE)
         self._start_digest = place.start_digest
@@ -110,6 +112,20 @@ class Situation:
     @property
     def is_below_quorum(self) -> bool:
         return not self.electorate.is_quorum({*self.roster.present(), self.me})
+
+    @property
+    def late(self) -> Set[PeerId]:
+        """For whom nobody waits any more, until it has been in time more often than not."""
+        return {peer for peer, lateness in self._late.items() if lateness >= LATE_MAX}
+
+    def note_late(self, now: float, closed: Closed) -> None:
+        """A round has ended that took something: who was in, and for whom it took longer than it should."""
+        taken = {PeerId(share.member) for share in closed.record.taken}
+        is_long = self.open.started_at is not None and now >= self.open.started_at + self.spec.round_s
+        missed = self.open.expected - taken - {self.me} if is_long else set[PeerId]()
+        known = {*self._late, *missed} & self.electorate.by_member.keys()
+        lateness = {peer: self._late.get(peer, 0) + (2 if peer in missed else -(peer in taken)) for peer in known}
+        self._late = {peer: min(late, 2 * LATE_MAX) for peer, late in lateness.items() if late > 0}
 
     def is_hearing(self, now: float) -> bool:
         """Whether others have yet to say where they stand, before this member says or does anything."""

@@ -302,6 +302,22 @@ async def test_a_member_that_only_pretends_to_work_delays_rounds_to_their_deadli
                 assert {each.peer_id for each in swarm.nodes} <= set(closed.contributors)
 
 
+async def test_who_pretends_to_work_in_every_round_is_soon_not_waited_for(autojump_clock: object, folder: Path) -> None:
+    async with besieged(folder) as (swarm, villain):
+        await villain.join()
+        first = (await villain.head()).round
+        for sequence in range(2, 200):
+            head = await villain.head()
+            if head.round >= first + 12:
+                break
+            await villain.hello(Standing.TRAINER, head, sequence)
+            await trio.sleep(0.5)
+        for node in swarm.nodes:
+            rounds = [closed for closed in node.observed(RoundClosed) if closed.round > first]
+            assert len(rounds) >= 12
+            assert sum(closed.seconds >= 20.0 for closed in rounds) <= 3
+
+
 async def test_words_of_others_lead_to_nothing(autojump_clock: object, folder: Path) -> None:
     """A join for another peer, a leave that its member did not sign, a removal signed by too few, by nobody."""
     async with besieged(folder) as (swarm, villain):
