@@ -91,7 +91,7 @@ def test_one_row_alone_is_like_itself_and_beside_nobody() -> None:
 
 
 def test_rows_of_members_without_votes_do_not_shift_what_is_usual() -> None:
-    rows = rows_of(np.concatenate([alike(5, 3), 1000 * alike(7, 5)]))
+    rows = [*rows_of(alike(5, 3)), *rows_of(1000 * alike(7, 5))]
     voters = [Weighted(row, 1) for row in rows[:3]]
     median = CoordinateMedian(voters)
     given = [Given(row, place < 3) for place, row in enumerate(rows)]
