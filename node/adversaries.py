@@ -147,6 +147,11 @@ def _turned(codes: Codes, first: Codes, random: bytes) -> Codes:
     return bytes(code ^ NEGATIVE if code else code for code in codes)
 
 
+def _tenfold(codes: Codes, first: Codes, random: bytes) -> Codes:
+    """The opposite, times 10: nine codes are an octave."""
+    return bytes((code & NEGATIVE ^ NEGATIVE) | min((code & LARGEST) + 30, LARGEST) if code else code for code in codes)
+
+
 def _largest(codes: Codes, first: Codes, random: bytes) -> Codes:
     return bytes(code & NEGATIVE | LARGEST if code else code for code in codes)
 
@@ -165,6 +170,7 @@ def _first(codes: Codes, first: Codes, random: bytes) -> Codes:
 
 ON_SLOPES: Final[Mapping[str, ForgeCodes]] = {
     "signflip": _turned,
+    "ipm10": _tenfold,
     "huge": _largest,
     "random": _drawn,
     "zero": _nothing,

@@ -31,7 +31,7 @@ KINDS: Final[Mapping[str, str]] = {
     "sybil": "a key without a vote, as anybody can make many: the opposite of its update",
     "judge": "finds good work bad and bad work good",
 }
-OF_ZEROTH: Final = ("signflip", "huge", "random", "zero", "replay", "slow", "sybil", "judge")
+OF_ZEROTH: Final = ("signflip", "ipm10", "huge", "random", "zero", "replay", "slow", "sybil", "judge")
 SYBIL: Final = "sybil"
 WITHHOLDING: Final = ("drip", "selective")
 
