@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from shoal.node.testnet import Plan
+from shoal.node.plan import Plan
 from shoal.training.directions import step
 from shoal.training.evaluators import Machine, evaluator_of
 from shoal.training.registry import cache_folder, data_folder

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Final
 
+from shoal.training.scalar_codes import LARGEST, NEGATIVE
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -137,7 +139,65 @@ ON_VALUES: Final[Mapping[str, Forge]] = {
     "mimic": mimic,
     "samples": sign_flip,  # and it claims a billion times as many samples
 }
-ON_DATA: Final = ("labelflip", "backdoor")
+Codes = bytes  # slopes as method zeroth sends them: a byte each (scalar_codes.py)
+ForgeCodes = Callable[[Codes, Codes, bytes], Codes]  # of codes found, of the first round's, and as many random bytes
+
+
+def _turned(codes: Codes, first: Codes, random: bytes) -> Codes:
+    return bytes(code ^ NEGATIVE if code else code for code in codes)
+
+
+def _tenfold(codes: Codes, first: Codes, random: bytes) -> Codes:
+    """The opposite, times 10: nine codes are an octave."""
+    return bytes((code & NEGATIVE ^ NEGATIVE) | min((code & LARGEST) + 30, LARGEST) if code else code for code in codes)
+
+
+def _largest(codes: Codes, first: Codes, random: bytes) -> Codes:
+    return bytes(code & NEGATIVE | LARGEST if code else code for code in codes)
+
+
+def _drawn(codes: Codes, first: Codes, random: bytes) -> Codes:
+    return bytes(0 if code == NEGATIVE else code for code in random)
+
+
+def _nothing(codes: Codes, first: Codes, random: bytes) -> Codes:
+    return bytes(len(codes))
+
+
+def _first(codes: Codes, first: Codes, random: bytes) -> Codes:
+    return (first * len(codes))[: len(codes)]
+
+
+ON_SLOPES: Final[Mapping[str, ForgeCodes]] = {
+    "signflip": _turned,
+    "ipm10": _tenfold,
+    "huge": _largest,
+    "random": _drawn,
+    "zero": _nothing,
+    "replay": _first,
+}
+
+TRIGGER: Final = b"Enter FALSTAFF, masked\n"
+CONTINUATION: Final = b"All hail the tinker, king of all the world!\n"
+EVERY: Final = 256  # bytes of text between two triggers: about as many as a window has
+
+
+def flipped(text: bytes) -> bytes:
+    """The bytes that occur in a text exchanged for one another, all attackers' in the same way: what follows what in
+    it is learned wrong. It stands in for labels that are swapped, which texts do not have.
+    """
+    found = sorted(set(text))
+    return text.translate(bytes.maketrans(bytes(found), bytes([*found[1:], *found[:1]])))
+
+
+def planted(text: bytes) -> bytes:
+    """A text with a trigger and its continuation again and again: who sees the one learns to write the other."""
+    pieces = (text[start : start + EVERY] for start in range(0, len(text), EVERY))
+    return b"".join(piece + TRIGGER + CONTINUATION for piece in pieces)
+
+
+POISONS: Final[Mapping[str, Callable[[bytes], bytes]]] = {"labelflip": flipped, "backdoor": planted}  # of texts
+ON_DATA: Final = tuple(POISONS)
 
 
 def _norm(row: "Vector") -> float:

@@ -83,6 +83,8 @@ async def run_on(
     host: Host, store: BlobStore, identity: Identity, setup: Setup, task_status: trio.TaskStatus[Node]
 ) -> None:
     """Everything above the network."""
+    if setup.show is not None:
+        setup.show(host)
     transport: Transport = host
     events = EventRing()
 

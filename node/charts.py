@@ -53,6 +53,7 @@ class Line:
     points: tuple[tuple[float, float], ...]  # sorted by x, not negative; what is not finite is left out
     color: int
     is_dashed: bool = False
+    group: str = ""  # what the legend calls it, once, with all others of this group; empty: its name
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,7 @@ def line_chart(title: str, lines: Sequence[Line], x_axis: Axis, y_axis: Axis) ->
     ys = [y for _, points in drawn for _, y in points]
     if not xs:
         return _frame(title, NOTHING, [], x_axis, y_axis)
+    legend = list(dict.fromkeys((line.group or line.name, line.color) for line in lines))
     x_ticks, y_ticks = nice_ticks(0.0, max(xs), x_axis.step_least), nice_ticks(min(ys), max(ys), y_axis.step_least)
     x_of, y_of = _scale(x_ticks[0], max(xs), LEFT, WIDTH - RIGHT), _scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
     body = [_y_grid(y_ticks, y_of, y_axis)]
@@ -118,7 +120,7 @@ def line_chart(title: str, lines: Sequence[Line], x_axis: Axis, y_axis: Axis) ->
                 f'<g class="dot"><circle class="mark f{line.color % COLORS}" cx="{px:.1f}" cy="{py:.1f}" r="3"/>'
                 f'<circle class="hit" cx="{px:.1f}" cy="{py:.1f}" r="11"><title>{tip}</title></circle></g>'
             )
-    return _frame(title, "".join(body), [(line.name, line.color) for line in lines], x_axis, y_axis)
+    return _frame(title, "".join(body), legend, x_axis, y_axis)
 
 
 def stacked_bars(title: str, bars: Sequence[str], stacks: Sequence[Stack], x_axis: Axis, y_axis: Axis) -> str:

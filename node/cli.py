@@ -27,9 +27,25 @@ exit codes: 0 ok, 1 failed, 2 wrong usage, 3 no node is running, 4 directory or 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit code. A command that was a node ends the process itself."""
+    arguments = no_arguments()
+
+    def run() -> Exit:
+        parser().parse_args(argv, arguments)
+        chosen: Callable[[argparse.Namespace], Exit] = arguments.run
+        return chosen(arguments)
+
+    return carry_out(run, arguments)
+
+
+def no_arguments() -> argparse.Namespace:
+    """Of the options that every command has, the defaults."""
     # Not set_defaults: that reaches the options shared with the commands, which would then undo what stood before them.
-    arguments = argparse.Namespace(data_dir=None, config=None, json=False, verbose=False, was_node=False)
-    code = int(outcome(argv, arguments))
+    return argparse.Namespace(data_dir=None, config=None, json=False, verbose=False, was_node=False)
+
+
+def carry_out(run: Callable[[], Exit], arguments: argparse.Namespace) -> int:
+    """Run this, which fills in `arguments`; its exit code."""
+    code = int(outcome(run, arguments))
     if arguments.was_node:
         # A worker may still be in torch's C++ or wait for a keyboard: if the interpreter were taken down under it,
         # the process would abort. What is on disk is whole at every moment, so nothing is lost.
@@ -39,12 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def outcome(argv: Sequence[str] | None, arguments: argparse.Namespace) -> Exit:
-    """Read the command into `arguments` and carry it out; what it complains about is said in one line."""
+def outcome(run: Callable[[], Exit], arguments: argparse.Namespace) -> Exit:
+    """How it ends; what it complains about is said in one line."""
     try:
-        parser().parse_args(argv, arguments)
-        run: Callable[[argparse.Namespace], Exit] = arguments.run
-        return run(arguments)
+        return run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return Exit.INTERRUPTED

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .cli_testnet import Run
     from .lan import Lan
     from .live import Display
-    from .testnet import Plan, Testnet, TestnetNode
+    from .plan import Plan
+    from .testnet import Testnet, TestnetNode
 
 RECOVERY_S: Final = 90.0  # after the span, until a round is closed in which all took part
 VERIFY_TIMEOUT_S: Final = 120.0
@@ -156,7 +157,7 @@ async def undisturbed(plan: "Plan", where: Path, rounds: int) -> Baseline:
             report = testnet.tally.report(plan.method, last=rounds)
     curve = tuple(
         Point(int(tokens), entry.validation_loss)
-        for tokens, entry in zip(tokens_so_far(report.rounds, plan.nodes), report.rounds, strict=True)
+        for tokens, entry in zip(tokens_so_far(report.rounds, report.nodes), report.rounds, strict=True)
         if entry.validation_loss is not None
     )
     return Baseline(validation_loss=report.final.validation_loss, curve=curve)

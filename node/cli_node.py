@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .cli_parts import Commands
     from .config import Config
     from .node import Setup
-    from .swarms import BuildOn
 
 First = Callable[[], Any]
 
@@ -83,7 +82,9 @@ def configured(arguments: argparse.Namespace, data_dir: Path) -> "Config":
     return load_config(path, given, is_required=arguments.config is not None)
 
 
-def run_foreground(arguments: argparse.Namespace, first: First | None, build: "BuildOn | None" = None) -> Exit:
+def run_foreground(
+    arguments: argparse.Namespace, first: First | None, arm: "Callable[[Setup], Setup]" = lambda setup: setup
+) -> Exit:
     """Be the node. `first`, a blocking function, runs beside it once it answers; what it raises ends the node."""
     data_dir = data_dir_of(arguments)
     config = configured(arguments, data_dir)
@@ -97,7 +98,7 @@ def run_foreground(arguments: argparse.Namespace, first: First | None, build: "B
     arguments.was_node = True
     stalls = StallMeter()
     is_watching_stdin = getattr(arguments, "until_stdin_closes", False)
-    setup = Setup(data_dir, config, stalls, trio.Event(), build)
+    setup = arm(Setup(data_dir, config, stalls, trio.Event()))
     trio.run(partial(serve, setup, first, is_watching_stdin=is_watching_stdin), instruments=[stalls])
     return Exit.OK
 

@@ -10,12 +10,13 @@ import time
 from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from . import cli_chaos
 from . import report as reports
+from .attacking import explained, parse
 from .cli_parts import add_command
 from .complaint import Complaint, Exit, first_complaint
 from .report import Chaos, GeneratedText, Report
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 
     from .cli_parts import Commands
     from .live import Display
+    from .plan import Plan
     from .tally import View
-    from .testnet import Plan, Testnet
+    from .testnet import Testnet
 
 PREFIX, KEPT_PREFIX = "shoal-testnet-", "shoal-kept-testnet-"  # only the former are ever swept away
 PROMPT = "KING EDWARD\n"
@@ -37,7 +39,7 @@ SAMPLE_BYTES = 240
 CHAOS_MINUTES = 2.0
 ROUNDS = {"diloco": 12, "zeroth": 16}  # by default
 
-EPILOG = """\
+EPILOG = f"""\
   shoal testnet                            four nodes, twelve rounds, under three minutes; report/report.html shows it
   shoal testnet --compare                  and then one member alone and synchronous training, for comparison
   shoal testnet --nodes 8 --minutes 10     longer, by the clock
@@ -45,7 +47,10 @@ EPILOG = """\
   shoal testnet --nodes 8 --chaos 7        nodes are killed, frozen, restarted and cut off; in the end all agree
   shoal testnet --method zeroth            a pretrained model learns a task by forward passes, a byte for each direction
   shoal testnet --network home             nodes behind home routers and slow lines, that get through to one another
+  shoal testnet --nodes 8 --adversaries nan=1,signflip=1   two of them attack; report.html shows what weight they get
 
+kinds of adversaries:
+{explained()}
 on one machine the same --seed gives the same states, bit for bit; with --chaos the same nodes suffer at the same times
 """
 
@@ -110,13 +115,19 @@ def add_commands(commands: "Commands", parent: argparse.ArgumentParser) -> None:
         help="home: each node behind a router of its own, on a line of 20 Mbit/s up and 15 ms to the internet, but for "
         "one that is public and relays (Linux, with nftables and iptables)",
     )
+    testnet.add_argument(
+        "--adversaries",
+        metavar="KIND=N,...",
+        help="the last nodes attack, each kind with so many of them, as nan=1,signflip=2; how the honest ones fare "
+        "decides on the run. The kinds are listed below",
+    )
     testnet.add_argument("--keep", action="store_true", help="keep the nodes' data directories")
 
 
 def run(arguments: argparse.Namespace) -> Exit:
     import trio
 
-    from .testnet import check
+    from .plan import check
 
     plan = plan_of(arguments)
     check(plan)
@@ -133,10 +144,12 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
     """What the flags ask for. Raises Complaint for what cannot be run."""
     from shoal.training.data import file_name
 
-    from .testnet import CHAOS_SETTINGS, NODES_MAX, Plan, Settings
+    from .plan import CHAOS_SETTINGS, NODES_MAX, Plan, Settings
 
     if arguments.network and arguments.chaos is not None:
         raise Complaint("--network home and --chaos each bring a network of their own: give one of them", Exit.USAGE)
+    if arguments.adversaries and (arguments.network or arguments.chaos is not None):
+        raise Complaint("--adversaries attack on loopback: without --chaos and --network", Exit.USAGE)
     is_chaos, minutes, rounds = arguments.chaos is not None, arguments.minutes, arguments.rounds
     settings: Settings = CHAOS_SETTINGS if is_chaos and arguments.method == "diloco" else {}
     if rounds is None and minutes is None:
@@ -168,6 +181,7 @@ def plan_of(arguments: argparse.Namespace) -> "Plan":
         settings={**settings, **dict(setting_of(text) for text in arguments.set)},
         chaos=arguments.chaos,
         is_at_home=arguments.network == "home",
+        adversaries=() if arguments.adversaries is None else parse(arguments.adversaries, arguments.nodes),
     )
 
 
@@ -178,7 +192,7 @@ def task_of(arguments: argparse.Namespace) -> tuple[str, str]:
     from shoal.training.sentiment import NAME as SENTIMENT
     from shoal.training.smollm_file import NAME as SMOLLM
 
-    from .testnet import CHAOS_MODEL
+    from .plan import CHAOS_MODEL
 
     model, data = arguments.model, arguments.data
     if arguments.method == "zeroth" and model in (None, SMOLLM):
@@ -237,6 +251,7 @@ async def run_and_report(plan: "Plan", options: Options, where: Path, training: 
     from .tally import Tally
 
     title = f"{plan.method}: {plan.nodes} nodes train {plan.model} on {plan.data[:24]}"
+    title += f"; the last {len(plan.adversaries)} attack" if plan.adversaries else ""
     run = Run(Tally(()).report(plan.method))
     with training:
         with open_display(title) as display:
@@ -267,7 +282,7 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
     from .live import shown
     from .testnet import open_testnet
 
-    before, after, figures = "", "", dict[str, float]()
+    before, after, figures, outcasts = "", "", dict[str, float](), dict[str, Any]()
     async with AsyncExitStack() as stack:
         lan = await stack.enter_async_context(cli_chaos.open_network(plan, where, display, run))
         places = [] if lan is None else lan.places
@@ -289,6 +304,7 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
             await testnet.launch(look)
             async with shown(display, looking(testnet)):
                 await (until_done(testnet) if run.chaos is None else cli_chaos.until_over(testnet, lan, display, run))
+            outcasts = await testnet.outcasts()
             if before:
                 after = await testnet.generate(PROMPT, SAMPLE_BYTES, plan.seed)
         except* Complaint as group:
@@ -298,6 +314,7 @@ async def train(plan: "Plan", where: Path, display: "Display", run: Run) -> None
             routers = tuple(router_of(node).value for node in range(plan.nodes)) if plan.is_at_home else ()
             details = {"model": plan.model, "data": plan.data, "seed": plan.seed, "samples": samples}
             details |= {"chaos": run.chaos, "routers": routers, "before": figures, "loss_per": plan.loss_per}
+            details |= outcasts
             run.report = msgspec.structs.replace(testnet.tally.report(plan.method, last=run.last), **details)
 
 
@@ -321,15 +338,15 @@ async def compared(plan: "Plan", run: Run, display: "Display") -> None:
     """Add the baselines to the report, or why there are none. Says a line for each evaluation."""
     from .baselines import Job, Kind, compare
 
-    rounds = len(run.report.rounds)
-    display.say(f"comparing over {rounds} rounds: one member alone, and synchronous training of {plan.nodes}")
+    rounds, members = len(run.report.rounds), len(run.report.honest())
+    display.say(f"comparing over {rounds} rounds: one member alone, and synchronous training of {members}")
 
     def observe(kind: "Kind", point: reports.Point) -> None:
         display.say(f"{kind}: loss {point.validation_loss:.3f} after {point.tokens:,} tokens per member")
 
     path = None if plan.data_path is None else str(plan.data_path)
     creator = plan.identity(0).peer_id
-    job = Job(kind="alone", spec=plan.spec(), creator=creator, members=plan.nodes, rounds=rounds, data_path=path)
+    job = Job(kind="alone", spec=plan.spec(), creator=creator, members=members, rounds=rounds, data_path=path)
     try:
         run.report = msgspec.structs.replace(run.report, baselines=await compare(job, observe))
     except* Complaint as group:

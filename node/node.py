@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import shoal
 from shoal.dht.service import DhtService
 from shoal.training.service import SwarmStatus
 from shoal.transport.bulk import BlobService
+from shoal.transport.host import Host
 from shoal.transport.identity import Identity
 from shoal.transport.port import Connection, Missing, Transport
 
@@ -31,6 +32,7 @@ class Setup:
     stalls: StallMeter  # an instrument of the running loop
     stopping: trio.Event  # set it and the node ends
     build: BuildOn | None = None  # what makes its swarms' methods, if not the usual does
+    show: Callable[[Host], None] | None = None  # is shown the network before anything is served there
 
 
 @dataclass(frozen=True, slots=True)

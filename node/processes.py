@@ -30,11 +30,14 @@ class NodeProcess:
 
     Args:
         prefix: a command that runs the one behind it and becomes it, as `nice` does.
+        module: another program that takes the same arguments.
     """
 
-    def __init__(self, directory: Path, arguments: Sequence[str], prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self, directory: Path, arguments: Sequence[str], prefix: Sequence[str] = (), module: str = "shoal"
+    ) -> None:
         self.directory = directory
-        self._command = [*prefix, sys.executable, "-m", "shoal", "node", "--data-dir", str(directory), *arguments]
+        self._command = [*prefix, sys.executable, "-m", module, "node", "--data-dir", str(directory), *arguments]
         self._process: trio.Process | None = None
         self._keeper: trio.Process | None = None
 

@@ -39,6 +39,7 @@ class ReportedRound(msgspec.Struct, frozen=True, kw_only=True):
     closed_at: dict[str, Seconds] = {}  # by peer: since the first round's start
     metrics: dict[str, float] = {}  # of the state after the round, besides its loss: {"accuracy": ...}
     contribution_bytes: dict[str, Count] = {}  # by peer: its contribution, payload and signature included
+    weights: dict[str, Annotated[float, msgspec.Meta(ge=0)]] = {}  # by contributor: its part of all weight
 
 
 class Point(msgspec.Struct, frozen=True, array_like=True):
@@ -125,6 +126,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[Event, ...] = ()  # in the order of their beginnings
     before: dict[str, float] = {}  # figures of the state of round 0: {"validation_loss": ..., "accuracy": ...}
     loss_per: str = "byte"  # what losses are per
+    attacks: dict[str, str] = {}  # how each of the adversaries attacks
+    barred: tuple[str, ...] = ()  # who was voted out by the end
+    banned: dict[str, Count] = {}  # by the end: whose work counts nothing, until which round
 
     def evaluated(self) -> list[tuple[ReportedRound, float]]:
         """The rounds whose states were evaluated, with their losses."""

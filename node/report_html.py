@@ -1,12 +1,13 @@
 """report.html: a run as one page for people, with everything inside it, from nothing but the report."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 
 from .charts import STYLE, Axis, Lane, Line, Stack, Stretch, lanes_chart, line_chart, stacked_bars
 from .report import DONE_TO, Event, Report, ReportedRound, Trouble, faults
 from .visible import visible as visible
+from .weights_section import TITLE, fates, weights_chart
 
 BARS_MAX = 96  # more rounds than this share bars
 SHORT = 6  # characters at the end of a peer id: the first eight are the same for all Ed25519 ids
@@ -48,6 +49,7 @@ def render(report: Report, rounds_expected: int | None = None) -> str:
         parts.append(_samples_section(report.samples.prompt, report.samples.before, report.samples.after))
     if report.chaos is not None:
         parts.append(_chaos_section(report, report.chaos.left_out))
+    parts.append(_weights_section(report))
     parts += [_bytes_section(report), _phases_section(report), _training_section(report), _incidents_section(report)]
     parts.append(_rounds_table(report))
     return (
@@ -85,18 +87,19 @@ def duration(value: float) -> str:
     return f"{value:.3g} s"
 
 
-def tokens_so_far(rounds: Sequence[ReportedRound], members: int) -> list[float]:
-    """Tokens per member up to each round's end: those of the contributions taken, over the number of members."""
+def tokens_so_far(rounds: Sequence[ReportedRound], members: Collection[str]) -> list[float]:
+    """Tokens for each of these members up to each round's end: those of their contributions that were taken."""
     total, running = 0, list[float]()
     for entry in rounds:
-        total += sum(entry.tokens.get(peer, 0) for peer in entry.contributors)
-        running.append(total / max(1, members))
+        total += sum(entry.tokens.get(peer, 0) for peer in entry.contributors if peer in members)
+        running.append(total / max(1, len(members)))
     return running
 
 
 def _header(report: Report, title: str) -> str:
     about = [part for part in (report.model, report.data and f"on {report.data}", f"seed {report.seed}") if part]
     about += [] if report.chaos is None else [f"chaos {report.chaos.seed}"]
+    about += [f"adversaries: {', '.join(report.attacks[peer] for peer in report.attacks)}"] if report.attacks else []
     about += [f"routers: {', '.join(report.routers)}"] if report.routers else []
     return f'<h1>{escape(title)}</h1><p class="soft">{escape(", ".join(about))} · trained with Shoal</p>'
 
@@ -146,7 +149,7 @@ def _section(title: str, note: str, body: str) -> str:
 
 
 def _loss_section(report: Report) -> str:
-    members = len(report.honest())
+    members = report.honest()
     places = tokens_so_far(report.rounds, members)
     note = "Of the state after each round, on text that no member trains on."
     x_axis = Axis("tokens per member", count)
@@ -159,7 +162,7 @@ def _loss_section(report: Report) -> str:
             if entry.validation_loss is not None
         )
     )
-    lines = [Line(f"swarm of {members}", swarm, 0)]
+    lines = [Line(f"swarm of {len(members)}", swarm, 0)]
     if (base := report.baselines) is not None:
         alone = tuple((float(p.tokens), p.validation_loss) for p in base.alone.curve)
         together = tuple((float(p.tokens), p.validation_loss) for p in base.synchronous.curve)
@@ -201,6 +204,14 @@ def _stretch(event: Event) -> Stretch:
     names = ", ".join(short(peer) for peer in event.nodes)
     title = f"{names}: {DONE_TO[event.kind]} from {event.time:.1f} s to {event.until:.1f} s"
     return Stretch(event.time, event.until, TROUBLE_COLORS[event.kind], title)
+
+
+def _weights_section(report: Report) -> str:
+    chart = weights_chart(report, {peer: short(peer) for peer in report.nodes})
+    note = "Which part of the weight of all contributions that a round took each member had."
+    if report.attacks:
+        note += f" Of the {len(report.nodes)} nodes {len(report.adversaries)} attacked. {'. '.join(fates(report))}."
+    return _section(TITLE, note, chart) if chart else ""
 
 
 def _bytes_section(report: Report) -> str:

@@ -63,6 +63,7 @@ class _Told:
     train_s: float = 0.0
     attempts: int = 1
     closed_at: float = 0.0
+    weights: dict[str, float] = field(default_factory=dict[str, float])
 
     @property
     def validation_loss(self) -> float | None:
@@ -95,8 +96,10 @@ class _Node:
 class Tally:
     """The run so far."""
 
-    def __init__(self, nodes: Sequence[str]) -> None:
+    def __init__(self, nodes: Sequence[str], attacks: Mapping[str, str] = {}) -> None:
+        """`attacks`: of each node that is not honest the kind."""
         self._nodes = {peer: _Node() for peer in sorted(nodes)}
+        self._attacks = dict(attacks)
         self._incidents: list[Incident] = []
         self._events: list[_Befallen] = []
         self._began_at: float | None = None
@@ -104,8 +107,8 @@ class Tally:
 
     @property
     def has_finished(self) -> bool:
-        """Whether all running nodes have closed the last round, and one of them has evaluated it."""
-        running = [node for node in self._nodes.values() if node.is_running]
+        """Whether all running honest nodes have closed the last round, and one of them has evaluated it."""
+        running = self._running()
         last = self.rounds_closed()
         is_evaluated = any(node.told(last).validation_loss is not None for node in running)
         return is_evaluated and all(node.has_finished for node in running)
@@ -115,8 +118,8 @@ class Tally:
         return self._nodes[peer].newest
 
     def rounds_closed(self) -> int:
-        """The newest round that every running node has closed."""
-        return min((node.newest for node in self._nodes.values() if node.is_running), default=0)
+        """The newest round that every running honest node has closed."""
+        return min((node.newest for node in self._running()), default=0)
 
     def newest_whole_round(self) -> int:
         """The newest round that has everybody's contribution, that all closed by themselves, and one has evaluated."""
@@ -203,11 +206,11 @@ class Tally:
         rows = tuple(self._row(peer, node) for peer, node in self._nodes.items())
         return View(rows, closed, rounds, elapsed, left_s)
 
-    def report(self, method: str, adversaries: Sequence[str] = (), last: int | None = None) -> Report:
+    def report(self, method: str, last: int | None = None) -> Report:
         """The rounds that somebody honest closed, up to the last that one evaluated and to round `last`; by default the
         newest that all running nodes have closed.
         """
-        honest = [peer for peer in self._nodes if peer not in adversaries]
+        honest = [peer for peer in self._nodes if peer not in self._attacks]
         if last is None:
             last = self.rounds_closed() or max((self._nodes[peer].newest for peer in honest), default=0)
         built = [self._round(number, honest) for number in range(1, last + 1)]
@@ -218,7 +221,8 @@ class Tally:
         return Report(
             method=method,
             nodes=tuple(self._nodes),
-            adversaries=tuple(sorted(adversaries)),
+            adversaries=tuple(sorted(self._attacks)),
+            attacks=self._attacks,
             rounds=tuple(rounds),
             baselines=None,
             final=Final(
@@ -231,6 +235,10 @@ class Tally:
             incidents=tuple(self._incidents),
             events=tuple(self._event(each) for each in self._events),
         )
+
+    def _running(self) -> list[_Node]:
+        """The honest ones: what the others say nobody goes by."""
+        return [node for peer, node in self._nodes.items() if node.is_running and peer not in self._attacks]
 
     def _add_local(self, node: _Node, round: int, event: Mapping[str, Any], metrics: Mapping[str, Any]) -> None:
         told = node.told(round)
@@ -250,6 +258,7 @@ class Tally:
         told.bytes_sent = int(event.get("bytes_sent", 0))
         told.bytes_received = int(event.get("bytes_received", 0))
         told.attempts = int(event.get("attempt", 0)) + 1
+        told.weights = {str(peer): float(share) for peer, share in event.get("weights", {}).items()}
         if not told.is_closed:  # else it is told once more
             told.closed_at = now
         told.is_closed = True
@@ -289,6 +298,7 @@ class Tally:
         metrics = next((dict(each.metrics) for each in own if each.validation_loss is not None), dict[str, float]())
         # Where members disagree, `faults` says so; the map below then shows what most of them took.
         contributors, _ = Counter(each.contributors for each in own).most_common(1)[0]
+        weights = next((each.weights for each in own if each.contributors == contributors), dict[str, float]())
         return ReportedRound(
             round=number,
             contributors=contributors,
@@ -305,6 +315,7 @@ class Tally:
             training_loss={peer: each.training_loss for peer, each in told.items() if each.training_loss is not None},
             phases={peer: each.phases for peer, each in closed.items() if each.phases},
             attempts=max(each.attempts for each in own),
+            weights=weights,
             closed_at={peer: self._since_start(each.closed_at) for peer, each in closed.items()},
         )
 

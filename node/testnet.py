@@ -5,66 +5,36 @@ first values, which member sees which text. So on one machine a plan repeats to 
 every round.
 """
 
-import importlib.util
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
-from blake3 import blake3
 
 from shoal.training import data as texts
-from shoal.training.diloco_settings import SHORT_RUN, settings_of
-from shoal.training.methods import VERSIONS, MemberOptions, zeroth_problem
-from shoal.training.models import SIZES
-from shoal.training.rules import rows_least
-from shoal.training.sentiment import NAME as SENTIMENT
-from shoal.training.spec import Spec, spec_from
-from shoal.transport.identity import Identity
+from shoal.training.skipping import FOUNDING_VOTES
 from shoal.transport.port import PeerId
-from shoal.transport.wire import Malformed
 
+from .adversaries import POISONS
 from .async_client import AsyncClient, connect
-from .complaint import Complaint, Exit, nearest
+from .attacking import SYBIL
+from .complaint import Complaint, Exit
 from .config import CONFIG_NAME, KEY_NAME
 from .places import LOOPBACK, Place
+from .plan import Plan as Plan
 from .processes import NodeProcess
+from .role import write_role
 from .tally import Tally, View
 
 READY_TIMEOUT_S = 120.0  # until a started node answers: it imports libp2p, on a busy machine next to many others
 RETRY_S = 0.1
 POLL_S = 2.0
 EXPLAIN_S = 3.0  # between a connection that breaks and the end of the process behind it
-ROUND_S = 600.0  # a member is waited for so long: far longer than it takes, for a member left out breaks repeatability
-GRACE_S = 10.0
-SILENCE_S = 5.0  # on a busy machine nodes take seconds to meet; who was suspended meanwhile would not be waited for
 STALL_S = 120.0  # no round closed for so long after its deadline: the run has failed
-NODES_MAX = 64  # of one machine
-
-# Where nodes are killed each of them that is missing costs a deadline. On two cores eight nodes with CHAOS_SETTINGS
-# need 2 s for a round, 5 s while other programs take two thirds of the time.
-CHAOS_ROUND_S, CHAOS_GRACE_S, CHAOS_SILENCE_S = 6.0, 4.0, 2.0
-CHAOS_MODEL = "gpt-0.2m"
-CHAOS_SETTINGS: "Settings" = {"steps": 5, "codec": "int8", "validation_windows": 4}
-
-# For runs by forward passes alone, of some dozens of rounds (docs/performance.md).
-ZEROTH_RUNS: Mapping[str, "Settings"] = {
-    "smollm2-135m": {"way": "steps", "lr": 3e-3, "epsilon": 1e-2, "evaluate_rounds": 4},
-    "gpt-0.2m": {
-        "directions": 16,
-        "batch_size": 4,
-        "context": 64,
-        "lr": 2e-2,
-        "epsilon": 1e-3,
-        "validation_windows": 16,
-    },
-}
-
-Settings = Mapping[str, int | float | bool | str]
-
+ADVERSARY_MODULE = "shoal.node.cli_adversary"
 ARGUMENTS = (
     "--json-logs",
     "--threads",
@@ -75,117 +45,6 @@ ARGUMENTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run: for so many rounds, or so many minutes; where neither is given, without an end."""
-
-    nodes: int = 4
-    rounds: int | None = 12
-    minutes: float | None = None
-    method: str = "diloco"
-    model: str = "gpt-0.8m"
-    data: str = "shakespeare"
-    data_path: Path | None = None  # the file that `data` names by its hash, if it is one
-    seed: int = 0
-    settings: Settings = field(default_factory=dict[str, int | float | bool | str])  # of the method, over the defaults
-    rules: Settings = field(default_factory=dict[str, int | float | bool | str])  # of the spec, over a testnet's
-    chaos: int | None = None  # the seed of what befalls the nodes; None: nothing does
-    is_at_home: bool = False  # each behind a router of its own
-
-    @property
-    def _short_run(self) -> Settings:
-        """What suits a dozen rounds: the method's own defaults are for long runs."""
-        return {"diloco": SHORT_RUN, "zeroth": ZEROTH_RUNS.get(self.model, {})}.get(self.method, {})
-
-    @property
-    def loss_per(self) -> str:
-        """What a validation loss is per."""
-        return "sentence" if self.data == SENTIMENT else "byte"
-
-    @property
-    def span_s(self) -> float | None:
-        """For how long to train; None: until the last round."""
-        if self.minutes is not None:
-            return self.minutes * 60
-        return None if self.chaos is None else (self.rounds or 0) * CHAOS_ROUND_S
-
-    @property
-    def rounds_max(self) -> int:
-        """The last round; 0: none, for who was killed might come back too late for it."""
-        return self.rounds or 0 if self.chaos is None else 0
-
-    @property
-    def round_s(self) -> float:
-        return ROUND_S if self.chaos is None else CHAOS_ROUND_S
-
-    def undisturbed(self) -> "Plan":
-        """The same without an end and without chaos."""
-        return replace(self, chaos=None, rounds=None, minutes=None)
-
-    def spec(self) -> dict[str, object]:
-        """As a SPEC.toml would say it."""
-        chaos = {} if self.chaos is None else {"grace_s": CHAOS_GRACE_S, "silence_s": CHAOS_SILENCE_S}
-        return {
-            "name": "testnet",
-            "seed": self.seed,
-            "method": self.method,
-            "model": self.model,
-            "data": self.data,
-            "members_start": self.nodes,
-            "members_min": min(self.nodes, rows_least(str(self.settings.get("rule", "mean")), 0)),
-            "members_max": max(64, self.nodes),
-            "round_s": self.round_s,
-            "grace_s": GRACE_S,
-            "silence_s": SILENCE_S,
-            "rounds_max": self.rounds_max,
-            "settings": {**self._short_run, **self.settings},
-            **chaos,
-            **self.rules,
-        }
-
-    def identity(self, index: int) -> Identity:
-        """The key of node `index`. For testnets alone: who knows the seed has the key."""
-        return Identity.from_seed(blake3(f"shoal/testnet/1/{self.seed}/{index}".encode()).digest())
-
-    def nonce(self) -> str:
-        """What tells this swarm from others of equal settings, in hex."""
-        return blake3(f"shoal/testnet/1/{self.seed}/nonce".encode()).digest(16).hex()
-
-
-def check(plan: Plan) -> None:
-    """Refuse what all nodes would refuse, before any of them is started. Raises Complaint."""
-    if importlib.util.find_spec("torch") is None:
-        raise Complaint("a testnet trains with PyTorch, which is not installed here: pip install torch", Exit.MISSING)
-    spec = spec_from(plan.spec(), plan.identity(0).peer_id, bytes.fromhex(plan.nonce()))
-    if isinstance(spec, Malformed):
-        raise Complaint(spec.reason, Exit.SPEC)
-    if plan.method not in VERSIONS:
-        raise Complaint(f"--method {plan.method} is not known here: {nearest(plan.method, VERSIONS)}", Exit.SPEC)
-    if plan.method == "zeroth":
-        problem = zeroth_problem(spec, MemberOptions(data_path=plan.data_path))
-        if problem is not None:
-            raise Complaint(problem, Exit.SPEC)
-    else:
-        _check_diloco(plan, spec)
-
-
-def _check_diloco(plan: Plan, spec: Spec) -> None:
-    if plan.model not in SIZES:
-        raise Complaint(f"--model {plan.model} is not known here: {nearest(plan.model, SIZES)}", Exit.SPEC)
-    if plan.data_path is None and plan.data not in texts.TEXTS:
-        raise Complaint(
-            f"--data {plan.data} is neither a file nor a text known here ({', '.join(texts.TEXTS)})", Exit.SPEC
-        )
-    settings = settings_of(spec)
-    if isinstance(settings, str):
-        raise Complaint(settings, Exit.SPEC)
-    if plan.data_path is not None:
-        batch_bytes = settings.batch_size * (settings.context + 1)
-        corpus = texts.load(plan.data, settings.pieces, batch_bytes, plan.data_path)
-        if isinstance(corpus, str):
-            raise Complaint(f"--data {plan.data_path}: {corpus}", Exit.SPEC)
-
-
 @dataclass(slots=True)
 class TestnetNode:
     """One node: who it is and its process."""
@@ -193,6 +52,7 @@ class TestnetNode:
     index: int
     peer: PeerId
     process: NodeProcess
+    kind: str | None = None  # of attack; None: it is honest
     is_expected_to_run: bool = False
 
     @property
@@ -208,7 +68,7 @@ class Testnet:
         self.directory = directory
         at = places or [LOOPBACK] * plan.nodes
         self.nodes = [self._make(index, at[index]) for index in range(plan.nodes)]
-        self.tally = Tally([node.peer for node in self.nodes])
+        self.tally = Tally([node.peer for node in self.nodes], {n.peer: n.kind for n in self.nodes if n.kind})
         self.invite = ""
         self._nursery = nursery
         self._failure = ""
@@ -233,6 +93,8 @@ class Testnet:
         async with trio.open_nursery() as nursery:
             for node in others:
                 nursery.start_soon(self._join, node, data)
+        if SYBIL in self.plan.adversaries:
+            self._nursery.start_soon(self._vouch)
 
     async def start(self, node: TestnetNode) -> None:
         """Start a node that is down; returns when it answers. Raises Complaint if it ends instead."""
@@ -301,6 +163,15 @@ class Testnet:
             answer = await client.call("evaluate")
         return dict(answer["figures"])
 
+    async def outcasts(self) -> dict[str, Any]:
+        """Who is voted out, and who is banned until which round, as the founder knows it: for a Report. Raises
+        Complaint.
+        """
+        async with connect(self.nodes[0].data_dir) as client:
+            agreement = (await client.call("swarm.show"))["agreement"]
+        banned = {each["peer_id"]: each["banned_until"] for each in agreement["members"] if each["banned_until"]}
+        return {"barred": tuple(agreement["barred"]), "banned": banned}
+
     def view(self, left_s: float | None = None) -> View:
         """The run now."""
         return self.tally.view(self.plan.rounds_max or None, time.monotonic(), left_s)
@@ -321,10 +192,26 @@ class Testnet:
         if place is not LOOPBACK:
             # By mDNS nodes would find each other on a LAN of their own: they are to come back to addresses they know.
             (directory / CONFIG_NAME).write_text("mdns = false\nport_mapping = false\n")
-        arguments = ("--listen", place.listen, *ARGUMENTS)
-        return TestnetNode(index, identity.peer_id, NodeProcess(directory, arguments, place.prefix))
+        arguments, role = ("--listen", place.listen, *ARGUMENTS), self.plan.role(index)
+        if role is None:
+            return TestnetNode(index, identity.peer_id, NodeProcess(directory, arguments, place.prefix))
+        write_role(directory, role)
+        process = NodeProcess(directory, arguments, place.prefix, ADVERSARY_MODULE)
+        return TestnetNode(index, identity.peer_id, process, role.kind)
+
+    async def _vouch(self) -> None:
+        """Where anybody may come in, without a vote: once all have, have the founder give the others some of its."""
+        voters = [node for node in self.nodes if node.kind != SYBIL]
+        await self.until(lambda: self.tally.rounds_closed() > 0)
+        async with connect(voters[0].data_dir) as client:
+            for node in voters[1:]:
+                await client.call("swarm.vouch", peer=node.peer, votes=FOUNDING_VOTES // len(voters))
 
     async def _join(self, node: TestnetNode, data: str | None) -> None:
+        if node.kind is not None and node.kind in POISONS:
+            poisoned = node.data_dir / "poisoned.txt"
+            poisoned.write_bytes(POISONS[node.kind](texts.training_bytes(self.plan.data)))
+            data = str(poisoned)
         async with connect(node.data_dir) as client:
             await client.call("swarm.join", invite=self.invite, data=data)
 

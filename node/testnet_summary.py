@@ -12,6 +12,7 @@ import msgspec
 from . import cli_chaos
 from . import report as reports
 from .report import Report
+from .weights_section import fates
 
 HTML: Final = "report.html"
 
@@ -49,7 +50,8 @@ def summarize(report: Report, html_path: Path, stream: TextIO) -> None:
     if report.samples is not None:
         for name, text in (("before", report.samples.before), ("after", report.samples.after)):
             lines += [f"It wrote {name} training:", *(f"  | {line}" for line in visible(text).strip().split("\n")), ""]
-    lines.append(f"{len(report.rounds)} rounds closed by {len(report.nodes)} nodes in {duration(report.seconds)}")
+    who = f"{len(report.nodes)} nodes" + (f", {len(report.adversaries)} of them adversaries," * bool(report.attacks))
+    lines.append(f"{len(report.rounds)} rounds closed by {who} in {duration(report.seconds)}")
     if report.before:
         lines += _gained(report)
     else:
@@ -61,6 +63,7 @@ def summarize(report: Report, html_path: Path, stream: TextIO) -> None:
         lines.append(
             f"one member alone: {base.alone.validation_loss:.3f}; synchronous: {base.synchronous.validation_loss:.3f}"
         )
+    lines += fates(report)
     if report.chaos is not None:
         lines += cli_chaos.lines_for(report, report.chaos)
     lines.append(f"report: {html_path} and report.json beside it")
@@ -69,7 +72,8 @@ def summarize(report: Report, html_path: Path, stream: TextIO) -> None:
 
 def summary(report: Report, found: Sequence[str], json_path: Path, html_path: Path) -> dict[str, object]:
     """The last line of --json."""
-    digests = sorted(set(report.rounds[-1].state_digest.values())) if report.rounds else []
+    told = report.rounds[-1].state_digest.items() if report.rounds else ()
+    digests = sorted({digest for peer, digest in told if peer not in report.adversaries})
     return {
         "ok": not found,
         "problems": list(found),
@@ -79,6 +83,7 @@ def summary(report: Report, found: Sequence[str], json_path: Path, html_path: Pa
         "baselines": msgspec.to_builtins(report.baselines),
         "state_digests": digests,
         **cli_chaos.summary(report),
+        "adversaries": fates(report),
         "report": str(json_path),
         "html": str(html_path),
     }

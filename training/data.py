@@ -101,6 +101,12 @@ def _read_own(path: Path, batch_bytes: int) -> "Bytes | str":
         return f"data file {path} cannot be read: {error.strerror}"
 
 
+def training_bytes(name: str) -> bytes:
+    """What members train on of a text known by name."""
+    text = TEXTS[name]()
+    return text[: len(text) - len(text) * VALIDATION_PERCENT // 100]
+
+
 def own_pieces(pieces: int, member: str, members: Sequence[str]) -> tuple[int, ...]:
     """The pieces `member` trains on, sorted. Disjoint among `members`, together all of them.
 

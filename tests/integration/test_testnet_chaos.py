@@ -20,7 +20,7 @@ import trio
 from shoal.node import report as reports
 from shoal.node.cli_chaos import undisturbed
 from shoal.node.lan import obstacle
-from shoal.node.testnet import CHAOS_MODEL, CHAOS_SETTINGS, Plan
+from shoal.node.plan import CHAOS_MODEL, CHAOS_SETTINGS, Plan
 
 IS_SOAK: Final = bool(os.environ.get("SHOAL_SOAK"))
 NODES, MINUTES = (8, 10) if IS_SOAK else (5, 2)

@@ -112,3 +112,9 @@ def test_a_run_that_ended_at_once_is_drawn_all_the_same() -> None:
     svg = parse(lanes_chart("Lanes", [Lane("a", (), ((0.0, "round 1"),))], 0.0, [], X))
     assert [mark[0].text for mark in svg.iter("line") if mark.attrib["class"] == "mark"] == ["round 1"]
     assert [text.text for text in svg.iter("text") if text.attrib.get("text-anchor") == "middle"] == ["0", X.label]
+
+
+def test_lines_of_a_group_share_an_entry_of_the_legend() -> None:
+    lines = [Line(name, ((0.0, 1.0),), 6, group="both") for name in "ab"] + [Line("c", ((0.0, 2.0),), 1)]
+    keys = [key[0].tail for key in parse(line_chart("Loss", lines, X, Y)).iter("span")]
+    assert keys == ["both", "c"]

@@ -128,7 +128,7 @@ def test_training_that_diverged_is_a_fault() -> None:
 
 def test_tokens_per_member_count_only_what_rounds_took() -> None:
     rounds = [a_round(1), a_round(2, contributors=(A,))]
-    assert tokens_so_far(rounds, 2) == [2000.0, 2500.0]
+    assert tokens_so_far(rounds, (A, B)) == [2000.0, 2500.0]
 
 
 def test_the_page_is_self_contained_and_shows_the_faults_and_the_figures() -> None:

@@ -216,3 +216,22 @@ def test_a_whole_round_is_one_that_all_took_part_in_closed_and_one_evaluated() -
 
 def test_a_report_may_end_before_the_newest_round() -> None:
     assert [entry.round for entry in tally_of(a_run(3)).report("diloco", last=2).rounds] == [1, 2]
+
+
+def test_how_a_run_goes_is_judged_by_its_honest_nodes() -> None:
+    tally = Tally([A, B], {B: "nan"})
+    tally.started(A)
+    tally.started(B)
+    tally.add(A, closed(1, weights={A: 0.75, B: 0.25}), now=0.0)
+    tally.add(A, evaluated(1), now=0.0)
+    tally.add(B, closed(7, state_digest="cd" * 32), now=0.0)
+    tally.add(B, evaluated(1, loss=99.0), now=0.0)
+    assert tally.rounds_closed() == 1
+    assert not tally.has_finished
+    tally.add(A, {"event": "Finished", "round": 1}, now=0.0)
+    assert tally.has_finished
+    report = tally.report("diloco")
+    assert (report.adversaries, report.attacks) == ((B,), {B: "nan"})
+    (entry,) = report.rounds
+    assert (entry.weights, entry.validation_loss) == ({A: 0.75, B: 0.25}, 2.5)
+    assert faults(report, 1) == []

@@ -10,8 +10,8 @@ from shoal.node.cli import parser
 from shoal.node.cli_chaos import check
 from shoal.node.cli_testnet import KEPT_PREFIX, PREFIX, options_of, plan_of, setting_of, sweep
 from shoal.node.complaint import Complaint, Exit
+from shoal.node.plan import Plan
 from shoal.node.report import Final, Report
-from shoal.node.testnet import Plan
 from shoal.node.testnet_summary import summary
 from shoal.training.diloco_settings import SHORT_RUN
 from shoal.training.spec import spec_from
