@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from shoal.training.agreed import AgreedRecord, Position, Share, StoreMark, leave_statement, next_record, record_value
 from shoal.training.agreeing import Keep
+from shoal.training.evidence import Evidence
 from shoal.training.members import Change, Join, Leave, electorate_of
 from shoal.training.skipping import Anchor, Leap, anchor_of
 from shoal.training.spec import Quorum
@@ -28,14 +29,20 @@ def signed(
     return Decided(record.round, 0, value.data, signatures_of(votes))
 
 
-def record_at(position: Position, *changes: Change, state: bytes = b"", store: StoreMark | None = None) -> AgreedRecord:
+def record_at(
+    position: Position,
+    *changes: Change,
+    state: bytes = b"",
+    store: StoreMark | None = None,
+    evidence: tuple[Evidence, ...] = (),
+) -> AgreedRecord:
     """Everybody's contribution is taken."""
     made = [bytes([position.round % 256, number]) * 16 for number in range(len(position.electorate.seats))]
     shares = [
         Share(seat.member, position.round + 1, position.round, hash, 7)
         for seat, hash in zip(position.electorate.seats, made, strict=True)
     ]
-    record = next_record(position, state or bytes([position.round % 256]) * 32, shares, changes, store)
+    record = next_record(position, state or bytes([position.round % 256]) * 32, shares, changes, store, evidence)
     assert isinstance(record, AgreedRecord), record
     return record
 
@@ -67,10 +74,10 @@ class Written:
     def decided(self, round: int) -> Decided:
         return self.keeps[round - 1].decided
 
-    def write(self, *changes: Change, store: StoreMark | None = None) -> Keep:
+    def write(self, *changes: Change, store: StoreMark | None = None, evidence: tuple[Evidence, ...] = ()) -> Keep:
         """One more record."""
         before = self.position
-        record = record_at(before, *changes, store=store)
+        record = record_at(before, *changes, store=store, evidence=evidence)
         electorate = before.electorate.after(record.round, changes)
         assert not isinstance(electorate, Malformed), electorate
         after = before.after(record, record_value(record).hash, electorate)
