@@ -54,7 +54,7 @@ def test_an_attackers_story_has_its_figures_and_what_followed(tmp_path: Path) ->
     assert [each["round"] for each in against] == list(range(6, 6 + BAD_ROUNDS))
     assert against[0]["evidence"]["similarity"] == -0.5 < against[0]["evidence"]["least_similarity"]
     trusts = [each["trust"] for each in story["rounds"]]
-    assert TRUST_START / TRUST_MAX < trusts[0] < max(trusts) == trusts[4]
+    assert TRUST_START / TRUST_MAX < trusts[0] < max(trusts) == trusts[3]
     assert story["trust"] == 0.0
     assert story["bans"] == 1
     said = shoal(tmp_path, "explain", DAN.peer_id)
