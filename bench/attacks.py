@@ -33,7 +33,7 @@ from shoal.training.order_statistics import CoordinateMedian
 from shoal.training.payload import VALUE_MAX
 from shoal.training.reputation import Fault, Reputation, Rules, Taken, Verdict, exposed
 from shoal.training.rows import Weighted, one_by_one
-from shoal.training.rules import RULES, aggregate
+from shoal.training.rules import RULES, aggregate, bounded
 
 from .aggregate import Held
 from .digits import SIZE, TARGET, Images, Vector, evaluate, gradient, load, shards, start
@@ -119,7 +119,7 @@ class Swarm:
     def aggregate(self, offers: Sequence[Offer], harmful: Collection[int]) -> Vector | None:
         """The round's step; None where nothing is offered that counts."""
         self.round += 1
-        weights = [offer.samples * self.trust(offer.number) for offer in offers]
+        weights = self._weights(offers)
         weighted = [Weighted(offer.row, weight) for offer, weight in zip(offers, weights, strict=True) if weight]
         if not weighted:
             return None
@@ -130,6 +130,14 @@ class Swarm:
         if self.case.reputation:
             self._judge(offers, weights, [Verdict(name_of(number), Fault.HARM) for number in sorted(harmful)])
         return self.step
+
+    def _weights(self, offers: Sequence[Offer]) -> list[int]:
+        """Samples, cut down first: what is claimed must not outweigh that nobody trusts who claims it."""
+        if self.case.rule == "mean" or not offers:
+            return [offer.samples * self.trust(offer.number) for offer in offers]
+        f = min(self.case.attackers, (len(offers) - 1) // 2)
+        cut = bounded([Weighted(offer.row, offer.samples) for offer in offers], f)
+        return [weight * self.trust(offer.number) for offer, (_, weight) in zip(offers, cut, strict=True)]
 
     def trust(self, number: int) -> int:
         return self.reputation.trust(name_of(number), self.round) if self.case.reputation else 1
