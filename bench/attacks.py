@@ -31,9 +31,9 @@ from shoal.node.adversaries import CLAIMED, ON_DATA, ON_VALUES, Sight
 from shoal.training.evidence import Given, Testimony, testify
 from shoal.training.order_statistics import CoordinateMedian
 from shoal.training.payload import VALUE_MAX
-from shoal.training.reputation import Fault, Reputation, Rules, Taken, Verdict
+from shoal.training.reputation import Fault, Reputation, Rules, Taken, Verdict, exposed
 from shoal.training.rows import Weighted, one_by_one
-from shoal.training.rules import RULES, aggregate
+from shoal.training.rules import RULES, aggregate, bounded
 
 from .aggregate import Held
 from .digits import SIZE, TARGET, Images, Vector, evaluate, gradient, load, shards, start
@@ -119,16 +119,25 @@ class Swarm:
     def aggregate(self, offers: Sequence[Offer], harmful: Collection[int]) -> Vector | None:
         """The round's step; None where nothing is offered that counts."""
         self.round += 1
-        weights = [offer.samples * self.trust(offer.number) for offer in offers]
+        weights = self._weights(offers)
         weighted = [Weighted(offer.row, weight) for offer, weight in zip(offers, weights, strict=True) if weight]
         if not weighted:
             return None
-        f = max(min(self.case.attackers, (len(weighted) - 3) // 2), 0)  # as many as all rules bear of those left
+        unseen = self.case.attackers - exposed([self.trust(offer.number) for offer in offers])
+        f = max(min(unseen, (len(weighted) - 3) // 2), 0)  # as many as all rules bear of those left
         row = aggregate(self.case.rule, weighted, f, Held(self.step), SIZE, one_by_one)
         self.step = np.concatenate(list(one_by_one(row.values, SIZE)))
         if self.case.reputation:
             self._judge(offers, weights, [Verdict(name_of(number), Fault.HARM) for number in sorted(harmful)])
         return self.step
+
+    def _weights(self, offers: Sequence[Offer]) -> list[int]:
+        """Samples, cut down first: what is claimed must not outweigh that nobody trusts who claims it."""
+        if self.case.rule == "mean" or not offers:
+            return [offer.samples * self.trust(offer.number) for offer in offers]
+        f = min(self.case.attackers, (len(offers) - 1) // 2)
+        cut = bounded([Weighted(offer.row, offer.samples) for offer in offers], f)
+        return [weight * self.trust(offer.number) for offer, (_, weight) in zip(offers, cut, strict=True)]
 
     def trust(self, number: int) -> int:
         return self.reputation.trust(name_of(number), self.round) if self.case.reputation else 1
