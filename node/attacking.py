@@ -34,6 +34,7 @@ KINDS: Final[Mapping[str, str]] = {
 OF_ZEROTH: Final = ("signflip", "ipm10", "huge", "random", "zero", "replay", "slow", "sybil", "judge")
 SYBIL: Final = "sybil"
 WITHHOLDING: Final = ("drip", "selective")
+HOLDING_UP: Final = frozenset({"slow", "drip"})
 
 
 def parse(text: str, nodes: int) -> tuple[str, ...]:

@@ -16,13 +16,13 @@ from shoal.training.spec import Spec, spec_from
 from shoal.transport.identity import Identity
 from shoal.transport.wire import Malformed
 
-from .attacking import SYBIL, refusal
+from .attacking import HOLDING_UP, SYBIL, refusal
 from .complaint import Complaint, Exit, nearest
 from .role import Role, identity_of, nonce_of
 
 ROUND_S = 600.0  # a member is waited for so long: far longer than it takes, for a member left out breaks repeatability
 GRACE_S = 10.0
-ADVERSE_ROUND_S = 30.0  # some attackers hold every round up until its end
+HELD_UP_ROUND_S = 30.0  # where attackers hold every round up until its end
 SILENCE_S = 5.0  # on a busy machine nodes take seconds to meet; who was suspended meanwhile would not be waited for
 NODES_MAX = 64  # of one machine
 
@@ -90,8 +90,8 @@ class Plan:
 
     @property
     def round_s(self) -> float:
-        if self.adversaries:
-            return ADVERSE_ROUND_S
+        if not HOLDING_UP.isdisjoint(self.adversaries):
+            return HELD_UP_ROUND_S
         return ROUND_S if self.chaos is None else CHAOS_ROUND_S
 
     def kind(self, index: int) -> str | None:

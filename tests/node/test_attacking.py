@@ -12,7 +12,7 @@ from shoal.node.cli import no_arguments, parser
 from shoal.node.cli_testnet import plan_of
 from shoal.node.complaint import Complaint, Exit
 from shoal.node.membership import Membership
-from shoal.node.plan import ADVERSE_ROUND_S, Plan, check
+from shoal.node.plan import HELD_UP_ROUND_S, ROUND_S, Plan, check
 from shoal.node.role import Role, is_loopback, is_testnets, read_role, write_role
 from shoal.node.swarms import Hardware
 from shoal.training.spec import Spec, spec_from
@@ -72,11 +72,12 @@ def test_every_kind_does_something_and_is_told_of() -> None:
 
 
 def test_the_command_line_becomes_a_plan_with_rounds_that_end() -> None:
-    plan = plan_of(parser().parse_args(["testnet", "--nodes", "5", "--adversaries", "sybil=2"]))
-    assert plan.adversaries == ("sybil", "sybil")
+    plan = plan_of(parser().parse_args(["testnet", "--nodes", "5", "--adversaries", "sybil=2,slow=1"]))
+    assert plan.adversaries == ("sybil", "sybil", "slow")
     spec = spec_of(plan)
-    assert (spec.round_s, spec.admission.value) == (ADVERSE_ROUND_S, "open")
-    assert spec_of(Plan(nodes=5, adversaries=("nan",))).admission.value == "invite"
+    assert (spec.round_s, spec.admission.value) == (HELD_UP_ROUND_S, "open")
+    others = spec_of(Plan(nodes=5, adversaries=("nan",)))
+    assert (others.round_s, others.admission.value) == (ROUND_S, "invite")
 
 
 @pytest.mark.parametrize("other", [("--chaos", "1"), ("--network", "home")])
