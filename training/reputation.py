@@ -163,13 +163,15 @@ def trust_of(standing: Standing, round: int) -> int:
     return max((standing.trust >> standing.suspicion) // alike, 1)
 
 
-def exposed(trusts: Sequence[int]) -> int:
-    """How many of those whose contributions a round takes have lost their trust: no 16th of the median's is left.
+def exposed(weights: Sequence[int]) -> int:
+    """How many of those whose contributions a round takes hardly count, as they have lost their trust: no 16th of the
+    median weight is left.
 
-    A rule that allows for f attackers among them need not allow for these again. It must not: where f heaviest rows are
-    cut to a third of all (rules.bounded), three without weight make it cut all others down to theirs.
+    A rule that goes by weights and allows for f attackers among them need not allow for these again. It must not: where
+    f heaviest rows are cut to a third of all (rules.bounded), three without weight make it cut all others down to
+    theirs.
     """
-    return sum(EXPOSED * trust < _median(trusts) for trust in trusts)
+    return sum(EXPOSED * weight < _median(weights) for weight in weights)
 
 
 def charged(reputation: Reputation, taken: Sequence[Taken]) -> Mapping[str, Charge]:

@@ -67,6 +67,9 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 
 
+CHOOSING: Final = frozenset({"krum", "multi_krum", "mda", "nnm_trimmed_mean", "nnm_geometric_median"})  # row by row
+
+
 def rows_least(rule: str, f: int) -> int:
     """How many rows the rule needs where f may be attackers'."""
     return 2 * f + (3 if rule in ("krum", "multi_krum") else 1)

@@ -6,16 +6,16 @@ the largest of their weights. A walk of more turns than there was time for weigh
 of one member from several states. Where some members have no votes, their walks together have at most a fifth of all
 weight, and move the state by at most a fifth of all turns.
 
-What a malicious member may claim is as many samples as the spec allows, so it has the share of weight that these give
-it: nobody counts them. As many turns as it likes do not multiply that share: it has time for one in each round that
-went by, and for as many more as members with more than a third of all votes have made, which they do while no round can
-close. Who has no vote may come under as many keys and contribute as often as it likes: all of them never have more than
-that fifth, and nothing where no voter's contribution is taken.
+What a malicious member may claim is as many samples as the spec allows: nobody counts them. No samples count beyond
+four times the usual, before trust is looked at. As many turns as it likes do not multiply that share: it has time for
+one in each round that went by, and for as many more as members with more than a third of all votes have made, which
+they do while no round can close. Who has no vote may come under as many keys and contribute as often as it likes: all
+of them never have more than that fifth, and nothing where no voter's contribution is taken.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shoal.transport.port import PeerId
@@ -26,6 +26,7 @@ from .reputation import TRUST_MAX, TRUST_START, trust_of
 
 STALE: Final = tuple(2**16 >> staleness for staleness in range(17))  # per sample; docs/decisions.md has the figures
 VOTED_PARTS: Final = 4  # to one part for all that have no votes
+LARGEST: Final = 4  # times the usual samples: a machine that does more in a round has its work count for so much
 
 Walk = tuple[PeerId, int]  # whose it is, and the round whose end it started from
 
@@ -53,7 +54,7 @@ def weights(
     """
     made = _turns(taken)
     spare = _spare_turns(made, electorate)
-    plain = [(each, _weight(each, made[each.member][each.staleness], spare)) for each in taken]
+    plain = [(each, _weight(each, made[each.member][each.staleness], spare)) for each in _cut(taken, electorate)]
     trusted = [(each, weight * trust(each.member) // TRUST_MAX) for each, weight in plain]
     full = _one_members_walks(trusted)
     voted = [_walk(pair) for pair in full if electorate.votes(pair[0].member)]
@@ -123,6 +124,19 @@ def _weight(taken: Taken, made: int, spare: int) -> int:
     if taken.staleness >= len(STALE):
         return 0
     return taken.samples * STALE[taken.staleness] * min(made, taken.staleness + spare) // made
+
+
+def _cut(taken: Sequence[Taken], electorate: Electorate) -> list[Taken]:
+    """With nobody's samples above LARGEST times what voters usually have, the upper one of two medians. Before trust is
+    looked at: who claims enough would count as much as anybody while nobody trusts it.
+    """
+    largest: dict[PeerId, int] = {}
+    for each in taken:
+        if electorate.votes(each.member):
+            largest[each.member] = max(largest.get(each.member, 0), each.samples)
+    usual = sorted(largest.values())
+    most = LARGEST * usual[len(usual) // 2] if usual else 0
+    return [replace(each, samples=min(each.samples, most)) for each in taken]
 
 
 def _one_members_walks(weighed: Sequence[tuple[Taken, int]]) -> list[tuple[Taken, int]]:

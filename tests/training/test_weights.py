@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from shoal.training.members import Electorate, electorate_of
 from shoal.training.method import WEIGHT_MAX
+from shoal.training.reputation import TRUST_MAX
 from shoal.training.spec import Quorum
-from shoal.training.weights import STALE, Taken, weights
+from shoal.training.weights import LARGEST, STALE, Taken, weights
 from shoal.transport.port import PeerId
 
 VOTERS = [PeerId(f"voter {number}".ljust(40, ".")) for number in range(3)]
@@ -33,6 +34,12 @@ def full(row: Taken) -> int:
     return row.samples * STALE[row.staleness]
 
 
+def most(rows: Sequence[Taken]) -> int:
+    """Samples that count."""
+    usual = sorted(row.samples for row in rows if row.member in VOTERS)
+    return LARGEST * usual[len(usual) // 2] if usual else 0
+
+
 def counted(rows: Sequence[Taken], found: Sequence[int], members: Sequence[PeerId]) -> int:
     """What these members' walks weigh in the mean."""
     walks: dict[object, list[int]] = {}
@@ -54,6 +61,18 @@ def moved(rows: Sequence[Taken], found: Sequence[int], members: Sequence[PeerId]
 def test_fresh_work_counts_by_its_samples() -> None:
     first, second = of(taken(VOTERS[0], 300), taken(VOTERS[1], 100))
     assert first == 3 * second > 0
+
+
+def test_who_claims_a_thousand_times_the_samples_counts_four_times_as_much() -> None:
+    liar, *honest = of(taken(VOTERS[0], 2**24), *(taken(voter, 100) for voter in VOTERS[1:]))
+    assert liar == LARGEST * honest[0] == LARGEST * honest[1]
+
+
+def test_trust_weighs_what_is_left_of_claims() -> None:
+    rows = [taken(VOTERS[0], 2**24), *(taken(voter, 100) for voter in VOTERS[1:])]
+    trust = {VOTERS[0]: TRUST_MAX // 64}
+    liar, *honest = weights(rows, ELECTORATE, lambda member: trust.get(member, TRUST_MAX))
+    assert 16 * liar == honest[0] == full(rows[1])
 
 
 def test_each_round_that_work_is_stale_halves_it_until_nothing_is_left() -> None:
@@ -81,8 +100,12 @@ def test_the_cap_takes_nothing_from_voters_and_leaves_the_others_in_their_order(
     found = of(*rows)
     for weight, row in zip(found, rows, strict=True):
         assert 0 <= weight <= full(row) <= WEIGHT_MAX
-        assert weight == full(row) or row.member not in VOTERS
-    cut = sorted((full(row), weight) for weight, row in zip(found, rows, strict=True) if row.member not in VOTERS)
+        assert weight == min(full(row), most(rows) * STALE[row.staleness]) or row.member not in VOTERS
+    cut = sorted(
+        (min(full(row), most(rows) * STALE[row.staleness]), weight)
+        for weight, row in zip(found, rows, strict=True)
+        if row.member not in VOTERS
+    )
     assert [weight for _, weight in cut] == sorted(weight for _, weight in cut)
 
 
