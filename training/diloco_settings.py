@@ -41,9 +41,10 @@ class DilocoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     outer_momentum: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.9
     # Or each member's own, on its pseudo-gradients: in place of the outer one, with outer_lr 1 / (1 - momentum) times.
     worker_momentum: Annotated[float, msgspec.Meta(ge=0, le=0.99)] = 0.0
-    # What the pseudo-gradients become: a name of rules.RULES, and the share of voters whose contributions the rule is
-    # to bear whatever they are. The mean bears none; with it and a share of 0 contributions are not even compared.
-    rule: str = "mean"
+    # What the pseudo-gradients become: a name of rules.RULES (why this one: docs/robustness.md), and which share of the
+    # voters the rule is to bear whatever they send. The mean bears none; with it and a share of 0 contributions are not
+    # even compared.
+    rule: str = "clipped_mean"
     attackers: Annotated[float, msgspec.Meta(ge=0, le=0.49)] = 0.2
     codec: Literal["float32", "bfloat16", "int8"] = "float32"
     start: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""  # digest of round 0, if the spec fixes it

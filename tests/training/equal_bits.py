@@ -77,7 +77,7 @@ def contributions(round_: int) -> list[np.ndarray]:
 
 
 def rounds(codec: str, count: int) -> bytes:
-    spec = Spec(creator="1" * 52, nonce=bytes(16), settings={"attackers": 0.0, "codec": codec})
+    spec = Spec(creator="1" * 52, nonce=bytes(16), settings={"attackers": 0.0, "codec": codec, "rule": "mean"})
     settings = parse_settings(spec.settings)
     assert not isinstance(settings, str)
     method = Diloco(spec, settings, NoTrainer(LAYOUT))

@@ -23,7 +23,7 @@ COUNT = 300
 LAYOUT = (TensorShape("w", (COUNT,)),)
 SPEC = Spec(creator="1" * 52, nonce=bytes(16), samples_max=1000)
 MEMBERS = ("a", "b", "c")
-TRUSTING = DilocoSettings(attackers=0.0)  # whose states remember nobody: equal ones were moved alike
+TRUSTING = DilocoSettings(rule="mean", attackers=0.0)  # whose states remember nobody: equal ones were moved alike
 
 
 class Toward:
