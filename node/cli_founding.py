@@ -40,9 +40,9 @@ steps_max = 200         # for faster ones
 codec = "float32"       # or bfloat16, int8: half and a quarter of the bytes
 rule = "clipped_mean"   # what members' work becomes: the mean, but for what is over twice as long as usual. It costs
                         # nothing while all are honest, and with reputation, which drops who points away from the
-                        # others, it holds best where some are not (docs/robustness.md). Others: mean (for members who trust one
-                        # another), median, trimmed_mean, geometric_median, centered_clipping, krum, multi_krum, mda,
-                        # nnm_trimmed_mean, nnm_geometric_median, flag
+                        # others, it holds best where some are not (docs/robustness.md). Others: mean (for members who
+                        # trust one another), median, trimmed_mean, geometric_median, centered_clipping, krum,
+                        # multi_krum, mda, nnm_trimmed_mean, nnm_geometric_median, flag
 attackers = 0.2         # the share of voters that the rule is to bear
 """
 

@@ -11,11 +11,31 @@ from blake3 import blake3
 from shoal.crdt.compact import WriterMark
 from shoal.training import calls
 from shoal.training.agreed import AgreedRecord, Position, Share, StoreMark, next_record, record_value
+from shoal.training.conduct import Conduct
+from shoal.training.evidence import Evidence
 from shoal.training.history import Made, Part
 from shoal.training.members import Change, Electorate, Seat, electorate_of
 from shoal.training.records import Contribution, Head, Presence, seal_contribution
+from shoal.training.reputation import (
+    COPIES_MIN,
+    COPY,
+    GROWTH,
+    KNOWN,
+    LONG,
+    REPEATED,
+    STANDINGS_MAX,
+    SUSPECT,
+    SUSPICION_MAX,
+    TOLERANCE,
+    TOLERANCE_MIN,
+    TRUST_MAX,
+    TRUST_START,
+    Reputation,
+    Standing,
+)
 from shoal.training.scalar_codes import MAGNITUDES
 from shoal.training.spec import Quorum
+from shoal.training.verdicts import CASE_ROUNDS, CASES_MAX, CASES_OF_JUDGE_MAX, Case, Opinion
 from shoal.training.votes import Ballot, Decided, Polka, ShortBallot, Signed, Step, cast, propose, signatures_of
 from shoal.transport.identity import Identity
 from shoal.transport.port import PeerId
@@ -46,6 +66,31 @@ def row(message: type[Message]) -> str:
     tag = message.__struct_config__.tag
     fields = ", ".join(message.__struct_fields__) or "none"
     return f"| `{message.__name__}` | {'' if tag is None else tag} | {fields} |"
+
+
+@pytest.mark.parametrize(
+    "message", [Conduct, Reputation, Standing, Case, Opinion, Evidence], ids=lambda each: each.__name__
+)
+def test_what_conduct_is_made_of_stands_there(message: type[Message]) -> None:
+    fields = ", ".join(message.__struct_fields__)
+    assert re.search(rf"\| `{message.__name__}` \| {fields}[ :]", PAGE)
+
+
+def test_the_figures_of_conduct_are_those_of_the_code() -> None:
+    least = f"max({TOLERANCE} u, floor(m / 2), {TOLERANCE_MIN})"
+    for text in (
+        f"repeated >= {REPEATED} (a free ride)",
+        f"similarity < m - {least} (an attack)",
+        f"length >= {LONG}, eight times the usual",
+        f"nearest >= {COPY}, where copies >= {COPIES_MIN}",
+        f"trust {TRUST_START} of {TRUST_MAX}",
+        f"grows by {GROWTH} / (1 + bans)",
+        f"suspicion grows by {SUSPECT}; at {SUSPICION_MAX} it is banned",
+        f"fewer than {CASES_MAX}, and fewer than {CASES_OF_JUDGE_MAX} that",
+        f"at most {CASE_ROUNDS} rounds before",
+        f"more than {STANDINGS_MAX:,} standings those stay that are banned or have more than {KNOWN}",
+    ):
+        assert text in PAGE
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.__name__)
