@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
+import trio
 from blake3 import blake3
 from msgspec import structs
 
@@ -32,7 +33,10 @@ from .soundness import base_of
 from .state_service import StateKeeper
 from .verdicts import CASE_ROUNDS, Case
 
-MARGIN: Final = 2  # rounds by which others may be ahead of this member, and have let go of what is old
+MARGIN: Final = 1  # rounds by which others may be ahead of this member, and have let go of what is old
+PATIENCE_ROUNDS: Final = 2  # that a start may take to come, and no longer than a round's span: others are to look, too
+ASK_S: Final = 5.0  # how long it is asked for at once; what came is kept
+PAUSE_S: Final = 0.5
 
 Run = Callable[[Callable[[Any], Any], object], None]
 Place = tuple[str, int, int]
@@ -188,9 +192,15 @@ class Auditing:
         said = () if task.case is None else task.case.opinions
         holders = [task.offered.member, *(PeerId(each.judge) for each in said if each.came_out != WITHHELD)]
         others = [holder for holder in holders if holder != self._me]
-        label = self._means.pins.label("start", task.offered.round)
-        patience_s = self._means.spec.round_s
-        return await self._means.blobs.fetch(local, lambda: others, pin=label, timeout_s=patience_s) is None
+        label, blobs = self._means.pins.label("start", task.offered.round), self._means.blobs
+        until_round = self._ledger().newest + PATIENCE_ROUNDS
+        with trio.move_on_after(self._means.spec.round_s):
+            while await blobs.fetch(local, lambda: others, pin=label, timeout_s=ASK_S) is not None:
+                if self._ledger().newest >= until_round:
+                    return False
+                await trio.sleep(PAUSE_S)
+            return True
+        return False
 
     def _judge(self, offered: Offered, came_out: int) -> None:
         self._found[place_of(offered)] = came_out

@@ -26,8 +26,8 @@ from .store import FILE_VERSION, StoredHead
 
 STATES_KEPT = 2  # the newest and the one before, which others may still be fetching; disk: so many states
 STATES_AUDITED = 3  # and so many as work may be stale, where it is audited: one drawn now started two or more ago
-# Where turns are done again: it is taken, drawn, done again by one (in two rounds), which the others hear, and do it.
-STATES_REPLAYED = 7
+# Where turns are done again: one is taken, drawn, looked into for two rounds, said to be wrong, and looked into by all.
+STATES_REPLAYED = 9
 HEADS_KEPT = 32  # for whose states is looked: those of records that took nothing are one
 CHECKPOINT_BYTES_MAX_FACTOR = 2  # a checkpoint may be so many times as large as one's own state, plus a MiB
 
