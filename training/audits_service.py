@@ -90,7 +90,7 @@ class Auditing:
         if not closed.voters.votes(self._me):
             return
         self._answer(closed)
-        drawn = [task for task in self._tasks(round - 1) if place_of(task.offered) not in self._found]
+        drawn = list(self._tasks(round - 1))
         # What there was no time for since the last draw is left: on slow machines in large swarms, in an order that all
         # have in common.
         drawn.sort(key=lambda task: blake3(closed.hash + task.offered.hash).digest())
@@ -110,9 +110,9 @@ class Auditing:
         open_cases = {case.place: case for case in closed.record.conduct.cases if not case.is_closed}
         for round in self._seeds:
             for task in self._tasks(round):
-                place = place_of(task.offered)
-                if place in open_cases and place not in self._found:
-                    yield _Task(task.offered, task.seed, task.contributors, open_cases[place])
+                case = open_cases.get(place_of(task.offered))
+                if case is not None:
+                    yield _Task(task.offered, task.seed, task.contributors, case)
 
     def _answer(self, closed: Closed) -> None:
         """Say what this member has found of what others doubt."""
@@ -134,7 +134,7 @@ class Auditing:
 
     async def _audit(self, task: _Task) -> None:
         offered, method, reader = task.offered, self._keeper.audits, self._keeper.reader(task.offered)
-        if reader is None or method is None:
+        if reader is None or method is None or place_of(offered) in self._found:
             return
         base = base_of(offered)
         share = Share(offered.round, offered.member, offered.contribution.samples, 1, base.round, reader)
