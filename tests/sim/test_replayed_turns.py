@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from shoal.training.diloco import Diloco
 from shoal.training.events import Audited
 from shoal.training.membership_view import MemberView
 from tests.sim.diloco_swarm import Forgetful, people
@@ -87,3 +88,21 @@ async def test_who_is_killed_and_comes_back_passes_all_audits(autojump_clock: ob
         assert any(each.member == nodes[3].peer_id and each.round > 11 for each in opinions)
         assert {each.opinion for each in opinions} == {1.0}
         assert not banned(nodes[0].running)
+
+
+class Silent(Diloco):
+    """Never says what its turns start from."""
+
+    @property
+    def wants_starts(self) -> bool:
+        return False
+
+
+async def test_who_never_says_what_its_turns_start_from_is_banned(autojump_clock: object, folder: Path) -> None:
+    nodes, spec = people(folder, 4)
+    silent = nodes[1]
+    settled = silent.method
+    silent.method = Silent(settled._spec, settled._settings, settled._trainer)
+    async with simulated(nodes, spec) as swarm:
+        await started(swarm)
+        await swarm.until(lambda: banned(nodes[0].running) == {silent.peer_id})
