@@ -140,6 +140,8 @@ def _verdict_words(verdict: verdicts.Verdict) -> str:
             return f"verdict: it judged the work for round {case.round} otherwise than a quorum ({counted})"
         case Fault.WITHHELD:
             return f"verdict: it did not hand over what its work for round {case.round} started from ({counted})"
+        case Fault.HARM:
+            return f"verdict: its work for round {case.round} did harm ({counted})"
         case Fault.WORK:
             return f"verdict: its work for round {case.round} was made up ({counted})"
 

@@ -27,8 +27,7 @@ def row(judge: Node, member: Node) -> MemberView:
 async def test_one_of_four_who_scales_honest_work_is_banned_and_the_honest_are_not(
     autojump_clock: object, folder: Path, worker_momentum: float
 ) -> None:
-    momentum = {"worker_momentum": worker_momentum, "outer_momentum": 0.0}
-    nodes, spec = people(folder, 4, {2: threefold}, rule="mean", **momentum)
+    nodes, spec = people(folder, 4, {2: threefold}, rule="mean", worker_momentum=worker_momentum, outer_momentum=0.0)
     liar, honest = nodes[2], [node for node in nodes if node is not nodes[2]]
     async with simulated(nodes, spec) as swarm:
         await started(swarm)
@@ -74,8 +73,7 @@ async def test_work_that_nobody_doubts_is_done_again_by_few(autojump_clock: obje
 
 
 async def test_who_is_killed_and_comes_back_passes_all_audits(autojump_clock: object, folder: Path) -> None:
-    momentum = {"worker_momentum": 0.9, "outer_momentum": 0.0}
-    nodes, spec = people(folder, 4, **momentum)
+    nodes, spec = people(folder, 4, worker_momentum=0.9, outer_momentum=0.0)
     async with simulated(nodes, spec) as swarm:
         await started(swarm)
         for round in (4, 9):
