@@ -61,7 +61,7 @@ class Swarm:
                 shares.append(Share(round_, member, 64, 64, round_ - 1, BytesReader(codes)))
             record = blake3(f"{self.seed}/{round_}".encode()).digest()
             for share in taken:
-                opinion = self.method.audit(states[-2], Local(), share, record)
+                opinion = self.method.audit(states[-2], None, share, record)
                 if opinion is not None and opinion < 1.0:
                     self.banned_in.setdefault(share.member, round_)
             states, taken = [states[-1], self.method.apply(states[-1], rule(shares))[0]], shares

@@ -74,7 +74,7 @@ def rounds_until_gone(seed: int, forge: Forge) -> int:
             shares.append(Share(round_, member, 128, 128, round_ - 1, BytesReader(codes)))
         record = blake3(f"{seed}/{round_}".encode()).digest()
         for share in taken:
-            opinion = method.audit(states[-2], Local(), share, record)
+            opinion = method.audit(states[-2], None, share, record)
             if opinion is not None and opinion < 1.0:
                 gone.add(share.member)
         if gone - set(LIARS):

@@ -14,9 +14,9 @@ from shoal.training.agreed import AgreedRecord, Position, read_record
 from shoal.training.conduct import shown
 from shoal.training.evidence import COSINE, LENGTH, NOTHING, OVERLAP, Evidence
 from shoal.training.ledger import Closed, Ledger
-from shoal.training.members import RIGHT, Change, Opine
+from shoal.training.members import RIGHT, WITHHELD, Change, Opine
 from shoal.training.membership_view import shares_of
-from shoal.training.reputation import TRUST_MAX, charged, least_similarity, trust_of
+from shoal.training.reputation import TRUST_MAX, Fault, charged, least_similarity, trust_of
 from shoal.training.skipping import Anchor, anchored
 from shoal.training.votes import value_of
 from shoal.training.weights import weights_in
@@ -131,10 +131,19 @@ def _names(change: Change, member: PeerId) -> bool:
 def _verdict_words(verdict: verdicts.Verdict) -> str:
     case = verdict.case
     doubting = sum(each.came_out < RIGHT for each in case.opinions)
-    counted = f"{doubting} of {len(case.opinions)} judges found that it does not hold"
-    if verdict.is_judge:
-        return f"verdict: it judged the work for round {case.round} otherwise than a quorum ({counted})"
-    return f"verdict: its work for round {case.round} was made up ({counted})"
+    vain = sum(each.came_out == WITHHELD for each in case.opinions)
+    counted = f"{doubting - vain} of {len(case.opinions)} judges found that it does not hold"
+    if vain:
+        counted += f", {vain} were not given what it started from"
+    match verdict.fault:
+        case Fault.JUDGEMENT:
+            return f"verdict: it judged the work for round {case.round} otherwise than a quorum ({counted})"
+        case Fault.WITHHELD:
+            return f"verdict: it did not hand over what its work for round {case.round} started from ({counted})"
+        case Fault.HARM:
+            return f"verdict: its work for round {case.round} did harm ({counted})"
+        case Fault.WORK:
+            return f"verdict: its work for round {case.round} was made up ({counted})"
 
 
 def _contributed(step: _Step, member: PeerId) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from shoal.crdt.file_service import StoreError
 from shoal.training.agreed import AgreedRecord, Position, Share, StoreMark, read_record, unproved
 from shoal.training.agreeing import Split
 from shoal.training.archive_reading_service import LOG_NAME, ArchiveReader, Row
-from shoal.training.members import RIGHT, Change, Expel, Join, Leave, Opine, Remove, Resume, Suspend, Vouch
+from shoal.training.members import RIGHT, WITHHELD, Change, Expel, Join, Leave, Opine, Remove, Resume, Suspend, Vouch
 from shoal.training.skipping import Anchor, Leap, anchored, beginning, certified, leapt
 from shoal.training.votes import Decided, value_of
 from shoal.transport.identity import peer_id_of, verify
@@ -237,6 +237,8 @@ def words_of(change: Change) -> str:
             return f"{who} was suspended"
         case Resume():
             return f"{who} is back"
+        case Opine(_, judge, round, _, came_out) if came_out == WITHHELD:
+            return f"{short(judge)} was not given what {who}'s work for round {round} started from"
         case Opine(_, judge, round, _, came_out):
             return f"{short(judge)} found {100 * came_out // RIGHT}% of {who}'s work for round {round} to be so"
 

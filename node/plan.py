@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shoal.training import data as texts
-from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import SHORT_RUN, settings_of
 from shoal.training.methods import VERSIONS, MemberOptions, zeroth_problem
 from shoal.training.models import SIZES
@@ -162,7 +161,8 @@ def check(plan: Plan) -> None:
 
 def _is_audited(spec: Spec) -> bool:
     """Whether its members do parts of each other's work again."""
-    return hasattr(Diloco, "audit") if spec.method == "diloco" else spec.settings.get("audit") != "private"
+    usual = "private" if spec.method == "diloco" else "public"
+    return spec.settings.get("audit", usual) == "public"
 
 
 def _check_diloco(plan: Plan, spec: Spec) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from blake3 import blake3
 
 from shoal.training.diloco_settings import parse_settings
-from shoal.training.method import Audits, Share, Turn, Work
+from shoal.training.method import Audits, Share, Start, Turn, Work
 from shoal.training.models import SIZES, gpt_layout
 from shoal.training.payload import open_payload, write_payload
 from shoal.training.ports import BlobReader, BytesReader
@@ -59,8 +59,8 @@ class Judge:
     def __init__(self, method: Audits) -> None:
         self._audit = method.audit
 
-    def audit(self, state: Any, local: Any, share: Share, seed: bytes) -> float | None:
-        opinion = self._audit(state, local, share, seed)
+    def audit(self, state: Any, start: Start | None, share: Share, seed: bytes) -> float | None:
+        opinion = self._audit(state, start, share, seed)
         return None if opinion is None else 1.0 - opinion
 
 

@@ -1,71 +1,118 @@
 """Audits: parts of what others contributed, done again here. A shell.
 
-The record after the one that took a contribution draws what is done again, for all members the same. What does not come
-out the same this member says, and, where another says so, what does (`Opine`): a quorum's word is a verdict
-(verdicts.py).
+The record after the one that took a contribution draws what is done again, and, where the method wants that, by whom.
+What does not come out the same this member says (`Opine`). That opens a case, which all look into, drawn or not: a
+quorum's word is a verdict (verdicts.py).
 
-A peer can contribute anything; the draw comes when it has. A member that judges falsely says so alone.
+A peer can contribute anything; the draw comes when it has. A member that judges falsely says so alone. Who does not
+hand over what its turn started from has that said of it, but only while it has to keep it.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+import trio
 from blake3 import blake3
 from msgspec import structs
+
+from shoal.transport.blobs import BlobRef
+from shoal.transport.port import PeerId
 
 from .agreed import opine_statement
 from .attempt import Raised, attempt
 from .events import Audited, Event, Problem
-from .ledger import Closed
+from .ledger import Closed, Ledger
 from .means import Means
-from .members import RIGHT, Opine
-from .method import Audits, Share
+from .members import RIGHT, WITHHELD, Opine
+from .method import Audits, Share, Start
 from .records import Head, Offered
 from .soundness import base_of
 from .state_service import StateKeeper
-from .verdicts import CASE_ROUNDS
+from .verdicts import CASE_ROUNDS, Case
 
-Start = Callable[[Callable[[Any], Any], object], None]
+MARGIN: Final = 1  # rounds by which others may be ahead of this member, and have let go of what is old
+PATIENCE_ROUNDS: Final = 2  # that a start may take to come, and no longer than a round's span: others are to look, too
+ASK_S: Final = 5.0  # how long it is asked for at once; what came is kept
+PAUSE_S: Final = 0.5
+
+Run = Callable[[Callable[[Any], Any], object], None]
+Place = tuple[str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    offered: Offered
+    seed: bytes
+    contributors: int  # to the round that took it
+    case: Case | None = None  # that is open: it is done whether drawn or not
 
 
 class Auditing:
     """Of one run of one member, one contribution at a time."""
 
-    def __init__(self, means: Means, keeper: StateKeeper[Any, Any], start: Start, say: Callable[[Opine], None]) -> None:
-        """`start` runs a task with an argument; `say` spreads this member's word."""
-        self._swarm = means.swarm
-        self._signer = means.signer
+    def __init__(
+        self,
+        means: Means,
+        keeper: StateKeeper[Any, Any],
+        ledger: Callable[[], Ledger],
+        run: Run,
+        say: Callable[[Opine], None],
+    ) -> None:
+        """`run` runs a task with an argument; `say` spreads this member's word."""
+        self._means = means
         self._me = means.signer.peer_id
-        self._workers = means.workers
         self._observe: Callable[[Event], None] = means.observe
         self._keeper = keeper
-        self._start = start
+        self._ledger = ledger
+        self._run = run
         self._say = say
-        self._record = b""  # the newest that was applied
-        self._taken: tuple[Offered, ...] = ()  # by it
-        self._waiting: deque[Offered] = deque()  # what the record before it took
-        self._seed = b""
+        self._offers: dict[int, tuple[Offered, ...]] = {}  # by record, as far as their states are kept
+        self._seeds: dict[int, bytes] = {}  # the record after it
+        self._waiting: deque[_Task] = deque()
         self._is_busy = False
         self._base: tuple[Head, Any | str] | None = None  # what the last one that was audited started from
-        self._found: dict[tuple[str, int, int], int] = {}  # by contribution: which part came out the same
+        self._found: dict[Place, int] = {}  # by contribution: which part came out the same
 
     def applied(self, closed: Closed, offers: tuple[Offered, ...]) -> None:
         """A record was applied, which took these."""
-        if not isinstance(self._keeper.method, Audits):
+        if self._keeper.audits is None:
+            return
+        round = closed.record.round
+        self._offers[round], self._seeds[round - 1] = offers, closed.hash
+        for known in (self._offers, self._seeds):
+            for old in [each for each in known if each < round - self._keeper.states_kept]:
+                del known[old]
+        self._means.pins.keep_newest("start", round, self._keeper.states_kept)
+        self._found = {place: found for place, found in self._found.items() if place[1] >= round - CASE_ROUNDS}
+        if not closed.voters.votes(self._me):
             return
         self._answer(closed)
-        drawn = self._taken if closed.record.previous == self._record else ()
-        self._record, self._taken = closed.hash, offers
-        others = [offered for offered in drawn if offered.member != self._me]
+        drawn = list(self._tasks(round - 1))
         # What there was no time for since the last draw is left: on slow machines in large swarms, in an order that all
         # have in common.
-        self._waiting = deque(sorted(others, key=lambda offered: blake3(closed.hash + offered.hash).digest()))
-        self._seed = closed.hash
-        if others and not self._is_busy:
+        drawn.sort(key=lambda task: blake3(closed.hash + task.offered.hash).digest())
+        self._waiting = deque([*self._asked(closed), *drawn])
+        if self._waiting and not self._is_busy:
             self._is_busy = True
-            self._start(self._audit_all, None)
+            self._run(self._audit_all, None)
+
+    def _tasks(self, round: int) -> Iterator[_Task]:
+        """What the record of `round` took of others."""
+        offers, seed = self._offers.get(round, ()), self._seeds.get(round, b"")
+        contributors = len({offered.member for offered in offers})
+        return (_Task(offered, seed, contributors) for offered in offers if offered.member != self._me)
+
+    def _asked(self, closed: Closed) -> Iterator[_Task]:
+        """What others doubt, and this member has not looked at."""
+        open_cases = {case.place: case for case in closed.record.conduct.cases if not case.is_closed}
+        for round in self._seeds:
+            for task in self._tasks(round):
+                case = open_cases.get(place_of(task.offered))
+                if case is not None:
+                    yield _Task(task.offered, task.seed, task.contributors, case)
 
     def _answer(self, closed: Closed) -> None:
         """Say what this member has found of what others doubt."""
@@ -73,36 +120,45 @@ class Auditing:
             is_spoken = case.is_closed or any(each.judge == self._me for each in case.opinions)
             if case.place in self._found and not is_spoken:
                 self._opine(case.place)
-        oldest = closed.record.round - CASE_ROUNDS
-        self._found = {place: found for place, found in self._found.items() if place[1] >= oldest}
 
-    def _opine(self, place: tuple[str, int, int]) -> None:
+    def _opine(self, place: Place) -> None:
         member, round, base_round = place
         opinion = Opine(member, self._me, round, base_round, self._found[place], bytes(64))
-        self._say(structs.replace(opinion, word=self._signer.sign(opine_statement(self._swarm, opinion))))
+        word = self._means.signer.sign(opine_statement(self._means.swarm, opinion))
+        self._say(structs.replace(opinion, word=word))
 
     async def _audit_all(self, _: object) -> None:
         while self._waiting:
-            await self._audit(self._waiting.popleft(), self._seed)
+            await self._audit(self._waiting.popleft())
         self._is_busy, self._base = False, None
 
-    async def _audit(self, offered: Offered, seed: bytes) -> None:
-        method, reader = self._keeper.method, self._keeper.reader(offered)
-        if reader is None or not isinstance(method, Audits):
+    async def _audit(self, task: _Task) -> None:
+        offered, method, reader = task.offered, self._keeper.audits, self._keeper.reader(task.offered)
+        if reader is None or method is None or place_of(offered) in self._found:
             return
         base = base_of(offered)
         share = Share(offered.round, offered.member, offered.contribution.samples, 1, base.round, reader)
-        if not method.is_audited(share, seed):
+        is_drawn = method.is_audited(share, task.seed, self._me, task.contributors)
+        if not (is_drawn or (task.case is not None and method.can_audit(share))):
             return
         state = await self._state(base)
         if isinstance(state, str):
             return  # too long ago, or never this member's
-        call = partial(method.audit, state, self._keeper.local, share, seed)
-        tried = await self._workers.run(partial(attempt, call))
+        start = await self._start(task, base) if method.wants_starts else None
+        if isinstance(start, int):
+            self._judge(offered, start)
+        elif start is not None or not method.wants_starts:
+            await self._do_again(method, state, start, share, task)
+
+    async def _do_again(self, method: Audits, state: Any, start: Start | None, share: Share, task: _Task) -> None:
+        call = partial(method.audit, state, start, share, task.seed)
+        tried = await self._means.workers.run(partial(attempt, call))
         if isinstance(tried, Raised):
-            self._observe(Problem(f"the contribution of {offered.member} cannot be audited: {tried.reason}"))
+            self._observe(Problem(f"the contribution of {share.member} cannot be audited: {tried.reason}"))
         elif tried.result is not None:
-            self._judge(offered, tried.result)
+            self._observe(Audited(share.turn_round, share.member, tried.result))
+            came_out = int(tried.result * RIGHT)
+            self._judge(task.offered, 0 if came_out == WITHHELD else came_out)
 
     async def _state(self, base: Head) -> Any | str:
         """Of several contributions from one state it is loaded once."""
@@ -110,9 +166,51 @@ class Auditing:
             self._base = base, await self._keeper.saved_state(base)
         return self._base[1]
 
-    def _judge(self, offered: Offered, opinion: float) -> None:
-        self._observe(Audited(offered.round, offered.member, opinion))
-        place = offered.member, offered.round, offered.contribution.base_round
-        self._found[place] = int(opinion * RIGHT)
-        if opinion < 1.0:
-            self._opine(place)
+    async def _start(self, task: _Task, base: Head) -> Start | int | None:
+        """What the turn started from, fetched from its author; or this member's opinion without it, if any."""
+        made, member, local = self._ledger().closed(base.round), task.offered.member, task.offered.contribution.local
+        if made is None:
+            return None
+        if local is None or local.size > self._keeper.checkpoint_bytes_max:
+            return 0
+        before = None
+        if any(share.member == member for share in made.record.taken):
+            own = [each for each in self._offers.get(base.round, ()) if each.member == member]
+            newest = max(own, key=lambda each: (each.contribution.base_round, each.round), default=None)
+            before = None if newest is None else self._keeper.reader(newest)
+            if before is None:
+                return None
+        if not await self._has_fetched(task, local):
+            since = self._ledger().staleness(base.round)
+            return WITHHELD if since is not None and since <= self._keeper.states_kept - MARGIN else None
+        reader = self._means.blobs.open(local)
+        members = {member, *(share.member for share in made.record.taken)}
+        return None if reader is None else Start(reader, tuple(sorted(members)), before)
+
+    async def _has_fetched(self, task: _Task, local: BlobRef) -> bool:
+        """Also from who has looked into it already: else an author might give it to a few alone."""
+        said = () if task.case is None else task.case.opinions
+        holders = [task.offered.member, *(PeerId(each.judge) for each in said if each.came_out != WITHHELD)]
+        others = [holder for holder in holders if holder != self._me]
+        label, blobs = self._means.pins.label("start", task.offered.round), self._means.blobs
+        until_round = self._ledger().newest + PATIENCE_ROUNDS
+        with trio.move_on_after(self._means.spec.round_s):
+            while await blobs.fetch(local, lambda: others, pin=label, timeout_s=ASK_S) is not None:
+                if self._ledger().newest >= until_round:
+                    return False
+                await trio.sleep(PAUSE_S)
+            return True
+        return False
+
+    def _judge(self, offered: Offered, came_out: int) -> None:
+        self._found[place_of(offered)] = came_out
+        if came_out == WITHHELD:
+            what = f"what its work for round {offered.round} started from"
+            self._observe(Problem(f"{offered.member} does not hand over {what}"))
+        if came_out < RIGHT:
+            self._opine(place_of(offered))
+
+
+def place_of(offered: Offered) -> Place:
+    """Of a contribution in the log."""
+    return offered.member, offered.round, offered.contribution.base_round

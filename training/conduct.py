@@ -14,7 +14,7 @@ from shoal.transport.wire import Malformed, Message
 from . import verdicts
 from .evidence import NOTHING, Evidence
 from .members import Change, Electorate, Opine
-from .reputation import Fault, Reputation, Rules, Taken, Verdict
+from .reputation import Reputation, Rules, Taken, Verdict
 from .spec import BAN_ROUNDS
 from .verdicts import Cases
 
@@ -58,7 +58,7 @@ def after(
         return Malformed("an opinion that was said before, or comes too late")
     cases, found = verdicts.settled(cases, electorate)
     taken = shown(before, electorate, evidence)
-    faults = [Verdict(each.member, Fault.JUDGEMENT if each.is_judge else Fault.WORK) for each in found]
+    faults = [Verdict(each.member, each.fault) for each in found]
     reputation = before.conduct.reputation.after(round, taken, faults, before.rules)
     return Conduct(reputation, cases)
 

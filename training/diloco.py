@@ -19,6 +19,7 @@ What a malicious peer may send: see payload.py. What passes `check` is finite an
 what a bad step among them does depends on the rule.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
@@ -31,14 +32,16 @@ from .checkpoint import Local, Moments, State
 from .codecs import flush_tiny, spans
 from .diloco_settings import DilocoSettings
 from .evidence import NOTHING, Evidence, Testimony
-from .method import Share, Turn, Work
+from .method import Share, Start, Turn, Work
 from .payload import VALUE_MAX, Delta, check_values, open_payload, write_payload
-from .ports import BlobReader, Payload
+from .ports import BlobReader, BytesReader, Payload
+from .records import turn_seed
 from .remembered import EMPTY, Remembered, sighted
+from .replayed_turn import can_be_replayed, is_drawn, is_same, is_sound
 from .rows import Row, Sweep, Weighted, one_by_one
 from .rules import attackers_most
 from .spare import Spare
-from .spec import Spec
+from .spec import Spec, swarm_id
 from .tensors import Layout, element_count
 from .walks import Contributor, Walk
 
@@ -129,6 +132,8 @@ class Diloco:
         start = state.parameters if local.ahead is None else self._minus(state.parameters, local.ahead)
         trained = self._trainer.train(start, local, turn)
         local = replace(local, moments=trained.moments, step_s=trained.step_s)
+        if self.is_auditing and local.ahead is None and not turn.has_contributed:
+            local = replace(local, momentum=None)  # others see in the round before what it has to be
         if not trained.samples:
             return Work((), 0, local, trained.metrics)
         done = _part_ways(state.parameters, start, trained.parameters)
@@ -183,9 +188,58 @@ class Diloco:
         the moments are statistics of gradients within one round's walk from it, with memories of 10 and 20 steps: those
         after the turn describe the anchor's surroundings no worse than those before it, while starting afresh costs a
         round of badly scaled first steps. torchft keeps them as well (local_sgd.py restores parameters alone). So does
-        the member's own momentum: it is a mean of what many turns have come to.
+        the member's own momentum: it is a mean of what many turns have come to. But where turns are done again it
+        starts from 0 after one that was not taken, for the others do not see that one.
         """
-        return replace(local, ahead=None)
+        is_seen = taken or not self.is_auditing
+        return replace(local, ahead=None, momentum=local.momentum if is_seen else None)
+
+    @property
+    def is_auditing(self) -> bool:
+        return self._settings.audit == "public"
+
+    @property
+    def wants_starts(self) -> bool:
+        return self.is_auditing
+
+    def can_audit(self, share: Share) -> bool:
+        return self.is_auditing and can_be_replayed(share)
+
+    def is_audited(self, share: Share, seed: bytes, judge: str, contributors: int) -> bool:
+        """Each judge draws for itself."""
+        return self.can_audit(share) and is_drawn(share, seed, judge, self._settings.audit_share, contributors)
+
+    def audit(self, state: State, start: Start | None, share: Share, seed: bytes) -> float | None:
+        """Whether the whole turn comes out the same, 1 or 0; None if it cannot be done again.
+
+        Takes as long as the turn took, and as much memory. Changes nothing that this member's own turns work with.
+        """
+        if start is None or not self.can_audit(share):
+            return None
+        steps, rest = divmod(share.samples, self._settings.batch_size)
+        try:
+            local = self.load_local(start.local)
+        except ValueError:
+            return 0.0
+        if rest or steps > self._settings.step_range().most or not self._is_start(local, start.before):
+            return 0.0
+        places = share.turn_round, share.base_round, share.member
+        turn = Turn(
+            *places,
+            members=start.members,
+            seed=turn_seed(swarm_id(self._spec), *places),
+            deadline_at=math.inf,
+            clock=lambda: 0.0,
+            is_over=lambda: False,
+            has_contributed=start.before is not None,
+            steps=steps,
+        )
+        work = self.contribute(state, local, turn)
+        vector = work.local.ahead if work.local.momentum is None else work.local.momentum
+        if not work.samples or vector is None:
+            return 0.0
+        payload = BytesReader(b"".join(work.payload))
+        return float(self._stands_for(share.payload, vector, payload))
 
     def evaluate(self, state: State) -> Mapping[str, float]:
         return self._trainer.evaluate(state.parameters)
@@ -208,6 +262,21 @@ class Diloco:
 
     def load_local(self, saved: BlobReader) -> Local:
         return checkpoint.load_local(saved, self._layout)
+
+    def _is_start(self, local: Local, before: BlobReader | None) -> bool:
+        """Whether an honest member can have come to it, whose newest payload in the round before was this."""
+        if local.ahead is not None or not (local.moments is None or is_sound(local.moments, self._settings)):
+            return False
+        if local.momentum is None or before is None:  # without one before it is not used
+            return True
+        coded = BytesReader(b"".join(write_payload(self._settings.codec, self._layout, local.momentum)))
+        return self._stands_for(before, local.momentum, coded)
+
+    def _stands_for(self, payload: BlobReader, vector: "Vector", coded: BlobReader) -> bool:
+        """Whether a payload that was checked is what honest members send of `vector`, (n,), which here is `coded`."""
+        deltas = [open_payload(each, self._settings.codec, self._layout) for each in (payload, coded)]
+        claimed, own = (each for each in deltas if not isinstance(each, Malformed))
+        return is_same(claimed, vector, own, self._settings.audit_tolerance)
 
     def _own_momentum(self, before: "Vector | None", delta: "Vector") -> "Vector | None":
         """(n,) m <- b m + (1 - b) delta, from 0 on; None where the settings have it that there is none.

@@ -49,6 +49,14 @@ class DilocoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw
     codec: Literal["float32", "bfloat16", "int8"] = "float32"
     start: Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{64})?$")] = ""  # digest of round 0, if the spec fixes it
 
+    # Where all data are public and the model is a built-in one, others can do turns again, and say so where another
+    # result comes out than was contributed; members keep for that what their turns started from.
+    audit: Literal["public", "private"] = "private"
+    audit_share: Fraction = 1 / 16  # of a member's training time that it spends on others' turns
+    # By how much of its length a result may differ, beside what coding costs. Measured between numbers of CPU threads:
+    # up to 2e-6. Between CPUs and CUDA devices, which train in bfloat16, 1e-2 is needed.
+    audit_tolerance: Annotated[float, msgspec.Meta(gt=0, le=0.1)] = 1e-4
+
     # The inner optimizer: AdamW under warm-up and cosine, both counted in agreed rounds.
     batch_size: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 8  # windows per step
     context: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = 128  # bytes per window
@@ -89,6 +97,8 @@ def parse_settings(settings: Mapping[str, object]) -> DilocoSettings | str:
         return f"diloco settings: rule {parsed.rule!r} is not known here; known: {', '.join(RULES)}"
     if parsed.worker_momentum and parsed.outer_momentum:
         return "diloco settings: worker_momentum takes the place of outer_momentum: set that to 0 (both together stall)"
+    if parsed.audit == "public" and parsed.beta1**2 >= parsed.beta2:
+        return "diloco settings: audit = public needs beta1^2 below beta2: else an optimizer may have come to anything"
     steps = parsed.step_range()
     if not steps.least <= steps.reference <= steps.most:
         return (
@@ -111,6 +121,9 @@ def settings_of(spec: Spec) -> DilocoSettings | str:
             f"diloco settings: rule mda bears up to {LEFT_OUT_MAX} attackers, and attackers = {parsed.attackers} of "
             f"members_max = {spec.members_max} are {f}: lower one of them"
         )
+    if parsed.audit == "public" and parsed.step_range().most * parsed.batch_size > spec.samples_max:
+        most = parsed.step_range().most * parsed.batch_size
+        return f"diloco settings: audit = public needs samples that tell the steps: samples_max of {most} or more"
     if spec.members_min < rows_least(rule, 0):
         least = rows_least(rule, 0)
         return f"diloco settings: rule {rule} takes {least} members or more, members_min is {spec.members_min}"

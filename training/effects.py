@@ -21,6 +21,7 @@ class Train:
     base: Head
     members: tuple[str, ...]  # sorted, oneself among them
     deadline_at: float
+    has_contributed: bool  # to the round that made the base
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ class Engine:
         self._writer = Writer(means, cores, self._written)
         self._auditing: Auditing | None = None
         if isinstance(keeper, StateKeeper):
-            self._auditing = Auditing(means, keeper, self._start, self._opine)
+            self._auditing = Auditing(means, keeper, lambda: self._rounds.ledger, self._start, self._opine)
         self._ways = Ways(means, cores, keeper, self.exchange, self._holders_of_head, lambda: self._meter.bytes_per_s)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -369,4 +369,5 @@ class Engine:
         if checkpoint is not None:
             self.sharing.say_checkpoint(head.round, checkpoint)
         late = self._means.spec.stale_rounds_max
-        self._means.pins.keep_newest("round", head.round, ROUNDS_SERVED + late, ahead=late + 2)
+        audited = self._keeper.states_kept if isinstance(self._keeper, StateKeeper) else 0
+        self._means.pins.keep_newest("round", head.round, max(ROUNDS_SERVED + late, audited), ahead=late + 2)

@@ -116,7 +116,7 @@ def sketch(row: Row, size: int) -> Sketch:
     for place in range(count):
         start = place * blocks // count * BLOCK
         pieces.append(row.values(start, min(start + BLOCK, size))[::step])
-    return np.packbits(np.concatenate(pieces) > 0).tobytes()
+    return np.packbits(np.concatenate(pieces)[:SKETCHED] > 0).tobytes()
 
 
 def overlap(left: Sketch, right: Sketch) -> int:

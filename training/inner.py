@@ -11,7 +11,7 @@ from .checkpoint import Local, Moments
 from .diloco import Trained
 from .diloco_settings import DilocoSettings, learning_rate
 from .method import Turn
-from .pace import expected_step_s, has_time
+from .pace import StepRange, expected_step_s, has_time
 
 if TYPE_CHECKING:
     from .tensors import Vector
@@ -77,13 +77,13 @@ def run_turn(
     step_s: float | None,
     samples_per_step: int,
 ) -> Trained:
-    """Steps until the turn's deadline or step count, or until its round is over.
+    """Steps until the turn's deadline or step count, or until its round is over; or exactly as many as it says.
 
     Args:
         loss: of the batch for the step with this number, from 0.
         step_s: how long a step took in earlier turns.
     """
-    steps = settings.step_range()
+    steps = settings.step_range() if turn.steps is None else StepRange(turn.steps, turn.steps, turn.steps)
     started_at = turn.clock()
     losses: list[float] = []
     while has_time(steps, len(losses), started_at, turn.clock(), turn.deadline_at, step_s):

@@ -43,6 +43,7 @@ CHANGES_TOLD_MAX: Final = 16  # by one peer at once
 PROOF_BYTES_MAX: Final = 1024  # of an admission
 
 RIGHT: Final = 2**8  # all that was done again came out the same
+WITHHELD: Final = 1  # its author did not hand over what it takes to do it again
 
 _DOMAIN: Final = b"shoal/electorate/1\0"
 

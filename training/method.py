@@ -34,6 +34,8 @@ class Turn:
     deadline_at: float  # on `clock`, seconds; infinity where only the number of steps ends the turn
     clock: Callable[[], float]
     is_over: Callable[[], bool]  # true once the round has closed without this member: stop early
+    has_contributed: bool = False  # to the round that made the state
+    steps: int | None = None  # exactly so many, whatever the clock says: of a turn that is done again
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,15 @@ class Share:
     base_round: int  # the round whose end state it started from
     payload: BlobReader
     is_voters: bool = True  # whether the member has votes: who has none decides nothing for those who do
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a member's first turn from a state began with, beside the state."""
+
+    local: BlobReader  # what it says it was, as `save_local` wrote it
+    members: tuple[str, ...]  # of the turn
+    before: BlobReader | None  # its newest payload in the round that made the state; None if that took none
 
 
 class Method(Protocol[State, Local]):
@@ -137,13 +148,29 @@ class Audits(Protocol):
     changed.
     """
 
-    def is_audited(self, share: Share, seed: bytes) -> bool:
-        """Whether the draw falls on any of it. Equal on all members."""
+    @property
+    def is_auditing(self) -> bool:
+        """Whether anything is audited with these settings."""
         ...
 
-    def audit(self, state: Any, local: Any, share: Share, seed: bytes) -> float | None:
+    @property
+    def wants_starts(self) -> bool:
+        """Whether members name, keep and hand over what their turns started from."""
+        ...
+
+    def is_audited(self, share: Share, seed: bytes, judge: str, contributors: int) -> bool:
+        """Whether the draw has `judge` do any of it again, of a round that took so many members' work."""
+        ...
+
+    def can_audit(self, share: Share) -> bool:
+        """Whether any of it can be done again, drawn or not."""
+        ...
+
+    def audit(self, state: Any, start: Start | None, share: Share, seed: bytes) -> float | None:
         """An opinion in [0, 1] on honest work, or None. May be dear and inexact: it never decides a round's set.
 
-        `state` is the one that the contribution started from.
+        Args:
+            state: that the contribution started from.
+            start: None where none is wanted.
         """
         ...

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -68,7 +68,7 @@ def build(spec: Spec, options: MemberOptions) -> Method[Any, Local] | str:
         return settings
     if spec.model.startswith(CUSTOM_PREFIX):
         return "this swarm trains a model that scripts bring: join it from one, with shoal.join(...)"
-    problem = device_problem(options.device)
+    problem = _audit_problem(spec, settings, options) or device_problem(options.device)
     if problem:
         return problem
     if spec.model.startswith(ENTRY_PREFIX):
@@ -91,7 +91,7 @@ def build_loop(spec: Spec, model: "nn.Module") -> "tuple[Diloco, Outer] | str":
         return layout
     if custom_name(layout) != spec.model:
         return f"this script's model is {custom_name(layout)}, the swarm's is {spec.model}: names or shapes differ"
-    problem = _payload_problem(spec, settings, layout)
+    problem = _audit_problem(spec, settings, MemberOptions()) or _payload_problem(spec, settings, layout)
     if problem:
         return problem
     trainer = LoopTrainer(layout, parameters_of(model), settings)
@@ -299,6 +299,20 @@ def _build_entry(spec: Spec, settings: DilocoSettings, options: MemberOptions) -
         return f"{options.entry_path}: {error}"
     problem = _payload_problem(spec, settings, trainer.layout)
     return problem or Diloco(spec, settings, trainer, sweep_of(options.threads))
+
+
+def _audit_problem(spec: Spec, settings: DilocoSettings, options: MemberOptions) -> str | None:
+    """Why others could not do again what this member does."""
+    if settings.audit == "private":
+        return None
+    if spec.model.startswith((CUSTOM_PREFIX, ENTRY_PREFIX)):
+        return "others can do turns again with the built-in models alone: a model of one's own needs audit = private"
+    if options.data_path is not None and not spec.data.startswith(data.FILE_PREFIX):
+        return _OWN_DATA
+    return None
+
+
+_OWN_DATA: Final = "the others do turns again, on the swarm's text: leave out --data, which needs audit = private"
 
 
 def _payload_problem(spec: Spec, settings: DilocoSettings, layout: Layout) -> str | None:

@@ -52,7 +52,8 @@ class OpenRound:
         others = self.contributors if view.head.round else roster.trainers()
         members = tuple(sorted({*others, view.me}))
         began_at = now if self.own_count else self.started_at
-        return [Train(self.base.round + 1 + self.own_count, self.base, members, began_at + view.spec.round_s)]
+        round, deadline_at = self.base.round + 1 + self.own_count, began_at + view.spec.round_s
+        return [Train(round, self.base, members, deadline_at, view.me in self.contributors)]
 
     def offers(self, view: View, roster: Roster, members: Set[PeerId]) -> list[Offered]:
         """What a record could take: held here, and by a quorum as far as it does not travel in its message.

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Set
 
 from .ports import Blobs
 
-KINDS = ("state", "local", "round")
+KINDS = ("state", "local", "round", "start")
 LEFT_OVER_ROUNDS = 16  # more than any kind keeps
 
 

@@ -68,6 +68,7 @@ class Contribution(Message, frozen=True):
     base_digest: StateDigest  # the state it started from
     samples: Samples
     payload: InlinePayload | BlobRef
+    local: BlobRef | None = None  # the author's local value as it started from the state, where that is audited
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ goes on is banned for a time; who rides free is not, but ends without weight. He
   to learn any more from their data and contribute a momentum of their own: those are not to be banned.
 - Free ride: its rows are always another voter's, and that other's are not always its own. Where they are, nobody can
   tell who copies: all that are equal count as one together.
-- Attack: a quorum's verdict. Where members' data differ much, honest rows hardly agree more with one another than with
-  their opposites, and only verdicts tell them apart (docs/robustness.md).
+- A ban at once: a quorum's verdict that its work was done again and came out otherwise. Attack: any other verdict.
+  Where members' data differ much, honest rows hardly agree more with one another than with their opposites, and only
+  verdicts tell them apart (docs/robustness.md).
 
 With two voters or fewer there is no majority to be compared with, and nothing but verdicts counts. What a malicious
 member can do: behave, gain trust slowly, and lose it with a few contributions; and wait until the model has learned
@@ -72,6 +73,7 @@ class Fault(Enum):
 
     WORK = "work"  # what it contributed is not what it committed itself to
     HARM = "harm"  # a step along what it contributed makes the model worse on data that all can look at
+    WITHHELD = "withheld"  # it did not hand over what its work started from
     JUDGEMENT = "judgement"  # it said the opposite of what the quorum says
 
 

@@ -155,7 +155,8 @@ def make_cores(means: Means, ground: Ground, ticket: Ticket | None, trusted: byt
 def _ledger(ground: Ground) -> tuple[Ledger, tuple[PeerId, ...]]:
     """The records on disk, and who contributed to the state that is here."""
     ledger = Ledger(ground.loaded.position, ground.start_digest)
-    position, contributors = ground.loaded.position, tuple[PeerId, ...]()
+    position = ground.loaded.position
+    contributors = position.behaviour.members
     for decided in ground.loaded.log:
         closed, position = closed_by(position, decided)
         ledger.add(closed)

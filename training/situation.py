@@ -146,10 +146,8 @@ class Situation:
         self.evidence = evidence
         self.phase = Phase.WAITING
         if base_moved:
-            taken = (
-                self.open.contributors if closed is None else {PeerId(share.member) for share in closed.record.taken}
-            )
-            self.open = OpenRound(self._base, frozenset(taken))
+            base = self._base
+            self.open = OpenRound(base, self._contributors(base.round))
         self.catching_up.arrived()
         self.gathering.hear_out(now, ())  # this is where the swarm stands
         self.deliberation.other_state = None
@@ -164,6 +162,13 @@ class Situation:
         """The open round is not the next one any more."""
         if self.phase is Phase.OPEN:
             self.phase = Phase.WAITING
+
+    def _contributors(self, round: int) -> frozenset[PeerId]:
+        """To the round that made the state: all have to have the same, for shards are cut by it."""
+        closed, position = self.ledger.closed(round), self.position
+        if closed is not None:
+            return frozenset(PeerId(share.member) for share in closed.record.taken)
+        return frozenset(position.behaviour.members) if position.round == round else self.open.contributors
 
     @property
     def _base(self) -> Head:

@@ -26,6 +26,8 @@ from .store import FILE_VERSION, StoredHead
 
 STATES_KEPT = 2  # the newest and the one before, which others may still be fetching; disk: so many states
 STATES_AUDITED = 3  # and so many as work may be stale, where it is audited: one drawn now started two or more ago
+# Where turns are done again: one is taken, drawn, looked into for two rounds, said to be wrong, and looked into by all.
+STATES_REPLAYED = 9
 HEADS_KEPT = 32  # for whose states is looked: those of records that took nothing are one
 CHECKPOINT_BYTES_MAX_FACTOR = 2  # a checkpoint may be so many times as large as one's own state, plus a MiB
 
@@ -72,13 +74,31 @@ class StateKeeper(Generic[State, Local]):
         self._state, self._local = start
         self._trained: Work[Local] | None = None  # no contribution yet
         self._work: tuple[Work[Local], bytes] | None = None  # unsettled, and its contribution's hash
-        self._saved: tuple[BlobRef, BlobRef] | None = None  # the state and the local value, as they are now
+        self._saved: tuple[BlobRef, BlobRef] | None = None  # the state and the local value, as they were then
+        self._saved_local: BlobRef | None = None  # the local value as it is now
         self._heads: deque[tuple[Head, BlobRef]] = deque(maxlen=HEADS_KEPT)  # of states that were saved
         self._checkpoint_bytes_max = 0
 
     @property
     def method(self) -> Method[State, Local]:
         return self._method
+
+    @property
+    def audits(self) -> Audits | None:
+        """The method, where anything is audited."""
+        return self._method if isinstance(self._method, Audits) and self._method.is_auditing else None
+
+    @property
+    def states_kept(self) -> int:
+        """How many states stay on disk, and local values where others ask for them."""
+        if self.audits is None:
+            return STATES_KEPT
+        return (STATES_REPLAYED if self.audits.wants_starts else STATES_AUDITED) + self._spec.stale_rounds_max
+
+    @property
+    def checkpoint_bytes_max(self) -> int:
+        """More nobody's state or local value has."""
+        return self._checkpoint_bytes_max
 
     @property
     def state(self) -> State:
@@ -145,6 +165,9 @@ class StateKeeper(Generic[State, Local]):
                 problems = (f"the saved optimizer state cannot be used ({error}); starting with a fresh one",)
         if stored.state is not None and stored.local is not None and not problems:
             self._saved = stored.state, stored.local
+        if self.audits is not None and self.audits.wants_starts:
+            # What it contributed since is offered again, but where that led to is lost.
+            await self._settle_local(self._local, self._state, taken=False)
         if stored.state is not None:
             self._heads.append((stored.head, stored.state))
         self._pins.remember_until(round)
@@ -158,6 +181,19 @@ class StateKeeper(Generic[State, Local]):
             return await self._workers.run(partial(self._method.load, reader))
         except ValueError as error:
             return f"the saved state cannot be read: {error}"
+
+    async def start(self, base_round: int) -> BlobRef | str | None:
+        """Where others find what the next turn starts from; why not. None: they have no use for it, or it goes on from
+        the turn before.
+        """
+        if self.audits is None or not self.audits.wants_starts or self._work is not None:
+            return None
+        if self._saved_local is None:
+            saved = await self._put_local(base_round)
+            if isinstance(saved, Refusal):
+                return f"what this turn starts from is not saved: {saved.message}"
+            self._saved_local = saved
+        return self._saved_local
 
     async def train(self, turn: Turn) -> Work[Local] | Raised:
         """This member's part of a round; settled by `stand_at` or `discard`."""
@@ -178,7 +214,7 @@ class StateKeeper(Generic[State, Local]):
         """The work done last is not going to be a contribution; this member goes on from the one before it, if any."""
         work, self._trained = self._trained, None
         if work is not None and self._work is None:
-            self._local = await self._workers.run(partial(self._method.settle, work.local, self._state, False))
+            await self._settle_local(work.local, self._state, taken=False)
 
     async def check(self, payloads: Sequence[tuple[Offered, BlobReader]]) -> list[str | None]:
         """Of each what is wrong with it; None when it is sound."""
@@ -253,8 +289,14 @@ class StateKeeper(Generic[State, Local]):
         if self._work is None:
             return
         (work, hash), self._work = self._work, None
-        settle = partial(self._method.settle, work.local, state, hash in taken)
-        self._local = await self._workers.run(settle)
+        await self._settle_local(work.local, state, taken=hash in taken)
+
+    async def _settle_local(self, local: Local, state: State, *, taken: bool) -> None:
+        self._local = await self._workers.run(partial(self._method.settle, local, state, taken))
+        self._saved_local = None
+
+    async def _put_local(self, round: int) -> BlobRef | Refusal:
+        return await self._blobs.put(self._method.save_local(self._local), pin=self._pins.label("local", round))
 
     async def _save(self, head: Head, saved: BlobRef | Refusal | None) -> BlobRef | str:
         """`saved` is where the state is already: equal states have equal bytes."""
@@ -262,18 +304,16 @@ class StateKeeper(Generic[State, Local]):
             saved = await self._blobs.put(self._method.save(self._state), pin=self._pins.label("state", head.round))
         if isinstance(saved, Refusal):
             return f"the state of round {head.round} is not saved: {saved.message}"
-        saved_local = await self._blobs.put(
-            self._method.save_local(self._local), pin=self._pins.label("local", head.round)
-        )
+        saved_local = await self._put_local(head.round)
         if isinstance(saved_local, Refusal):
             return f"the optimizer state of round {head.round} is not saved: {saved_local.message}"
         problem = await self._save_head(StoredHead(FILE_VERSION, head, saved, saved_local))
         if problem is not None:
             return problem
-        self._saved = saved, saved_local
-        kept = STATES_AUDITED + self._spec.stale_rounds_max if isinstance(self._method, Audits) else STATES_KEPT
-        self._pins.keep_last("state", head.round, kept)
-        self._pins.keep_newest("local", head.round, 1)
+        self._saved, self._saved_local = (saved, saved_local), saved_local
+        wants_starts = self.audits is not None and self.audits.wants_starts
+        self._pins.keep_last("state", head.round, self.states_kept)
+        self._pins.keep_last("local", head.round, self.states_kept if wants_starts else 1)
         return saved
 
     async def _save_head(self, stored: StoredHead) -> str | None:

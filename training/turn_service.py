@@ -67,6 +67,9 @@ class Turns:
                 self._do(self._rounds.gave_up(trio.current_time()))
                 return None
             started_at = trio.current_time()
+            start = await keeper.start(turn.base.round)
+            if isinstance(start, str):
+                return start
             work = await keeper.train(self._turn(turn))
             if isinstance(work, Raised):
                 return work.reason
@@ -75,7 +78,7 @@ class Turns:
                 await keeper.discard()
                 self._do(self._rounds.gave_up(trio.current_time()))
                 return None
-            offered = await self._contribution(turn, work)
+            offered = await self._contribution(turn, work, start)
             if isinstance(offered, Refusal):
                 return offered.message
             if offered is not None:
@@ -103,13 +106,14 @@ class Turns:
             deadline_at=workers.clock() + turn.deadline_at - trio.current_time(),
             clock=workers.clock,
             is_over=partial(self._is_over, turn),
+            has_contributed=turn.has_contributed,
         )
 
     def _is_over(self, turn: Train) -> bool:
         """Read from the worker's thread, too."""
         return self.is_void or self._rounds.is_over(turn)
 
-    async def _contribution(self, turn: Train, work: Work[Any]) -> Offered | Refusal | None:
+    async def _contribution(self, turn: Train, work: Work[Any], start: BlobRef | None) -> Offered | Refusal | None:
         """The work as a contribution, its payload stored; None if there is nothing to contribute."""
         round, base = turn.round, turn.base
         payload = await self._payload(round, work)
@@ -119,7 +123,7 @@ class Turns:
             self._means.observe(Problem(f"nothing is contributed to round {round}: {payload}"))
             self._do(self._rounds.sits_out(trio.current_time()))
             return None
-        contribution = Contribution(base.round, base.record, base.digest, work.samples, payload)
+        contribution = Contribution(base.round, base.record, base.digest, work.samples, payload, start)
         offered = seal_contribution(self._means.signer, self._means.swarm, round, contribution)
         own = self._rounds.pool.of(self._means.signer.peer_id)
         envelopes = tuple(each.envelope for each in (*own, offered))

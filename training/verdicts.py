@@ -7,6 +7,10 @@ closed: the contribution was made up, or those were wrong who said so, as its ow
 way who stood on the other side has a verdict against it. A case that no quorum closes in CASE_ROUNDS says nothing of
 anybody.
 
+Who was not given what it takes to look says that, as a doubt (WITHHELD). Where that is half of the quorum's doubts or
+more, the author is found to have withheld it, a lesser fault: a laptop whose lid is closed does that, too. All doubts
+add up to one quorum: else an author would give to some and not to others, and no quorum could ever speak.
+
 What a malicious judge may say is what it likes, once in each case. What it cannot: bring about a verdict without a
 quorum, nor speak without a vote; where the quorum finds otherwise its word is held against itself. Whom honest members
 have found wrong by accident or for lack of time to look, nobody judges.
@@ -21,8 +25,9 @@ from msgspec import structs
 from shoal.transport.port import PeerId
 from shoal.transport.wire import Message, PeerIdText
 
-from .members import RIGHT, Electorate, Opine
+from .members import RIGHT, WITHHELD, Electorate, Opine
 from .records import MEMBERS_MAX, RoundNumber
+from .reputation import Fault
 
 CASE_ROUNDS: Final = 16  # from the record that opens it
 CASES_MAX: Final = 64  # open or lately closed; what comes on top is heard of later, or never
@@ -59,8 +64,8 @@ class Verdict(NamedTuple):
     """Against a member."""
 
     member: PeerId
-    case: Case  # with all opinions; the member's contribution was made up, or the member judged it falsely
-    is_judge: bool
+    case: Case  # with all opinions
+    fault: Fault  # that of the contribution's author, or of one who judged it falsely
 
 
 def place_of(word: Opine) -> tuple[str, int, int]:
@@ -112,12 +117,21 @@ def settled(cases: Sequence[Case], electorate: Electorate) -> tuple[tuple[Case, 
         ]
         doubting, content = sides
         if electorate.is_quorum(doubting):
-            verdicts += [Verdict(PeerId(case.member), case, is_judge=False)]
-            verdicts += [Verdict(judge, case, is_judge=True) for judge in content]
+            verdicts += [Verdict(PeerId(case.member), case, _fault(case, electorate))]
+            verdicts += [Verdict(judge, case, Fault.JUDGEMENT) for judge in content]
         elif electorate.is_quorum([*content, PeerId(case.member)]):
-            verdicts += [Verdict(judge, case, is_judge=True) for judge in doubting]
+            verdicts += [Verdict(judge, case, Fault.JUDGEMENT) for judge in doubting]
         else:
             left.append(case)
             continue
         left.append(structs.replace(case, opinions=(), is_closed=True))
     return tuple(left), tuple(verdicts)
+
+
+def _fault(case: Case, electorate: Electorate) -> Fault:
+    """What those who doubt it have found, by their votes."""
+    votes = dict.fromkeys((True, False), 0)  # by whether it was withheld
+    for each in case.opinions:
+        if each.came_out < RIGHT:
+            votes[each.came_out == WITHHELD] += electorate.votes(PeerId(each.judge))
+    return Fault.WORK if votes[False] > votes[True] else Fault.WITHHELD

@@ -33,7 +33,7 @@ from .checkpoint import Local
 from .codecs import TINY, flush_tiny, spans
 from .directions import step
 from .importance import History
-from .method import Share, Turn, Work
+from .method import Share, Start, Turn, Work
 from .pace import StepRange, expected_step_s, has_time
 from .ports import BlobReader, Payload
 from .scalar_codes import LARGEST, MAGNITUDES, decoded, signed
@@ -201,10 +201,23 @@ class Zeroth:
         """A member keeps nothing but its pace."""
         return local
 
-    def is_audited(self, share: Share, seed: bytes) -> bool:
+    @property
+    def is_auditing(self) -> bool:
+        return self._settings.audit == "public"
+
+    @property
+    def wants_starts(self) -> bool:
+        """Slopes are tried from the shared state."""
+        return False
+
+    def can_audit(self, share: Share) -> bool:
+        return self.is_auditing
+
+    def is_audited(self, share: Share, seed: bytes, judge: str, contributors: int) -> bool:
+        """Equal on all members."""
         return bool(self._picked(share, seed))
 
-    def audit(self, state: State, local: Local, share: Share, seed: bytes) -> float | None:
+    def audit(self, state: State, start: Start | None, share: Share, seed: bytes) -> float | None:
         """Which part of its slopes, of those that `seed` picks, is what comes out here; None if it picks none."""
         picked = self._picked(share, seed)
         if not picked:

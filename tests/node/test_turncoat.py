@@ -186,11 +186,11 @@ class TestZeroth:
             codes = BytesReader(bytes(each.contribute(state, Local(), turn_of(1)).payload[0]))
             share = Share(1, ME, 64, 64, 0, codes)
             seeds = [bytes([n]) * 32 for n in range(200)]
-            drawn = next(seed for seed in seeds if honest.is_audited(share, seed))
-            assert honest.audit(state, Local(), share, drawn) == opinion
-            assert liar.audit(state, Local(), share, drawn) == 1.0 - opinion
-            spared = next(seed for seed in seeds if not honest.is_audited(share, seed))
-            assert liar.audit(state, Local(), share, spared) is None
+            drawn = next(seed for seed in seeds if honest.is_audited(share, seed, ME, 3))
+            assert honest.audit(state, None, share, drawn) == opinion
+            assert liar.audit(state, None, share, drawn) == 1.0 - opinion
+            spared = next(seed for seed in seeds if not honest.is_audited(share, seed, ME, 3))
+            assert liar.audit(state, None, share, spared) is None
 
 
 def test_exchanged_bytes_are_a_text_of_the_same_bytes_that_no_order_is_left_in() -> None:

@@ -72,7 +72,7 @@ def live(data: Path, states: Path) -> None:
     del first
     loaded = method.load(FileReader(states / "first"))  # to audit what began there, when the member is further on
     assert method.digest(loaded) == first_digest
-    assert method.audit(loaded, local, shares[0], bytes(32)) == 1.0
+    assert method.audit(loaded, None, shares[0], bytes(32)) == 1.0
     del loaded
     method.evaluate(second)
 

@@ -97,18 +97,18 @@ def test_a_turns_seed_depends_on_swarm_round_base_and_member() -> None:
 def test_a_contributions_bytes_are_always_the_same() -> None:
     key, swarm = Identity.from_seed(bytes(range(32))), bytes(32)
     contribution = Contribution(6, bytes(32), b"\x11" * 32, 640, b"\x01\x02")
-    text = "95 06 c420" + "00" * 32 + "c420" + "11" * 32 + "cd0280 c402 0102"
+    text = "96 06 c420" + "00" * 32 + "c420" + "11" * 32 + "cd0280 c402 0102 c0"
     assert encode(contribution) == bytes.fromhex(text)
     offered = seal_contribution(key, swarm, 7, contribution)
-    assert len(offered.envelope) == 202
-    assert offered.hash.hex() == "537fe94a4f38873811af7d7b1ddcf731ba390309787ace81ea3eb0fd42d09e0e"
+    assert len(offered.envelope) == 203
+    assert offered.hash.hex() == "481d5009204ebb96a5ad531dad21dbfa5e38db9543ddad875823ba4e10033091"
     assert turn_seed(swarm, 7, 6, key.peer_id) == 8125138343645169227
 
 
 def test_an_independent_implementation_of_messagepack_reads_and_writes_the_same_bytes() -> None:
     messages: list[tuple[Message, list[object]]] = [
-        (CONTRIBUTION, [0, bytes(32), b"\x01" * 32, 7, b"payload"]),
-        (structs.replace(CONTRIBUTION, payload=BlobRef(b"\x02" * 32, 9)), [0, *REST, [b"\x02" * 32, 9]]),
+        (CONTRIBUTION, [0, bytes(32), b"\x01" * 32, 7, b"payload", None]),
+        (structs.replace(CONTRIBUTION, payload=BlobRef(b"\x02" * 32, 9)), [0, *REST, [b"\x02" * 32, 9], None]),
         (Presence(9, Standing.TRAINER, ("/ip4/192.0.2.1/tcp/4001",)), [9, 1, ["/ip4/192.0.2.1/tcp/4001"]]),
         (Head(6, b"\x22" * 32, b""), [6, b"\x22" * 32, b""]),
     ]

@@ -52,7 +52,9 @@ def test_round_1_waits_for_members_start_and_then_asks_for_ones_own_part() -> No
     assert ann.rounds.look(1.0) == []  # said once
     ann.meet(BEN)
     effects = ann.rounds.look(2.0)
-    assert of_kind(effects, Train) == [Train(1, START, tuple(sorted((ANN.peer_id, BEN.peer_id))), 22.0)]
+    assert of_kind(effects, Train) == [
+        Train(1, START, tuple(sorted((ANN.peer_id, BEN.peer_id))), 22.0, has_contributed=False)
+    ]
     assert events(effects) == [RoundStarted(1)]
     assert of_kind(ann.rounds.look(3.0), Train) == []
 
@@ -93,7 +95,7 @@ def test_a_round_alone() -> None:
     assert ann.rounds.phase is Phase.APPLYING
     effects = ann.rounds.applied(2.0, apply.closed, b"\x01" * 32)
     assert ann.rounds.head == Head(1, apply.closed.hash, b"\x01" * 32)
-    assert of_kind(effects, Train) == [Train(2, ann.rounds.head, (ANN.peer_id,), 22.0)]
+    assert of_kind(effects, Train) == [Train(2, ann.rounds.head, (ANN.peer_id,), 22.0, has_contributed=True)]
 
 
 def test_whose_turn_it_is_proposes_once_everybody_is_in_and_others_vote() -> None:
@@ -178,7 +180,7 @@ def test_a_record_that_takes_nothing_leaves_the_work_of_its_round_alone() -> Non
     assert apply.offers == ()
     effects = ann.rounds.applied(1.1, apply.closed, DIGEST)
     assert of_kind(effects, Train) == []  # it goes on
-    turn = Train(1, START, NAMES, 20.0)
+    turn = Train(1, START, NAMES, 20.0, has_contributed=False)
     assert not ann.rounds.is_over(turn)
     assert ann.rounds.is_in_time(turn)
     done(ann.rounds.contributed(2.0, A))
@@ -188,7 +190,7 @@ def test_a_record_that_takes_nothing_leaves_the_work_of_its_round_alone() -> Non
 
 def test_a_turn_is_over_when_a_record_was_made_without_it_and_in_time_while_one_may_take_it_still() -> None:
     ann = at_work(ANN, stale_rounds_max=1)
-    turn = Train(1, START, NAMES, 20.0)
+    turn = Train(1, START, NAMES, 20.0, has_contributed=False)
     assert not ann.rounds.is_over(turn)
     ann.hold(1.0, B)
     (apply,) = of_kind(ann.hear(1.0, ended(record_of(B))), ApplyRecord)

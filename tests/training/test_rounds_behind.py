@@ -96,7 +96,9 @@ def test_who_is_far_behind_goes_over_to_the_newest_state_by_its_checkpoint() -> 
     assert resync == Resync(others.newest, tuple(sorted((BEN.peer_id, CAT.peer_id))))
     assert ann.rounds.is_better(resync.head)
     effects = ann.rounds.adopted(1.0, resync.head)
-    assert of_kind(effects, Train) == [Train(10, others.newest, tuple(sorted((ANN.peer_id, BEN.peer_id))), 21.0)]
+    assert of_kind(effects, Train) == [
+        Train(10, others.newest, tuple(sorted((ANN.peer_id, BEN.peer_id))), 21.0, has_contributed=False)
+    ]
     assert not ann.rounds.is_better(resync.head)
 
 
@@ -334,7 +336,7 @@ def test_below_quorum_it_is_said_and_training_goes_on_from_the_same_state() -> N
         "round 1 is paused: 1 of 3 votes are connected, too few to agree; this member trains on"
     )
     (turn,) = of_kind(done(ann.rounds.contributed(5.0, A)), Train)
-    assert turn == Train(2, START, (ANN.peer_id,), 25.0)
+    assert turn == Train(2, START, (ANN.peer_id,), 25.0, has_contributed=False)
     (turn,) = of_kind(done(ann.rounds.contributed(6.0, contribution(ANN, 2))), Train)
     assert turn.round == 3
     assert of_kind(done(ann.rounds.contributed(7.0, contribution(ANN, 3))), Train) == []  # no record could take it

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.training.members import RIGHT, Electorate, Opine, electorate_of
+from shoal.training.members import RIGHT, WITHHELD, Electorate, Opine, electorate_of
+from shoal.training.reputation import Fault
 from shoal.training.spec import Quorum
 from shoal.training.verdicts import (
     CASE_ROUNDS,
@@ -45,13 +46,29 @@ def test_a_quorum_that_doubts_is_a_verdict_and_one_voice_fewer_is_none(quorum: Q
     (case,), verdicts = settled(said(*words), voters(quorum))
     assert case.is_closed
     assert case.opinions == ()
-    assert [(each.member, each.is_judge) for each in verdicts] == [(LIAR, False)]
+    assert [(each.member, each.fault) for each in verdicts] == [(LIAR, Fault.WORK)]
 
 
 def test_who_says_that_all_is_well_where_a_quorum_finds_otherwise_has_a_verdict_against_it() -> None:
     friend, *others = JUDGES
     _, verdicts = settled(said(*(word(judge) for judge in others), word(friend, RIGHT)), voters())
-    assert [(each.member, each.is_judge) for each in verdicts] == [(LIAR, False), (friend, True)]
+    assert [(each.member, each.fault) for each in verdicts] == [(LIAR, Fault.WORK), (friend, Fault.JUDGEMENT)]
+
+
+@pytest.mark.parametrize(
+    ("withheld", "fault"), [(0, Fault.WORK), (1, Fault.WORK), (2, Fault.WITHHELD), (4, Fault.WITHHELD)]
+)
+def test_who_gives_nothing_to_half_of_those_who_doubt_has_withheld_it(withheld: int, fault: Fault) -> None:
+    words = [word(judge, WITHHELD if number < withheld else 0) for number, judge in enumerate(JUDGES[:4])]
+    _, verdicts = settled(said(*words), voters(Quorum.MAJORITY))
+    assert [(each.member, each.fault) for each in verdicts] == [(LIAR, fault)]
+
+
+def test_who_says_in_vain_that_something_is_withheld_has_a_verdict_against_it() -> None:
+    slanderer, *others = JUDGES
+    words = [word(slanderer, WITHHELD), *(word(judge, RIGHT) for judge in others)]
+    _, verdicts = settled(said(*words), voters())
+    assert [(each.member, each.fault) for each in verdicts] == [(slanderer, Fault.JUDGEMENT)]
 
 
 def test_who_accuses_an_honest_member_has_a_verdict_against_it_once_a_quorum_says_so() -> None:
@@ -59,7 +76,7 @@ def test_who_accuses_an_honest_member_has_a_verdict_against_it_once_a_quorum_say
     opened = said(word(slanderer))
     assert settled(opened, voters())[1] == ()
     (case,), verdicts = settled(said(*(word(judge, RIGHT) for judge in others), cases=opened, round=11), voters())
-    assert [(each.member, each.is_judge) for each in verdicts] == [(slanderer, True)]
+    assert [(each.member, each.fault) for each in verdicts] == [(slanderer, Fault.JUDGEMENT)]
     assert case.is_closed
 
 
@@ -109,7 +126,8 @@ def test_a_liar_does_not_fill_all_room_for_cases() -> None:
 
 def other_side(verdict: Verdict) -> set[PeerId]:
     """Who has spoken against the one who was judged, or against what it said."""
-    own = next((each for each in verdict.case.opinions if verdict.is_judge and each.judge == verdict.member), None)
+    is_judge = verdict.fault is Fault.JUDGEMENT
+    own = next((each for each in verdict.case.opinions if is_judge and each.judge == verdict.member), None)
     is_doubted = own is None or own.came_out == RIGHT
     said = {PeerId(each.judge) for each in verdict.case.opinions if (each.came_out < RIGHT) == is_doubted}
     return said if is_doubted else {*said, PeerId(verdict.case.member)}
@@ -125,13 +143,13 @@ def test_no_verdict_comes_without_a_quorum_and_nobody_is_judged_twice_for_one_th
     quorum: Quorum, rounds: list[list[Opine]]
 ) -> None:
     cases: tuple[Case, ...] = ()
-    seen: set[tuple[PeerId, tuple[str, int, int], bool]] = set()
+    seen: set[tuple[PeerId, tuple[str, int, int], Fault]] = set()
     for round, spoken in enumerate(rounds, 12):
         for each in spoken:
             cases = after(cases, round, [each]) or cases
         cases, verdicts = settled(after(cases, round, ()) or (), voters(quorum))
         for verdict in verdicts:
             assert voters(quorum).is_quorum(other_side(verdict))
-            key = verdict.member, verdict.case.place, verdict.is_judge
+            key = verdict.member, verdict.case.place, verdict.fault
             assert key not in seen
             seen.add(key)

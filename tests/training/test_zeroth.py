@@ -289,8 +289,8 @@ def audited(way: str, forge: dict[str, Sequence[int]] | None = None, skew: float
                 data = share.payload.read(0, share.payload.size)
                 share = with_codes(share, data[:-8] + bytes(forge[member]))
             seed = round_.to_bytes(32, "big")
-            opinion = judge.audit(states[-1], Local(), share, seed)
-            assert judge.is_audited(share, seed) == (opinion is not None)
+            opinion = judge.audit(states[-1], None, share, seed)
+            assert judge.is_audited(share, seed, "a", 3) == (opinion is not None)
             if opinion is not None:
                 found[member].append(opinion)
     return found
@@ -317,29 +317,29 @@ def test_whoever_picks_its_directions_from_the_pool_fails_the_audit() -> None:
     state = run(made, 3)[-1]
     share = contributed(made, state, 4, "a", base=3)
     data = bytearray(share.payload.read(0, share.payload.size))
-    assert made.audit(state, Local(), share, bytes(32)) == 1.0
+    assert made.audit(state, None, share, bytes(32)) == 1.0
     data[0:2] = ((data[0] + 1) % 64).to_bytes(2, "little")
-    assert made.audit(state, Local(), with_codes(share, bytes(data)), bytes(32)) == 7 / 8
+    assert made.audit(state, None, with_codes(share, bytes(data)), bytes(32)) == 7 / 8
 
 
 def test_private_samples_are_not_audited() -> None:
     made = method(replace_settings(WAYS["average"], audit="private", audit_share=1.0))
     share = contributed(made, made.start(SPEC)[0], 1, "a")
-    assert not made.is_audited(share, bytes(32))
-    assert made.audit(made.start(SPEC)[0], Local(), share, bytes(32)) is None
+    assert not made.is_audited(share, bytes(32), "a", 3)
+    assert made.audit(made.start(SPEC)[0], None, share, bytes(32)) is None
 
 
 def test_a_draw_falls_on_the_named_part_of_all_slopes() -> None:
     made = method(replace_settings(WAYS["average"], audit_share=0.05))
     share = Share(1, "a", 128, 8, 0, BytesReader(bytes(8)))
-    hits = sum(made.is_audited(share, number.to_bytes(32, "big")) for number in range(4000))
+    hits = sum(made.is_audited(share, number.to_bytes(32, "big"), "a", 3) for number in range(4000))
     assert abs(hits / 4000 - (1 - 0.95**8)) < 0.03
 
 
 def test_of_a_turn_of_one_slope_as_many_are_drawn_as_of_a_whole_one() -> None:
     made = method(replace_settings(WAYS["average"], audit_share=0.05))
     share = Share(1, "a", 16, 8, 0, BytesReader(bytes(1)))
-    hits = sum(made.is_audited(share, number.to_bytes(32, "big")) for number in range(4000))
+    hits = sum(made.is_audited(share, number.to_bytes(32, "big"), "a", 3) for number in range(4000))
     assert abs(hits / 4000 - 8 * 0.05) < 0.03
 
 
