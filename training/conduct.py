@@ -52,6 +52,8 @@ def after(
     """
     if len(evidence) not in (0, len(before.members)):
         return Malformed(f"evidence of {len(evidence)} members, where {len(before.members)} have contributed")
+    if any(each.beside >= len(evidence) for each in evidence):
+        return Malformed("evidence that names a member beyond those who have contributed")
     words = [change for change in changes if isinstance(change, Opine)]
     cases = verdicts.after(before.conduct.cases, round, words)
     if cases is None:

@@ -22,7 +22,7 @@ from shoal.training.agreed import (
     vouch_statement,
 )
 from shoal.training.conduct import Conduct
-from shoal.training.evidence import Evidence
+from shoal.training.evidence import COSINE, Evidence
 from shoal.training.members import Change, Expel, Join, Leave, Opine, Remove, Suspend, Vouch, electorate_of
 from shoal.training.spec import Quorum
 from shoal.training.verdicts import Case, Opinion
@@ -104,6 +104,10 @@ def test_a_record_says_how_members_have_behaved_as_it_follows_from_what_was_befo
     for count in (1, 3):
         assert isinstance(next_record(position, b"", (), evidence=(Evidence(),) * count), Malformed)
         other = structs.replace(record(position), evidence=(Evidence(),) * count)
+        assert isinstance(follow(position, record_value(other)), Malformed)
+    for nearest in (0, COSINE):  # another's contribution that is none
+        beyond = Evidence(COSINE, nearest=nearest, beside=2)
+        other = structs.replace(record(position), evidence=(beyond, beyond))
         assert isinstance(follow(position, record_value(other)), Malformed)
     case = Case(ANN.peer_id, 1, 0, 1, (Opinion(BEN.peer_id, 0),))
     made_up = structs.replace(record(position), conduct=Conduct(cases=(case,)))
