@@ -47,8 +47,8 @@ def after(
     """The conduct after the record of `round`. `electorate` is that which decides on it.
 
     Args:
-        evidence: of the contributions that the record before took, one for each of their members; or none: nobody has
-            to say it.
+        evidence: of the contributions that the record before took, one for each of their members; or none, where
+            those who decide cannot read states.
     """
     if len(evidence) not in (0, len(before.members)):
         return Malformed(f"evidence of {len(evidence)} members, where {len(before.members)} have contributed")
