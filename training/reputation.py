@@ -224,7 +224,9 @@ def _is_copier(reputation: Reputation, each: Taken, taken: Sequence[Taken]) -> b
 
 
 def _alike(taken: Sequence[Taken]) -> Mapping[str, int]:
-    """How many rows are equal to a member's, where any is: those that name one another as nearest, directly or not."""
+    """How many rows are equal to a member's, where any is: those that name one another as nearest, directly or not.
+    Of a voter's as many as voters have: keys without votes cost nothing, and would leave it no weight.
+    """
     group = list(range(len(taken)))
 
     def root(place: int) -> int:
@@ -236,7 +238,8 @@ def _alike(taken: Sequence[Taken]) -> Mapping[str, int]:
     for place in copies:
         group[root(place)] = root(taken[place].evidence.beside)
     roots = [root(place) for place in range(len(taken))]
-    return {taken[place].member: roots.count(roots[place]) for place in copies}
+    voters = [roots[place] for place, each in enumerate(taken) if each.is_voters]
+    return {taken[place].member: (voters if taken[place].is_voters else roots).count(roots[place]) for place in copies}
 
 
 def _compared(before: Standing, alike: int) -> Standing:

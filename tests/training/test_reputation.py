@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from shoal.training.evidence import COSINE, LENGTH, LENGTH_MAX, NOTHING, OVERLAP, Evidence, Given, Testimony
 from shoal.training.evidence import testify as found_of
@@ -145,6 +146,24 @@ def test_with_two_voters_nothing_is_held_against_anybody() -> None:
 def test_members_without_votes_do_not_decide_what_is_usual() -> None:
     shown = taken([(0, HONEST), (1, HONEST), (2, HONEST), *((number, AGAINST) for number in range(3, 20))], voters=3)
     assert set(charged(Reputation(), shown)) == {name(number) for number in range(3, 20)}
+
+
+def test_keys_without_votes_that_copy_a_voter_with_one_that_has_some_take_no_more_from_it_than_that_one() -> None:
+    def shown(strangers: int) -> Round:
+        pair = [(0, copy_of(1)), (1, copy_of(0))]
+        return [
+            *pair,
+            *((each, HONEST) for each in range(2, 6)),
+            *((100 + each, copy_of(0)) for each in range(strangers)),
+        ]
+
+    alone, crowd = (folded(10, lambda _, count=count: shown(count)) for count in (0, 50))
+    assert trusts(alone, 11, 6) == trusts(crowd, 11, 6)
+    assert crowd.standing(name(100)).alike == 52
+
+
+def copy_of(number: int) -> Evidence:
+    return structs.replace(HONEST, nearest=COSINE, beside=number)
 
 
 def test_who_copies_now_this_one_and_now_that_loses_its_weight_and_those_that_are_copied_keep_theirs() -> None:
