@@ -47,7 +47,6 @@ TOLERANCE_MIN: Final = COSINE // 2
 LONG: Final = 8 * LENGTH  # honest rows come to 4, and to 7 where data differ much
 COPY: Final = COSINE - COSINE // 256  # honest rows come to 0.95 of COSINE, colluders' of the same kind to 0.99
 REPEATED: Final = OVERLAP - OVERLAP // 256
-EXPOSED: Final = 16
 KNOWN: Final = TRUST_MAX // 4  # trust that costs more than a few contributions
 STANDINGS_MAX: Final = 2048  # twice the members there may be: who is gone for a while comes back as it was
 
@@ -161,17 +160,6 @@ def trust_of(standing: Standing, round: int) -> int:
         return 0
     alike = standing.alike if standing.copies >= COPIES_MIN else 1
     return max((standing.trust >> standing.suspicion) // alike, 1)
-
-
-def exposed(weights: Sequence[int]) -> int:
-    """How many of those whose contributions a round takes hardly count, as they have lost their trust: no 16th of the
-    median weight is left.
-
-    A rule that goes by weights and allows for f attackers among them need not allow for these again. It must not: where
-    f heaviest rows are cut to a third of all (rules.bounded), three without weight make it cut all others down to
-    theirs.
-    """
-    return sum(EXPOSED * weight < _median(weights) for weight in weights)
 
 
 def charged(reputation: Reputation, taken: Sequence[Taken]) -> Mapping[str, Charge]:

@@ -24,7 +24,6 @@ from shoal.training.reputation import (
     Taken,
     Verdict,
     charged,
-    exposed,
     least_similarity,
 )
 from shoal.training.rows import Weighted, one_by_one
@@ -204,12 +203,6 @@ def test_a_verdict_on_work_bans_at_once_and_one_on_judgement_after_four() -> Non
     assert found.trust(name(2), 45) == TRUST_MAX // 512
     assert found.trust(name(3), 45) == TRUST_MAX
     assert found.trust(name(1), 44 + RULES.ban_rounds + 1) > 0
-
-
-def test_who_has_lost_its_trust_is_exposed_and_a_newcomer_is_not() -> None:
-    assert exposed([TRUST_MAX] * 4 + [0, TRUST_MIN, TRUST_MAX // 17]) == 3
-    assert exposed([TRUST_MAX] * 4 + [TRUST_START]) == 0
-    assert exposed([TRUST_START]) == exposed([0, 0]) == 0
 
 
 def test_keys_that_cost_nothing_push_nobody_out_who_is_known_for_anything() -> None:
