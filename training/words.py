@@ -119,8 +119,8 @@ class Words:
         def may_fit(change: Change) -> bool:
             if isinstance(change, Join):
                 return change.member not in members and self._is_sound(position, change)
-            if isinstance(change, Opine) and not self._has_use(position, change):
-                return False
+            if isinstance(change, Opine):
+                return change.judge in members and self._has_use(position, change)
             return change.member in members
 
         self._changes = {key: change for key, change in self._changes.items() if may_fit(change)}

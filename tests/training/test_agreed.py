@@ -24,7 +24,7 @@ from shoal.training.agreed import (
 from shoal.training.conduct import Conduct
 from shoal.training.evidence import COSINE, Evidence
 from shoal.training.members import Change, Expel, Join, Leave, Opine, Remove, Suspend, Vouch, electorate_of
-from shoal.training.spec import Quorum
+from shoal.training.spec import BAN_ROUNDS, Quorum
 from shoal.training.verdicts import Case, Opinion
 from shoal.training.votes import Polka, Signed, Step, Vote, cast, propose, shortened, value_of
 from shoal.transport.identity import Identity
@@ -125,6 +125,16 @@ def test_an_opinion_opens_a_case_once() -> None:
     for judge in (ANN, DAN):  # nobody judges itself, nor without a vote
         other = structs.replace(opinion, judge=judge.peer_id)
         assert isinstance(next_record(position, b"", (), (other,)), Malformed)
+
+
+def test_who_leaves_is_judged_all_the_same() -> None:
+    _, position = followed(ORIGIN, record())
+    word = ANN.sign(leave_statement(SWARM, ANN.peer_id, 0))
+    _, gone = followed(position, record(position, Leave(ANN.peer_id, word)))
+    said = [Opine(ANN.peer_id, judge.peer_id, 1, 0, 0, bytes(64)) for judge in (BEN, CLEO)]
+    made = next_record(gone, b"", (), tuple(said))
+    assert isinstance(made, AgreedRecord), made
+    assert followed(gone, made)[1].behaviour.bans == {ANN.peer_id: 3 + BAN_ROUNDS}
 
 
 def test_an_opinion_is_its_judges_word() -> None:
