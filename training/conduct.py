@@ -14,6 +14,7 @@ from shoal.transport.wire import Malformed, Message
 from . import verdicts
 from .evidence import NOTHING, Evidence
 from .members import Change, Electorate, Opine
+from .remembered import LATELY
 from .reputation import Fault, Reputation, Rules, Taken, Verdict
 from .spec import BAN_ROUNDS
 from .verdicts import Cases
@@ -61,7 +62,7 @@ def after(
     cases, found = verdicts.settled(cases, electorate)
     taken = shown(before, electorate, evidence)
     faults = [Verdict(each.member, Fault.JUDGEMENT if each.is_judge else Fault.WORK) for each in found]
-    reputation = before.conduct.reputation.after(round, taken, faults, before.rules)
+    reputation = before.conduct.reputation.after(round, taken, faults, before.rules, lately(before, electorate))
     return Conduct(reputation, cases)
 
 
@@ -70,3 +71,11 @@ def shown(before: Behaviour, electorate: Electorate, evidence: Sequence[Evidence
     said = evidence or [NOTHING] * len(before.members)
     pairs = zip(before.members, said, strict=True)
     return [Taken(member, electorate.votes(member) > 0, each) for member, each in pairs]
+
+
+def lately(before: Behaviour, electorate: Electorate) -> int:
+    """How many voters have contributed lately."""
+    standings = before.conduct.reputation.standings
+    newest = max((standing.last_round for standing in standings), default=0)
+    recent = (PeerId(standing.member) for standing in standings if standing.last_round > newest - LATELY)
+    return sum(electorate.votes(member) > 0 for member in recent)

@@ -16,8 +16,8 @@ goes on is banned for a time; who rides free is not, but ends without weight. He
 - Attack: a quorum's verdict. Where members' data differ much, honest rows hardly agree more with one another than with
   their opposites, and only verdicts tell them apart (docs/robustness.md).
 
-With two voters or fewer there is no majority to be compared with, and nothing but verdicts counts. What a malicious
-member can do: behave, gain trust slowly, and lose it with a few contributions; and wait until the model has learned
+With two voters or fewer, or half or less of those that contributed lately, there is no majority to be compared with,
+and nothing but verdicts counts. What a malicious member can do: behave, gain trust slowly, and lose it with a few contributions; and wait until the model has learned
 what there is, when honest rows are noise and point anywhere, too. Fewer than half of the voters cannot make an honest
 member seem an attacker where honest members agree.
 """
@@ -120,15 +120,18 @@ class Reputation(Message, frozen=True):
         """By which its contribution counts in `round`, 0 to TRUST_MAX; 0 while it is banned."""
         return trust_of(self.standing(member), round)
 
-    def after(self, round: int, taken: Sequence[Taken], verdicts: Sequence[Verdict], rules: Rules) -> "Reputation":
+    def after(
+        self, round: int, taken: Sequence[Taken], verdicts: Sequence[Verdict], rules: Rules, lately: int = 0
+    ) -> "Reputation":
         """The table once `round` took what `taken` says.
 
         Args:
             taken: each member once, sorted; NOTHING as evidence where nothing of it had any weight.
             verdicts: that the round's record holds.
+            lately: how many voters have contributed lately.
         """
         table = self._table()
-        charges = charged(self, taken)
+        charges = charged(self, taken, lately)
         alike = _alike(taken)
         blamed = {verdict.member for verdict in verdicts}
         for each in taken:
@@ -162,11 +165,15 @@ def trust_of(standing: Standing, round: int) -> int:
     return max((standing.trust >> standing.suspicion) // alike, 1)
 
 
-def charged(reputation: Reputation, taken: Sequence[Taken]) -> Mapping[str, Charge]:
-    """What this round holds against whom. Pure: `shoal log explain` shows it again."""
+def charged(reputation: Reputation, taken: Sequence[Taken], lately: int = 0) -> Mapping[str, Charge]:
+    """What this round holds against whom. Pure: `shoal log explain` shows it again.
+
+    Nothing where half of the voters that contributed lately, or more, are not in: who proposes a record chooses whom it
+    takes, and could have few attackers be the majority that one honest row is compared with.
+    """
     shown = [each for each in taken if each.evidence not in (NOTHING, _ZERO)]
     similarities = [each.evidence.similarity for each in shown if each.is_voters]
-    if len(similarities) <= 2:
+    if len(similarities) <= max(2, lately // 2):
         return {}
     least = least_similarity(similarities)
     found: dict[str, Charge] = {}

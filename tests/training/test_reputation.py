@@ -161,6 +161,14 @@ def test_keys_without_votes_that_copy_a_voter_with_one_that_has_some_take_no_mor
     assert crowd.standing(name(100)).alike == 52
 
 
+def test_who_proposes_cannot_have_two_attackers_and_one_honest_member_be_compared_alone() -> None:
+    start = folded(40, lambda _: with_one(0, HONEST, 10))
+    few = taken([(0, AGAINST), (1, HONEST), (2, HONEST)])
+    assert charged(start, few, 3) == {name(0): Charge.AWAY}
+    assert charged(start, few, 10) == {}
+    assert start.after(41, few, (), RULES, 10).trust(name(0), 42) == TRUST_MAX
+
+
 def copy_of(number: int) -> Evidence:
     return structs.replace(HONEST, nearest=COSINE, beside=number)
 
