@@ -17,9 +17,9 @@ goes on is banned for a time; who rides free is not, but ends without weight. He
   their opposites, and only verdicts tell them apart (docs/robustness.md).
 
 With two voters or fewer, or half or less of those that contributed lately, there is no majority to be compared with,
-and nothing but verdicts counts. What a malicious member can do: behave, gain trust slowly, and lose it with a few contributions; and wait until the model has learned
-what there is, when honest rows are noise and point anywhere, too. Fewer than half of the voters cannot make an honest
-member seem an attacker where honest members agree.
+and nothing but verdicts counts. What a malicious member can do: behave, gain trust slowly, and lose it with a few
+contributions; and wait until the model has learned what there is, when honest rows are noise and point anywhere, too.
+Fewer than half of the voters cannot make an honest member seem an attacker where honest members agree.
 """
 
 from collections.abc import Mapping, Sequence
