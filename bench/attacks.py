@@ -31,7 +31,7 @@ from shoal.node.adversaries import CLAIMED, ON_DATA, ON_VALUES, Sight
 from shoal.training.evidence import Given, Testimony, testify
 from shoal.training.order_statistics import CoordinateMedian
 from shoal.training.payload import VALUE_MAX
-from shoal.training.reputation import Fault, Reputation, Rules, Taken, Verdict, exposed
+from shoal.training.reputation import Fault, Reputation, Rules, Taken, Verdict
 from shoal.training.rows import Weighted, one_by_one
 from shoal.training.rules import RULES, aggregate, bounded
 
@@ -123,8 +123,7 @@ class Swarm:
         weighted = [Weighted(offer.row, weight) for offer, weight in zip(offers, weights, strict=True) if weight]
         if not weighted:
             return None
-        unseen = self.case.attackers - exposed([self.trust(offer.number) for offer in offers])
-        f = max(min(unseen, (len(weighted) - 3) // 2), 0)  # as many as all rules bear of those left
+        f = max(min(self.case.attackers, (len(weighted) - 3) // 2), 0)  # as many as all rules bear of those left
         row = aggregate(self.case.rule, weighted, f, Held(self.step), SIZE, one_by_one)
         self.step = np.concatenate(list(one_by_one(row.values, SIZE)))
         if self.case.reputation:

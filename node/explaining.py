@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from shoal.crdt.file_service import StoreError
 from shoal.training import verdicts
 from shoal.training.agreed import AgreedRecord, Position, read_record
-from shoal.training.conduct import shown
+from shoal.training.conduct import lately, shown
 from shoal.training.evidence import COSINE, LENGTH, NOTHING, OVERLAP, Evidence
 from shoal.training.ledger import Closed, Ledger
 from shoal.training.members import RIGHT, WITHHELD, Change, Opine
@@ -169,7 +169,8 @@ def _tell_evidence(step: _Step, member: PeerId, rounds: list[dict[str, Any]]) ->
     said = shown(before, step.before.electorate, step.record.evidence)
     evidence = said[before.members.index(member)].evidence
     if step.record.evidence and evidence != NOTHING:
-        charge = charged(before.conduct.reputation, said).get(member)
+        among = lately(before, step.before.electorate)
+        charge = charged(before.conduct.reputation, said, among).get(member)
         voters = [each.evidence.similarity for each in said if each.is_voters and each.evidence != NOTHING]
         rounds[-1]["evidence"] = evidence_of(evidence, least_similarity(voters) if voters else None)
         rounds[-1]["held_against"] = None if charge is None else charge.value

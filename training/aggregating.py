@@ -21,9 +21,8 @@ from .combinations import SHARE, Combination, measured
 from .evidence import Given, Testimony, testify
 from .gram import Mix, gram
 from .order_statistics import CoordinateMedian
-from .reputation import exposed
 from .rows import Row, Sweep, Weighted
-from .rules import CHOOSING, aggregate, filled
+from .rules import aggregate, filled
 from .walks import Contributor, mean_of
 from .weights import VOTED_PARTS
 
@@ -123,8 +122,8 @@ def _of_voters(voters: Sequence[Contributor], rows: Sequence[Row], terms: Terms,
     if terms.rule == "mean":
         return _mean_of_walks(voters)
     weighted = [Weighted(row, voter.weight) for row, voter in zip(rows, voters, strict=False)]
-    f = terms.f if terms.rule in CHOOSING else max(0, terms.f - exposed([weight for _, weight in weighted]))
-    return aggregate(terms.rule, filled(terms.rule, weighted, f), f, terms.previous, room.size, room.sweep)
+    enough = filled(terms.rule, weighted, terms.f)
+    return aggregate(terms.rule, enough, terms.f, terms.previous, room.size, room.sweep)
 
 
 def _mean_of_walks(voters: Sequence[Contributor]) -> Row:

@@ -14,6 +14,7 @@ from shoal.transport.wire import Malformed, Message
 from . import verdicts
 from .evidence import NOTHING, Evidence
 from .members import Change, Electorate, Opine
+from .remembered import LATELY
 from .reputation import Reputation, Rules, Taken, Verdict
 from .spec import BAN_ROUNDS
 from .verdicts import Cases
@@ -47,11 +48,13 @@ def after(
     """The conduct after the record of `round`. `electorate` is that which decides on it.
 
     Args:
-        evidence: of the contributions that the record before took, one for each of their members; or none: nobody has
-            to say it.
+        evidence: of the contributions that the record before took, one for each of their members; or none, where
+            those who decide cannot read states.
     """
     if len(evidence) not in (0, len(before.members)):
         return Malformed(f"evidence of {len(evidence)} members, where {len(before.members)} have contributed")
+    if any(each.beside >= len(evidence) for each in evidence):
+        return Malformed("evidence that names a member beyond those who have contributed")
     words = [change for change in changes if isinstance(change, Opine)]
     cases = verdicts.after(before.conduct.cases, round, words)
     if cases is None:
@@ -59,7 +62,7 @@ def after(
     cases, found = verdicts.settled(cases, electorate)
     taken = shown(before, electorate, evidence)
     faults = [Verdict(each.member, each.fault) for each in found]
-    reputation = before.conduct.reputation.after(round, taken, faults, before.rules)
+    reputation = before.conduct.reputation.after(round, taken, faults, before.rules, lately(before, electorate))
     return Conduct(reputation, cases)
 
 
@@ -68,3 +71,11 @@ def shown(before: Behaviour, electorate: Electorate, evidence: Sequence[Evidence
     said = evidence or [NOTHING] * len(before.members)
     pairs = zip(before.members, said, strict=True)
     return [Taken(member, electorate.votes(member) > 0, each) for member, each in pairs]
+
+
+def lately(before: Behaviour, electorate: Electorate) -> int:
+    """How many voters have contributed lately."""
+    standings = before.conduct.reputation.standings
+    newest = max((standing.last_round for standing in standings), default=0)
+    recent = (PeerId(standing.member) for standing in standings if standing.last_round > newest - LATELY)
+    return sum(electorate.votes(member) > 0 for member in recent)

@@ -157,8 +157,8 @@ def judge(view: View, record: AgreedRecord, is_backed: bool) -> bool | Unsettled
         return Unsettled(())
     if record.base_digest != view.head.digest:
         return Unsettled((), record.base_digest) if is_backed else False
-    if record.evidence and view.evidence is not None and record.evidence != view.testimony:
-        return False
+    if view.evidence is not None and record.evidence != view.testimony:
+        return False  # nor may it keep silent: whose turn it is to propose would contribute what it likes before it
     taken = _judge_taken(view, record, after)
     if taken is False or is_backed or record.mark is None:
         return taken

@@ -267,6 +267,10 @@ def _make(seats: dict[PeerId, Seat], barred: list[PeerId], round: int, change: C
             return f"{member} was removed for good"
         seats[member] = Seat(member, change.votes, round)
         return None
+    if isinstance(change, Opine):  # on who has left, too: else made-up work is forgiven to who leaves and comes back
+        voter = seats.get(PeerId(change.judge))
+        has_say = voter is not None and voter.votes and change.judge != member
+        return None if has_say else f"{change.judge} has no say on {member}"
     if seat is None:
         return f"{member} is no member"
     if isinstance(change, Expel) and not seat.votes:
@@ -293,10 +297,6 @@ def _make(seats: dict[PeerId, Seat], barred: list[PeerId], round: int, change: C
             if not seat.is_suspended:
                 return f"{member} is not suspended"
             seats[member] = structs.replace(seat, is_suspended=False)
-        case Opine(_, judge):
-            voter = seats.get(PeerId(judge))
-            if voter is None or not voter.votes or judge == member:
-                return f"{judge} has no say on {member}"
     return None
 
 

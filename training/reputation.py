@@ -17,10 +17,10 @@ goes on is banned for a time; who rides free is not, but ends without weight. He
   Where members' data differ much, honest rows hardly agree more with one another than with their opposites, and only
   verdicts tell them apart (docs/robustness.md).
 
-With two voters or fewer there is no majority to be compared with, and nothing but verdicts counts. What a malicious
-member can do: behave, gain trust slowly, and lose it with a few contributions; and wait until the model has learned
-what there is, when honest rows are noise and point anywhere, too. Fewer than half of the voters cannot make an honest
-member seem an attacker where honest members agree.
+With two voters or fewer, or half or less of those that contributed lately, there is no majority to be compared with,
+and nothing but verdicts counts. What a malicious member can do: behave, gain trust slowly, and lose it with a few
+contributions; and wait until the model has learned what there is, when honest rows are noise and point anywhere, too.
+Fewer than half of the voters cannot make an honest member seem an attacker where honest members agree.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,6 @@ TOLERANCE_MIN: Final = COSINE // 2
 LONG: Final = 8 * LENGTH  # honest rows come to 4, and to 7 where data differ much
 COPY: Final = COSINE - COSINE // 256  # honest rows come to 0.95 of COSINE, colluders' of the same kind to 0.99
 REPEATED: Final = OVERLAP - OVERLAP // 256
-EXPOSED: Final = 16
 KNOWN: Final = TRUST_MAX // 4  # trust that costs more than a few contributions
 STANDINGS_MAX: Final = 2048  # twice the members there may be: who is gone for a while comes back as it was
 
@@ -123,15 +122,18 @@ class Reputation(Message, frozen=True):
         """By which its contribution counts in `round`, 0 to TRUST_MAX; 0 while it is banned."""
         return trust_of(self.standing(member), round)
 
-    def after(self, round: int, taken: Sequence[Taken], verdicts: Sequence[Verdict], rules: Rules) -> "Reputation":
+    def after(
+        self, round: int, taken: Sequence[Taken], verdicts: Sequence[Verdict], rules: Rules, lately: int = 0
+    ) -> "Reputation":
         """The table once `round` took what `taken` says.
 
         Args:
             taken: each member once, sorted; NOTHING as evidence where nothing of it had any weight.
             verdicts: that the round's record holds.
+            lately: how many voters have contributed lately.
         """
         table = self._table()
-        charges = charged(self, taken)
+        charges = charged(self, taken, lately)
         alike = _alike(taken)
         blamed = {verdict.member for verdict in verdicts}
         for each in taken:
@@ -165,22 +167,15 @@ def trust_of(standing: Standing, round: int) -> int:
     return max((standing.trust >> standing.suspicion) // alike, 1)
 
 
-def exposed(weights: Sequence[int]) -> int:
-    """How many of those whose contributions a round takes hardly count, as they have lost their trust: no 16th of the
-    median weight is left.
+def charged(reputation: Reputation, taken: Sequence[Taken], lately: int = 0) -> Mapping[str, Charge]:
+    """What this round holds against whom. Pure: `shoal log explain` shows it again.
 
-    A rule that goes by weights and allows for f attackers among them need not allow for these again. It must not: where
-    f heaviest rows are cut to a third of all (rules.bounded), three without weight make it cut all others down to
-    theirs.
+    Nothing where half of the voters that contributed lately, or more, are not in: who proposes a record chooses whom it
+    takes, and could have few attackers be the majority that one honest row is compared with.
     """
-    return sum(EXPOSED * weight < _median(weights) for weight in weights)
-
-
-def charged(reputation: Reputation, taken: Sequence[Taken]) -> Mapping[str, Charge]:
-    """What this round holds against whom. Pure: `shoal log explain` shows it again."""
     shown = [each for each in taken if each.evidence not in (NOTHING, _ZERO)]
     similarities = [each.evidence.similarity for each in shown if each.is_voters]
-    if len(similarities) <= 2:
+    if len(similarities) <= max(2, lately // 2):
         return {}
     least = least_similarity(similarities)
     found: dict[str, Charge] = {}
@@ -226,7 +221,9 @@ def _is_copier(reputation: Reputation, each: Taken, taken: Sequence[Taken]) -> b
 
 
 def _alike(taken: Sequence[Taken]) -> Mapping[str, int]:
-    """How many rows are equal to a member's, where any is: those that name one another as nearest, directly or not."""
+    """How many rows are equal to a member's, where any is: those that name one another as nearest, directly or not.
+    Of a voter's as many as voters have: keys without votes cost nothing, and would leave it no weight.
+    """
     group = list(range(len(taken)))
 
     def root(place: int) -> int:
@@ -238,7 +235,8 @@ def _alike(taken: Sequence[Taken]) -> Mapping[str, int]:
     for place in copies:
         group[root(place)] = root(taken[place].evidence.beside)
     roots = [root(place) for place in range(len(taken))]
-    return {taken[place].member: roots.count(roots[place]) for place in copies}
+    voters = [roots[place] for place, each in enumerate(taken) if each.is_voters]
+    return {taken[place].member: (voters if taken[place].is_voters else roots).count(roots[place]) for place in copies}
 
 
 def _compared(before: Standing, alike: int) -> Standing:

@@ -2,7 +2,8 @@
 
 A rule that averages takes a row's weight for so many equal rows. Weights are what members claim, and one claim above
 half of all is the median of anything, whatever it says. So weights are cut to a height at which the f heaviest have a
-third of all at most; where f is a third of n or more that is one and the same weight for everybody.
+third of all at most, but no lower than makes the 2 f + 1 heaviest equal: of those f are less than half, and who hardly
+counts, as nobody trusts it any more, takes nobody else's weight away.
 
 Equal to the bit on every member: rows.py.
 """
@@ -67,9 +68,6 @@ RULES: Final[Mapping[str, Rule]] = {
 }
 
 
-CHOOSING: Final = frozenset({"krum", "multi_krum", "mda", "nnm_trimmed_mean", "nnm_geometric_median"})  # row by row
-
-
 def rows_least(rule: str, f: int) -> int:
     """How many rows the rule needs where f may be attackers'."""
     return 2 * f + (3 if rule in ("krum", "multi_krum") else 1)
@@ -93,7 +91,8 @@ def filled(rule: str, rows: Sequence[Weighted], f: int) -> list[Weighted]:
 
 
 def bounded(rows: Sequence[Weighted], f: int) -> list[Weighted]:
-    """The rows with weights cut to the largest height at which the f heaviest have a third of all at most.
+    """The rows with weights cut to the largest height at which the f heaviest have a third of all at most, or else to
+    that of the (2 f + 1)th heaviest.
 
     Raises:
         ValueError: n > 2 f does not hold.
@@ -101,7 +100,7 @@ def bounded(rows: Sequence[Weighted], f: int) -> list[Weighted]:
     weights = [weight for _, weight in rows]
     if not 0 <= 2 * f < len(weights):
         raise ValueError(f"{len(weights)} rows are too few for f = {f}: at least {2 * f + 1} are needed, and f >= 0")
-    low, high = min(weights), max(weights)  # at `low` all are equal
+    low, high = sorted(weights)[-(2 * f + 1)], max(weights)
     while low < high:
         middle = (low + high + 1) // 2
         cut = sorted(min(weight, middle) for weight in weights)

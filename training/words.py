@@ -21,7 +21,9 @@ from .votes import VALUE_BYTES_MAX, Signed
 
 JOINS_MAX = CHANGES_MAX  # kept at once; memory: 1 KB each
 OPINIONS_MAX = 4 * CASES_OF_JUDGE_MAX  # of one judge, kept at once
-CHANGES_BYTES_MAX = VALUE_BYTES_MAX // 2  # in one record; the rest is for what it takes, and who is silent
+CHANGES_BYTES_MAX = VALUE_BYTES_MAX // 2  # in one record, or less where the rest of it takes more
+TAKEN_BYTES = 128  # of a contribution and what is shown of one
+OTHER_BYTES = 2**15  # who is silent, and what is new in the members' conduct
 
 _Key = tuple[PeerId, type[Change], tuple[str, int, int] | None]
 
@@ -88,7 +90,7 @@ class Words:
             [*others, *self._wanted_removals(electorate)], key=lambda change: isinstance(change, Join | Vouch)
         )
         made: list[Change] = []
-        bytes_left, cases = CHANGES_BYTES_MAX, position.behaviour.conduct.cases
+        bytes_left, cases = _room(position), position.behaviour.conduct.cases
         for change in wanted:
             after, size = electorate.after(round, (change,)), len(encode(change))
             if isinstance(after, Malformed) or len(after.seats) > seats_max or size > bytes_left:
@@ -119,8 +121,8 @@ class Words:
         def may_fit(change: Change) -> bool:
             if isinstance(change, Join):
                 return change.member not in members and self._is_sound(position, change)
-            if isinstance(change, Opine) and not self._has_use(position, change):
-                return False
+            if isinstance(change, Opine):
+                return change.judge in members and self._has_use(position, change)
             return change.member in members
 
         self._changes = {key: change for key, change in self._changes.items() if may_fit(change)}
@@ -161,6 +163,14 @@ class Words:
     def _wanted_removals(self, electorate: Electorate) -> Iterable[Remove]:
         for (member, _), words in sorted(self._removals.items()):
             yield Remove(member, tuple(words[signer] for signer in sorted(words) if electorate.votes(signer)))
+
+
+def _room(position: Position) -> int:
+    """How many bytes of changes a record has room for, beside what it says of how members have behaved, the
+    contributions that it takes, and who is silent.
+    """
+    taken = TAKEN_BYTES * len(position.electorate.seats)
+    return min(CHANGES_BYTES_MAX, VALUE_BYTES_MAX - len(encode(position.behaviour.conduct)) - taken - OTHER_BYTES)
 
 
 def _key(change: Change) -> _Key:

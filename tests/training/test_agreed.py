@@ -22,9 +22,9 @@ from shoal.training.agreed import (
     vouch_statement,
 )
 from shoal.training.conduct import Conduct
-from shoal.training.evidence import Evidence
+from shoal.training.evidence import COSINE, Evidence
 from shoal.training.members import Change, Expel, Join, Leave, Opine, Remove, Suspend, Vouch, electorate_of
-from shoal.training.spec import Quorum
+from shoal.training.spec import BAN_ROUNDS, Quorum
 from shoal.training.verdicts import Case, Opinion
 from shoal.training.votes import Polka, Signed, Step, Vote, cast, propose, shortened, value_of
 from shoal.transport.identity import Identity
@@ -105,6 +105,10 @@ def test_a_record_says_how_members_have_behaved_as_it_follows_from_what_was_befo
         assert isinstance(next_record(position, b"", (), evidence=(Evidence(),) * count), Malformed)
         other = structs.replace(record(position), evidence=(Evidence(),) * count)
         assert isinstance(follow(position, record_value(other)), Malformed)
+    for nearest in (0, COSINE):  # another's contribution that is none
+        beyond = Evidence(COSINE, nearest=nearest, beside=2)
+        other = structs.replace(record(position), evidence=(beyond, beyond))
+        assert isinstance(follow(position, record_value(other)), Malformed)
     case = Case(ANN.peer_id, 1, 0, 1, (Opinion(BEN.peer_id, 0),))
     made_up = structs.replace(record(position), conduct=Conduct(cases=(case,)))
     assert isinstance(follow(position, record_value(made_up)), Malformed)
@@ -121,6 +125,16 @@ def test_an_opinion_opens_a_case_once() -> None:
     for judge in (ANN, DAN):  # nobody judges itself, nor without a vote
         other = structs.replace(opinion, judge=judge.peer_id)
         assert isinstance(next_record(position, b"", (), (other,)), Malformed)
+
+
+def test_who_leaves_is_judged_all_the_same() -> None:
+    _, position = followed(ORIGIN, record())
+    word = ANN.sign(leave_statement(SWARM, ANN.peer_id, 0))
+    _, gone = followed(position, record(position, Leave(ANN.peer_id, word)))
+    said = [Opine(ANN.peer_id, judge.peer_id, 1, 0, 0, bytes(64)) for judge in (BEN, CLEO)]
+    made = next_record(gone, b"", (), tuple(said))
+    assert isinstance(made, AgreedRecord), made
+    assert followed(gone, made)[1].behaviour.bans == {ANN.peer_id: 3 + BAN_ROUNDS}
 
 
 def test_an_opinion_is_its_judges_word() -> None:

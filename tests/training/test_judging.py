@@ -188,7 +188,7 @@ def test_what_no_record_may_take_is_voted_against() -> None:
 
 
 @pytest.mark.parametrize("is_backed", [False, True])
-def test_a_record_shows_of_the_last_ones_contributors_what_the_state_shows_or_nothing(is_backed: bool) -> None:
+def test_a_record_shows_of_the_last_ones_contributors_what_the_state_shows(is_backed: bool) -> None:
     desk = Desk(evidence=(Evidence(7), Evidence(8))).holding(A, B).after([A, B])
     next_one = contribution(ANN, round=2, base=desk.head)
     desk.holding(next_one)
@@ -198,11 +198,12 @@ def test_a_record_shows_of_the_last_ones_contributors_what_the_state_shows_or_no
         assert isinstance(record, AgreedRecord), record
         return judge(desk.view, record, is_backed)
 
-    assert verdict(Evidence(7), Evidence(8)) is verdict() is True
+    assert verdict(Evidence(7), Evidence(8)) is True
+    assert verdict() is False
     assert verdict(Evidence(7), Evidence(9)) is False
     assert verdict(Evidence(8), Evidence(7)) is False
     desk.evidence = None  # a member that keeps states and cannot read them
-    assert verdict(Evidence(7), Evidence(9)) is True
+    assert verdict(Evidence(7), Evidence(9)) is verdict() is True
 
 
 def test_nobody_shows_anything_of_a_record_that_took_nothing() -> None:

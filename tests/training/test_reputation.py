@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from shoal.training.evidence import COSINE, LENGTH, LENGTH_MAX, NOTHING, OVERLAP, Evidence, Given, Testimony
 from shoal.training.evidence import testify as found_of
@@ -23,7 +24,6 @@ from shoal.training.reputation import (
     Taken,
     Verdict,
     charged,
-    exposed,
     least_similarity,
 )
 from shoal.training.rows import Weighted, one_by_one
@@ -147,6 +147,32 @@ def test_members_without_votes_do_not_decide_what_is_usual() -> None:
     assert set(charged(Reputation(), shown)) == {name(number) for number in range(3, 20)}
 
 
+def test_keys_without_votes_that_copy_a_voter_with_one_that_has_some_take_no_more_from_it_than_that_one() -> None:
+    def shown(strangers: int) -> Round:
+        pair = [(0, copy_of(1)), (1, copy_of(0))]
+        return [
+            *pair,
+            *((each, HONEST) for each in range(2, 6)),
+            *((100 + each, copy_of(0)) for each in range(strangers)),
+        ]
+
+    alone, crowd = folded(10, lambda _: shown(0)), folded(10, lambda _: shown(50))
+    assert trusts(alone, 11, 6) == trusts(crowd, 11, 6)
+    assert crowd.standing(name(100)).alike == 52
+
+
+def test_who_proposes_cannot_have_two_attackers_and_one_honest_member_be_compared_alone() -> None:
+    start = folded(40, lambda _: with_one(0, HONEST, 10))
+    few = taken([(0, AGAINST), (1, HONEST), (2, HONEST)])
+    assert charged(start, few, 3) == {name(0): Charge.AWAY}
+    assert charged(start, few, 10) == {}
+    assert start.after(41, few, (), RULES, 10).trust(name(0), 42) == TRUST_MAX
+
+
+def copy_of(number: int) -> Evidence:
+    return structs.replace(HONEST, nearest=COSINE, beside=number)
+
+
 def test_who_copies_now_this_one_and_now_that_loses_its_weight_and_those_that_are_copied_keep_theirs() -> None:
     def copied(round: int) -> Round:
         victim = 1 + round % 4
@@ -185,12 +211,6 @@ def test_a_verdict_on_work_bans_at_once_and_one_on_judgement_after_four() -> Non
     assert found.trust(name(2), 45) == TRUST_MAX // 512
     assert found.trust(name(3), 45) == TRUST_MAX
     assert found.trust(name(1), 44 + RULES.ban_rounds + 1) > 0
-
-
-def test_who_has_lost_its_trust_is_exposed_and_a_newcomer_is_not() -> None:
-    assert exposed([TRUST_MAX] * 4 + [0, TRUST_MIN, TRUST_MAX // 17]) == 3
-    assert exposed([TRUST_MAX] * 4 + [TRUST_START]) == 0
-    assert exposed([TRUST_START]) == exposed([0, 0]) == 0
 
 
 def test_keys_that_cost_nothing_push_nobody_out_who_is_known_for_anything() -> None:

@@ -29,14 +29,15 @@ def heights(weights: Sequence[int], f: int) -> list[int]:
 
 
 @given(st.lists(WEIGHTS, min_size=1, max_size=20), st.data())
-def test_any_f_rows_have_a_third_of_all_weight_at_most_or_their_share_by_count(
+def test_any_f_rows_have_a_third_of_all_weight_at_most_or_their_share_of_the_heaviest(
     weights: list[int], data: st.DataObject
 ) -> None:
     f = data.draw(st.integers(0, (len(weights) - 1) // 2))
     cut = heights(weights, f)
     assert all(after <= before for after, before in zip(cut, weights, strict=True))
     heaviest = sum(sorted(cut)[len(cut) - f :])
-    assert 3 * heaviest <= sum(cut) or len(set(cut)) == 1
+    assert 3 * heaviest <= sum(cut) or len(set(sorted(cut)[-(2 * f + 1) :])) == 1
+    assert 2 * heaviest < sum(cut)
     assert len({after for after, before in zip(cut, weights, strict=True) if after < before}) <= 1  # one height for all
 
 
@@ -46,6 +47,7 @@ def test_weights_are_cut_no_further_than_must_be() -> None:
     assert heights([3, 7, 1000], 0) == [3, 7, 1000]
     assert heights([400] * 10 + [1] * 2, 2) == [400] * 10 + [1] * 2
     assert heights([1, 9, 9], 1) == [1, 1, 1]
+    assert heights([9, 9, 9, 9, 9, 9, 9, 1, 1, 1], 3) == [9] * 7 + [1] * 3
     with pytest.raises(ValueError, match="4 rows are too few for f = 2: at least 5 are needed"):
         heights([1, 1, 1, 1], 2)
 

@@ -1,5 +1,6 @@
 """What members ask to be changed: kept once it is proved, gathered, put in order, and let go of in time."""
 
+from dataclasses import replace
 from functools import partial
 
 from msgspec import structs
@@ -16,6 +17,7 @@ from shoal.training.agreed import (
     unproved,
     vouch_statement,
 )
+from shoal.training.conduct import Behaviour, Conduct
 from shoal.training.members import (
     RIGHT,
     Change,
@@ -29,8 +31,9 @@ from shoal.training.members import (
     Vouch,
     electorate_of,
 )
+from shoal.training.reputation import STANDINGS_MAX, TRUST_MIN, Reputation, Standing
 from shoal.training.spec import Quorum, swarm_id
-from shoal.training.verdicts import CASE_ROUNDS
+from shoal.training.verdicts import CASE_ROUNDS, CASES_MAX, Case, Opinion
 from shoal.training.votes import VALUE_BYTES_MAX, Signed, Step, cast, shortened
 from shoal.training.words import JOINS_MAX, OPINIONS_MAX, Words
 from shoal.transport.identity import Identity
@@ -269,3 +272,19 @@ def test_a_record_makes_no_more_changes_than_it_has_room_for() -> None:
     for key in keys[20:400]:
         heard.hear(position, Leave(key.peer_id, bytes(64)))
     assert len(heard.fitting(position)) == CHANGES_MAX
+
+
+def test_changes_leave_room_for_what_a_record_says_of_how_members_have_behaved() -> None:
+    """As much as it may say, after a crowd has come and gone and liars have spoken in all cases that may be open."""
+    peers = [f"{number:052}" for number in range(STANDINGS_MAX)]
+    standings = tuple(Standing(peer, TRUST_MIN, 1, 9, 2, 2**20, 2, 2**20) for peer in peers)
+    opinions = tuple(Opinion(peer, RIGHT - 1) for peer in peers[:64])
+    cases = tuple(Case(peer, 2**20, 2**20 - 1, 2**20, opinions) for peer in peers[:CASES_MAX])
+    position = replace(THREE, round=2**20, behaviour=Behaviour(Conduct(Reputation(standings), cases)))
+    crowd = Words(SWARM, 1024, lambda _: lambda member, admission: 0)
+    for peer in peers[:JOINS_MAX]:
+        assert crowd.hear(position, Join(PeerId(peer), 0, bytes(1000)))
+    made = next_record(position, bytes(32), (), crowd.fitting(position))
+    assert not isinstance(made, Malformed)
+    assert 50 < len(made.changes) < JOINS_MAX
+    assert len(record_value(made).data) + 32 * 1024 <= VALUE_BYTES_MAX
