@@ -17,9 +17,9 @@ from .agreeing import Agreement, Ask, JudgeRecord, Keep, Split
 from .agreeing import Effect as AgreementEffect
 from .effects import Collect, Effect, JudgeStore, Observe, SpreadWords
 from .events import AttemptBegan, Problem
-from .judging import Unsettled, View, judge, shares_of
+from .judging import Unsettled, View, is_of_something, judge, shares_of
 from .ledger import Closed
-from .members import Change, Expel, Resume, Suspend
+from .members import Change, Expel, Opine, Resume, Suspend
 from .records import Offered
 from .votes import VALUE_BYTES_MAX, Ballot, Proposal, Value, Vote, shortened
 from .voting_effects import Accuse, Began, Save, Send
@@ -160,7 +160,8 @@ class Deliberation:
     def _changes(self, view: View) -> tuple[Change, ...]:
         """What others ask for, and whom this member no longer hears, or hears again."""
         position = self._agreement.position
-        changes = list(self._words.fitting(position))
+        fitting = self._words.fitting(position)
+        changes = [change for change in fitting if not isinstance(change, Opine) or is_of_something(view, change)]
         gone = {change.member for change in changes}
         for seat in position.electorate.seats:
             member = PeerId(seat.member)

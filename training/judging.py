@@ -2,7 +2,7 @@
 
 A proposer may name anything. It gets no honest vote for a record that takes what is not here whole and checked, what
 starts from no certified state or one too old, what was taken before, more members than the spec allows, a change
-without proof, other evidence than the state shows, a mark of the store that is not right (compacting.py); nor for
+without proof, an opinion on what was never taken, other evidence than the state shows or none, a mark of the store that is not right (compacting.py); nor for
 suspending whom this member still hears,
 unless a quorum has backed it already (opinions do not gate what is backed: see voting_effects.Judge).
 """
@@ -20,11 +20,12 @@ from .agreed import Admits, AgreedRecord, Position, Share, StoreMark, unproved
 from .compacting import Compacting
 from .evidence import Evidence
 from .ledger import Ledger
-from .members import Electorate, Suspend
+from .members import Electorate, Opine, Suspend
 from .pool import Pool
 from .records import MEMBERS_MAX, Head, Offered
 from .soundness import contribution_fault
 from .spec import Spec
+from .verdicts import place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,19 @@ def takeable(view: View, members: Set[PeerId]) -> list[Offered]:
     return [offered for offered in held if cannot_take(view, offered) is None]
 
 
+def is_of_something(view: View, word: Opine) -> bool:
+    """Whether it is known here that the contribution which is judged was taken. What never was, nobody can find right:
+    words on it would fill the room for cases, and cost who says them nothing.
+    """
+    is_open = any(case.place == place_of(word) for case in view.position.behaviour.conduct.cases)
+    return is_open or view.ledger.was_taken(PeerId(word.member), word.round, word.base_round)
+
+
+def _is_of_nothing(view: View, word: Opine) -> bool:
+    """Whether all records that might have taken it are here, and none has."""
+    return view.ledger.staleness(word.base_round) is not None and not is_of_something(view, word)
+
+
 def share_of(offered: Offered) -> Share:
     """As a record names it."""
     contribution = offered.contribution
@@ -155,6 +169,8 @@ def judge(view: View, record: AgreedRecord, is_backed: bool) -> bool | Unsettled
         return False
     if not view.is_current:
         return Unsettled(())
+    if any(isinstance(change, Opine) and _is_of_nothing(view, change) for change in record.changes):
+        return False
     if record.base_digest != view.head.digest:
         return Unsettled((), record.base_digest) if is_backed else False
     if view.evidence is not None and record.evidence != view.testimony:

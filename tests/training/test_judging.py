@@ -8,12 +8,22 @@ import pytest
 from msgspec import structs
 
 from shoal.training.admission import join_change
-from shoal.training.agreed import AgreedRecord, Position, next_record
+from shoal.training.agreed import AgreedRecord, Position, next_record, opine_statement
 from shoal.training.compacting import Compacting
 from shoal.training.evidence import Evidence
-from shoal.training.judging import Unsettled, View, cannot_take, digest_of, judge, share_of, shares_of, takeable
+from shoal.training.judging import (
+    Unsettled,
+    View,
+    cannot_take,
+    digest_of,
+    is_of_something,
+    judge,
+    share_of,
+    shares_of,
+    takeable,
+)
 from shoal.training.ledger import Ledger, closed_by
-from shoal.training.members import Change, Join, Leave, Resume, Suspend
+from shoal.training.members import Change, Join, Leave, Opine, Resume, Suspend
 from shoal.training.pool import Pool
 from shoal.training.records import Head, Offered
 from shoal.training.spec import Spec
@@ -240,6 +250,20 @@ def test_a_change_without_proof_is_voted_against_even_when_others_back_it() -> N
     for change in (Leave(BEN.peer_id, bytes(64)), Join(DAN.peer_id, 1, b"please")):
         assert judge(desk.view, of_this(desk, A, changes=(change,)), False) is False
         assert judge(desk.view, of_this(desk, A, changes=(change,)), True) is False
+
+
+def test_what_nobody_contributed_is_not_judged() -> None:
+    desk = Desk().holding(A).after([A, B])
+    places = ((BEN, 1, 0, True), (CAT, 1, 0, False), (BEN, 2, 1, False), (BEN, 2, 0, False))
+    for who, round, base_round, verdict in places:
+        word = Opine(who.peer_id, ANN.peer_id, round, base_round, 0, bytes(64))
+        word = structs.replace(word, word=ANN.sign(opine_statement(SWARM, word)))
+        assert is_of_something(desk.view, word) is verdict
+        assert judge(desk.view, of_this(desk, changes=(word,)), False) is verdict
+    newcomer = replace(desk, ledger=Ledger(desk.position))  # has seen none of it: leaves it to the others
+    word = Opine(BEN.peer_id, ANN.peer_id, 1, 0, 0, bytes(64))
+    word = structs.replace(word, word=ANN.sign(opine_statement(SWARM, word)))
+    assert judge(newcomer.view, of_this(newcomer, changes=(word,)), False) is True
 
 
 def test_no_more_are_let_in_than_the_spec_allows() -> None:
