@@ -16,7 +16,8 @@ Every member computes the same from the same records: by how much each member's 
 of anybody: this reads the log on this node's disk.
 
   trust       by how much the member's samples count. Who is new has 12 %; it grows with each contribution that nothing
-              is held against, and falls to a quarter with each other one
+              is held against; each free ride halves it, and each attack
+              takes it to an eighth, until a few good ones have followed
   similarity  the cosine of the angle between its contribution and the median of all voters': at least so much is asked
   length      of its contribution, where the voters' median is 1
   alike       the cosine to the contribution of another that is nearest; a copy has 1

@@ -2,9 +2,9 @@
 
 A proposer may name anything. It gets no honest vote for a record that takes what is not here whole and checked, what
 starts from no certified state or one too old, what was taken before, more members than the spec allows, a change
-without proof, an opinion on what was never taken, other evidence than the state shows or none, a mark of the store that is not right (compacting.py); nor for
-suspending whom this member still hears,
-unless a quorum has backed it already (opinions do not gate what is backed: see voting_effects.Judge).
+without proof, an opinion on what was never taken, other evidence than the state shows or none, a mark of the store
+that is not right (compacting.py); nor for suspending whom this member still hears, unless a quorum has backed it
+already (opinions do not gate what is backed: see voting_effects.Judge).
 """
 
 from collections.abc import Callable, Iterable, Set
