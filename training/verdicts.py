@@ -74,7 +74,7 @@ def place_of(word: Opine) -> tuple[str, int, int]:
 
 def may_come(cases: Sequence[Case], word: Opine, round: int) -> bool:
     """Whether the record of `round`, or one after it, may have use for this word."""
-    if not round - CASE_ROUNDS <= word.round:
+    if not round - CASE_ROUNDS <= word.round <= round + CASE_ROUNDS:
         return False
     case = next((case for case in cases if case.place == place_of(word)), None)
     return case is None or (not case.is_closed and all(each.judge != word.judge for each in case.opinions))
