@@ -20,7 +20,7 @@ members were ever banned (each the largest of the seeds). Last line, one JSON ob
 import argparse
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -37,6 +37,7 @@ from shoal.training.rules import RULES, aggregate, bounded
 
 from .aggregate import Held
 from .digits import SIZE, TARGET, Images, Vector, evaluate, gradient, load, shards, start
+from .kept import Kept
 
 MEMBERS: Final = 10
 ROUNDS: Final = 100
@@ -69,7 +70,8 @@ class Case:
     judged: bool = False  # members see on public images which contributions do harm
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Outcome:
     """In the end; infinite and zeros if the model is lost."""
 
     loss: float  # on test images
@@ -239,23 +241,6 @@ def _offered(
     return offered
 
 
-def results(cases: Sequence[Case], path: Path) -> list[Outcome]:
-    """Of each case, from the file or by running it now."""
-    known = _known(path)
-    with path.open("a") as file:
-        for case in cases:
-            if case not in known:
-                known[case] = run(case)
-                file.write(json.dumps({"case": asdict(case), "outcome": known[case]._asdict()}) + "\n")
-                file.flush()
-    return [known[case] for case in cases]
-
-
-def _known(path: Path) -> dict[Case, Outcome]:
-    lines = path.read_text().splitlines() if path.exists() else []
-    return {Case(**found["case"]): Outcome(**found["outcome"]) for found in map(json.loads, lines)}
-
-
 class Cell(NamedTuple):
     """Of one rule under one attack, over all seeds."""
 
@@ -293,10 +278,11 @@ def main() -> None:
     parser.add_argument("--judged", action="store_true", help="members vote on what does harm on public images")
     parser.add_argument("--out", type=Path, default=Path("attacks.jsonl"))
     arguments = parser.parse_args()
+    kept = Kept(arguments.out, Case, Outcome)
     result = dict[str, dict[str, dict[str, float | None]]]()
     for split, attackers, momentum in product(arguments.splits, arguments.attackers, arguments.momentum):
         alone = Case("mean", "absent", split, attackers, momentum, 0, reputation=False, uneven=arguments.uneven)
-        table = _table(alone, arguments)
+        table = _table(alone, kept, arguments)
         result[f"{split}/{attackers}/{momentum}"] = {
             f"{rule}/{attack}": {key: value if value < np.inf else None for key, value in found._asdict().items()}
             for (rule, attack), found in table.items()
@@ -304,11 +290,15 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def _table(alone: Case, arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
+def _table(alone: Case, kept: Kept[Case, Outcome], arguments: argparse.Namespace) -> dict[tuple[str, str], Cell]:
     """By rule and attack, printed as it comes."""
 
     def outcomes(case: Case) -> list[Outcome]:
-        return results([replace(case, seed=seed) for seed in range(arguments.seeds)], arguments.out)
+        cases = [replace(case, seed=seed) for seed in range(arguments.seeds)]
+        for each in cases:
+            if each not in kept:
+                kept.add(each, run(each))
+        return [kept[each] for each in cases]
 
     losses = [outcome.loss for outcome in outcomes(alone)]
     print(f"\n{alone.split}, {alone.attackers} of {MEMBERS} attack, momentum {alone.momentum}; alone {_listed(losses)}")
