@@ -9,7 +9,7 @@ TESTS  ?=
 # one worker, and share what it started. In the order of the files: those that take longest are not the last.
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder --durations 15
 
-.PHONY: help testnet smollm test test-network soak check format prerequisites clean
+.PHONY: help testnet smollm test test-network soak attacks check format prerequisites clean
 
 help:
 	@echo "make testnet   train a language model on a swarm of four local nodes, then show the report (first run: installs)"
@@ -17,7 +17,8 @@ help:
 	@echo "make test      run the unit and integration tests (first run: installs); TESTS=path runs a part"
 	@echo "make test-network   the tests in a laboratory of home routers and slow lines (Linux; nftables, iptables, iproute2, miniupnpd, faketime)"
 	@echo "make check     lint, types, import contracts"
-	@echo "make soak      the tests with full counts of seeds, kills and fuzzing, ten minutes of chaos among them: hours"
+	@echo "make soak      the tests with full counts of seeds, kills and fuzzing, ten minutes of chaos among them, and attacks: hours"
+	@echo "make attacks   what attackers do to models under each rule (docs/robustness.md); goes on where it was stopped: hours"
 	@echo "make format    let ruff rewrite the sources"
 	@echo "make clean     remove .venv and what the tools left behind"
 
@@ -42,6 +43,13 @@ test-network: $(STAMP)
 
 soak: $(STAMP)
 	SHOAL_SOAK=1 $(PYTEST) $(TESTS)
+	$(MAKE) attacks
+
+# One line of each outcome is kept in the two files: to run it all again, remove them.
+attacks: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt scikit-learn
+	$(BIN)/python -m bench.attacks
+	$(BIN)/python -m bench.attacks_text
 
 check: $(STAMP)
 	$(BIN)/ruff check .
