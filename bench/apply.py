@@ -57,7 +57,7 @@ class Still:
 
 
 def method(rule: str, codec: str, threads: int, layout: Layout) -> Diloco:
-    settings = {"attackers": 0.0} if rule == "trusting" else {"rule": rule}
+    settings = {"rule": "mean", "attackers": 0.0} if rule == "trusting" else {"rule": rule}
     spec = Spec(
         creator="1" * 52, nonce=bytes(16), members_min=3, members_start=3, settings={"codec": codec, **settings}
     )
