@@ -26,7 +26,7 @@ from shoal.training.method import Share, Turn
 from shoal.training.payload import write_payload
 from shoal.training.ports import BytesReader
 from shoal.training.rules import RULES
-from shoal.training.spec import Spec
+from shoal.training.spec import Setting, Spec
 from shoal.training.sweep_service import sweep_of
 from shoal.training.tensors import Layout, TensorShape, element_count
 
@@ -57,7 +57,8 @@ class Still:
 
 
 def method(rule: str, codec: str, threads: int, layout: Layout) -> Diloco:
-    settings = {"rule": "mean", "attackers": 0.0} if rule == "trusting" else {"rule": rule}
+    trusting: dict[str, Setting] = {"rule": "mean", "attackers": 0.0}
+    settings: dict[str, Setting] = trusting if rule == "trusting" else {"rule": rule}
     spec = Spec(
         creator="1" * 52, nonce=bytes(16), members_min=3, members_start=3, settings={"codec": codec, **settings}
     )
