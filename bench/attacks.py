@@ -129,7 +129,7 @@ class Swarm:
         row = aggregate(self.case.rule, weighted, f, Held(self.step), SIZE, one_by_one)
         self.step = np.concatenate(list(one_by_one(row.values, SIZE)))
         if self.case.reputation:
-            self._judge(offers, weights, [Verdict(name_of(number), Fault.HARM) for number in sorted(harmful)])
+            self._judge(offers, weights, [Verdict(name_of(number), Fault.JUDGEMENT) for number in sorted(harmful)])
         return self.step
 
     def _weights(self, offers: Sequence[Offer]) -> list[int]:

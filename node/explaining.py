@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from shoal.crdt.file_service import StoreError
 from shoal.training import verdicts
 from shoal.training.agreed import AgreedRecord, Position, read_record
-from shoal.training.conduct import lately, shown
+from shoal.training.conduct import judged, lately, shown
 from shoal.training.evidence import COSINE, LENGTH, NOTHING, OVERLAP, Evidence
 from shoal.training.ledger import Closed, Ledger
 from shoal.training.members import RIGHT, WITHHELD, Change, Opine
@@ -111,12 +111,8 @@ def _events(step: _Step, member: PeerId) -> list[str]:
     """What this record does to the member, other than taking its work."""
     changes = [change for change in step.record.changes if _names(change, member)]
     said = [words_of(change) for change in changes]
-    opened = verdicts.after(
-        step.before.behaviour.conduct.cases,
-        step.record.round,
-        [change for change in step.record.changes if isinstance(change, Opine)],
-    )
-    _, found = verdicts.settled(opened or (), step.before.electorate)
+    record, before = step.record, step.before
+    _, found = judged(before.behaviour, record.round, before.electorate, record.changes) or ((), ())
     said += [_verdict_words(verdict) for verdict in found if verdict.member == member]
     bans = step.after.behaviour.bans
     if step.after.is_banned(member) and bans.get(member) != step.before.behaviour.bans.get(member):
@@ -140,8 +136,6 @@ def _verdict_words(verdict: verdicts.Verdict) -> str:
             return f"verdict: it judged the work for round {case.round} otherwise than a quorum ({counted})"
         case Fault.WITHHELD:
             return f"verdict: it did not hand over what its work for round {case.round} started from ({counted})"
-        case Fault.HARM:
-            return f"verdict: its work for round {case.round} did harm ({counted})"
         case Fault.WORK:
             return f"verdict: its work for round {case.round} was made up ({counted})"
 

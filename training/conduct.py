@@ -17,7 +17,7 @@ from .members import Change, Electorate, Opine
 from .remembered import LATELY
 from .reputation import Reputation, Rules, Taken, Verdict
 from .spec import BAN_ROUNDS
-from .verdicts import Cases
+from .verdicts import Case, Cases
 
 
 class Conduct(Message, frozen=True):
@@ -55,15 +55,23 @@ def after(
         return Malformed(f"evidence of {len(evidence)} members, where {len(before.members)} have contributed")
     if any(each.beside >= len(evidence) for each in evidence):
         return Malformed("evidence that names a member beyond those who have contributed")
-    words = [change for change in changes if isinstance(change, Opine)]
-    cases = verdicts.after(before.conduct.cases, round, words)
-    if cases is None:
+    settled = judged(before, round, electorate, changes)
+    if settled is None:
         return Malformed("an opinion that was said before, or comes too late")
-    cases, found = verdicts.settled(cases, electorate)
+    cases, found = settled
     taken = shown(before, electorate, evidence)
     faults = [Verdict(each.member, each.fault) for each in found]
     reputation = before.conduct.reputation.after(round, taken, faults, before.rules, lately(before, electorate))
     return Conduct(reputation, cases)
+
+
+def judged(
+    before: Behaviour, round: int, electorate: Electorate, changes: Sequence[Change]
+) -> tuple[tuple[Case, ...], tuple[verdicts.Verdict, ...]] | None:
+    """The cases after the record of `round`, and its verdicts; None if an opinion among the changes is not wanted."""
+    words = [change for change in changes if isinstance(change, Opine)]
+    cases = verdicts.after(before.conduct.cases, round, words)
+    return None if cases is None else verdicts.settled(cases, electorate)
 
 
 def shown(before: Behaviour, electorate: Electorate, evidence: Sequence[Evidence]) -> list[Taken]:

@@ -71,7 +71,6 @@ class Fault(Enum):
     """What a quorum finds of a member. The first bans at once, the others are attacks like those that rounds show."""
 
     WORK = "work"  # what it contributed is not what it committed itself to
-    HARM = "harm"  # a step along what it contributed makes the model worse on data that all can look at
     WITHHELD = "withheld"  # it did not hand over what its work started from
     JUDGEMENT = "judgement"  # it said the opposite of what the quorum says
 

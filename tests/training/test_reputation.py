@@ -206,7 +206,7 @@ def test_a_verdict_on_work_bans_at_once_and_one_on_judgement_after_four() -> Non
     assert trusts(found, 42) == [0, TRUST_MAX // 8, *[TRUST_MAX] * 3]
     for round in range(42, 45):
         shown = taken(with_one(0, HONEST))
-        found = found.after(round, shown, [Verdict(name(1), Fault.JUDGEMENT), Verdict(name(2), Fault.HARM)], RULES)
+        found = found.after(round, shown, [Verdict(name(1), Fault.JUDGEMENT), Verdict(name(2), Fault.WITHHELD)], RULES)
     assert found.trust(name(1), 45) == 0
     assert found.trust(name(2), 45) == TRUST_MAX // 512
     assert found.trust(name(3), 45) == TRUST_MAX
