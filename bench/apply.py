@@ -20,8 +20,9 @@ import numpy as np
 
 from shoal.training.checkpoint import Local, State
 from shoal.training.codecs import CODECS
-from shoal.training.diloco import Diloco, Trained
+from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import DilocoSettings, settings_of
+from shoal.training.local_trainer import Trained
 from shoal.training.method import Share, Turn
 from shoal.training.payload import write_payload
 from shoal.training.ports import BytesReader

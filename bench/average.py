@@ -27,9 +27,10 @@ import trio
 from blake3 import blake3
 
 from shoal.training.checkpoint import Local
-from shoal.training.diloco import Diloco, Trained
+from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import parse_settings
 from shoal.training.events import Event, Problem, RoundClosed
+from shoal.training.local_trainer import Trained
 from shoal.training.log import ROUNDS_SERVED
 from shoal.training.method import Turn
 from shoal.training.service import Ports, SwarmService

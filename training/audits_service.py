@@ -1,16 +1,16 @@
 """Audits: parts of what others contributed, done again here. A shell.
 
-The record after the one that took a contribution draws what is done again, and, where the method wants that, by whom.
-What does not come out the same this member says (`Opine`). That opens a case, which all look into, drawn or not: a
-quorum's word is a verdict (verdicts.py).
+The record after the one that took a contribution draws what is done again, and, where the method wants that, by whom;
+or who compares several first, and does the most doubtful again (comparing.py). What does not come out the same this
+member says (`Opine`). That opens a case, which all look into, drawn or not: a quorum's word is a verdict (verdicts.py).
 
 A peer can contribute anything; the draw comes when it has. A member that judges falsely says so alone. Who does not
 hand over what its turn started from has that said of it, but only while it has to keep it.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -23,11 +23,12 @@ from shoal.transport.port import PeerId
 
 from .agreed import opine_statement
 from .attempt import Raised, attempt
+from .comparing import COMPARED_MAX, Gain, most_doubtful
 from .events import Audited, Event, Problem
 from .ledger import Closed, Ledger
 from .means import Means
 from .members import RIGHT, WITHHELD, Opine
-from .method import Audits, Share, Start
+from .method import Audits, Compares, Share, Start
 from .records import Head, Offered
 from .soundness import base_of
 from .state_service import StateKeeper
@@ -47,7 +48,20 @@ class _Task:
     offered: Offered
     seed: bytes
     contributors: int  # to the round that took it
-    case: Case | None = None  # that is open: it is done whether drawn or not
+    case: Case | None = None  # that is open
+    is_chosen: bool = False  # among several
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is done, drawn or not."""
+        return self.is_chosen or self.case is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The most doubtful of these is to be done again."""
+
+    tasks: tuple[_Task, ...]
 
 
 class Auditing:
@@ -71,7 +85,7 @@ class Auditing:
         self._say = say
         self._offers: dict[int, tuple[Offered, ...]] = {}  # by record, as far as their states are kept
         self._seeds: dict[int, bytes] = {}  # the record after it
-        self._waiting: deque[_Task] = deque()
+        self._waiting: deque[_Task | _Choice] = deque()
         self._is_busy = False
         self._base: tuple[Head, Any | str] | None = None  # what the last one that was audited started from
         self._found: dict[Place, int] = {}  # by contribution: which part came out the same
@@ -94,7 +108,7 @@ class Auditing:
         # What there was no time for since the last draw is left: on slow machines in large swarms, in an order that all
         # have in common.
         drawn.sort(key=lambda task: blake3(closed.hash + task.offered.hash).digest())
-        self._waiting = deque([*self._asked(closed), *drawn])
+        self._waiting = deque([*self._asked(closed), *drawn, *self._choice(closed, drawn)])
         if self._waiting and not self._is_busy:
             self._is_busy = True
             self._run(self._audit_all, None)
@@ -104,6 +118,14 @@ class Auditing:
         offers, seed = self._offers.get(round, ()), self._seeds.get(round, b"")
         contributors = len({offered.member for offered in offers})
         return (_Task(offered, seed, contributors) for offered in offers if offered.member != self._me)
+
+    def _choice(self, closed: Closed, drawn: Sequence[_Task]) -> list[_Choice]:
+        """Other members compare others."""
+        method = self._keeper.audits
+        if not isinstance(method, Compares) or not method.is_comparing(closed.hash, self._me):
+            return []
+        own = sorted(drawn, key=lambda task: blake3(closed.hash + task.offered.hash + self._me.encode()).digest())
+        return [_Choice(tuple(own[:COMPARED_MAX]))]
 
     def _asked(self, closed: Closed) -> Iterator[_Task]:
         """What others doubt, and this member has not looked at."""
@@ -129,18 +151,54 @@ class Auditing:
 
     async def _audit_all(self, _: object) -> None:
         while self._waiting:
-            await self._audit(self._waiting.popleft())
+            task = self._waiting.popleft()
+            chosen = task if isinstance(task, _Task) else await self._chosen(task.tasks)
+            if chosen is not None:
+                await self._audit(chosen)
         self._is_busy, self._base = False, None
 
+    async def _chosen(self, tasks: Sequence[_Task]) -> _Task | None:
+        """The most doubtful of those that this member can tell anything of."""
+        gains: list[tuple[_Task, Gain]] = []
+        for task in tasks:
+            gain = await self._gain(task)
+            if gain is not None:
+                gains.append((task, gain))
+        if not gains:
+            return None
+        return replace(gains[most_doubtful([gain for _, gain in gains])][0], is_chosen=True)
+
+    async def _gain(self, task: _Task) -> Gain | None:
+        method, share, base = self._keeper.audits, self._share(task), base_of(task.offered)
+        members = self._members(task.offered)
+        if share is None or members is None or not isinstance(method, Compares):
+            return None
+        state = await self._state(base)
+        if isinstance(state, str):
+            return None
+        tried = await self._means.workers.run(partial(attempt, partial(method.gain, state, share, members, task.seed)))
+        return None if isinstance(tried, Raised) else tried.result
+
+    def _share(self, task: _Task) -> Share | None:
+        """As audits see it; None where its payload is gone."""
+        offered, reader = task.offered, self._keeper.reader(task.offered)
+        if reader is None:
+            return None
+        return Share(offered.round, offered.member, offered.contribution.samples, 1, base_of(offered).round, reader)
+
+    def _members(self, offered: Offered) -> tuple[str, ...] | None:
+        """Of its turn; None where the record is not known that made its state."""
+        made = self._ledger().closed(base_of(offered).round)
+        return None if made is None else tuple(sorted({offered.member, *(each.member for each in made.record.taken)}))
+
     async def _audit(self, task: _Task) -> None:
-        offered, method, reader = task.offered, self._keeper.audits, self._keeper.reader(task.offered)
-        if reader is None or method is None or place_of(offered) in self._found:
+        offered, method, share = task.offered, self._keeper.audits, self._share(task)
+        if share is None or method is None or place_of(offered) in self._found:
+            return
+        is_drawn = method.is_audited(share, task.seed, self._me, task.contributors)
+        if not (is_drawn or (task.is_due and method.can_audit(share))):
             return
         base = base_of(offered)
-        share = Share(offered.round, offered.member, offered.contribution.samples, 1, base.round, reader)
-        is_drawn = method.is_audited(share, task.seed, self._me, task.contributors)
-        if not (is_drawn or (task.case is not None and method.can_audit(share))):
-            return
         state = await self._state(base)
         if isinstance(state, str):
             return  # too long ago, or never this member's
@@ -168,8 +226,9 @@ class Auditing:
 
     async def _start(self, task: _Task, base: Head) -> Start | int | None:
         """What the turn started from, fetched from its author; or this member's opinion without it, if any."""
-        made, member, local = self._ledger().closed(base.round), task.offered.member, task.offered.contribution.local
-        if made is None:
+        made, members = self._ledger().closed(base.round), self._members(task.offered)
+        member, local = task.offered.member, task.offered.contribution.local
+        if made is None or members is None:
             return None
         if local is None or local.size > self._keeper.checkpoint_bytes_max:
             return 0
@@ -184,8 +243,7 @@ class Auditing:
             since = self._ledger().staleness(base.round)
             return WITHHELD if since is not None and since <= self._keeper.states_kept - MARGIN else None
         reader = self._means.blobs.open(local)
-        members = {member, *(share.member for share in made.record.taken)}
-        return None if reader is None else Start(reader, tuple(sorted(members)), before)
+        return None if reader is None else Start(reader, members, before)
 
     async def _has_fetched(self, task: _Task, local: BlobRef) -> bool:
         """Also from who has looked into it already: else an author might give it to a few alone."""

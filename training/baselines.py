@@ -7,8 +7,8 @@ runs here as one loop with batches M times as large, drawn from the whole text.
 from collections.abc import Iterator
 
 from .checkpoint import Local
-from .diloco import LocalTrainer
 from .diloco_settings import parse_settings
+from .local_trainer import LocalTrainer
 from .method import Turn
 from .methods import MemberOptions, gpt_trainer, with_settings
 from .spec import Spec

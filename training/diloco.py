@@ -21,17 +21,19 @@ what a bad step among them does depends on the rule.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from shoal.transport.wire import Malformed
 
 from . import checkpoint
 from .aggregating import Room, Scaled, Terms, attested, trusted_mean
-from .checkpoint import Local, Moments, State
+from .checkpoint import Local, State
 from .codecs import flush_tiny, spans
+from .comparing import Gain, is_comparing
 from .diloco_settings import DilocoSettings
 from .evidence import NOTHING, Evidence, Testimony
+from .local_trainer import Examines, LocalTrainer
 from .method import Share, Start, Turn, Work
 from .payload import VALUE_MAX, Delta, check_values, open_payload, write_payload
 from .ports import BlobReader, BytesReader, Payload
@@ -49,41 +51,6 @@ if TYPE_CHECKING:
     from .tensors import Vector
 
 STATE_VALUE_MAX = 2.0**60  # 2^20 rounds of the largest step, 1024 contributions of one member, stay below it
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Trained:
-    """What an inner loop comes back with. `samples` 0: nothing to contribute this time."""
-
-    parameters: "Vector"  # (n,); where there are samples they are the method's from now on, to be written over
-    samples: int  # windows, or whatever the swarm counts
-    moments: Moments | None
-    step_s: float | None  # how long an inner step takes here
-    metrics: Mapping[str, float]
-
-
-class LocalTrainer(Protocol):
-    """An inner loop: the built-in one for GPTs (trainer.py) or a person's own (loop.py)."""
-
-    @property
-    def layout(self) -> Layout: ...
-
-    def start(self) -> "Vector":
-        """(n,) The first parameters."""
-        ...
-
-    def train(self, anchor: "Vector", local: Local, turn: Turn) -> Trained:
-        """Train from `anchor`, which stays as it is while this runs, until the turn's deadline or step count.
-
-        It is the shared parameters, or what this member has made of them already.
-        """
-        ...
-
-    def evaluate(self, parameters: "Vector") -> Mapping[str, float]: ...
-
-    def generate(self, parameters: "Vector", prompt: bytes, count: int, temperature: float, seed: int) -> bytes | str:
-        """Bytes that continue `prompt`, or why this model writes none."""
-        ...
 
 
 class Diloco:
@@ -206,8 +173,25 @@ class Diloco:
         return self.is_auditing and can_be_replayed(share)
 
     def is_audited(self, share: Share, seed: bytes, judge: str, contributors: int) -> bool:
-        """Each judge draws for itself."""
-        return self.can_audit(share) and is_drawn(share, seed, judge, self._settings.audit_share, contributors)
+        """Each judge draws for itself, half of what it does again."""
+        return self.can_audit(share) and is_drawn(share, seed, judge, self._settings.audit_share / 2, contributors)
+
+    def is_comparing(self, seed: bytes, judge: str) -> bool:
+        """The other half."""
+        return self.is_auditing and is_comparing(seed, judge, self._settings.audit_share / 2)
+
+    def gain(self, state: State, share: Share, members: tuple[str, ...], seed: bytes) -> Gain | None:
+        import numpy as np
+
+        delta = open_payload(share.payload, self._settings.codec, self._layout)
+        steps = share.samples // self._settings.batch_size
+        if not isinstance(self._trainer, Examines) or not self.can_audit(share) or isinstance(delta, Malformed):
+            return None
+        moved = np.empty_like(state.parameters)
+        for start, stop in spans(len(moved)):
+            np.subtract(state.parameters[start:stop], delta.values(start, stop), out=moved[start:stop])
+        turn = self._turn_again(share, members, max(steps, 1))
+        return self._trainer.gain(state.parameters, moved, turn, int.from_bytes(seed[:8], "big"))
 
     def audit(self, state: State, start: Start | None, share: Share, seed: bytes) -> float | None:
         """Whether the whole turn comes out the same, 1 or 0; None if it cannot be done again.
@@ -223,17 +207,7 @@ class Diloco:
             return 0.0
         if rest or steps > self._settings.step_range().most or not self._is_start(local, start.before):
             return 0.0
-        places = share.turn_round, share.base_round, share.member
-        turn = Turn(
-            *places,
-            members=start.members,
-            seed=turn_seed(swarm_id(self._spec), *places),
-            deadline_at=math.inf,
-            clock=lambda: 0.0,
-            is_over=lambda: False,
-            has_contributed=start.before is not None,
-            steps=steps,
-        )
+        turn = replace(self._turn_again(share, start.members, steps), has_contributed=start.before is not None)
         work = self.contribute(state, local, turn)
         vector = work.local.ahead if work.local.momentum is None else work.local.momentum
         if not work.samples or vector is None:
@@ -262,6 +236,11 @@ class Diloco:
 
     def load_local(self, saved: BlobReader) -> Local:
         return checkpoint.load_local(saved, self._layout)
+
+    def _turn_again(self, share: Share, members: tuple[str, ...], steps: int) -> Turn:
+        places = share.turn_round, share.base_round, share.member
+        seed = turn_seed(swarm_id(self._spec), *places)
+        return Turn(*places, members, seed, math.inf, lambda: 0.0, lambda: False, steps=steps)
 
     def _is_start(self, local: Local, before: BlobReader | None) -> bool:
         """Whether an honest member can have come to it, whose newest payload in the round before was this."""

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 
 from .attempt import Raised, attempt
 from .checkpoint import Local
-from .diloco import Trained
 from .diloco_settings import DilocoSettings
 from .inner import Inner, run_turn, use_threads
+from .local_trainer import Trained
 from .loop import model_layout, parameters_of, place
 from .method import Turn
 from .spec import Spec
@@ -97,7 +97,7 @@ def first_model(entry: Entry) -> nn.Module | str:
 
 
 class EntryTrainer:
-    """A LocalTrainer (diloco.py).
+    """A LocalTrainer (local_trainer.py).
 
     Raises:
         ValueError: the file's `build` fails, or what it builds can't be shared.

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from .checkpoint import Local, Moments
-from .diloco import Trained
 from .diloco_settings import DilocoSettings, learning_rate
+from .local_trainer import Trained
 from .method import Turn
 from .pace import StepRange, expected_step_s, has_time
 

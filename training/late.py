@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from .checkpoint import Local
-from .diloco import LocalTrainer, Trained
+from .comparing import Gain
+from .local_trainer import Examines, Trained
 from .method import Turn
 from .tensors import Layout
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class LateTrainer:
-    """A LocalTrainer (diloco.py). `load` is called for each piece of work: modules are loaded once anyway."""
+    """Examines (local_trainer.py). `load` is called for each piece of work: modules are loaded once anyway."""
 
-    def __init__(self, layout: Layout, start: "Callable[[], Vector]", load: Callable[[], LocalTrainer]) -> None:
+    def __init__(self, layout: Layout, start: "Callable[[], Vector]", load: Callable[[], Examines]) -> None:
         self._layout = layout
         self._start = start
         self._load = load
@@ -34,6 +35,9 @@ class LateTrainer:
 
     def evaluate(self, parameters: "Vector") -> Mapping[str, float]:
         return self._load().evaluate(parameters)
+
+    def gain(self, anchor: "Vector", moved: "Vector", turn: Turn, seed: int) -> Gain:
+        return self._load().gain(anchor, moved, turn, seed)
 
     def generate(self, parameters: "Vector", prompt: bytes, count: int, temperature: float, seed: int) -> bytes | str:
         return self._load().generate(parameters, prompt, count, temperature, seed)

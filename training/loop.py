@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from .checkpoint import Local
-from .diloco import Trained
 from .diloco_settings import DilocoSettings
+from .local_trainer import Trained
 from .method import Turn
 from .pace import expected_step_s, has_time
 from .tensors import Layout, TensorShape, layout_digest, views
@@ -46,7 +46,7 @@ class _Task:
 
 
 class LoopTrainer:
-    """The engine's side: a LocalTrainer (diloco.py)."""
+    """The engine's side: a LocalTrainer (local_trainer.py)."""
 
     def __init__(
         self,

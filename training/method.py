@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar, runtime_checkable
 
+from .comparing import Gain
 from .evidence import Evidence
 from .ports import BlobReader, Payload
 from .spec import Spec
@@ -172,5 +173,23 @@ class Audits(Protocol):
         Args:
             state: that the contribution started from.
             start: None where none is wanted.
+        """
+        ...
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """A method whose audits are dear, and which can tell at little cost where they are worth most (comparing.py)."""
+
+    def is_comparing(self, seed: bytes, judge: str) -> bool:
+        """Whether the draw has `judge` compare what a round took, and do one of those again."""
+        ...
+
+    def gain(self, state: Any, share: Share, members: tuple[str, ...], seed: bytes) -> Gain | None:
+        """What a contribution does to the loss, as far as one can tell; None if one cannot. May be inexact.
+
+        Args:
+            state: that it started from.
+            members: of its turn.
         """
         ...

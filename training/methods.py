@@ -13,11 +13,12 @@ import msgspec
 
 from . import data, registry, zeroth_settings
 from .checkpoint import Local
-from .diloco import Diloco, LocalTrainer, start_setting
+from .diloco import Diloco, start_setting
 from .diloco_settings import DilocoSettings, settings_of
 from .evaluators import Machine, evaluator_of
 from .founding_service import Restarts
 from .late import LateTrainer
+from .local_trainer import Examines, LocalTrainer
 from .method import Method
 from .models import SIZES, gpt_layout, gpt_start, memory_bytes
 from .payload import payload_bytes
@@ -169,7 +170,7 @@ def gpt_trainer(spec: Spec, options: MemberOptions) -> LocalTrainer | str:
     if len(corpus.training) // settings.pieces < window_bytes:
         return f"data {spec.data!r} in {settings.pieces} pieces is too short for windows of {window_bytes} bytes"
 
-    def load() -> LocalTrainer:
+    def load() -> Examines:
         from .trainer import GptTrainer
 
         return GptTrainer(spec, settings, size, corpus, device_of(options), options.threads)

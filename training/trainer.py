@@ -10,14 +10,16 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import data, gpt
 from .checkpoint import Local
-from .diloco import Trained
+from .comparing import Gain
 from .diloco_settings import DilocoSettings
 from .inner import Inner, on_device, run_turn, use_threads
+from .local_trainer import Trained
 from .method import Turn
 from .models import GptSize, gpt_layout, gpt_start
 from .spec import Spec
@@ -29,10 +31,11 @@ if TYPE_CHECKING:
     from .tensors import Vector
 
 EVALUATION_BATCH = 16  # windows at once; memory: evaluation never needs more than training does
+EXAMINED = 16  # windows, from which two contributions can mostly be told apart (docs/robustness.md)
 
 
 class GptTrainer:
-    """A LocalTrainer (diloco.py)."""
+    """Examines (local_trainer.py)."""
 
     def __init__(
         self, spec: Spec, settings: DilocoSettings, size: GptSize, corpus: data.Corpus, device: str, threads: int
@@ -70,21 +73,36 @@ class GptTrainer:
     def evaluate(self, parameters: "Vector") -> Mapping[str, float]:
         """{"validation_loss": nats per byte} over windows spread evenly over the validation split."""
         use_threads(self._threads)
-        model = gpt.Gpt(self._size, on_device(parameters, self._device))
         settings = self._settings
         windows = data.validation_windows(self._corpus, settings.validation_windows, settings.context + 1)
-        total = 0.0
-        with torch.no_grad(), self._autocast():
-            for start in range(0, len(windows), EVALUATION_BATCH):
-                part = self._tokens(windows[start : start + EVALUATION_BATCH])
-                total += float(gpt.loss(model, part)) * len(part)
-        return {"validation_loss": total / len(windows)}
+        return {"validation_loss": self._loss(parameters, windows)}
+
+    def gain(self, anchor: "Vector", moved: "Vector", turn: Turn, seed: int) -> Gain:
+        """On EXAMINED windows of either kind. Takes the time of a few steps."""
+        use_threads(self._threads)
+        length, steps = self._settings.context + 1, turn.steps or 1
+        texts = data.shard(self._corpus, turn.member, turn.members)
+        picks = [(place * steps // EXAMINED, place % self._settings.batch_size) for place in range(EXAMINED)]
+        own = np.stack([data.batch(texts, turn.seed, step, row + 1, length)[row] for step, row in picks])
+        other = data.batch([self._corpus.training], seed, 0, EXAMINED, length)
+        losses = [[self._loss(each, windows) for windows in (own, other)] for each in (anchor, moved)]
+        return Gain(*(before - after for before, after in zip(*losses, strict=True)))
 
     def generate(self, parameters: "Vector", prompt: bytes, count: int, temperature: float, seed: int) -> bytes | str:
         use_threads(self._threads)
         model = gpt.Gpt(self._size, on_device(parameters, self._device))
         generator = torch.Generator().manual_seed(seed)
         return gpt.generate(model, prompt, count, self._settings.context, temperature, generator)
+
+    def _loss(self, parameters: "Vector", windows: "data.Bytes") -> float:
+        """Nats per byte."""
+        model = gpt.Gpt(self._size, on_device(parameters, self._device))
+        total = 0.0
+        with torch.no_grad(), self._autocast():
+            for start in range(0, len(windows), EVALUATION_BATCH):
+                part = self._tokens(windows[start : start + EVALUATION_BATCH])
+                total += float(gpt.loss(model, part)) * len(part)
+        return total / len(windows)
 
     def _tokens(self, windows: "data.Bytes") -> Tensor:
         return torch.as_tensor(windows).to(self._device, torch.int64)

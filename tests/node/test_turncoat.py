@@ -11,8 +11,9 @@ from shoal.node.adversaries import CONTINUATION, ON_SLOPES, ON_VALUES, TRIGGER, 
 from shoal.node.role import Role
 from shoal.node.turncoat import KNOWING, turned
 from shoal.training.checkpoint import Local, State
-from shoal.training.diloco import Diloco, Trained
+from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import DilocoSettings, parse_settings
+from shoal.training.local_trainer import Trained
 from shoal.training.method import Audits, Share, Turn
 from shoal.training.models import SIZES, gpt_layout
 from shoal.training.payload import open_payload

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from shoal.training.checkpoint import Local, State
-from shoal.training.diloco import Diloco, Trained
+from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import DilocoSettings, settings_of
+from shoal.training.local_trainer import Trained
 from shoal.training.method import Turn, Work
 from shoal.training.payload import open_payload, write_payload
 from shoal.training.ports import BytesReader

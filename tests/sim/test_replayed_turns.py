@@ -8,6 +8,7 @@ import pytest
 from shoal.training.diloco import Diloco
 from shoal.training.events import Audited
 from shoal.training.membership_view import MemberView
+from shoal.training.method import Share
 from tests.sim.diloco_swarm import Forgetful, people
 from tests.sim.harness import Node, simulated
 from tests.sim.zeroth_swarm import banned, started
@@ -40,6 +41,29 @@ async def test_one_of_four_who_scales_honest_work_is_banned_and_the_honest_are_n
         assert all((each.opinion == 1.0) == (each.member != liar.peer_id) for each in opinions)
         assert all(row(honest[0], node).trust > row(honest[0], liar).trust for node in honest)
         assert len({node.digest(last) for node in honest}) == 1
+
+
+class Comparing(Diloco):
+    """Draws nothing for itself, but by what contributions do to the loss."""
+
+    def is_audited(self, share: Share, seed: bytes, judge: str, contributors: int) -> bool:
+        return False
+
+
+async def test_who_leads_uphill_is_found_by_what_it_does_to_the_loss_and_then_by_its_turn(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes, spec = people(folder, 6, {3: np.negative}, audit_share=0.5)
+    liar, honest = nodes[3], [node for node in nodes if node is not nodes[3]]
+    for node in honest:
+        settled = node.method
+        node.method = Comparing(settled._spec, settled._settings, settled._trainer)
+    async with simulated(nodes, spec) as swarm:
+        await started(swarm)
+        await swarm.until(lambda: all(banned(node.running) == {liar.peer_id} for node in honest))
+        opinions = [each for node in honest for each in node.observed(Audited)]
+        assert all((each.opinion == 1.0) == (each.member != liar.peer_id) for each in opinions)
+        assert max(node.round for node in honest) < 20
 
 
 async def test_who_does_not_hand_over_what_it_started_from_loses_trust_and_is_not_banned(

@@ -14,10 +14,11 @@ from blake3 import blake3
 from shoal.training.averaging import centered_clipping, clipped_mean, geometric_median, mean
 from shoal.training.checkpoint import State
 from shoal.training.codecs import CODECS, TINY, flush_tiny
-from shoal.training.diloco import Diloco, Trained
+from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import parse_settings, settings_of
 from shoal.training.directions import add_sums, direction_key, perturbed, signs, step
 from shoal.training.flag import flag_aggregator
+from shoal.training.local_trainer import Trained
 from shoal.training.method import Share
 from shoal.training.models import SIZES, gpt_start, uniform
 from shoal.training.order_statistics import CoordinateMedian, TrimmedMean, WeightedMedian, WeightedTrimmedMean

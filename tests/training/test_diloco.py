@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from shoal.training.checkpoint import Local, Moments, State
 from shoal.training.codecs import CODECS
-from shoal.training.diloco import Diloco, Trained, start_setting
+from shoal.training.diloco import Diloco, start_setting
 from shoal.training.diloco_settings import DilocoSettings, parse_settings
+from shoal.training.local_trainer import Trained
 from shoal.training.method import Method, Share, Turn, Work
 from shoal.training.payload import VALUE_MAX, Delta, open_payload, write_payload
 from shoal.training.ports import BytesReader

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from shoal.training.checkpoint import Local, State
-from shoal.training.diloco import Diloco, Trained
+from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import DilocoSettings
+from shoal.training.local_trainer import Trained
 from shoal.training.loop import LoopTrainer, Outer, SwarmEnded, custom_name, model_layout, parameters_of, place
 from shoal.training.method import Turn
 from shoal.training.spec import Spec

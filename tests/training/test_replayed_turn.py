@@ -10,11 +10,12 @@ import pytest
 from shoal.training import data
 from shoal.training.checkpoint import Local, Moments, State
 from shoal.training.codecs import CODECS
+from shoal.training.comparing import most_doubtful
 from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import DilocoSettings, parse_settings, settings_of
 from shoal.training.method import Audits, Share, Start, Turn
 from shoal.training.methods import MemberOptions, build
-from shoal.training.models import GptSize
+from shoal.training.models import GptSize, gpt_layout
 from shoal.training.payload import Delta, open_payload, write_payload
 from shoal.training.ports import BytesReader
 from shoal.training.records import turn_seed
@@ -41,6 +42,15 @@ def turn(base_round: int, name: str = "a", steps: int | None = None) -> Turn:
     seed = turn_seed(swarm_id(SPEC), base_round + 1, base_round, name)
     places = base_round + 1, base_round, name
     return Turn(*places, MEMBERS, seed, float("inf"), lambda: 0.0, lambda: False, base_round > 0, steps)
+
+
+def changed(share: Share, change: Callable[[np.ndarray], np.ndarray]) -> Share:
+    """The contribution with its values changed."""
+    codec, layout = SETTINGS.codec, gpt_layout(SIZE)
+    delta = open_payload(share.payload, codec, layout)
+    assert isinstance(delta, Delta)
+    values = change(delta.values(0, delta.count)).astype(np.float32)
+    return replace(share, payload=BytesReader(b"".join(map(bytes, write_payload(codec, layout, values)))))
 
 
 class Played:
@@ -70,12 +80,7 @@ class Played:
         return (judge or self.method).audit(base or self.base, start, share or self.share, SEED)
 
     def with_delta(self, change: Callable[[np.ndarray], np.ndarray]) -> Share:
-        """The contribution with its values changed."""
-        codec, layout = SETTINGS.codec, self.method._layout  # pyright: ignore[reportPrivateUsage]
-        delta = open_payload(self.share.payload, codec, layout)
-        assert isinstance(delta, Delta)
-        values = change(delta.values(0, delta.count)).astype(np.float32)
-        return replace(self.share, payload=BytesReader(b"".join(map(bytes, write_payload(codec, layout, values)))))
+        return changed(self.share, change)
 
 
 def share_of(base_round: int, payload: bytes, samples: int) -> Share:
@@ -228,6 +233,40 @@ def test_a_judge_spends_its_share_of_turns_however_many_contribute(played: Playe
             for number in range(contributors)
         ][: 4000 * 4]
         assert abs(np.mean(draws) - 0.25 / contributors) < 0.1 / contributors
+
+
+def test_what_looks_least_like_work_on_its_own_data_is_told_by_losses() -> None:
+    text = np.frombuffer(data.TEXTS["shakespeare"]()[:9_000], np.uint8)
+    judge = member(corpus=data.Corpus(text[:8_000], text[8_000:], 8, None))
+    state, local = judge.start(SPEC)
+    locals_ = dict.fromkeys(MEMBERS, local)
+    base, made = state, dict[str, Share]()
+    for round in range(4):
+        base, made = state, {}
+        for name in MEMBERS:
+            work = judge.contribute(base, locals_[name], turn(round, name, steps=16))
+            payload = b"".join(map(bytes, work.payload))
+            made[name] = replace(share_of(round, payload, work.samples), member=name)
+            locals_[name] = judge.settle(work.local, base, True)
+        state, _ = judge.apply(base, list(made.values()))
+
+    def found(*shares: Share) -> int:
+        gains = [judge.gain(base, share, MEMBERS, SEED) for share in shares]
+        return most_doubtful([gain for gain in gains if gain is not None])
+
+    a, b, c = made.values()
+    assert found(a, replace(b, payload=a.payload), c) == 1
+    assert found(replace(a, payload=c.payload), b, c) == 0
+    assert found(a, b, changed(c, np.negative)) == 2
+    assert found(a, changed(b, np.zeros_like), c) == 1
+
+
+def test_no_gain_is_told_of_what_cannot_be_done_again(played: Played) -> None:
+    for share in (replace(played.share, base_round=0, turn_round=1), replace(played.share, turn_round=4)):
+        assert played.method.gain(played.base, share, MEMBERS, SEED) is None
+    private = member(with_settings(audit="private"))
+    assert private.gain(played.base, played.share, MEMBERS, SEED) is None
+    assert not private.is_comparing(SEED, "b")
 
 
 def test_judges_draw_each_for_itself(played: Played) -> None:

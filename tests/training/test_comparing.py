@@ -1,0 +1,49 @@
+"""Which contribution to do again, from what each does to the loss."""
+
+import math
+
+import pytest
+
+from shoal.training.comparing import Gain, is_comparing, most_doubtful
+
+HONEST = [Gain(0.20, 0.15), Gain(0.18, 0.15), Gain(0.22, 0.18), Gain(0.19, 0.15)]
+
+
+@pytest.mark.parametrize(
+    "doubtful",
+    [
+        pytest.param(Gain(-0.3, -0.3), id="uphill"),
+        pytest.param(Gain(-1.5, -1.6), id="uphill-less-on-its-own"),
+        pytest.param(Gain(0.0, 0.0), id="nothing"),
+        pytest.param(Gain(0.09, 0.01), id="less-than-half-as-much"),
+        pytest.param(Gain(0.19, 0.19), id="all-data-alike"),
+        pytest.param(Gain(0.6, 0.7), id="much-but-not-for-its-own"),
+        pytest.param(Gain(math.nan, 0.1), id="not-a-number"),
+        pytest.param(Gain(-math.inf, -math.inf), id="lost"),
+        pytest.param(Gain(math.inf, 0.0), id="infinite"),
+    ],
+)
+def test_what_helps_its_own_data_least_is_found_wherever_it_stands(doubtful: Gain) -> None:
+    for place in range(5):
+        gains = [*HONEST[:place], doubtful, *HONEST[place:]]
+        assert most_doubtful(gains) == place
+
+
+def test_where_several_lead_uphill_the_worst_comes_first() -> None:
+    assert most_doubtful([*HONEST, Gain(-0.1, -0.1), Gain(-0.2, -0.1)]) == 5
+
+
+def test_one_alone_is_the_most_doubtful() -> None:
+    assert most_doubtful([Gain(0.1, 0.0)]) == 0
+    assert most_doubtful([Gain(math.nan, math.nan)] * 2) == 0
+
+
+def test_where_nothing_helps_any_more_the_difference_does_not_hide_the_worst() -> None:
+    assert most_doubtful([Gain(-0.01, -0.02), Gain(-0.02, -0.02), Gain(-0.3, -0.5)]) == 2
+
+
+def test_a_judge_compares_in_its_part_of_rounds_and_each_for_itself() -> None:
+    seeds = [number.to_bytes(4, "big") for number in range(4000)]
+    drawn = [[is_comparing(seed, judge, 0.25) for seed in seeds] for judge in ("b", "c")]
+    assert drawn[0] != drawn[1]
+    assert all(900 < sum(each) < 1100 for each in drawn)
