@@ -1,7 +1,7 @@
 """What attackers do to a model under each aggregation rule: digits among ten members, without a network.
 
     python -m bench.attacks [--rules ...] [--attacks ...] [--splits iid dirichlet] [--attackers 2 3] [--seeds 3]
-                            [--momentum outer worker] [--by-samples] [--uneven] [--judged] [--out FILE]
+                            [--momentum outer worker] [--by-samples] [--uneven] [--replayed] [--out FILE]
 
 Each run trains a small network (bench/digits.py) for 100 rounds of 5 local steps, under one rule, with reputation and
 under one attack (node/adversaries.py), and is compared with the same honest members alone under a plain mean: the same
@@ -36,14 +36,13 @@ from shoal.training.rows import Weighted, one_by_one
 from shoal.training.rules import RULES, aggregate, bounded
 
 from .aggregate import Held
-from .digits import SIZE, TARGET, Images, Vector, evaluate, gradient, load, shards, start
+from .digits import SIZE, TARGET, Images, Vector, evaluate, load, shards, start
 from .kept import Kept
+from .replaying import BATCH, Judges, Member, Offer
 
 MEMBERS: Final = 10
 ROUNDS: Final = 100
 STEPS: Final = 5
-BATCH: Final = 32
-LR: Final = 0.1  # at 0.2 it depends on the first rounds' noise which minimum is found: losses that differ by a tenth
 SPLITS: Final[Mapping[str, float | None]] = {"iid": None, "dirichlet": 0.3}
 # Where momentum is the outer optimizer's, as DiLoCo has it, or each member's own. Both together stall; the same pace.
 OUTER: Final = {"outer": (0.7, 0.9), "worker": (7.0, 0.9)}
@@ -51,9 +50,6 @@ PACES: Final = (3, 5, 8)  # steps, where members are uneven
 MISSED: Final = 0.25  # of rounds, where they are
 EARLY: Final = 15
 BAN_ROUNDS: Final = 100
-PUBLIC: Final = 200  # images
-HARMFUL: Final = -0.25  # cosine to the ascent on them
-USEFUL: Final = 0.125  # the median member's
 SAMPLES_MAX: Final = 2**24  # that a spec lets a member claim
 
 
@@ -67,7 +63,7 @@ class Case:
     seed: int
     reputation: bool = True  # weights follow it, as in a swarm; else they are samples alone
     uneven: bool = False  # members miss rounds and do unequal work
-    judged: bool = False  # members see on public images which contributions do harm
+    replayed: bool = False  # data are public: members do some of one another's turns again
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +78,6 @@ class Outcome:
     banned: int  # honest members that ever were
 
 
-class Member:
-    """Its shard, its draws, its pace, and its momentum where that is the member's."""
-
-    def __init__(self, shard: Images, seed: int, steps: int) -> None:
-        self.shard = shard
-        self.random = np.random.default_rng(seed)
-        self.steps = steps
-        self.momentum = np.zeros(SIZE, np.float32)
-
-    def contribution(self, anchor: Vector, momentum: float) -> Vector:
-        local = anchor.copy()
-        for _ in range(self.steps):
-            batch = self.shard.part(self.random.integers(len(self.shard), size=BATCH))
-            local -= np.float32(LR) * gradient(local, batch)
-        self.momentum *= np.float32(momentum)
-        self.momentum += np.float32(1 - momentum) * (anchor - local)
-        return self.momentum.copy()
-
-
-class Offer(NamedTuple):
-    """What one member contributes to a round."""
-
-    number: int  # the member's
-    row: Held
-    samples: int
-
-
 class Swarm:
     """What all members hold: aggregation, and reputation by what it shows. Members are named by their numbers."""
 
@@ -118,7 +87,7 @@ class Swarm:
         self.step = np.zeros(SIZE, np.float32)
         self.testimony, self.reputation = Testimony(), Reputation()
 
-    def aggregate(self, offers: Sequence[Offer], harmful: Collection[int]) -> Vector | None:
+    def aggregate(self, offers: Sequence[Offer], guilty: Collection[int]) -> Vector | None:
         """The round's step; None where nothing is offered that counts."""
         self.round += 1
         weights = self._weights(offers)
@@ -129,7 +98,7 @@ class Swarm:
         row = aggregate(self.case.rule, weighted, f, Held(self.step), SIZE, one_by_one)
         self.step = np.concatenate(list(one_by_one(row.values, SIZE)))
         if self.case.reputation:
-            self._judge(offers, weights, [Verdict(name_of(number), Fault.JUDGEMENT) for number in sorted(harmful)])
+            self._judge(offers, weights, [Verdict(name_of(number), Fault.WORK) for number in sorted(guilty)])
         return self.step
 
     def _weights(self, offers: Sequence[Offer]) -> list[int]:
@@ -142,6 +111,9 @@ class Swarm:
 
     def trust(self, number: int) -> int:
         return self.reputation.trust(name_of(number), self.round) if self.case.reputation else 1
+
+    def trusted(self, offers: Sequence[Offer]) -> list[Offer]:
+        return [offer for offer in offers if self.trust(offer.number)]
 
     def share(self) -> float:
         """The attackers' part of the trust of all that ever contributed anything."""
@@ -170,23 +142,25 @@ def name_of(number: int) -> str:
 
 def run(case: Case) -> Outcome:
     train, test = load()
-    members = _members(case, train)
+    own, outer = (OUTER[case.momentum][1], 0.0) if case.momentum == "worker" else (0.0, OUTER[case.momentum][1])
+    dealt = shards(train, MEMBERS, SPLITS[case.split], case.seed)
+    members = _members(case, dealt, own)
+    judges = Judges(dealt, train, range(case.attackers, MEMBERS), own, case.seed)
     swarm = Swarm(case)
     absence = np.random.default_rng(case.seed)
-    lr, mu = map(np.float32, OUTER[case.momentum])
-    own, outer = (float(mu), np.float32(0)) if case.momentum == "worker" else (0.0, mu)
+    lr, mu = np.float32(OUTER[case.momentum][0]), np.float32(outer)
     parameters, first, early, banned = start(case.seed), dict[int, Vector](), 0.0, set[str]()
     momentum = np.zeros(SIZE, np.float32)
     for round in range(ROUNDS):
         there = [number for number in range(MEMBERS) if absence.random() >= (MISSED if case.uneven else 0)]
-        rows = {number: members[number].contribution(parameters, own) for number in there if number in members}
-        for number, row in rows.items():
-            first.setdefault(number, row)
-        offers = _offered(case, members, rows, first)
-        step = swarm.aggregate(offers, _harmful(parameters, offers, train) if case.judged else ())
+        turns = {number: members[number].contribution(parameters.copy()) for number in there if number in members}
+        for number, turn in turns.items():
+            first.setdefault(number, turn.row)
+        offers = _offered(case, members, {number: turn.row for number, turn in turns.items()}, first)
+        step = swarm.aggregate(offers, judges.look(round + 1, swarm.trusted(offers), turns) if case.replayed else ())
         if step is not None:
-            momentum = outer * momentum + step
-            parameters -= lr * (step + outer * momentum)
+            momentum = mu * momentum + step
+            parameters -= lr * (step + mu * momentum)
         if not np.abs(parameters).max() <= VALUE_MAX:  # also false for NaN
             return Outcome(float("inf"), 0.0, 0.0, 0.0, 0.0, 0)
         early = swarm.share() if round + 1 == EARLY else early
@@ -197,29 +171,16 @@ def run(case: Case) -> Outcome:
     return Outcome(*evaluate(parameters, test), fooled, early, swarm.share(), len(banned & honest))
 
 
-def _harmful(parameters: Vector, offers: Sequence[Offer], train: Images) -> list[int]:
-    """Whose steps lead uphill on PUBLIC images, which all members have, and far more so than others'.
-
-    As FLTrust compares rows with the server's own (Cao et al. 2021, arXiv 2012.13995); here members vote on it.
-    """
-    uphill = gradient(parameters, train.part(np.arange(PUBLIC))).astype(np.float64)
-    rows = [offer.row.vector.astype(np.float64) for offer in offers]
-    norms = [float(np.linalg.norm(row) * np.linalg.norm(uphill)) for row in rows]
-    cosines = [float(row @ uphill) / norm if norm else 0.0 for row, norm in zip(rows, norms, strict=True)]
-    if not offers or np.median(cosines) < USEFUL:  # then the images tell nothing any more
-        return []
-    return [offer.number for offer, cosine in zip(offers, cosines, strict=True) if cosine < HARMFUL]
-
-
-def _members(case: Case, train: Images) -> dict[int, Member]:
+def _members(case: Case, dealt: Sequence[Images], momentum: float) -> dict[int, Member]:
     """By number, attackers first."""
-    dealt = shards(train, MEMBERS, SPLITS[case.split], case.seed)
+    own = list(dealt)
     if case.attack in ON_DATA:
         poison = Images.flipped if case.attack == "labelflip" else Images.half_with_trigger
-        dealt[: case.attackers] = [poison(shard) for shard in dealt[: case.attackers]]
+        own[: case.attackers] = [poison(shard) for shard in own[: case.attackers]]
     first = case.attackers if case.attack == "absent" else 0
     steps = [PACES[number % len(PACES)] if case.uneven else STEPS for number in range(MEMBERS)]
-    return {number: Member(dealt[number], 1000 * case.seed + number, steps[number]) for number in range(first, MEMBERS)}
+    seeds = range(1000 * case.seed, 1000 * case.seed + MEMBERS)
+    return {number: Member(own[number], seeds[number], steps[number], momentum) for number in range(first, MEMBERS)}
 
 
 def _offered(
@@ -235,7 +196,7 @@ def _offered(
             with np.errstate(all="ignore"):
                 sent = forge(sight)
             if case.attack == "samples":
-                samples = min(samples * CLAIMED, SAMPLES_MAX)
+                samples = min(samples * CLAIMED, members[number].steps * BATCH if case.replayed else SAMPLES_MAX)
         if np.abs(sent).max() <= VALUE_MAX:  # false for NaN
             offered.append(Offer(number, Held(sent), samples))
     return offered
@@ -275,7 +236,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--by-samples", action="store_true", help="weights are samples alone, without reputation")
     parser.add_argument("--uneven", action="store_true", help="members miss rounds and do unequal work")
-    parser.add_argument("--judged", action="store_true", help="members vote on what does harm on public images")
+    parser.add_argument("--replayed", action="store_true", help="data are public, turns are done again")
     parser.add_argument("--out", type=Path, default=Path("attacks.jsonl"))
     arguments = parser.parse_args()
     kept = Kept(arguments.out, Case, Outcome)
@@ -307,7 +268,7 @@ def _table(alone: Case, kept: Kept[Case, Outcome], arguments: argparse.Namespace
     for rule in arguments.rules:
         for attack in arguments.attacks:
             case = replace(
-                alone, rule=rule, attack=attack, reputation=not arguments.by_samples, judged=arguments.judged
+                alone, rule=rule, attack=attack, reputation=not arguments.by_samples, replayed=arguments.replayed
             )
             table[rule, attack] = cell(outcomes(case), losses)
         for figure in Cell._fields:

@@ -23,7 +23,7 @@ from shoal.transport.port import PeerId
 
 from .agreed import opine_statement
 from .attempt import Raised, attempt
-from .comparing import COMPARED_MAX, Gain, most_doubtful
+from .comparing import COMPARED_MAX, Allowance, Gain, is_comparing, most_doubtful
 from .events import Audited, Event, Problem
 from .ledger import Closed, Ledger
 from .means import Means
@@ -88,6 +88,7 @@ class Auditing:
         self._waiting: deque[_Task | _Choice] = deque()
         self._is_busy = False
         self._base: tuple[Head, Any | str] | None = None  # what the last one that was audited started from
+        self._allowance = Allowance()
         self._found: dict[Place, int] = {}  # by contribution: which part came out the same
 
     def applied(self, closed: Closed, offers: tuple[Offered, ...]) -> None:
@@ -120,9 +121,12 @@ class Auditing:
         return (_Task(offered, seed, contributors) for offered in offers if offered.member != self._me)
 
     def _choice(self, closed: Closed, drawn: Sequence[_Task]) -> list[_Choice]:
-        """Other members compare others."""
+        """Each judge compares others, each in other rounds."""
         method = self._keeper.audits
-        if not isinstance(method, Compares) or not method.is_comparing(closed.hash, self._me):
+        if not isinstance(method, Compares):
+            return []
+        self._allowance.earn(method.compared_share)
+        if not (self._allowance.is_enough and is_comparing(closed.hash, self._me)):
             return []
         own = sorted(drawn, key=lambda task: blake3(closed.hash + task.offered.hash + self._me.encode()).digest())
         return [_Choice(tuple(own[:COMPARED_MAX]))]
@@ -158,15 +162,17 @@ class Auditing:
         self._is_busy, self._base = False, None
 
     async def _chosen(self, tasks: Sequence[_Task]) -> _Task | None:
-        """The most doubtful of those that this member can tell anything of."""
+        """The most doubtful of those that this member can tell anything of, if one is."""
         gains: list[tuple[_Task, Gain]] = []
         for task in tasks:
             gain = await self._gain(task)
             if gain is not None:
                 gains.append((task, gain))
-        if not gains:
+        place = most_doubtful([gain for _, gain in gains])
+        if place is None:
             return None
-        return replace(gains[most_doubtful([gain for _, gain in gains])][0], is_chosen=True)
+        self._allowance.spend()
+        return replace(gains[place][0], is_chosen=True)
 
     async def _gain(self, task: _Task) -> Gain | None:
         method, share, base = self._keeper.audits, self._share(task), base_of(task.offered)

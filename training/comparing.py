@@ -1,13 +1,14 @@
 """Which of several contributions to do again, where that takes as long as a turn: what each does to the loss says it.
 
-Forward passes over a few windows cost next to nothing beside a turn. So with half of the time that a judge spends on
-doing turns again it does not take what a draw names, but what looks least like work on the data that were assigned to
-its member. Who makes up something that looks like such work is left to the draw. A loss never judges anybody: honest
+Forward passes over a few windows cost little beside a turn. So half of the time that a judge spends on doing turns
+again goes to what looks least like work on the data that were assigned to its member, and the other half to what a draw
+names. Who makes up something that looks like such work is left to the draw. A loss never judges anybody: honest
 members' differ, too, and only the turn itself tells for certain.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -17,6 +18,8 @@ from shoal.transport.wire import encode
 
 _DOMAIN: Final = "shoal/compare/1"
 COMPARED_MAX: Final = 8  # contributions at once
+COMPARING: Final = 1 / 4  # of rounds, by each judge that may do a turn again
+SAVED_MAX: Final = 2.0
 
 
 class Gain(NamedTuple):
@@ -26,33 +29,48 @@ class Gain(NamedTuple):
     other: float  # on data drawn at random, once it was made
 
 
-def is_comparing(seed: bytes, judge: str, part: float) -> bool:
-    """Whether `judge` compares what a round took, and does one of those again: with a probability of `part`."""
-    return int.from_bytes(blake3(encode((_DOMAIN, seed, judge))).digest()[:8], "big") < part * 2**64
+@dataclass
+class Allowance:
+    """How many turns a judge may do again because they look doubtful. One to begin with, for much is at stake then."""
+
+    saved: float = 1.0
+
+    def earn(self, part: float) -> None:
+        """A round has passed, a part of whose time it may spend."""
+        self.saved = min(self.saved + part, SAVED_MAX)
+
+    @property
+    def is_enough(self) -> bool:
+        return self.saved >= 1
+
+    def spend(self) -> None:
+        self.saved -= 1
 
 
-def most_doubtful(gains: Sequence[Gain]) -> int:
-    """The place of that which looks least like an honest turn's.
+def is_comparing(seed: bytes, judge: str) -> bool:
+    """Whether `judge` compares what a round took, if it may do any of that again."""
+    return int.from_bytes(blake3(encode((_DOMAIN, seed, judge))).digest()[:8], "big") < COMPARING * 2**64
 
-    It lowers the loss on its own data least, and less than half as much as is usual; where none does, it helps its own
-    data least beyond what it helps any: as copies do, and what is made of others' rows. Gauntlet pays by the sign of
-    that difference (Lidin et al. 2025, arXiv 2505.21684); measured in docs/robustness.md.
 
-    Args:
-        gains: at least one.
+def most_doubtful(gains: Sequence[Gain]) -> int | None:
+    """The place of that which looks least like an honest turn's; None where all look like one.
+
+    It lowers the loss on its own data by far less than is usual; where none does, it helps its own data by far less
+    beyond what it helps any: as copies do, and what is made of others' rows. Gauntlet pays by the sign of that
+    difference (Lidin et al. 2025, arXiv 2505.21684); measured in docs/robustness.md.
     """
-    half = median(_number(gain.own) for gain in gains) / 2
-    doubts = [_doubt(gain, half) for gain in gains]
-    return doubts.index(min(doubts))
+    least = _least([_finite(gain.own) for gain in gains])
+    return _least([_finite(gain.own - gain.other) for gain in gains]) if least is None else least
 
 
-def _doubt(gain: Gain, half: float) -> tuple[bool, float]:
-    """Smaller is worse."""
-    own, other = _number(gain.own), _number(gain.other)
-    is_usual = own >= half
-    return is_usual, own - other if is_usual else own
+def _least(values: Sequence[float]) -> int | None:
+    """Its place, if it is below the median by more than half of that."""
+    if not values:
+        return None
+    usual, least = median(values), min(values)
+    return values.index(least) if least < usual - abs(usual) / 2 else None
 
 
-def _number(value: float) -> float:
+def _finite(value: float) -> float:
     """What is no number is as bad as can be."""
     return value if math.isfinite(value) else -1e30

@@ -30,7 +30,7 @@ from . import checkpoint
 from .aggregating import Room, Scaled, Terms, attested, trusted_mean
 from .checkpoint import Local, State
 from .codecs import flush_tiny, spans
-from .comparing import Gain, is_comparing
+from .comparing import Gain
 from .diloco_settings import DilocoSettings
 from .evidence import NOTHING, Evidence, Testimony
 from .local_trainer import Examines, LocalTrainer
@@ -116,6 +116,9 @@ class Diloco:
         """Exact and equal everywhere: a function of the spec and the payload's bytes."""
         if not 1 <= samples <= spec.samples_max:
             return f"claims {samples} samples; the spec allows 1 to {spec.samples_max}"
+        steps, rest = divmod(samples, self._settings.batch_size)
+        if self.is_auditing and (rest or steps > self._settings.step_range().most):
+            return f"claims {samples} samples; a turn has {self._settings.batch_size} for each of its steps"
         if payload.size > spec.payload_bytes_max:
             return f"payload of {payload.size} bytes; the spec allows {spec.payload_bytes_max}"
         delta = open_payload(payload, self._settings.codec, self._layout)
@@ -176,21 +179,21 @@ class Diloco:
         """Each judge draws for itself, half of what it does again."""
         return self.can_audit(share) and is_drawn(share, seed, judge, self._settings.audit_share / 2, contributors)
 
-    def is_comparing(self, seed: bytes, judge: str) -> bool:
+    @property
+    def compared_share(self) -> float:
         """The other half."""
-        return self.is_auditing and is_comparing(seed, judge, self._settings.audit_share / 2)
+        return self._settings.audit_share / 2
 
     def gain(self, state: State, share: Share, members: tuple[str, ...], seed: bytes) -> Gain | None:
         import numpy as np
 
         delta = open_payload(share.payload, self._settings.codec, self._layout)
-        steps = share.samples // self._settings.batch_size
         if not isinstance(self._trainer, Examines) or not self.can_audit(share) or isinstance(delta, Malformed):
             return None
         moved = np.empty_like(state.parameters)
         for start, stop in spans(len(moved)):
             np.subtract(state.parameters[start:stop], delta.values(start, stop), out=moved[start:stop])
-        turn = self._turn_again(share, members, max(steps, 1))
+        turn = self._turn_again(share, members)
         return self._trainer.gain(state.parameters, moved, turn, int.from_bytes(seed[:8], "big"))
 
     def audit(self, state: State, start: Start | None, share: Share, seed: bytes) -> float | None:
@@ -200,14 +203,13 @@ class Diloco:
         """
         if start is None or not self.can_audit(share):
             return None
-        steps, rest = divmod(share.samples, self._settings.batch_size)
         try:
             local = self.load_local(start.local)
         except ValueError:
             return 0.0
-        if rest or steps > self._settings.step_range().most or not self._is_start(local, start.before):
+        if not self._is_start(local, start.before):
             return 0.0
-        turn = replace(self._turn_again(share, start.members, steps), has_contributed=start.before is not None)
+        turn = replace(self._turn_again(share, start.members), has_contributed=start.before is not None)
         work = self.contribute(state, local, turn)
         vector = work.local.ahead if work.local.momentum is None else work.local.momentum
         if not work.samples or vector is None:
@@ -237,9 +239,9 @@ class Diloco:
     def load_local(self, saved: BlobReader) -> Local:
         return checkpoint.load_local(saved, self._layout)
 
-    def _turn_again(self, share: Share, members: tuple[str, ...], steps: int) -> Turn:
+    def _turn_again(self, share: Share, members: tuple[str, ...]) -> Turn:
         places = share.turn_round, share.base_round, share.member
-        seed = turn_seed(swarm_id(self._spec), *places)
+        seed, steps = turn_seed(swarm_id(self._spec), *places), share.samples // self._settings.batch_size
         return Turn(*places, members, seed, math.inf, lambda: 0.0, lambda: False, steps=steps)
 
     def _is_start(self, local: Local, before: BlobReader | None) -> bool:

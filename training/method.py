@@ -181,8 +181,9 @@ class Audits(Protocol):
 class Compares(Protocol):
     """A method whose audits are dear, and which can tell at little cost where they are worth most (comparing.py)."""
 
-    def is_comparing(self, seed: bytes, judge: str) -> bool:
-        """Whether the draw has `judge` compare what a round took, and do one of those again."""
+    @property
+    def compared_share(self) -> float:
+        """Which part of a turn's time a judge may spend in each round on doing again what looks doubtful."""
         ...
 
     def gain(self, state: Any, share: Share, members: tuple[str, ...], seed: bytes) -> Gain | None:

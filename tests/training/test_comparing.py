@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from shoal.training.comparing import Gain, is_comparing, most_doubtful
+from shoal.training.comparing import Allowance, Gain, is_comparing, most_doubtful
 
 HONEST = [Gain(0.20, 0.15), Gain(0.18, 0.15), Gain(0.22, 0.18), Gain(0.19, 0.15)]
 
@@ -33,9 +33,11 @@ def test_where_several_lead_uphill_the_worst_comes_first() -> None:
     assert most_doubtful([*HONEST, Gain(-0.1, -0.1), Gain(-0.2, -0.1)]) == 5
 
 
-def test_one_alone_is_the_most_doubtful() -> None:
-    assert most_doubtful([Gain(0.1, 0.0)]) == 0
-    assert most_doubtful([Gain(math.nan, math.nan)] * 2) == 0
+def test_where_all_look_alike_none_is_doubtful() -> None:
+    assert most_doubtful([]) is None
+    assert most_doubtful([Gain(0.1, 0.0)]) is None
+    assert most_doubtful([Gain(math.nan, math.nan)] * 2) is None
+    assert most_doubtful(HONEST) is None
 
 
 def test_where_nothing_helps_any_more_the_difference_does_not_hide_the_worst() -> None:
@@ -44,6 +46,19 @@ def test_where_nothing_helps_any_more_the_difference_does_not_hide_the_worst() -
 
 def test_a_judge_compares_in_its_part_of_rounds_and_each_for_itself() -> None:
     seeds = [number.to_bytes(4, "big") for number in range(4000)]
-    drawn = [[is_comparing(seed, judge, 0.25) for seed in seeds] for judge in ("b", "c")]
+    drawn = [[is_comparing(seed, judge) for seed in seeds] for judge in ("b", "c")]
     assert drawn[0] != drawn[1]
     assert all(900 < sum(each) < 1100 for each in drawn)
+
+
+def test_what_is_done_again_stays_within_the_time_that_may_be_spent_on_it() -> None:
+    allowance, spent = Allowance(), 0
+    for _ in range(1000):
+        allowance.earn(1 / 32)
+        while allowance.is_enough:
+            allowance.spend()
+            spent += 1
+    assert spent == 1 + 1000 // 32
+    for _ in range(1000):
+        allowance.earn(1 / 32)
+    assert allowance.saved == 2

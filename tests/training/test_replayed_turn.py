@@ -128,8 +128,11 @@ def test_half_of_the_steps_it_claims_fails(played: Played) -> None:
 
 
 @pytest.mark.parametrize("samples", [33, 17 * 4, 3], ids=str)
-def test_samples_that_no_number_of_steps_comes_to_fail(played: Played, samples: int) -> None:
-    assert played.audited(share=replace(played.share, samples=samples)) == 0.0
+def test_samples_that_no_number_of_steps_comes_to_are_refused(played: Played, samples: int) -> None:
+    refused = played.method.check(SPEC, 3, "a", samples, played.share.payload)
+    assert refused is not None
+    assert f"claims {samples} samples" in refused
+    assert played.method.check(SPEC, 3, "a", played.share.samples, played.share.payload) is None
 
 
 @pytest.mark.parametrize("factor", [-1.0, 0.0, 0.999, 1.001, 2.0, 10.0])
@@ -242,7 +245,7 @@ def test_what_looks_least_like_work_on_its_own_data_is_told_by_losses() -> None:
     locals_ = dict.fromkeys(MEMBERS, local)
     base, made = state, dict[str, Share]()
     for round in range(4):
-        base, made = state, {}
+        base, made = state, dict[str, Share]()
         for name in MEMBERS:
             work = judge.contribute(base, locals_[name], turn(round, name, steps=16))
             payload = b"".join(map(bytes, work.payload))
@@ -250,7 +253,7 @@ def test_what_looks_least_like_work_on_its_own_data_is_told_by_losses() -> None:
             locals_[name] = judge.settle(work.local, base, True)
         state, _ = judge.apply(base, list(made.values()))
 
-    def found(*shares: Share) -> int:
+    def found(*shares: Share) -> int | None:
         gains = [judge.gain(base, share, MEMBERS, SEED) for share in shares]
         return most_doubtful([gain for gain in gains if gain is not None])
 
@@ -266,7 +269,6 @@ def test_no_gain_is_told_of_what_cannot_be_done_again(played: Played) -> None:
         assert played.method.gain(played.base, share, MEMBERS, SEED) is None
     private = member(with_settings(audit="private"))
     assert private.gain(played.base, played.share, MEMBERS, SEED) is None
-    assert not private.is_comparing(SEED, "b")
 
 
 def test_judges_draw_each_for_itself(played: Played) -> None:
