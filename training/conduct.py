@@ -4,7 +4,7 @@ Each record says it in full, as it follows from the record before: so a newest r
 each contribution counts, and everybody who has two of them can check it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +14,6 @@ from shoal.transport.wire import Malformed, Message
 from . import verdicts
 from .evidence import NOTHING, Evidence
 from .members import Change, Electorate, Opine
-from .remembered import LATELY
 from .reputation import Reputation, Rules, Taken, Verdict
 from .spec import BAN_ROUNDS
 from .verdicts import Case, Cases
@@ -61,7 +60,7 @@ def after(
     cases, found = settled
     taken = shown(before, electorate, evidence)
     faults = [Verdict(each.member, each.fault) for each in found]
-    reputation = before.conduct.reputation.after(round, taken, faults, before.rules, lately(before, electorate))
+    reputation = before.conduct.reputation.after(round, taken, faults, before.rules, voters_of(electorate))
     return Conduct(reputation, cases)
 
 
@@ -81,9 +80,5 @@ def shown(before: Behaviour, electorate: Electorate, evidence: Sequence[Evidence
     return [Taken(member, electorate.votes(member) > 0, each) for member, each in pairs]
 
 
-def lately(before: Behaviour, electorate: Electorate) -> int:
-    """How many voters have contributed lately."""
-    standings = before.conduct.reputation.standings
-    newest = max((standing.last_round for standing in standings), default=0)
-    recent = (PeerId(standing.member) for standing in standings if standing.last_round > newest - LATELY)
-    return sum(electorate.votes(member) > 0 for member in recent)
+def voters_of(electorate: Electorate) -> Set[PeerId]:
+    return {PeerId(seat.member) for seat in electorate.seats if seat.votes}
