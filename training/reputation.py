@@ -9,8 +9,9 @@ goes on is banned for a time; who rides free is not, but ends without weight. He
   this round. RFFL (Xu and Lyu 2021, arXiv 2011.10464) compares with its own weighted sum, which keeps whoever it keeps;
   and an absolute bound bans honest members whose data are unusual, for theirs point away from the others' always.
 - Attack: it is many times as long as the voters' usually are.
-- Free ride: it was contributed before, by whomever, or is zero. Honest members do that, too, where they have nothing
-  to learn any more from their data and contribute a momentum of their own: those are not to be banned.
+- Free ride: it was contributed before, by whomever (a voter's: by a voter), or is zero. Honest members do that, too,
+  where they have nothing to learn any more from their data and contribute a momentum of their own: those are not to be
+  banned.
 - Free ride: its rows have been equal to those of half of the voters, now of this one and now of that. Of two rows that
   are equal nobody can tell which is the copy, so those that are count as one together. But honest members do not copy:
   an honest one is equal to attackers alone, who are fewer than half.
