@@ -160,7 +160,7 @@ def _tell_evidence(step: _Step, member: PeerId, rounds: list[dict[str, Any]]) ->
     before = step.before.behaviour
     if not rounds or rounds[-1]["round"] != step.before.round or member not in before.members:
         return
-    said = shown(before, step.before.electorate, step.record.evidence)
+    said = shown(before, step.record.evidence)
     evidence = said[before.members.index(member)].evidence
     if step.record.evidence and evidence != NOTHING:
         among = before.conduct.reputation.lately(voters_of(step.before.electorate))

@@ -58,7 +58,7 @@ def after(
     if settled is None:
         return Malformed("an opinion that was said before, or comes too late")
     cases, found = settled
-    taken = shown(before, electorate, evidence)
+    taken = shown(before, evidence)
     faults = [Verdict(each.member, each.fault) for each in found]
     reputation = before.conduct.reputation.after(round, taken, faults, before.rules, voters_of(electorate))
     return Conduct(reputation, cases)
@@ -73,11 +73,12 @@ def judged(
     return None if cases is None else verdicts.settled(cases, electorate)
 
 
-def shown(before: Behaviour, electorate: Electorate, evidence: Sequence[Evidence]) -> list[Taken]:
-    """Whose contributions the newest record took, and what a next one with this evidence says of them."""
+def shown(before: Behaviour, evidence: Sequence[Evidence]) -> list[Taken]:
+    """Whose contributions the newest record took, and what a next one with this evidence says of them: whether they had
+    votes, too, for the electorate may have changed since, and who begins at an anchor knows no other.
+    """
     said = evidence or [NOTHING] * len(before.members)
-    pairs = zip(before.members, said, strict=True)
-    return [Taken(member, electorate.votes(member) > 0, each) for member, each in pairs]
+    return [Taken(member, each.is_voters, each) for member, each in zip(before.members, said, strict=True)]
 
 
 def voters_of(electorate: Electorate) -> Set[PeerId]:

@@ -56,6 +56,7 @@ class Evidence(Message, frozen=True):
     nearest: Cosine = 0  # the largest cosine to another member's row, a voter's
     beside: Annotated[int, msgspec.Meta(ge=0, lt=ROWS_MAX)] = 0  # which member's, in the order of members; 0 if none
     repeated: Annotated[int, msgspec.Meta(ge=0, le=OVERLAP)] = 0  # how much was contributed before; all of a zero row
+    is_voters: bool = False  # whether the member had votes when the round took it
 
 
 NOTHING: Final = Evidence()
@@ -161,7 +162,8 @@ def _evidence(measured: Gram, i: int, voters: Sequence[int], repeated: int) -> E
     others = ((_cosine(measured, i, j), -place) for j, place in enumerate(voters) if j != i)
     nearest, beside = max(others, default=(0, 0))
     similarity, length = _cosine(measured, i, len(measured) - 1), _length(square, typical)
-    return Evidence(similarity, length, nearest, -beside, repeated if square else OVERLAP)
+    repeated = repeated if square else OVERLAP
+    return Evidence(similarity, length, nearest, -beside, repeated, is_voters=i < len(voters))
 
 
 def _length(square: int, typical: int) -> int:

@@ -98,7 +98,7 @@ class Taken(NamedTuple):
     """One member's part in a round."""
 
     member: str
-    is_voters: bool
+    is_voters: bool  # as of then
     evidence: Evidence
 
 
@@ -227,9 +227,6 @@ def least_similarity(similarities: Sequence[int]) -> int:
     return median - max(TOLERANCE * usual, median // 2, TOLERANCE_MIN)
 
 
-_ZERO: Final = Evidence(repeated=OVERLAP)
-
-
 def _median(values: Sequence[int]) -> int:
     """The upper one of two."""
     return sorted(values)[len(values) // 2]
@@ -237,8 +234,16 @@ def _median(values: Sequence[int]) -> int:
 
 def _similarities(taken: Sequence[Taken]) -> list[int]:
     """Of the voters' rows, but for zeros."""
-    shown = [each for each in taken if each.evidence not in (NOTHING, _ZERO)]
-    return [each.evidence.similarity for each in shown if each.is_voters]
+    return [
+        each.evidence.similarity
+        for each in taken
+        if each.is_voters and each.evidence != NOTHING and not _is_zero(each.evidence)
+    ]
+
+
+def _is_zero(evidence: Evidence) -> bool:
+    """Whether the row was."""
+    return (evidence.similarity, evidence.length, evidence.repeated) == (0, 0, OVERLAP)
 
 
 def _copied(reputation: Reputation, taken: Sequence[Taken], lately: int) -> Mapping[str, Copies]:

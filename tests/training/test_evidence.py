@@ -83,14 +83,14 @@ def test_a_row_of_zeros_repeats_what_everybody_knows_and_a_member_without_weight
         SIZE,
         one_by_one,
     )
-    assert found.evidence[1] == Evidence(repeated=OVERLAP, beside=0)
+    assert found.evidence[1] == Evidence(repeated=OVERLAP, is_voters=True)
     assert found.evidence[2] == NOTHING
     assert {found.evidence[0].beside, found.evidence[3].beside} == {0, 3}
-    assert shown(rows_of(values[1:2])).evidence == (Evidence(repeated=OVERLAP),)
+    assert shown(rows_of(values[1:2])).evidence == (Evidence(repeated=OVERLAP, is_voters=True),)
 
 
 def test_one_row_alone_is_like_itself_and_beside_nobody() -> None:
-    assert shown(rows_of(normal(4, 1, SIZE))).evidence == (Evidence(COSINE, LENGTH, 0, 0, 0),)
+    assert shown(rows_of(normal(4, 1, SIZE))).evidence == (Evidence(COSINE, LENGTH, 0, 0, 0, True),)
 
 
 def test_rows_of_members_without_votes_do_not_shift_what_is_usual() -> None:
@@ -101,6 +101,7 @@ def test_rows_of_members_without_votes_do_not_shift_what_is_usual() -> None:
     found = found_of(given, median, median, NONE, SIZE, one_by_one).evidence
     assert [each.length for each in found[:3]] == [each.length for each in shown(rows[:3]).evidence]
     assert {each.length for each in found[3:]} == {LENGTH_MAX}
+    assert [each.is_voters for each in found] == [True] * 3 + [False] * 5
 
 
 def test_a_voters_nearest_is_a_voter_so_that_others_cannot_copy_it_to_its_harm() -> None:
@@ -189,7 +190,7 @@ def test_a_sketch_of_any_size_has_at_most_a_bit_for_each_of_1024_values(size: in
 
 
 def test_what_the_largest_round_leaves_fits_into_a_states_header() -> None:
-    largest = Evidence(-COSINE, LENGTH_MAX, -COSINE, ROWS_MAX - 1, OVERLAP)
+    largest = Evidence(-COSINE, LENGTH_MAX, -COSINE, ROWS_MAX - 1, OVERLAP, True)
     rows = rows_of(normal(15, ROWS_MAX, 300))
     median = rows[0]
     before = Testimony((largest,) * ROWS_MAX, (Sketched((bytes(128),) * SKETCHES_MAX),))

@@ -36,7 +36,7 @@ from .rows_in_memory import normal, rows_of
 RULES = Rules(ban_rounds=20)
 HONEST = Evidence(int(0.8 * COSINE), LENGTH, COSINE // 2, 0, OVERLAP // 2)
 AGAINST = Evidence(-COSINE // 2, LENGTH, COSINE // 4, 0, OVERLAP // 2)
-ZERO = Evidence(repeated=OVERLAP)
+ZERO = Evidence(repeated=OVERLAP, is_voters=True)
 Round = Sequence[tuple[int, Evidence]]  # member's number and what it showed
 
 
