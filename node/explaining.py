@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from shoal.crdt.file_service import StoreError
 from shoal.training import verdicts
 from shoal.training.agreed import AgreedRecord, Position, read_record
-from shoal.training.conduct import judged, lately, shown
+from shoal.training.conduct import judged, shown, voters_of
 from shoal.training.evidence import COSINE, LENGTH, NOTHING, OVERLAP, Evidence
 from shoal.training.ledger import Closed, Ledger
 from shoal.training.members import RIGHT, WITHHELD, Change, Opine
@@ -160,10 +160,10 @@ def _tell_evidence(step: _Step, member: PeerId, rounds: list[dict[str, Any]]) ->
     before = step.before.behaviour
     if not rounds or rounds[-1]["round"] != step.before.round or member not in before.members:
         return
-    said = shown(before, step.before.electorate, step.record.evidence)
+    said = shown(before, step.record.evidence)
     evidence = said[before.members.index(member)].evidence
     if step.record.evidence and evidence != NOTHING:
-        among = lately(before, step.before.electorate)
+        among = before.conduct.reputation.lately(voters_of(step.before.electorate))
         charge = charged(before.conduct.reputation, said, among).get(member)
         voters = [each.evidence.similarity for each in said if each.is_voters and each.evidence != NOTHING]
         rounds[-1]["evidence"] = evidence_of(evidence, least_similarity(voters) if voters else None)

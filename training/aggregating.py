@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .codecs import flush_tiny
 from .combinations import SHARE, Combination, measured
-from .evidence import Given, Testimony, testify
+from .evidence import Given, Testimony, compared, concluded
 from .gram import Mix, gram
 from .order_statistics import CoordinateMedian
 from .rows import Row, Sweep, Weighted
@@ -81,24 +81,26 @@ def trusted_mean(contributors: Sequence[Contributor], room: Room) -> Row:
 
 
 def attested(contributors: Sequence[Contributor], terms: Terms, before: Testimony, room: Room) -> tuple[Row, Testimony]:
-    """The aggregate, and what it shows of each contributor. One Gram matrix serves both.
+    """The aggregate, and what it shows of each contributor. The voters' Gram matrix serves both.
 
     Args:
         contributors: sorted by member; one voter at least has weight.
         before: the testimony of the state before this round.
     """
     voters, strangers = _parts(contributors)
-    present = [*voters, *strangers]
-    rows = [each.row() for each in present]
-    medians = CoordinateMedian([Weighted(row, 1) for row in rows[: len(voters)]])
-    reference = written(medians, room.vectors[0], room.sweep)
+    rows = [each.row() for each in voters]
+    reference = written(CoordinateMedian([Weighted(row, 1) for row in rows]), room.vectors[0], room.sweep)
     needed = [terms.previous] if terms.rule == "centered_clipping" else []
     known = measured([*rows, reference, *needed], room.size, room.sweep)
     terms = terms._replace(previous=known[-1]) if needed else terms
+    places = {each.member: place for place, each in enumerate(voters)}
+    given = [
+        Given(known[places[each.member]] if each.is_voter else each.row(), each.is_voter) if each.walks else None
+        for each in contributors
+    ]
+    shown = compared(given, known[len(rows)], before, room.size, room.sweep)  # before others lie where the median does
     result = _mixed_in(_of_voters(voters, known, terms, room), voters, strangers, room)
-    places = {each.member: place for place, each in enumerate(present)}
-    given = [Given(known[places[each.member]], each.is_voter) if each.walks else None for each in contributors]
-    return result, testify(given, known[len(present)], result, before, room.size, room.sweep)
+    return result, concluded(shown, result, before, room.size)
 
 
 def written(row: Row, vector: "Vector", sweep: Sweep) -> Held:

@@ -4,7 +4,7 @@ Each record says it in full, as it follows from the record before: so a newest r
 each contribution counts, and everybody who has two of them can check it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,7 +14,6 @@ from shoal.transport.wire import Malformed, Message
 from . import verdicts
 from .evidence import NOTHING, Evidence
 from .members import Change, Electorate, Opine
-from .remembered import LATELY
 from .reputation import Reputation, Rules, Taken, Verdict
 from .spec import BAN_ROUNDS
 from .verdicts import Case, Cases
@@ -59,9 +58,9 @@ def after(
     if settled is None:
         return Malformed("an opinion that was said before, or comes too late")
     cases, found = settled
-    taken = shown(before, electorate, evidence)
+    taken = shown(before, evidence)
     faults = [Verdict(each.member, each.fault) for each in found]
-    reputation = before.conduct.reputation.after(round, taken, faults, before.rules, lately(before, electorate))
+    reputation = before.conduct.reputation.after(round, taken, faults, before.rules, voters_of(electorate))
     return Conduct(reputation, cases)
 
 
@@ -74,16 +73,13 @@ def judged(
     return None if cases is None else verdicts.settled(cases, electorate)
 
 
-def shown(before: Behaviour, electorate: Electorate, evidence: Sequence[Evidence]) -> list[Taken]:
-    """Whose contributions the newest record took, and what a next one with this evidence says of them."""
+def shown(before: Behaviour, evidence: Sequence[Evidence]) -> list[Taken]:
+    """Whose contributions the newest record took, and what a next one with this evidence says of them: whether they had
+    votes, too, for the electorate may have changed since, and who begins at an anchor knows no other.
+    """
     said = evidence or [NOTHING] * len(before.members)
-    pairs = zip(before.members, said, strict=True)
-    return [Taken(member, electorate.votes(member) > 0, each) for member, each in pairs]
+    return [Taken(member, each.is_voters, each) for member, each in zip(before.members, said, strict=True)]
 
 
-def lately(before: Behaviour, electorate: Electorate) -> int:
-    """How many voters have contributed lately."""
-    standings = before.conduct.reputation.standings
-    newest = max((standing.last_round for standing in standings), default=0)
-    recent = (PeerId(standing.member) for standing in standings if standing.last_round > newest - LATELY)
-    return sum(electorate.votes(member) > 0 for member in recent)
+def voters_of(electorate: Electorate) -> Set[PeerId]:
+    return {PeerId(seat.member) for seat in electorate.seats if seat.votes}

@@ -91,15 +91,17 @@ class Diloco:
         """Train and encode the pseudo-gradient.
 
         A member whose training diverged has no samples, an empty payload (which `check` would refuse) and a fresh
-        optimizer: there is nothing to contribute.
+        optimizer: there is nothing to contribute. Nor has one whose further turn from a state nobody could do again.
 
         What the codec lost of earlier contributions from the same state is not made up for: each of them may be taken
         without the others, and stands for its own steps alone.
         """
+        if self.is_auditing and is_further(turn.round, turn.base_round):
+            return Work((), 0, local, {})  # it would count nothing
         start = state.parameters if local.ahead is None else self._minus(state.parameters, local.ahead)
         trained = self._trainer.train(start, local, turn)
         local = replace(local, moments=trained.moments, step_s=trained.step_s)
-        if self.is_auditing and local.ahead is None and not turn.has_contributed:
+        if self.is_auditing and not turn.has_contributed:
             local = replace(local, momentum=None)  # others see in the round before what it has to be
         if not trained.samples:
             return Work((), 0, local, trained.metrics)
@@ -283,12 +285,15 @@ class Diloco:
         return np.subtract(parameters, ahead, out=self._spare.vector(len(parameters)))
 
     def _contributors(self, shares: Sequence[Share]) -> list[Contributor]:
-        """Sorted by member. A walk weighs as much as its weightiest contribution: more turns are no more members."""
+        """Sorted by member. A walk weighs as much as its weightiest contribution: more turns are no more members.
+
+        Where turns are done again further ones from one state count nothing: nobody can say where they started.
+        """
         voters: dict[str, bool] = {}
         walks: dict[tuple[str, int], tuple[int, list[Delta]]] = {}
         for share in sorted(shares, key=lambda share: (share.member, share.turn_round, share.base_round)):
             voters[share.member] = share.is_voters
-            if not share.weight:
+            if not share.weight or (self.is_auditing and is_further(share.turn_round, share.base_round)):
                 continue
             delta = open_payload(share.payload, self._settings.codec, self._layout)
             if isinstance(delta, Malformed):
@@ -335,6 +340,11 @@ class Diloco:
 
         for _ in self._sweep(part, room.size):
             pass
+
+
+def is_further(turn_round: int, base_round: int) -> bool:
+    """Whether a turn is none of the first that a member may have made from its state."""
+    return turn_round > base_round + 1
 
 
 def start_setting(first: "Vector", layout: Layout) -> str:

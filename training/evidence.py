@@ -3,7 +3,12 @@
 The record after the one that took the contributions says it, and reputation goes by that (reputation.py). What a
 malicious member may do is choose what it contributes: what these figures then are, and what follows from them, is
 measured in docs/robustness.md. It cannot choose the figures of others by more than it moves the median that they are
-compared with, except `nearest`: a voter that copies another gives both the same cosine.
+compared with, except `nearest`: a voter that copies another gives both the same cosine; and `repeated`: one that sends
+what another has announced, and is in an earlier round with it, makes that one repeat it.
+
+Who has no votes costs nothing, and may be many: its row is compared with voters' rows and the median alone, and what it
+contributed is held against no voter that contributes the same later. Else a stranger that is quick would send what a
+slow voter has announced.
 
 A repetition is found by sketches of what was contributed lately: which of 1,024 values are positive. Sketches are
 small and found without a pass over the rows, and scaling, coding and a little noise leave them nearly as they are.
@@ -37,6 +42,7 @@ SKETCHED_MIN: Final = 32  # positive values in one or the other of two sketches:
 SKETCHES_MAX: Final = 256  # kept: 32 KiB of a saved state
 ROUNDS_KEPT: Final = 4  # whose sketches are, or fewer where there are more members
 ROWS_MAX: Final = 1024  # records.MEMBERS_MAX
+CROWD: Final = 64  # rows of members without votes that are measured at a time
 
 Cosine = Annotated[int, msgspec.Meta(ge=-COSINE, le=COSINE)]
 Sketch = Annotated[bytes, msgspec.Meta(max_length=SKETCHED // 8)]
@@ -47,19 +53,27 @@ class Evidence(Message, frozen=True):
 
     similarity: Cosine = 0  # the cosine of the angle to the coordinate median of all voters' rows
     length: Annotated[int, msgspec.Meta(ge=0, le=LENGTH_MAX)] = 0  # Euclidean, over the median of all voters'
-    nearest: Cosine = 0  # the largest cosine to another member's row; to a voter's, for voters
+    nearest: Cosine = 0  # the largest cosine to another member's row, a voter's
     beside: Annotated[int, msgspec.Meta(ge=0, lt=ROWS_MAX)] = 0  # which member's, in the order of members; 0 if none
     repeated: Annotated[int, msgspec.Meta(ge=0, le=OVERLAP)] = 0  # how much was contributed before; all of a zero row
+    is_voters: bool = False  # whether the member had votes when the round took it
 
 
 NOTHING: Final = Evidence()
+
+
+class Sketched(Message, frozen=True):
+    """A round's."""
+
+    voters: Annotated[tuple[Sketch, ...], msgspec.Meta(max_length=SKETCHES_MAX)] = ()  # and the aggregate's, first
+    others: Annotated[tuple[Sketch, ...], msgspec.Meta(max_length=SKETCHES_MAX)] = ()
 
 
 class Testimony(Message, frozen=True):
     """What a round's aggregation found, and what the next one's needs of it. Both are part of the shared state."""
 
     evidence: Annotated[tuple[Evidence, ...], msgspec.Meta(max_length=ROWS_MAX)] = ()  # members sorted
-    sketches: Annotated[tuple[tuple[Sketch, ...], ...], msgspec.Meta(max_length=ROUNDS_KEPT)] = ()  # newest round first
+    sketches: Annotated[tuple[Sketched, ...], msgspec.Meta(max_length=ROUNDS_KEPT)] = ()  # newest round first
 
 
 class Given(NamedTuple):
@@ -69,40 +83,52 @@ class Given(NamedTuple):
     is_voters: bool
 
 
+class Compared(NamedTuple):
+    """What can be said before the aggregate is known."""
+
+    evidence: tuple[Evidence, ...]
+    voters: tuple[Sketch, ...]
+    others: tuple[Sketch, ...]
+
+
 def testify(
     given: Sequence[Given | None], reference: Row, aggregate: Row, before: Testimony, size: int, sweep: Sweep
 ) -> Testimony:
-    """What the round shows. Exact: integers made of the rows' Gram matrix, which is the same for any sweep.
+    """What the round shows: `compared` and `concluded`."""
+    return concluded(compared(given, reference, before, size, sweep), aggregate, before, size)
+
+
+def compared(given: Sequence[Given | None], reference: Row, before: Testimony, size: int, sweep: Sweep) -> Compared:
+    """Exact: integers made of the rows' Gram matrix, which is the same for any sweep. O((v^2 + v s) d) for v voters and
+    s others.
 
     Args:
         given: of each member that the round took, sorted by member; None where nothing of it had any weight.
         reference: the coordinate median of the voters' rows; zeros where there are none.
-        aggregate: the round's result; who sends it back in the next rounds repeats it.
         before: the testimony of the round before that took anything, or Testimony().
     """
-    present = [place for place, each in enumerate(given) if each is not None]
-    rows = [each.row for each in given if each is not None]
-    voters = [each.is_voters for each in given if each is not None]
-    measured = measure([*rows, reference], size, sweep)
-    typical = _typical_square(measured, voters)
-    sketches = [sketch(row, size) for row in rows]
-    known = [earlier for round in before.sketches for earlier in round]
+    rows = {place: each.row for place, each in enumerate(given) if each is not None}
+    voters = [place for place, each in enumerate(given) if each is not None and each.is_voters]
+    others = [place for place, each in enumerate(given) if each is not None and not each.is_voters]
+    sketches = {place: sketch(row, size) for place, row in rows.items()}
+    theirs = [earlier for round in before.sketches for earlier in round.voters]
+    everybodys = [*theirs, *(earlier for round in before.sketches for earlier in round.others)]
     evidence = [NOTHING] * len(given)
-    for i, place in enumerate(present):
-        square = measured.products[i][i]
-        others = [j for j in range(len(rows)) if j != i and (voters[j] or not voters[i])]
-        nearest, beside = max(((_cosine(measured, i, j), -j) for j in others), default=(0, 0))
-        repeated = max((overlap(sketches[i], earlier) for earlier in known), default=0) if square else OVERLAP
-        evidence[place] = Evidence(
-            _cosine(measured, i, len(rows)),
-            _length(square, typical),
-            nearest,
-            present[-beside] if others else 0,
-            repeated,
-        )
-    first = sorted(range(len(rows)), key=lambda i: not voters[i])[: SKETCHES_MAX - 1]
-    newest = (sketch(aggregate, size), *(sketches[i] for i in first))
-    return Testimony(tuple(evidence), _latest((newest, *before.sketches)))
+    for crowd in ([], *(others[first : first + CROWD] for first in range(0, len(others), CROWD))):
+        places, known = [*voters, *crowd], everybodys if crowd else theirs
+        measured = measure([*(rows[place] for place in places), reference], size, sweep)
+        for i in range(len(voters) if crowd else 0, len(places)):
+            repeated = max((overlap(sketches[places[i]], earlier) for earlier in known), default=0)
+            evidence[places[i]] = _evidence(measured, i, voters, repeated)
+    made = (tuple(sketches[place] for place in some) for some in (voters, others))
+    return Compared(tuple(evidence), *made)
+
+
+def concluded(found: Compared, aggregate: Row, before: Testimony, size: int) -> Testimony:
+    """With the round's result: who sends it back in the next rounds repeats it."""
+    voters = (sketch(aggregate, size), *found.voters)[:SKETCHES_MAX]
+    newest = Sketched(voters, found.others[: SKETCHES_MAX - len(voters)])
+    return Testimony(found.evidence, _latest((newest, *before.sketches)))
 
 
 def sketch(row: Row, size: int) -> Sketch:
@@ -128,10 +154,16 @@ def overlap(left: Sketch, right: Sketch) -> int:
     return OVERLAP * (a & b).bit_count() // either if either >= SKETCHED_MIN else 0
 
 
-def _typical_square(measured: Gram, voters: Sequence[bool]) -> int:
-    """The (lower) median of the voters' squared norms, in the matrix's units; 0 for none."""
-    squares = sorted(measured.products[i][i] for i, votes in enumerate(voters) if votes)
-    return squares[(len(squares) - 1) // 2] if squares else 0
+def _evidence(measured: Gram, i: int, voters: Sequence[int], repeated: int) -> Evidence:
+    """Of row `i`. The matrix has the voters' rows first, whose places are `voters`, and the reference last."""
+    square = measured.products[i][i]
+    squares = sorted(measured.products[j][j] for j in range(len(voters)))
+    typical = squares[(len(squares) - 1) // 2] if squares else 0  # the (lower) median
+    others = ((_cosine(measured, i, j), -place) for j, place in enumerate(voters) if j != i)
+    nearest, beside = max(others, default=(0, 0))
+    similarity, length = _cosine(measured, i, len(measured) - 1), _length(square, typical)
+    repeated = repeated if square else OVERLAP
+    return Evidence(similarity, length, nearest, -beside, repeated, is_voters=i < len(voters))
 
 
 def _length(square: int, typical: int) -> int:
@@ -150,11 +182,11 @@ def _cosine(measured: Gram, i: int, j: int) -> int:
     return size if inner >= 0 else -size
 
 
-def _latest(rounds: Sequence[tuple[Sketch, ...]]) -> tuple[tuple[Sketch, ...], ...]:
+def _latest(rounds: Sequence[Sketched]) -> tuple[Sketched, ...]:
     """As many of the newest rounds as there is room for."""
-    kept: list[tuple[Sketch, ...]] = []
-    for sketches in rounds[:ROUNDS_KEPT]:
-        if sum(map(len, kept)) + len(sketches) > SKETCHES_MAX:
+    kept: list[Sketched] = []
+    for round in rounds[:ROUNDS_KEPT]:
+        if sum(len(each.voters) + len(each.others) for each in (*kept, round)) > SKETCHES_MAX:
             break
-        kept.append(sketches)
+        kept.append(round)
     return tuple(kept)

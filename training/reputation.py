@@ -9,10 +9,12 @@ goes on is banned for a time; who rides free is not, but ends without weight. He
   this round. RFFL (Xu and Lyu 2021, arXiv 2011.10464) compares with its own weighted sum, which keeps whoever it keeps;
   and an absolute bound bans honest members whose data are unusual, for theirs point away from the others' always.
 - Attack: it is many times as long as the voters' usually are.
-- Free ride: it was contributed before, by whomever, or is zero. Honest members do that, too, where they have nothing
-  to learn any more from their data and contribute a momentum of their own: those are not to be banned.
-- Free ride: its rows are always another voter's, and that other's are not always its own. Where they are, nobody can
-  tell who copies: all that are equal count as one together.
+- Free ride: it was contributed before, by whomever (a voter's: by a voter), or is zero. Honest members do that, too,
+  where they have nothing to learn any more from their data and contribute a momentum of their own: those are not to be
+  banned.
+- Free ride: its rows have been equal to those of half of the voters, now of this one and now of that. Of two rows that
+  are equal nobody can tell which is the copy, so those that are count as one together. But honest members do not copy:
+  an honest one is equal to attackers alone, who are fewer than half.
 - A ban at once: a quorum's verdict that its work was done again and came out otherwise. Attack: any other verdict.
   Where members' data differ much, honest rows hardly agree more with one another than with their opposites, and only
   verdicts tell them apart (docs/robustness.md).
@@ -23,16 +25,19 @@ contributions; and wait until the model has learned what there is, when honest r
 Fewer than half of the voters cannot make an honest member seem an attacker where honest members agree.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Final, NamedTuple
 
 import msgspec
+from blake3 import blake3
 
 from shoal.transport.wire import U64, Message, PeerIdText
 
 from .evidence import COSINE, LENGTH, NOTHING, OVERLAP, Evidence
+from .remembered import LATELY
 
 TRUST_MAX: Final = 2**16
 TRUST_MIN: Final = 2**4  # of who is not banned: a row without any weight would show nothing, and so never regain it
@@ -41,17 +46,26 @@ GROWTH: Final = (TRUST_MAX - TRUST_START) // 32  # by one contribution; half of 
 FALL: Final = 2  # what trust is divided by
 SUSPECT: Final = 2  # what suspicion grows by with an attack; it falls by 1 with a contribution that is none
 SUSPICION_MAX: Final = 8  # then a ban: four attacks in a row, or more than a third of all contributions
-COPIES_MIN: Final = 4  # more copies than others in so many rounds: less is chance, or another's doing
-COPIES_MAX: Final = 16
+COPIES_KEPT: Final = 16  # contributions without a copy, and those before are forgotten
+PARTNERS: Final = 256  # that are told apart: swarms of more voters than this have copiers share their weight alone
 TOLERANCE: Final = 5  # times the median distance from the median similarity
 TOLERANCE_MIN: Final = COSINE // 2
 LONG: Final = 8 * LENGTH  # honest rows come to 4, and to 7 where data differ much
 COPY: Final = COSINE - COSINE // 256  # honest rows come to 0.95 of COSINE, colluders' of the same kind to 0.99
+AGREED: Final = COSINE - COSINE // 64  # to the median: where most are so near, honest rows may be equal, too
 REPEATED: Final = OVERLAP - OVERLAP // 256
 KNOWN: Final = TRUST_MAX // 4  # trust that costs more than a few contributions
 STANDINGS_MAX: Final = 2048  # twice the members there may be: who is gone for a while comes back as it was
 
 Trust = Annotated[int, msgspec.Meta(ge=0, le=TRUST_MAX)]
+
+
+class Copies(Message, frozen=True):
+    """With which voters' rows a member's were equal."""
+
+    partners: Annotated[bytes, msgspec.Meta(min_length=PARTNERS // 8, max_length=PARTNERS // 8)]  # see `_bit`
+    among: Annotated[int, msgspec.Meta(ge=1, le=STANDINGS_MAX)]  # the most voters there were at any of these times
+    since: Annotated[int, msgspec.Meta(ge=0, lt=COPIES_KEPT)] = 0  # contributions after the last of these
 
 
 class Standing(Message, frozen=True):
@@ -60,7 +74,7 @@ class Standing(Message, frozen=True):
     member: PeerIdText
     trust: Trust = TRUST_START
     suspicion: Annotated[int, msgspec.Meta(ge=0, lt=SUSPICION_MAX)] = 0
-    copies: Annotated[int, msgspec.Meta(ge=0, le=COPIES_MAX)] = 0  # rounds with a copy, less those without
+    copies: Copies | None = None  # none lately
     alike: Annotated[int, msgspec.Meta(ge=1, le=STANDINGS_MAX)] = 1  # how many were equal to its last, it among them
     banned_until: U64 = 0  # the last round of the latest ban
     bans: U64 = 0
@@ -84,7 +98,7 @@ class Taken(NamedTuple):
     """One member's part in a round."""
 
     member: str
-    is_voters: bool
+    is_voters: bool  # as of then
     evidence: Evidence
 
 
@@ -101,7 +115,7 @@ class Charge(Enum):
     AWAY = "points away from what the others say"
     LONG = "is many times as long as the others"
     REPEATED = "was contributed before, or is zero"
-    COPIED = "is a copy of another's, as it was before"
+    COPIED = "is a copy, as it was of half of the voters' by now"
 
     @property
     def is_attack(self) -> bool:
@@ -122,24 +136,32 @@ class Reputation(Message, frozen=True):
         return trust_of(self.standing(member), round)
 
     def after(
-        self, round: int, taken: Sequence[Taken], verdicts: Sequence[Verdict], rules: Rules, lately: int = 0
+        self,
+        round: int,
+        taken: Sequence[Taken],
+        verdicts: Sequence[Verdict],
+        rules: Rules,
+        voters: Collection[str] = frozenset(),
     ) -> "Reputation":
         """The table once `round` took what `taken` says.
 
         Args:
             taken: each member once, sorted; NOTHING as evidence where nothing of it had any weight.
             verdicts: that the round's record holds.
-            lately: how many voters have contributed lately.
+            voters: all who have votes.
         """
-        table = self._table()
-        charges = charged(self, taken, lately)
-        alike = _alike(taken)
+        table, lately = self._table(), self.lately(voters)
+        charges, copied = charged(self, taken, lately), _copied(self, taken, lately)
+        alike = _alike(taken, {member for member, charge in charges.items() if charge is Charge.COPIED})
         blamed = {verdict.member for verdict in verdicts}
         for each in taken:
             standing = table.get(each.member, Standing(each.member))
             if each.evidence == NOTHING or round <= standing.banned_until:
                 continue
-            standing = _compared(msgspec.structs.replace(standing, last_round=round), alike.get(each.member, 1))
+            copies = copied.get(each.member) or _kept_on(standing.copies)
+            standing = msgspec.structs.replace(
+                standing, last_round=round, copies=copies, alike=alike.get(each.member, 1)
+            )
             charge = charges.get(each.member)
             if charge is not None:
                 standing = _fallen(standing, charge.is_attack, round, rules)
@@ -152,18 +174,22 @@ class Reputation(Message, frozen=True):
                 table[verdict.member] = _banned(standing, round, rules)
             elif round > standing.banned_until:
                 table[verdict.member] = _fallen(standing, True, round, rules)
-        return Reputation(_kept(table, round))
+        return Reputation(_kept(table, round, voters))
+
+    def lately(self, voters: Collection[str]) -> int:
+        """How many of these have contributed lately."""
+        newest = max((standing.last_round for standing in self.standings), default=0)
+        return sum(each.last_round > newest - LATELY and each.member in voters for each in self.standings)
 
     def _table(self) -> dict[str, Standing]:
         return {standing.member: standing for standing in self.standings}
 
 
 def trust_of(standing: Standing, round: int) -> int:
-    """Half for each step of suspicion; and those that are equal in all their rounds count as one together."""
+    """Half for each step of suspicion; and those that were equal in their last round count as one together."""
     if round <= standing.banned_until:
         return 0
-    alike = standing.alike if standing.copies >= COPIES_MIN else 1
-    return max((standing.trust >> standing.suspicion) // alike, 1)
+    return max((standing.trust >> standing.suspicion) // standing.alike, 1)
 
 
 def charged(reputation: Reputation, taken: Sequence[Taken], lately: int = 0) -> Mapping[str, Charge]:
@@ -172,11 +198,10 @@ def charged(reputation: Reputation, taken: Sequence[Taken], lately: int = 0) -> 
     Nothing where half of the voters that contributed lately, or more, are not in: who proposes a record chooses whom it
     takes, and could have few attackers be the majority that one honest row is compared with.
     """
-    shown = [each for each in taken if each.evidence not in (NOTHING, _ZERO)]
-    similarities = [each.evidence.similarity for each in shown if each.is_voters]
+    similarities = _similarities(taken)
     if len(similarities) <= max(2, lately // 2):
         return {}
-    least = least_similarity(similarities)
+    least, copied = least_similarity(similarities), _copied(reputation, taken, lately)
     found: dict[str, Charge] = {}
     for each in taken:
         if each.evidence == NOTHING:
@@ -187,7 +212,7 @@ def charged(reputation: Reputation, taken: Sequence[Taken], lately: int = 0) -> 
             found[each.member] = Charge.AWAY
         elif each.evidence.length >= LONG:
             found[each.member] = Charge.LONG
-        elif _is_copier(reputation, each, taken):
+        elif each.member in copied and _is_copier(copied[each.member]):
             found[each.member] = Charge.COPIED
     return found
 
@@ -202,26 +227,74 @@ def least_similarity(similarities: Sequence[int]) -> int:
     return median - max(TOLERANCE * usual, median // 2, TOLERANCE_MIN)
 
 
-_ZERO: Final = Evidence(repeated=OVERLAP)
-
-
 def _median(values: Sequence[int]) -> int:
     """The upper one of two."""
     return sorted(values)[len(values) // 2]
 
 
-def _is_copier(reputation: Reputation, each: Taken, taken: Sequence[Taken]) -> bool:
-    """Whether its copies are its own doing: it had one in most rounds, and whose row it has now had not."""
-    if each.evidence.nearest < COPY:
-        return False
-    own = reputation.standing(each.member).copies
-    others = reputation.standing(taken[each.evidence.beside].member).copies
-    return own >= COPIES_MIN and 2 * others <= own
+def _similarities(taken: Sequence[Taken]) -> list[int]:
+    """Of the voters' rows, but for zeros."""
+    return [
+        each.evidence.similarity
+        for each in taken
+        if each.is_voters and each.evidence != NOTHING and not _is_zero(each.evidence)
+    ]
 
 
-def _alike(taken: Sequence[Taken]) -> Mapping[str, int]:
+def _is_zero(evidence: Evidence) -> bool:
+    """Whether the row was."""
+    return (evidence.similarity, evidence.length, evidence.repeated) == (0, 0, OVERLAP)
+
+
+def _copied(reputation: Reputation, taken: Sequence[Taken], lately: int) -> Mapping[str, Copies]:
+    """Of those whose rows are now equal to a voter's. Only rows that were compared count: of a row that lies between
+    two honest ones both may seem a copy, and be none of one another.
+
+    Nothing where most rows are as near to the median as copies are. Attackers bring that about only by having half of
+    all rows be equal: those then weigh as much as one.
+    """
+    similarities = _similarities(taken)
+    if not similarities or _median(similarities) >= AGREED:
+        return {}
+    partners = defaultdict[str, set[str]](set)
+    for each in taken:
+        other = taken[each.evidence.beside]
+        if each.evidence.nearest >= COPY and other.is_voters:
+            partners[each.member].add(other.member)
+            if each.is_voters:
+                partners[other.member].add(each.member)
+    found: dict[str, Copies] = {}
+    for member, equal in partners.items():
+        before = reputation.standing(member).copies
+        bits, among = (int.from_bytes(before.partners, "big"), before.among) if before else (0, 1)
+        for partner in equal:
+            bits |= 1 << _bit(partner)
+        among = min(max(among, lately, len(similarities)), STANDINGS_MAX)
+        found[member] = Copies(bits.to_bytes(PARTNERS // 8, "big"), among)
+    return found
+
+
+def _bit(member: str) -> int:
+    """Where `Copies` has a member. That two share one makes copies seem fewer: nobody is charged for it."""
+    return blake3(member.encode()).digest()[0]
+
+
+def _kept_on(before: Copies | None) -> Copies | None:
+    """After a contribution that was equal to no other."""
+    if before is None or before.since + 1 == COPIES_KEPT:
+        return None
+    return msgspec.structs.replace(before, since=before.since + 1)
+
+
+def _is_copier(copies: Copies) -> bool:
+    """Whether more voters were its equals than attackers may be."""
+    return 2 * int.from_bytes(copies.partners, "big").bit_count() >= copies.among
+
+
+def _alike(taken: Sequence[Taken], copiers: Collection[str]) -> Mapping[str, int]:
     """How many rows are equal to a member's, where any is: those that name one another as nearest, directly or not.
-    Of a voter's as many as voters have: keys without votes cost nothing, and would leave it no weight.
+    Of a voter's as many as voters have: keys without votes cost nothing, and would leave it no weight. For the same
+    reason those are left out that are known to copy.
     """
     group = list(range(len(taken)))
 
@@ -234,13 +307,15 @@ def _alike(taken: Sequence[Taken]) -> Mapping[str, int]:
     for place in copies:
         group[root(place)] = root(taken[place].evidence.beside)
     roots = [root(place) for place in range(len(taken))]
-    voters = [roots[place] for place, each in enumerate(taken) if each.is_voters]
-    return {taken[place].member: (voters if taken[place].is_voters else roots).count(roots[place]) for place in copies}
-
-
-def _compared(before: Standing, alike: int) -> Standing:
-    copies = min(before.copies + 1, COPIES_MAX) if alike > 1 else max(before.copies - 1, 0)
-    return msgspec.structs.replace(before, copies=copies, alike=alike)
+    honest = [place for place, each in enumerate(taken) if each.member not in copiers]
+    voters = Counter(roots[place] for place in honest if taken[place].is_voters)
+    everybody = Counter(roots[place] for place in honest)
+    found: dict[str, int] = {}
+    for place, each in enumerate(taken):
+        equal = (voters if each.is_voters else everybody)[roots[place]] + (each.member in copiers)
+        if equal > 1:
+            found[each.member] = equal
+    return found
 
 
 def _risen(before: Standing) -> Standing:
@@ -256,26 +331,34 @@ def _fallen(before: Standing, is_attack: bool, round: int, rules: Rules) -> Stan
 
 
 def _banned(before: Standing, round: int, rules: Rules) -> Standing:
-    """For the spec's number of rounds, after which it starts as low as it has fallen."""
+    """For the spec's number of rounds, after which it starts as low as it has fallen. A ban that is prolonged is one:
+    what several quorums find meanwhile was done before.
+    """
+    until = round + rules.ban_rounds
+    if round <= before.banned_until:
+        return msgspec.structs.replace(before, banned_until=until)
     return msgspec.structs.replace(
         before,
         trust=max(min(before.trust // FALL, TRUST_START), TRUST_MIN),
         suspicion=0,
-        copies=0,
+        copies=None,
         alike=1,
-        banned_until=round + rules.ban_rounds,
+        banned_until=until,
         bans=before.bans + 1,
     )
 
 
-def _kept(table: Mapping[str, Standing], round: int) -> tuple[Standing, ...]:
-    """The standings, sorted; beyond STANDINGS_MAX those go first that are little better than new, then the oldest.
+def _kept(table: Mapping[str, Standing], round: int, voters: Collection[str]) -> tuple[Standing, ...]:
+    """The standings, sorted; beyond STANDINGS_MAX those go first that are little better than new, then the oldest, and
+    never a voter's.
 
-    So keys that cost nothing push nobody out who is known for anything.
+    So keys that cost nothing push nobody out who is known for anything. To push one another out from a ban gains them
+    nothing: another such key is as good.
     """
 
-    def worth(standing: Standing) -> tuple[bool, int, str]:
-        return standing.banned_until >= round or standing.trust > KNOWN, standing.last_round, standing.member
+    def worth(standing: Standing) -> tuple[bool, bool, int, str]:
+        is_known = standing.banned_until >= round or standing.trust > KNOWN
+        return standing.member in voters, is_known, standing.last_round, standing.member
 
     kept = sorted(table.values(), key=worth)[-STANDINGS_MAX:]
     return tuple(sorted(kept, key=lambda standing: standing.member))

@@ -73,6 +73,12 @@ class Turns:
             work = await keeper.train(self._turn(turn))
             if isinstance(work, Raised):
                 return work.reason
+            if (
+                not work.samples and turn.round > turn.base.round + 1
+            ):  # its turn from this state is made: it adds nothing
+                await keeper.discard()
+                self._do(self._rounds.gave_up(trio.current_time()))
+                return None
             is_whole = not self._is_over(turn) or work.samples >= PART_MIN * self._last_samples > 0
             if self.is_void or not (is_whole and self._rounds.is_in_time(turn)):
                 await keeper.discard()

@@ -31,7 +31,7 @@ from shoal.training.calls import Ballots, Words
 from shoal.training.checkpoint import Local, Moments, State, load_local, load_state, save_local, save_state
 from shoal.training.codecs import CODECS
 from shoal.training.diloco_settings import DilocoSettings, parse_settings
-from shoal.training.evidence import Evidence, Testimony
+from shoal.training.evidence import Evidence, Sketched, Testimony
 from shoal.training.payload import check_values, open_payload, write_payload
 from shoal.training.ports import BytesReader
 from shoal.training.records import Contribution, open_contribution
@@ -397,7 +397,7 @@ def saved_state() -> bytes:
     import numpy as np
 
     vector = np.linspace(-1, 1, 611, dtype=np.float32)
-    testimony = Testimony((Evidence(9, 256, 8, 1, 0),), ((bytes(128), bytes(128)),))
+    testimony = Testimony((Evidence(9, 256, 8, 1, 0),), (Sketched((bytes(128),), (bytes(128),)),))
     remembered = Remembered((Sighting("a" * 52, 2), Sighting("b" * 52, 3)), testimony)
     return b"".join(bytes(piece) for piece in save_state(State(3, vector, vector, remembered), LAYOUT))
 

@@ -14,8 +14,8 @@ from shoal.transport.identity import Identity
 from tests.node.test_cli_log import ID, ORIGIN, archive, shoal
 from tests.training.agreed_log import ANN, BEN, CLEO, DAN, Written, joins
 
-GOOD = Evidence(COSINE // 2, LENGTH, COSINE // 4, 0, 0)
-AWAY = Evidence(-COSINE // 2, LENGTH, COSINE // 4, 0, 0)
+GOOD = Evidence(COSINE // 2, LENGTH, COSINE // 4, 0, 0, True)
+AWAY = Evidence(-COSINE // 2, LENGTH, COSINE // 4, 0, 0, True)
 BAD_ROUNDS = SUSPICION_MAX // SUSPECT
 
 

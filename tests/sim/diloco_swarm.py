@@ -34,6 +34,8 @@ class Changing(Diloco):
 
     def contribute(self, state: State, local: Local, turn: Turn) -> Work[Local]:
         work = super().contribute(state, local, turn)
+        if not work.samples:
+            return work
         codec, layout = self._settings.codec, self._layout
         delta = open_payload(BytesReader(b"".join(map(bytes, work.payload))), codec, layout)
         assert isinstance(delta, Delta)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trio
 
 from shoal.training.diloco import Diloco
-from shoal.training.events import Audited
+from shoal.training.events import Audited, LocalDone, Waiting
 from shoal.training.membership_view import MemberView
 from shoal.training.method import Share
 from tests.sim.diloco_swarm import Forgetful, people
@@ -109,6 +110,29 @@ async def test_who_is_killed_and_comes_back_passes_all_audits(autojump_clock: ob
         opinions = [each for node in nodes for each in node.observed(Audited)]
         assert any(each.member == nodes[3].peer_id and each.round > 11 for each in opinions)
         assert {each.opinion for each in opinions} == {1.0}
+        assert not banned(nodes[0].running)
+
+
+async def test_while_no_round_closes_nobody_makes_turns_that_could_not_be_done_again(
+    autojump_clock: object, folder: Path
+) -> None:
+    nodes, spec = people(folder, 4)
+    for node in nodes:
+        node.turn_s = 1.0
+    async with simulated(nodes, spec) as swarm:
+        await started(swarm)
+        await swarm.until_round(3)
+        swarm.kill(1, 2, 3)
+        await trio.sleep(60.0)
+        assert any("is paused" in waiting.reason for waiting in nodes[0].observed(Waiting))
+        made = [done.round for done in nodes[0].observed(LocalDone)]
+        assert len(made) == len(set(made)) <= nodes[0].round + 1
+        assert not any("nothing is contributed" in problem for problem in swarm.problems())
+        await swarm.start(1, 2, 3, introducer=0)
+        await swarm.until_round(max(node.round for node in nodes) + 4)
+        for node in nodes:
+            taken = [share for record in node.running.log() for share in record.taken]
+            assert all(share.round == share.base_round + 1 for share in taken)
         assert not banned(nodes[0].running)
 
 

@@ -16,14 +16,16 @@ from shoal.training.checkpoint import (
     save_state,
     state_digest,
 )
-from shoal.training.evidence import Evidence, Testimony
+from shoal.training.evidence import Evidence, Sketched, Testimony
 from shoal.training.ports import BytesReader
 from shoal.training.remembered import EMPTY, REMEMBERED_BYTES_MAX, Remembered, Sighting, remembered_bytes
 from shoal.training.tensors import TensorShape, element_count, layout_digest, views
 
 LAYOUT = (TensorShape("a", (3, 5)), TensorShape("b", (7,)), TensorShape("scalar", ()))
 COUNT = 23
-REMEMBERED = Remembered((Sighting("a", 2), Sighting("b", 3)), Testimony((Evidence(9, 256, 8, 1, 0),), ((b"\x07",),)))
+REMEMBERED = Remembered(
+    (Sighting("a", 2), Sighting("b", 3)), Testimony((Evidence(9, 256, 8, 1, 0),), (Sketched((b"\x07",)),))
+)
 
 
 def vector(seed: int) -> np.ndarray:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from shoal.training.combinations import Combination
 from shoal.training.evidence import (
     COSINE,
+    CROWD,
     LENGTH,
     LENGTH_MAX,
     NOTHING,
@@ -20,6 +22,7 @@ from shoal.training.evidence import (
     SKETCHES_MAX,
     Evidence,
     Given,
+    Sketched,
     Testimony,
     overlap,
     sketch,
@@ -80,14 +83,14 @@ def test_a_row_of_zeros_repeats_what_everybody_knows_and_a_member_without_weight
         SIZE,
         one_by_one,
     )
-    assert found.evidence[1] == Evidence(repeated=OVERLAP, beside=0)
+    assert found.evidence[1] == Evidence(repeated=OVERLAP, is_voters=True)
     assert found.evidence[2] == NOTHING
     assert {found.evidence[0].beside, found.evidence[3].beside} == {0, 3}
-    assert shown(rows_of(values[1:2])).evidence == (Evidence(repeated=OVERLAP),)
+    assert shown(rows_of(values[1:2])).evidence == (Evidence(repeated=OVERLAP, is_voters=True),)
 
 
 def test_one_row_alone_is_like_itself_and_beside_nobody() -> None:
-    assert shown(rows_of(normal(4, 1, SIZE))).evidence == (Evidence(COSINE, LENGTH, 0, 0, 0),)
+    assert shown(rows_of(normal(4, 1, SIZE))).evidence == (Evidence(COSINE, LENGTH, 0, 0, 0, True),)
 
 
 def test_rows_of_members_without_votes_do_not_shift_what_is_usual() -> None:
@@ -98,6 +101,7 @@ def test_rows_of_members_without_votes_do_not_shift_what_is_usual() -> None:
     found = found_of(given, median, median, NONE, SIZE, one_by_one).evidence
     assert [each.length for each in found[:3]] == [each.length for each in shown(rows[:3]).evidence]
     assert {each.length for each in found[3:]} == {LENGTH_MAX}
+    assert [each.is_voters for each in found] == [True] * 3 + [False] * 5
 
 
 def test_a_voters_nearest_is_a_voter_so_that_others_cannot_copy_it_to_its_harm() -> None:
@@ -108,6 +112,26 @@ def test_a_voters_nearest_is_a_voter_so_that_others_cannot_copy_it_to_its_harm()
     found = found_of(given, rows[0], rows[0], NONE, SIZE, one_by_one).evidence
     assert found[0].nearest < 0.6 * COSINE
     assert (found[3].nearest, found[3].beside) == (COSINE, 0)
+
+
+def test_what_is_said_of_each_of_a_crowd_is_what_would_be_said_of_it_alone() -> None:
+    """It is compared with voters only: a crowd's equal rows are not one another's nearest, nor measured together."""
+    values = alike(17, 4 + 2 * CROWD + 1)[:, :300]
+    values[-1] = values[4]
+    rows = rows_of(values)
+    median = CoordinateMedian([Weighted(row, 1) for row in rows[:4]])
+
+    def found(some: Sequence[Row]) -> Testimony:
+        given = [*(Given(row, False) for row in some), *(Given(row, True) for row in rows[:4])]
+        return found_of(given, median, median, NONE, 300, one_by_one)
+
+    together, crowd = found(rows[4:]).evidence, len(rows) - 4
+    for place, row in enumerate(rows[4:]):
+        alone = found([row]).evidence[0]
+        assert together[place] == structs.replace(alone, beside=alone.beside - 1 + crowd)
+    assert together[crowd:] == tuple(
+        structs.replace(each, beside=each.beside + crowd) for each in shown(rows[:4], size=300).evidence
+    )
 
 
 @pytest.mark.parametrize("length", [256, 8448])
@@ -126,6 +150,18 @@ def test_a_repetition_is_found_though_scaled_or_another_members_or_the_aggregate
     found = shown([*fresh, scaled, aggregate], before).evidence
     assert [each.repeated for each in found[3:]] == [OVERLAP, OVERLAP]
     assert all(each.repeated < OVERLAP // 2 for each in found[:3])
+
+
+def test_what_a_member_without_votes_sent_before_makes_no_voter_repeat_it() -> None:
+    """It may have been the voter's, announced and not taken yet; what voters sent nobody may send again."""
+    slow, quick, own = rows_of(normal(18, 3, SIZE))
+    first = [Given(quick, True), Given(slow, False), Given(own, False)]
+    before = found_of(first, quick, quick, NONE, SIZE, one_by_one)
+    second = [Given(slow, True), Given(own, False), Given(quick, False)]
+    found = found_of(second, slow, slow, before, SIZE, one_by_one).evidence
+    assert found[0].repeated < OVERLAP // 2
+    assert [each.repeated for each in found[1:]] == [OVERLAP, OVERLAP]
+    assert found_of([Given(quick, True)], quick, quick, before, SIZE, one_by_one).evidence[0].repeated == OVERLAP
 
 
 def test_a_repetition_is_forgotten_after_some_rounds() -> None:
@@ -154,13 +190,13 @@ def test_a_sketch_of_any_size_has_at_most_a_bit_for_each_of_1024_values(size: in
 
 
 def test_what_the_largest_round_leaves_fits_into_a_states_header() -> None:
-    largest = Evidence(-COSINE, LENGTH_MAX, -COSINE, ROWS_MAX - 1, OVERLAP)
+    largest = Evidence(-COSINE, LENGTH_MAX, -COSINE, ROWS_MAX - 1, OVERLAP, True)
     rows = rows_of(normal(15, ROWS_MAX, 300))
     median = rows[0]
-    testimony = Testimony((largest,) * ROWS_MAX, ((bytes(128),) * SKETCHES_MAX,))
-    testimony = found_of([Given(row, True) for row in rows], median, median, testimony, 300, one_by_one)
-    assert sum(map(len, testimony.sketches)) == SKETCHES_MAX
-    encoded = encode(Testimony((largest,) * ROWS_MAX, ((bytes(128),) * SKETCHES_MAX,)))
+    before = Testimony((largest,) * ROWS_MAX, (Sketched((bytes(128),) * SKETCHES_MAX),))
+    testimony = found_of([Given(row, True) for row in rows], median, median, before, 300, one_by_one)
+    assert [len(each.voters) for each in testimony.sketches] == [SKETCHES_MAX]
+    encoded = encode(before)
     assert len(encoded) < STATE_HEADER_BYTES_MAX - 1024
     assert not isinstance(decode(encoded, Testimony, len(encoded)), Malformed)
 

@@ -17,7 +17,8 @@ from shoal.training.history import Made, Part
 from shoal.training.members import Change, Electorate, Seat, electorate_of
 from shoal.training.records import Contribution, Head, Presence, seal_contribution
 from shoal.training.reputation import (
-    COPIES_MIN,
+    AGREED,
+    COPIES_KEPT,
     COPY,
     GROWTH,
     KNOWN,
@@ -30,6 +31,7 @@ from shoal.training.reputation import (
     TOLERANCE_MIN,
     TRUST_MAX,
     TRUST_START,
+    Copies,
     Reputation,
     Standing,
 )
@@ -69,7 +71,7 @@ def row(message: type[Message]) -> str:
 
 
 @pytest.mark.parametrize(
-    "message", [Conduct, Reputation, Standing, Case, Opinion, Evidence], ids=lambda each: each.__name__
+    "message", [Conduct, Reputation, Standing, Copies, Case, Opinion, Evidence], ids=lambda each: each.__name__
 )
 def test_what_conduct_is_made_of_stands_there(message: type[Message]) -> None:
     fields = ", ".join(message.__struct_fields__)
@@ -82,13 +84,15 @@ def test_the_figures_of_conduct_are_those_of_the_code() -> None:
         f"repeated >= {REPEATED} (a free ride)",
         f"similarity < m - {least} (an attack)",
         f"length >= {LONG}, eight times the usual",
-        f"nearest >= {COPY}, where copies >= {COPIES_MIN}",
+        f"nearest >= {COPY}, as",
+        f"the median m is {AGREED} or more",
+        f"the {COPIES_KEPT}th contribution",
         f"trust {TRUST_START} of {TRUST_MAX}",
         f"grows by {GROWTH} / (1 + bans)",
         f"suspicion grows by {SUSPECT}; at {SUSPICION_MAX} it is banned",
         f"fewer than {CASES_MAX}, and fewer than {CASES_OF_JUDGE_MAX} that",
         f"at most {CASE_ROUNDS} rounds before",
-        f"more than {STANDINGS_MAX:,} standings those stay that are banned or have more than {KNOWN}",
+        f"more than {STANDINGS_MAX:,} standings voters' stay, then those that are banned or have more than {KNOWN}",
     ):
         assert text in PAGE
 

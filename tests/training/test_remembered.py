@@ -12,6 +12,7 @@ from shoal.training.evidence import (
     SKETCHED,
     SKETCHES_MAX,
     Evidence,
+    Sketched,
     Testimony,
 )
 from shoal.training.records import MEMBERS_MAX
@@ -28,7 +29,10 @@ from shoal.training.remembered import (
 from shoal.transport.wire import PEER_ID_CHARS_MAX, Malformed, encode
 
 NEWEST = 40
-SOME = Remembered((Sighting("a", 39), Sighting("b", 40)), Testimony((Evidence(5, 256, -7, 0, 3),), ((b"\x01\x02",),)))
+SOME = Remembered(
+    (Sighting("a", 39), Sighting("b", 40)),
+    Testimony((Evidence(5, 256, -7, 0, 3),), (Sketched((b"\x01\x02",), (b"\x03",)),)),
+)
 
 
 def refusal(remembered: Remembered, round: int = NEWEST) -> str:
@@ -61,7 +65,7 @@ def test_it_survives_being_saved() -> None:
 def test_the_largest_fits() -> None:
     voters = tuple(Sighting(f"{number:0{PEER_ID_CHARS_MAX}}", 2**62) for number in range(MEMBERS_MAX))
     evidence = (Evidence(-COSINE, LENGTH_MAX, -COSINE, MEMBERS_MAX - 1, OVERLAP),) * MEMBERS_MAX
-    sketches = ((b"\xff" * (SKETCHED // 8),) * (SKETCHES_MAX // ROUNDS_KEPT),) * ROUNDS_KEPT
+    sketches = (Sketched((b"\xff" * (SKETCHED // 8),) * (SKETCHES_MAX // ROUNDS_KEPT)),) * ROUNDS_KEPT
     largest = Remembered(voters, Testimony(evidence, sketches))
     assert open_remembered(remembered_bytes(largest), 2**62) == largest
     assert len(remembered_bytes(largest)) <= 134_000
@@ -91,8 +95,8 @@ def test_voters_that_cannot_be_are_refused(voters: tuple[Sighting, ...], reason:
         Testimony((Evidence(length=-1),)),
         Testimony((Evidence(repeated=OVERLAP + 1),)),
         Testimony((Evidence(),) * (MEMBERS_MAX + 1)),
-        Testimony((), ((bytes(SKETCHED // 8 + 1),),)),
-        Testimony((), ((),) * (ROUNDS_KEPT + 1)),
+        Testimony((), (Sketched((bytes(SKETCHED // 8 + 1),)),)),
+        Testimony((), (Sketched(),) * (ROUNDS_KEPT + 1)),
     ],
     ids=["similarity", "length", "repeated", "evidence", "sketch", "sketches"],
 )

@@ -13,6 +13,7 @@ from shoal.training.codecs import CODECS
 from shoal.training.comparing import most_doubtful
 from shoal.training.diloco import Diloco
 from shoal.training.diloco_settings import DilocoSettings, parse_settings, settings_of
+from shoal.training.evidence import NOTHING
 from shoal.training.method import Audits, Share, Start, Turn
 from shoal.training.methods import MemberOptions, build
 from shoal.training.models import GptSize, gpt_layout
@@ -226,6 +227,24 @@ def test_what_cannot_be_done_again_is_neither_drawn_nor_judged(played: Played) -
     assert not private.is_auditing
     assert not private.is_audited(played.share, SEED, "b", 1)
     assert played.audited(private) is None
+
+
+def test_further_turns_from_a_state_count_nothing_and_nobody_honest_makes_one(played: Played) -> None:
+    made, own = member(), replace(played.share, member="b")
+    further = replace(played.share, turn_round=played.share.base_round + 2)
+    alone, both = made.apply(played.base, [own])[0], made.apply(played.base, [further, own])[0]
+    assert np.array_equal(both.parameters, alone.parameters)
+    assert made.evidence(both) == (NOTHING, *made.evidence(alone))
+    unmoved = made.apply(played.base, [further])[0]
+    assert np.array_equal(unmoved.parameters, played.base.parameters)
+    assert unmoved.round == played.base.round + 1
+    begun = made.apply(played.base, [replace(played.share, base_round=0, turn_round=1)])[0]
+    assert not np.array_equal(begun.parameters, played.base.parameters)
+    work = made.contribute(played.base, played.begun, replace(turn(2), round=4))
+    assert (work.payload, work.samples, work.local) == ((), 0, played.begun)
+    private = member(with_settings(audit="private"))
+    assert private.contribute(played.base, played.begun, replace(turn(2), round=4)).samples
+    assert not np.array_equal(private.apply(played.base, [further])[0].parameters, played.base.parameters)
 
 
 def test_a_judge_spends_its_share_of_turns_however_many_contribute(played: Played) -> None:

@@ -1,6 +1,7 @@
 """Trust comes slowly and goes fast, for attackers and free riders and nobody else; the table stays within bounds."""
 
 from collections.abc import Callable, Mapping, Sequence
+from random import Random
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from shoal.training.reputation import (
     TRUST_MIN,
     TRUST_START,
     Charge,
+    Copies,
     Fault,
     Reputation,
     Rules,
@@ -27,14 +29,14 @@ from shoal.training.reputation import (
     least_similarity,
 )
 from shoal.training.rows import Weighted, one_by_one
-from shoal.transport.wire import decode, encode
+from shoal.transport.wire import Malformed, decode, encode
 
 from .rows_in_memory import normal, rows_of
 
 RULES = Rules(ban_rounds=20)
 HONEST = Evidence(int(0.8 * COSINE), LENGTH, COSINE // 2, 0, OVERLAP // 2)
 AGAINST = Evidence(-COSINE // 2, LENGTH, COSINE // 4, 0, OVERLAP // 2)
-ZERO = Evidence(repeated=OVERLAP)
+ZERO = Evidence(repeated=OVERLAP, is_voters=True)
 Round = Sequence[tuple[int, Evidence]]  # member's number and what it showed
 
 
@@ -166,7 +168,9 @@ def test_who_proposes_cannot_have_two_attackers_and_one_honest_member_be_compare
     few = taken([(0, AGAINST), (1, HONEST), (2, HONEST)])
     assert charged(start, few, 3) == {name(0): Charge.AWAY}
     assert charged(start, few, 10) == {}
-    assert start.after(41, few, (), RULES, 10).trust(name(0), 42) == TRUST_MAX
+    everybody = {name(number) for number in range(10)}
+    assert start.lately(everybody) == 10
+    assert start.after(41, few, (), RULES, everybody).trust(name(0), 42) == TRUST_MAX
 
 
 def copy_of(number: int) -> Evidence:
@@ -186,6 +190,90 @@ def test_who_copies_now_this_one_and_now_that_loses_its_weight_and_those_that_ar
     assert reputation.trust(name(0), 51) <= TRUST_MIN
     assert trusts(reputation, 51)[1:] == [TRUST_MAX] * 4
     assert reputation.standing(name(0)).bans == 0
+
+
+def equal_sets(sets: Sequence[Sequence[int]], members: int) -> Round:
+    """Each of these sets sends one row: all name the next of their set, so that every name is said."""
+    beside = {each: some[(place + 1) % len(some)] for some in sets for place, each in enumerate(some)}
+    return [(each, copy_of(beside[each]) if each in beside else HONEST) for each in range(members)]
+
+
+COLLUDERS = range(6, 10)  # of ten voters
+VICTIM = 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.sampled_from(COLLUDERS), unique=True), min_size=1, max_size=30), st.randoms())
+def test_whoever_fewer_than_half_of_the_voters_copy_is_never_the_copier(
+    rounds: list[list[int]], random: Random
+) -> None:
+    """In whatever pattern, and whichever of equal rows is named as the nearest."""
+    reputation = Reputation()
+    for round in range(40):
+        equal = [VICTIM, *rounds[round % len(rounds)]]
+        random.shuffle(equal)
+        shown = taken(equal_sets([equal] if len(equal) > 1 else [], 10))
+        assert name(VICTIM) not in charged(reputation, shown, 10)
+        reputation = reputation.after(round + 1, shown, (), RULES)
+    assert reputation.standing(name(VICTIM)).trust == TRUST_MAX
+
+
+def test_two_that_take_turns_to_copy_one_member_take_half_of_its_weight_and_have_no_more_themselves() -> None:
+    def copied(round: int) -> Round:
+        return equal_sets([(VICTIM, COLLUDERS[round % 2])], 10)
+
+    for rounds in (50, 51):
+        found = trusts(folded(rounds, copied), rounds + 1, 10)
+        assert found[VICTIM] == TRUST_MAX // 2
+        assert found[COLLUDERS[0]] + found[COLLUDERS[1]] == TRUST_MAX // 2 + TRUST_MAX
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_who_copies_another_member_at_random_in_each_round_is_charged_within_fifteen(seed: int) -> None:
+    random = Random(seed)
+    reputation = Reputation()
+    for round in range(1, 31):
+        shown = taken(equal_sets([(9, random.randrange(9))], 10))
+        found = charged(reputation, shown, 10)
+        assert set(found) <= {name(9)}
+        assert found == {name(9): Charge.COPIED} or round < 15
+        reputation = reputation.after(round, shown, (), RULES)
+    assert reputation.trust(name(9), 31) <= TRUST_MIN
+    assert trusts(reputation, 31, 9) == [min(TRUST_START + 30 * GROWTH, TRUST_MAX)] * 9  # whom it copied last, too
+
+
+def test_partners_are_those_that_were_compared_and_not_what_lies_between_them() -> None:
+    """Attackers 1 and 2 lie between 0 and 3, which are honest: 0 is equal to 1, that to 2, and that to 3."""
+    chain = [(0, copy_of(1)), (1, copy_of(2)), (2, copy_of(3)), (3, copy_of(2)), (4, HONEST)]
+    reputation = folded(10, lambda _: chain)
+    assert charged(reputation, taken(chain), 5).keys() <= {name(1), name(2)}
+
+
+def test_where_most_rows_agree_as_copies_do_nobody_is_a_copier() -> None:
+    """Of rows that nearly coincide each is nearest to another one in each round."""
+
+    def close(round: int) -> Round:
+        evidence = Evidence(COSINE - COSINE // 100, LENGTH, COSINE, 0, 0)
+        return [(each, structs.replace(evidence, beside=(each + 1 + round % 4) % 5)) for each in range(5)]
+
+    reputation = folded(30, close)
+    assert all(reputation.standing(name(number)).trust > TRUST_START + 29 * GROWTH for number in range(5))
+
+
+def test_copies_are_forgotten_after_some_contributions_without() -> None:
+    reputation = folded(2, lambda round: equal_sets([(0, round)], 10))
+    for contributions in range(16):
+        assert (reputation.standing(name(0)).copies is None) == (contributions == 16)
+        reputation = folded(1, lambda _: with_one(0, HONEST, 10), reputation, 3 + contributions)
+    assert reputation == folded(18, lambda _: with_one(0, HONEST, 10))
+
+
+def test_what_a_member_was_equal_to_takes_one_form() -> None:
+    known = folded(1, lambda _: equal_sets([(0, 1)], 10)).standing(name(0)).copies
+    assert known is not None
+    for partners in (b"", known.partners[:-1], known.partners + bytes(1)):
+        encoded = encode(structs.replace(known, partners=partners))
+        assert isinstance(decode(encoded, Copies, len(encoded)), Malformed)
 
 
 def test_members_that_are_always_equal_count_as_one_together() -> None:
@@ -213,6 +301,16 @@ def test_a_verdict_on_work_bans_at_once_and_one_on_judgement_after_four() -> Non
     assert found.trust(name(1), 44 + RULES.ban_rounds + 1) > 0
 
 
+def test_a_ban_that_more_verdicts_prolong_is_one() -> None:
+    start = folded(40, lambda _: with_one(0, HONEST))
+    found = start.after(41, (), [Verdict(name(0), Fault.WORK)] * 2, RULES)
+    found = found.after(45, (), [Verdict(name(0), Fault.WORK)], RULES)
+    standing = found.standing(name(0))
+    assert (standing.bans, standing.banned_until, standing.trust) == (1, 45 + RULES.ban_rounds, TRUST_START)
+    again = found.after(standing.banned_until + 1, (), [Verdict(name(0), Fault.WORK)], RULES)
+    assert again.standing(name(0)).bans == 2
+
+
 def test_keys_that_cost_nothing_push_nobody_out_who_is_known_for_anything() -> None:
     known = folded(16, lambda round: with_one(0, AGAINST if round > 12 else HONEST))
     for round in range(17, 22):
@@ -222,9 +320,22 @@ def test_keys_that_cost_nothing_push_nobody_out_who_is_known_for_anything() -> N
     assert trusts(known, 22) == [0, *[TRUST_START + 16 * GROWTH] * 4]
 
 
+def test_a_crowd_that_is_known_for_something_does_not_push_out_a_voter_that_is_banned_or_away() -> None:
+    voters = {name(number) for number in range(5)}
+    known = folded(4, lambda _: with_one(0, AGAINST))
+    for round in range(5, 25):
+        crowd = taken([(1000 * (1 + round // 7) + number, HONEST) for number in range(1000)], voters=0)
+        known = known.after(round, crowd, (), Rules(ban_rounds=50), voters)
+    assert len(known.standings) == STANDINGS_MAX
+    assert trusts(known, 24) == [0, *[TRUST_START + 4 * GROWTH] * 4]
+
+
 def test_the_largest_table_is_some_tens_of_bytes_a_member() -> None:
     largest = folded(1, lambda _: [(number, HONEST) for number in range(STANDINGS_MAX)])
     assert len(encode(largest)) < 80 * STANDINGS_MAX
+    copies = Copies(b"\xff" * 32, STANDINGS_MAX, 15)
+    largest = Reputation(tuple(structs.replace(standing, copies=copies) for standing in largest.standings))
+    assert len(encode(largest)) < 120 * STANDINGS_MAX
 
 
 evidences = st.builds(
@@ -247,7 +358,11 @@ def test_whatever_is_shown_trust_stays_in_bounds_and_the_table_sorted(
     reputation = Reputation()
     for round, shown in enumerate(rounds, 1):
         verdicts = data.draw(verdicts_of)
-        reputation = reputation.after(round, taken(sorted(shown.items())), verdicts, RULES)
+        places = [
+            (number, evidence if evidence == NOTHING else structs.replace(evidence, beside=round % len(shown)))
+            for number, evidence in sorted(shown.items())
+        ]
+        reputation = reputation.after(round, taken(places), verdicts, RULES)
         members = [standing.member for standing in reputation.standings]
         assert members == sorted(set(members))
         for standing in reputation.standings:

@@ -31,7 +31,7 @@ from shoal.training.members import (
     Vouch,
     electorate_of,
 )
-from shoal.training.reputation import STANDINGS_MAX, TRUST_MIN, Reputation, Standing
+from shoal.training.reputation import STANDINGS_MAX, TRUST_MIN, Copies, Reputation, Standing
 from shoal.training.spec import Quorum, swarm_id
 from shoal.training.verdicts import CASE_ROUNDS, CASES_MAX, Case, Opinion
 from shoal.training.votes import VALUE_BYTES_MAX, Signed, Step, cast, shortened
@@ -277,7 +277,7 @@ def test_a_record_makes_no_more_changes_than_it_has_room_for() -> None:
 def test_changes_leave_room_for_what_a_record_says_of_how_members_have_behaved() -> None:
     """As much as it may say, after a crowd has come and gone and liars have spoken in all cases that may be open."""
     peers = [f"{number:052}" for number in range(STANDINGS_MAX)]
-    standings = tuple(Standing(peer, TRUST_MIN, 1, 9, 2, 2**20, 2, 2**20) for peer in peers)
+    standings = tuple(Standing(peer, TRUST_MIN, 1, Copies(b"\xff" * 32, 2, 9), 2, 2**20, 2, 2**20) for peer in peers)
     opinions = tuple(Opinion(peer, RIGHT - 1) for peer in peers[:64])
     cases = tuple(Case(peer, 2**20, 2**20 - 1, 2**20, opinions) for peer in peers[:CASES_MAX])
     position = replace(THREE, round=2**20, behaviour=Behaviour(Conduct(Reputation(standings), cases)))
@@ -286,5 +286,5 @@ def test_changes_leave_room_for_what_a_record_says_of_how_members_have_behaved()
         assert crowd.hear(position, Join(PeerId(peer), 0, bytes(1000)))
     made = next_record(position, bytes(32), (), crowd.fitting(position))
     assert not isinstance(made, Malformed)
-    assert 50 < len(made.changes) < JOINS_MAX
+    assert 30 < len(made.changes) < JOINS_MAX
     assert len(record_value(made).data) + 32 * 1024 <= VALUE_BYTES_MAX
