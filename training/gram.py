@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 BITS: Final = 20  # of a rounded value
 COLUMNS: Final = 2**13  # over which float64 adds up: 2^(2 * BITS) * COLUMNS = 2^53
-GROUP: Final = 2**10  # columns of one product: fewer than BLAS would spread over threads, 2.5 times as fast as 2^13
+GROUP: Final = 2**9  # columns of one product, and
+SIDE: Final = 16  # rows on its left: larger ones BLAS rearranges first or spreads over threads, in twice the time
 LOW: Final = 26  # bits: sums are kept in two int64, so that d below 2^49 cannot overflow them
 
 
@@ -119,7 +120,7 @@ def gram(rows: Sequence[Row], size: int, sweep: Sweep) -> Gram:
         totals += sums
     least = min((exponent for exponent, peak in zip(exponents, peaks, strict=True) if peak), default=0)
     shifts = [exponent - least if peak else 0 for exponent, peak in zip(exponents, peaks, strict=True)]
-    high, low = totals.tolist()
+    high, low = (np.triu(totals) + np.triu(totals, 1).transpose(0, 2, 1)).tolist()
     products = tuple(
         tuple(((high[i][j] << LOW) + low[i][j]) << (shifts[i] + shifts[j]) for j in range(len(rows)))
         for i in range(len(rows))
@@ -137,6 +138,7 @@ def _peaks(rows: Sequence[Row], start: int, stop: int) -> "NDArray[np.float32]":
 
 def _products(rows: Sequence[Row], exponents: Sequence[int], start: int, stop: int) -> "NDArray[np.int64]":
     """(2, n, n): the sums of products over a piece are the first times 2^LOW plus the second, which is not negative.
+    Below the diagonal they are anything.
 
     A block adds at most 2^53, so 2^27 to the first and less than 2^26 to the second: d stays below 2^49.
     """
@@ -148,12 +150,15 @@ def _products(rows: Sequence[Row], exponents: Sequence[int], start: int, stop: i
     # The row too many is 0: BLAS multiplies a matrix with its own transpose by another routine (syrk), which is slower
     # for so few rows.
     groups = np.zeros((COLUMNS // GROUP, count + 1, GROUP))
+    sums = np.zeros((count, count + 1))
     for block in rounded.transpose(1, 2, 0, 3):
         groups[:, :count] = block
-        products = np.matmul(groups[:, :count], groups.transpose(0, 2, 1))  # (groups, n, n + 1)
-        sums = products.sum(axis=0)[:, :count].astype(np.int64)
-        totals[0] += sums >> LOW
-        totals[1] += sums & (2**LOW - 1)
+        for first in range(0, count, SIDE):
+            last = min(first + SIDE, count)
+            np.matmul(groups[:, first:last], groups[:, first:].transpose(0, 2, 1)).sum(0, out=sums[first:last, first:])
+        whole = sums[:, :count].astype(np.int64)
+        totals[0] += whole >> LOW
+        totals[1] += whole & (2**LOW - 1)
     return totals
 
 
