@@ -40,7 +40,7 @@ from .ports import BlobReader, BytesReader, Payload
 from .records import turn_seed
 from .remembered import EMPTY, Remembered, sighted
 from .replayed_turn import can_be_replayed, is_drawn, is_same, is_sound
-from .rows import Row, Sweep, Weighted, one_by_one
+from .rows import Row, Sweep, Weighted, fitting, one_by_one
 from .rules import attackers_most
 from .spare import Spare
 from .spec import Spec, swarm_id
@@ -137,7 +137,7 @@ class Diloco:
         if not voters:
             return self._passed(state, len(contributors)), figures
         vectors = self._spare.vector(len(state.parameters)), self._spare.vector(len(state.parameters))
-        room = Room(self._sweep, vectors)
+        room = Room(fitting(self._sweep, len(shares)), vectors)
         if self._settings.is_trusting:
             mean, remembered = trusted_mean(contributors, room), EMPTY
         else:
@@ -338,7 +338,7 @@ class Diloco:
             step *= lr
             flush_tiny(np.subtract(state.parameters[start:stop], step, out=parameters[start:stop]))
 
-        for _ in self._sweep(part, room.size):
+        for _ in room.sweep(part, room.size):
             pass
 
 

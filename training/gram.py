@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 BITS: Final = 20  # of a rounded value
 COLUMNS: Final = 2**13  # over which float64 adds up: 2^(2 * BITS) * COLUMNS = 2^53
-GROUP: Final = 2**10  # columns of one product: fewer than BLAS would spread over threads, 2.5 times as fast as 2^13
+GROUP: Final = 2**9  # columns of one product, and
+SIDE: Final = 16  # rows on its left: larger ones BLAS rearranges first or spreads over threads, in twice the time
 LOW: Final = 26  # bits: sums are kept in two int64, so that d below 2^49 cannot overflow them
 
 
@@ -104,7 +105,7 @@ class Gram:
 def gram(rows: Sequence[Row], size: int, sweep: Sweep) -> Gram:
     """The matrix of `rows`, of `size` values each, in two sweeps: one for their largest magnitudes, one for products.
 
-    O(n^2 d). Memory: 140 KB per row for each piece that is under way.
+    O(n^2 d). Memory: 64 KiB per row for each piece that is under way, beside the piece.
     """
     import numpy as np
 
@@ -119,7 +120,7 @@ def gram(rows: Sequence[Row], size: int, sweep: Sweep) -> Gram:
         totals += sums
     least = min((exponent for exponent, peak in zip(exponents, peaks, strict=True) if peak), default=0)
     shifts = [exponent - least if peak else 0 for exponent, peak in zip(exponents, peaks, strict=True)]
-    high, low = totals.tolist()
+    high, low = (np.triu(totals) + np.triu(totals, 1).transpose(0, 2, 1)).tolist()
     products = tuple(
         tuple(((high[i][j] << LOW) + low[i][j]) << (shifts[i] + shifts[j]) for j in range(len(rows)))
         for i in range(len(rows))
@@ -137,6 +138,7 @@ def _peaks(rows: Sequence[Row], start: int, stop: int) -> "NDArray[np.float32]":
 
 def _products(rows: Sequence[Row], exponents: Sequence[int], start: int, stop: int) -> "NDArray[np.int64]":
     """(2, n, n): the sums of products over a piece are the first times 2^LOW plus the second, which is not negative.
+    Below the diagonal they are anything.
 
     A block adds at most 2^53, so 2^27 to the first and less than 2^26 to the second: d stays below 2^49.
     """
@@ -144,34 +146,33 @@ def _products(rows: Sequence[Row], exponents: Sequence[int], start: int, stop: i
 
     count = len(rows)
     totals = np.zeros((2, count, count), np.int64)
-    blocks = _rounded(rows, exponents, start, stop)
-    for first in range(0, len(blocks), COLUMNS // GROUP):
-        block = blocks[first : first + COLUMNS // GROUP]
-        products = np.matmul(block[:, :count], block.transpose(0, 2, 1))  # (groups, n, n + 1)
-        sums = products.sum(axis=0)[:, :count].astype(np.int64)
-        totals[0] += sums >> LOW
-        totals[1] += sums & (2**LOW - 1)
+    rounded = _rounded(rows, exponents, start, stop).reshape(count, -1, COLUMNS // GROUP, GROUP)
+    # The row too many is 0: BLAS multiplies a matrix with its own transpose by another routine (syrk), which is slower
+    # for so few rows.
+    groups = np.zeros((COLUMNS // GROUP, count + 1, GROUP))
+    sums = np.zeros((count, count + 1))
+    for block in rounded.transpose(1, 2, 0, 3):
+        groups[:, :count] = block
+        for first in range(0, count, SIDE):
+            last = min(first + SIDE, count)
+            np.matmul(groups[:, first:last], groups[:, first:].transpose(0, 2, 1)).sum(0, out=sums[first:last, first:])
+        whole = sums[:, :count].astype(np.int64)
+        totals[0] += whole >> LOW
+        totals[1] += whole & (2**LOW - 1)
     return totals
 
 
-def _rounded(rows: Sequence[Row], exponents: Sequence[int], start: int, stop: int) -> "NDArray[np.float64]":
-    """(groups, n + 1, GROUP): values `start` to `stop` as integers, filled up with zeros.
-
-    The row too many is 0: BLAS multiplies a matrix with its own transpose by another routine (syrk), which takes three
-    times as long for so few rows.
-    """
+def _rounded(rows: Sequence[Row], exponents: Sequence[int], start: int, stop: int) -> "NDArray[np.float32]":
+    """(n, columns): values `start` to `stop` as integers, filled up with zeros to a multiple of COLUMNS."""
     import numpy as np
 
-    blocks = np.zeros((-(-(stop - start) // GROUP), len(rows) + 1, GROUP))
-    whole = (stop - start) // GROUP
-    for place, (row, exponent) in enumerate(zip(rows, exponents, strict=True)):
-        piece = row.values(start, stop)
-        piece *= np.float32(math.ldexp(1.0, -exponent))  # exact: a power of two, and nothing leaves float32's range
-        np.rint(piece, out=piece)
-        blocks[:whole, place] = piece[: whole * GROUP].reshape(whole, GROUP)
-        if whole < len(blocks):
-            blocks[whole, place, : len(piece) - whole * GROUP] = piece[whole * GROUP :]
-    return blocks
+    length = stop - start
+    rounded = np.empty((len(rows), -(-length // COLUMNS) * COLUMNS), np.float32)
+    rounded[:, length:] = 0
+    for line, row, exponent in zip(rounded[:, :length], rows, exponents, strict=True):
+        unit = np.float32(math.ldexp(1.0, -exponent))  # exact: a power of two, and nothing leaves float32's range
+        np.rint(np.multiply(row.values(start, stop), unit, out=line), out=line)
+    return rounded
 
 
 def _dot(left: Sequence[int], right: Sequence[int]) -> int:

@@ -13,12 +13,14 @@ decides a value by being alone at it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from .tensors import Vector
 
 PIECE_VALUES: Final = 2**14  # 64 KiB, so that a piece of each of 16 rows is in a core's cache
+LONG_ROWS_MAX: Final = 64  # that are read by longer pieces where a sweep has such: of 2^16 values they take 16 MiB
 Part = TypeVar("Part")
 
 
@@ -47,3 +49,17 @@ def one_by_one(part: Callable[[int, int], Part], size: int) -> Iterator[Part]:
     """The Sweep of who has one thread."""
     for start in range(0, size, PIECE_VALUES):
         yield part(start, min(start + PIECE_VALUES, size))
+
+
+def fitting(sweep: Sweep, rows: int) -> Sweep:
+    """The same sweep, or one by no more than PIECE_VALUES where so many rows would take too much memory otherwise."""
+    if rows <= LONG_ROWS_MAX:
+        return sweep
+
+    def short(part: Callable[[int, int], Part], size: int) -> Iterable[Part]:
+        def parts(start: int, stop: int) -> list[Part]:
+            return [part(at, min(at + PIECE_VALUES, stop)) for at in range(start, stop, PIECE_VALUES)]
+
+        return chain.from_iterable(sweep(parts, size))
+
+    return short

@@ -8,6 +8,9 @@ from typing import Final
 
 from .rows import PIECE_VALUES, Part, Sweep, one_by_one
 
+# A thread that computes with large arrays lets go of the interpreter, and waits for it afterwards: for PIECE_VALUES the
+# waiting takes longer than the computing, and two threads are slower than one.
+LONG_PIECE_VALUES: Final = 4 * PIECE_VALUES
 PIECES_PER_THREAD: Final = 4  # begun or done and not yet taken: a thread need not wait for whoever takes results
 
 
@@ -25,10 +28,10 @@ class ThreadedSweep:
         waiting: deque[Future[Part]] = deque()
         pool = ThreadPoolExecutor(self.threads, thread_name_prefix="shoal-sweep")
         try:
-            for start in range(0, size, PIECE_VALUES):
+            for start in range(0, size, LONG_PIECE_VALUES):
                 if len(waiting) == PIECES_PER_THREAD * self.threads:
                     yield waiting.popleft().result()
-                waiting.append(pool.submit(part, start, min(start + PIECE_VALUES, size)))
+                waiting.append(pool.submit(part, start, min(start + LONG_PIECE_VALUES, size)))
             while waiting:
                 yield waiting.popleft().result()
         finally:

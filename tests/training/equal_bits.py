@@ -24,7 +24,7 @@ from shoal.training.models import SIZES, gpt_start, uniform
 from shoal.training.order_statistics import CoordinateMedian, TrimmedMean, WeightedMedian, WeightedTrimmedMean
 from shoal.training.payload import write_payload
 from shoal.training.ports import BytesReader
-from shoal.training.rows import PIECE_VALUES, Row, Sweep, Weighted
+from shoal.training.rows import Row, Sweep, Weighted
 from shoal.training.rules import RULES
 from shoal.training.selecting import krum, least_diameter, multi_krum, nearest_mixing
 from shoal.training.spec import Spec
@@ -162,7 +162,7 @@ def combination(name: str) -> bytes:
     return whole(COMBINED[name](rows, COUNT, SWEEP), COUNT, SWEEP).tobytes()
 
 
-SMALL = 2 * PIECE_VALUES + 12_345
+SMALL = 2**15 + 12_345
 
 
 def ruled(rule: str) -> bytes:

@@ -1,6 +1,7 @@
 """DiLoCo under every rule: who has no vote, few contributions and hostile ones move little; all of it to the bit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from shoal.training.method import WEIGHT_MAX, Share
 from shoal.training.payload import VALUE_MAX, write_payload
 from shoal.training.ports import BytesReader
 from shoal.training.remembered import EMPTY, LATELY
-from shoal.training.rows import PIECE_VALUES, Sweep, one_by_one
+from shoal.training.rows import LONG_ROWS_MAX, PIECE_VALUES, Sweep, one_by_one
 from shoal.training.rules import RULES
 from shoal.training.spec import Spec
 from shoal.training.sweep_service import ThreadedSweep
@@ -159,6 +160,24 @@ def test_equal_bits_for_any_pieces_and_threads(rule: str) -> None:
         made = method(rule, sweep, outer_momentum=0.9)
         digests.add(made.digest(after(made, [voters(8), [*strangers, *voters(6, round=2), *unequal], voters(2)])))
     assert len(digests) == 1
+
+
+class Watched(BytesReader):
+    """Notes the longest read, in bytes."""
+
+    longest = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        self.longest = max(self.longest, length)
+        return super().read(offset, length)
+
+
+@pytest.mark.parametrize(("count", "longest"), [(LONG_ROWS_MAX, COUNT), (LONG_ROWS_MAX + 1, PIECE_VALUES)])
+def test_what_is_in_memory_of_each_contribution_is_less_where_they_are_many(count: int, longest: int) -> None:
+    payload = Watched(b"".join(write_payload("float32", LAYOUT, honest(1))))
+    shares = [replace(share(f"{number:02}", TRUE), payload=payload) for number in range(count)]
+    after(method("median", in_pieces(COUNT)), [shares])
+    assert payload.longest == 4 * longest
 
 
 @pytest.mark.parametrize("rule", RULES)

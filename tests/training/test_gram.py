@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.training.gram import BITS, Gram, Mix, gram
+from shoal.training.gram import BITS, SIDE, Gram, Mix, gram
 from shoal.training.payload import VALUE_MAX
 from shoal.training.rows import one_by_one
 
@@ -39,6 +39,12 @@ def test_the_matrix_is_exactly_that_of_the_rounded_rows(seed: int, n: int, size:
     rows = rows_of(values)
     values = np.stack([row.whole for row in rows])
     assert in_fractions(gram(rows, size, one_by_one)) == by_hand(values)
+
+
+@pytest.mark.parametrize("count", [SIDE, SIDE + 1, 2 * SIDE + 1])
+def test_so_is_that_of_more_rows_than_are_multiplied_at_once(count: int) -> None:
+    rows = rows_of(normal(6, count, 100))
+    assert in_fractions(gram(rows, 100, one_by_one)) == by_hand(np.stack([row.whole for row in rows]))
 
 
 @pytest.mark.parametrize("length", [256, 1024, 8192, 8448, 65536])
