@@ -59,7 +59,10 @@ def trained(shard: Images, batches: NDArray[np.int64], anchor: Vector, momentum:
     local = anchor.copy()
     for batch in batches:
         local -= np.float32(LR) * gradient(local, shard.part(batch))
-    return momentum * np.float32(beta) + np.float32(1 - beta) * (anchor - local)
+    row = momentum.copy()
+    row *= np.float32(beta)
+    row += np.float32(1 - beta) * (anchor - local)
+    return row
 
 
 @dataclass
@@ -71,8 +74,8 @@ class Judges:
     numbers: Sequence[int]  # the judges'
     momentum: float  # a member's own
     seed: int
-    allowances: dict[int, Allowance] = field(default_factory=lambda: {})
-    found: dict[int, int] = field(default_factory=lambda: {})  # the round of the verdict, by member
+    allowances: dict[int, Allowance] = field(default_factory=dict[int, Allowance])
+    found: dict[int, int] = field(default_factory=dict[int, int])  # the round of the verdict, by member
 
     def look(self, round: int, offers: Sequence[Offer], turns: Mapping[int, Turn]) -> list[int]:
         """What a round took is looked into. Returns whom a verdict of this round says to have made up its work."""
