@@ -7,6 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
+from .adversaries import POISONS
 from .attacking import WITHHOLDING
 from .cli import carry_out, no_arguments, parser
 from .cli_node import configured, run_foreground
@@ -57,8 +60,13 @@ def build(
     known = [address for addresses in membership.known.values() for address in addresses]
     if not is_testnets(spec, role.seed) or not all(map(is_loopback, known)):
         return "adversaries are members of the swarm that their testnet founded on this machine, and of no other"
-    method = build_method(hardware, spec, membership, progress)
-    return method if isinstance(method, str) else turned(method, spec, role)
+    clean, free = membership, spec
+    if role.kind in POISONS:  # it trains on a text of its own, whatever the swarm says, and judges by the swarm's
+        clean = structs.replace(membership, data=None)
+        free = structs.replace(spec, settings={**spec.settings, "audit": "private"})
+    worker = build_method(hardware, free, membership, progress)
+    method = worker if isinstance(worker, str) else build_method(hardware, spec, clean, progress)
+    return method if isinstance(method, str) or isinstance(worker, str) else turned(method, worker, spec, role)
 
 
 if __name__ == "__main__":

@@ -32,11 +32,11 @@ LOOK_S: Final = 0.2  # how often it is looked whether a round is over
 SLACK_S: Final = 1.0  # before the deadline, for what is sent last to be in time
 
 
-def turned(method: AnyMethod, spec: Spec, role: Role) -> AnyMethod:
-    """`method`, which from now on attacks as its role says.
+def turned(method: AnyMethod, worker: AnyMethod, spec: Spec, role: Role) -> AnyMethod:
+    """`method`, which from now on attacks as its role says; all else it does as members do, judging others, too.
 
     Its functions are replaced one by one, not hidden behind another object: whether it audits, evaluates seldom or
-    writes text is asked of the method itself.
+    writes text is asked of the method itself. What it contributes `worker` makes, another one like it.
     """
     own = vars(method)
     kind = "signflip" if role.kind == SYBIL else role.kind
@@ -44,12 +44,14 @@ def turned(method: AnyMethod, spec: Spec, role: Role) -> AnyMethod:
         if isinstance(method, Audits):
             own["audit"] = Judge(method).audit
     elif kind == "slow":
-        own["contribute"] = Late(method).contribute
+        own["contribute"] = Late(worker).contribute
     elif spec.method == "zeroth":
-        own["contribute"] = Slopes(method, ON_SLOPES[kind]).contribute
+        own["contribute"] = Slopes(worker, ON_SLOPES[kind]).contribute
     elif kind in ON_VALUES:
-        rows = Rows(method, spec, kind, role.colluding)
+        rows = Rows(worker, spec, kind, role.colluding)
         own["contribute"], own["check"] = rows.contribute, rows.check
+    else:
+        own["contribute"] = worker.contribute
     return method
 
 

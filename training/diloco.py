@@ -96,6 +96,9 @@ class Diloco:
         What the codec lost of earlier contributions from the same state is not made up for: each of them may be taken
         without the others, and stands for its own steps alone.
         """
+        return self._worked(state, local, turn)
+
+    def _worked(self, state: State, local: Local, turn: Turn) -> Work[Local]:
         if self.is_auditing and is_further(turn.round, turn.base_round):
             return Work((), 0, local, {})  # it would count nothing
         start = state.parameters if local.ahead is None else self._minus(state.parameters, local.ahead)
@@ -212,7 +215,7 @@ class Diloco:
         if not self._is_start(local, start.before):
             return 0.0
         turn = replace(self._turn_again(share, start.members), has_contributed=start.before is not None)
-        work = self.contribute(state, local, turn)
+        work = self._worked(state, local, turn)
         vector = work.local.ahead if work.local.momentum is None else work.local.momentum
         if not work.samples or vector is None:
             return 0.0

@@ -14,8 +14,13 @@ from shoal.node.complaint import Complaint, Exit
 from shoal.node.membership import Membership
 from shoal.node.plan import HELD_UP_ROUND_S, ROUND_S, Plan, check
 from shoal.node.role import Role, is_loopback, is_testnets, read_role, write_role
-from shoal.node.swarms import Hardware
-from shoal.training.spec import Spec, spec_from
+from shoal.node.swarms import Hardware, build_method
+from shoal.training import data
+from shoal.training.diloco import Diloco
+from shoal.training.method import Share, Start, Turn
+from shoal.training.ports import BytesReader
+from shoal.training.records import turn_seed
+from shoal.training.spec import Spec, spec_from, swarm_id
 
 ROLE = Role("signflip", 3, ("a", "b"), ())
 
@@ -124,6 +129,28 @@ def test_a_method_is_built_for_no_other_swarm_and_for_none_with_members_elsewher
     assert not isinstance(build(own, here, lambda done, total: None), str)
     assert "no other" in str(build(other, here, lambda done, total: None))
     assert "no other" in str(build(own, elsewhere, lambda done, total: None))
+
+
+@pytest.mark.parametrize("kind", ["labelflip", "signflip"])
+def test_who_forges_its_work_judges_that_of_others_as_all_do(kind: str, tmp_path: Path) -> None:
+    plan = Plan(seed=3, model="gpt-0.2m", settings={"steps": 2, "batch_size": 2, "context": 32, "audit": "public"})
+    spec, here = spec_of(plan), Membership()
+    if kind in POISONS:
+        path = tmp_path / "poisoned.txt"
+        path.write_bytes(POISONS[kind](data.training_bytes(spec.data)))
+        here = Membership(data=str(path))
+    liar = cli_adversary.build(Role(kind, 3, ("d",), ()), Hardware("cpu", 1), spec, here, lambda done, total: None)
+    honest = build_method(Hardware("cpu", 1), spec, Membership(), lambda done, total: None)
+    assert isinstance(liar, Diloco)
+    assert isinstance(honest, Diloco)
+    state, local = honest.start(spec)
+    state, _ = honest.apply(state, [])
+    for member, author, came_out in (("a", honest, 1.0), ("d", liar, 0.0)):
+        seed = turn_seed(swarm_id(spec), 2, 1, member)
+        work = author.contribute(state, local, Turn(2, 1, member, ("a", "d"), seed, 60.0, lambda: 0.0, lambda: False))
+        share = Share(2, member, work.samples, 1, 1, BytesReader(b"".join(map(bytes, work.payload))))
+        start = Start(BytesReader(b"".join(map(bytes, honest.save_local(local)))), ("a", "d"), None)
+        assert [judge.audit(state, start, share, bytes(32)) for judge in (honest, liar)] == [came_out, came_out]
 
 
 def test_a_role_is_written_and_read(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def turn_of(round: int, member: str = ME, *, left_s: float = 60.0) -> Turn:
 
 def adversary(kind: str, codec: str = "float32") -> Diloco:
     method = diloco(codec)
-    assert turned(method, spec_with(codec), Role(kind, 0, (FRIEND, ME), ())) is method
+    assert turned(method, diloco(codec), spec_with(codec), Role(kind, 0, (FRIEND, ME), ())) is method
     return method
 
 
@@ -163,7 +163,7 @@ class TestZeroth:
     def method(self, kind: str | None = None) -> Zeroth:
         method = Zeroth(self.spec, self.settings, Quadratic())
         if kind is not None:
-            turned(method, self.spec, Role(kind, 0, (ME,), ()))
+            turned(method, Zeroth(self.spec, self.settings, Quadratic()), self.spec, Role(kind, 0, (ME,), ()))
         return method
 
     @pytest.mark.parametrize("kind", sorted(ON_SLOPES))
