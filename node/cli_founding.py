@@ -44,6 +44,8 @@ rule = "clipped_mean"   # what members' work becomes: the mean, but for what is 
                         # trust one another), median, trimmed_mean, geometric_median, centered_clipping, krum,
                         # multi_krum, mda, nnm_trimmed_mean, nnm_geometric_median, flag
 attackers = 0.2         # the share of voters that the rule is to bear
+audit = "private"       # "public": members do some of one another's turns again and ban who made up its work, which is
+                        # what finds attackers where data differ. For built-in models on the swarm's own text
 """
 
 RECORD_HELP = "how the record's hash begins, or `latest`; `shoal log show` lists records"
