@@ -49,7 +49,15 @@ soak: $(STAMP)
 attacks: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c $(VENV)/constraints.txt scikit-learn
 	$(BIN)/python -m bench.attacks
+	$(BIN)/python -m bench.attacks --rules clipped_mean --replayed
+	$(BIN)/python -m bench.attacks --rules clipped_mean --attackers 2 --uneven
+	$(BIN)/python -m bench.attacks --rules clipped_mean --attackers 2 --uneven --replayed
+	$(BIN)/python -m bench.attacks --rules clipped_mean --attackers 2 --momentum worker
+	$(BIN)/python -m bench.attacks --rules clipped_mean --attackers 2 --by-samples
+	$(BIN)/python -m bench.attacks --rules clipped_mean --attackers 2 --attacks signflip copy --late 40
+	$(BIN)/python -m bench.attacks --rules clipped_mean --attackers 2 --attacks signflip copy --late 40 --replayed
 	$(BIN)/python -m bench.attacks_text
+	for seed in 1 2; do $(BIN)/python -m bench.attacks_text --rules clipped_mean --seed $$seed || exit; done
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """What attackers do to a model under each aggregation rule: digits among ten members, without a network.
 
     python -m bench.attacks [--rules ...] [--attacks ...] [--splits iid dirichlet] [--attackers 2 3] [--seeds 3]
-                            [--momentum outer worker] [--by-samples] [--uneven] [--replayed] [--out FILE]
+                            [--momentum outer worker] [--by-samples] [--uneven] [--replayed] [--late 40] [--out FILE]
 
 Each run trains a small network (bench/digits.py) for 100 rounds of 5 local steps, under one rule, with reputation and
 under one attack (node/adversaries.py), and is compared with the same honest members alone under a plain mean: the same
@@ -64,6 +64,7 @@ class Case:
     reputation: bool = True  # weights follow it, as in a swarm; else they are samples alone
     uneven: bool = False  # members miss rounds and do unequal work
     replayed: bool = False  # data are public: members do some of one another's turns again
+    late: int = 0  # rounds for which who forges contributions does not, first
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,8 @@ def run(case: Case) -> Outcome:
         turns = {number: members[number].contribution(parameters.copy()) for number in there if number in members}
         for number, turn in turns.items():
             first.setdefault(number, turn.row)
-        offers = _offered(case, members, {number: turn.row for number, turn in turns.items()}, first)
+        now = case if round >= case.late else replace(case, attack="none")
+        offers = _offered(now, members, {number: turn.row for number, turn in turns.items()}, first)
         step = swarm.aggregate(offers, judges.look(round + 1, swarm.trusted(offers), turns) if case.replayed else ())
         if step is not None:
             momentum = mu * momentum + step
@@ -237,6 +239,7 @@ def main() -> None:
     parser.add_argument("--by-samples", action="store_true", help="weights are samples alone, without reputation")
     parser.add_argument("--uneven", action="store_true", help="members miss rounds and do unequal work")
     parser.add_argument("--replayed", action="store_true", help="data are public, turns are done again")
+    parser.add_argument("--late", type=int, default=0, help="rounds for which who forges contributions behaves first")
     parser.add_argument("--out", type=Path, default=Path("attacks.jsonl"))
     arguments = parser.parse_args()
     kept = Kept(arguments.out, Case, Outcome)
@@ -268,7 +271,12 @@ def _table(alone: Case, kept: Kept[Case, Outcome], arguments: argparse.Namespace
     for rule in arguments.rules:
         for attack in arguments.attacks:
             case = replace(
-                alone, rule=rule, attack=attack, reputation=not arguments.by_samples, replayed=arguments.replayed
+                alone,
+                rule=rule,
+                attack=attack,
+                reputation=not arguments.by_samples,
+                replayed=arguments.replayed,
+                late=arguments.late,
             )
             table[rule, attack] = cell(outcomes(case), losses)
         for figure in Cell._fields:
