@@ -8,7 +8,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from shoal.training.comparing import COMPARED_MAX, Allowance, Gain, is_comparing, most_doubtful
+from shoal.training.comparing import COMPARED_MAX, COMPARISON, Allowance, Gain, is_comparing, most_doubtful
 
 from .aggregate import Held
 from .digits import SIZE, Images, Vector, evaluate, gradient
@@ -97,12 +97,13 @@ class Judges:
         allowance = self.allowances.setdefault(judge, Allowance())
         allowance.earn(part)
         if allowance.is_enough and is_comparing(record, str(judge)):
+            allowance.spend(COMPARISON)
             order: list[int] = random.permutation(len(offers)).tolist()
             some = [offers[place] for place in order[:COMPARED_MAX]]
             other = self.images.part(random.integers(len(self.images), size=EXAMINED))
             place = most_doubtful([self._gain(offer, turns[offer.number], other) for offer in some])
             if place is not None:
-                allowance.spend()
+                allowance.spend(1)
                 drawn.append(some[place])
         return drawn
 

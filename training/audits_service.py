@@ -23,7 +23,7 @@ from shoal.transport.port import PeerId
 
 from .agreed import opine_statement
 from .attempt import Raised, attempt
-from .comparing import COMPARED_MAX, Allowance, Gain, is_comparing, most_doubtful
+from .comparing import COMPARED_MAX, COMPARISON, Allowance, Gain, is_comparing, most_doubtful
 from .events import Audited, Event, Problem
 from .ledger import Closed, Ledger
 from .means import Means
@@ -128,6 +128,7 @@ class Auditing:
         self._allowance.earn(method.compared_share)
         if not (self._allowance.is_enough and is_comparing(closed.hash, self._me)):
             return []
+        self._allowance.spend(COMPARISON)
         own = sorted(drawn, key=lambda task: blake3(closed.hash + task.offered.hash + self._me.encode()).digest())
         return [_Choice(tuple(own[:COMPARED_MAX]))]
 
@@ -171,7 +172,7 @@ class Auditing:
         place = most_doubtful([gain for _, gain in gains])
         if place is None:
             return None
-        self._allowance.spend()
+        self._allowance.spend(1)
         return replace(gains[place][0], is_chosen=True)
 
     async def _gain(self, task: _Task) -> Gain | None:

@@ -18,7 +18,8 @@ from shoal.transport.wire import encode
 
 _DOMAIN: Final = "shoal/compare/1"
 COMPARED_MAX: Final = 8  # contributions at once
-COMPARING: Final = 1 / 4  # of rounds, by each judge that may do a turn again
+COMPARING: Final = 1 / 4  # of the rounds in which a judge has time to: so that judges do not all look at once
+COMPARISON: Final = 1 / 3  # of a turn's time, which is what it takes
 SAVED_MAX: Final = 2.0
 
 
@@ -31,9 +32,11 @@ class Gain(NamedTuple):
 
 @dataclass
 class Allowance:
-    """How many turns a judge may do again because they look doubtful. One to begin with, for much is at stake then."""
+    """A judge's time, in turns, to compare contributions and to do again what looks doubtful. All it may save up is
+    there from the first, for much is at stake then.
+    """
 
-    saved: float = 1.0
+    saved: float = SAVED_MAX
 
     def earn(self, part: float) -> None:
         """A round has passed, a part of whose time it may spend."""
@@ -41,10 +44,11 @@ class Allowance:
 
     @property
     def is_enough(self) -> bool:
-        return self.saved >= 1
+        """For a comparison, and for what it may find."""
+        return self.saved >= COMPARISON + 1
 
-    def spend(self) -> None:
-        self.saved -= 1
+    def spend(self, turns: float) -> None:
+        self.saved -= turns
 
 
 def is_comparing(seed: bytes, judge: str) -> bool:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .tensors import Vector
 
 EVALUATION_BATCH = 16  # windows at once; memory: evaluation never needs more than training does
-EXAMINED = 16  # windows, from which two contributions can mostly be told apart (docs/robustness.md)
+EXAMINED_MAX = 16  # windows: by so many honest work and other can mostly be told apart (docs/decisions.md)
 
 
 class GptTrainer:
@@ -78,13 +78,14 @@ class GptTrainer:
         return {"validation_loss": self._loss(parameters, windows)}
 
     def gain(self, anchor: "Vector", moved: "Vector", turn: Turn, seed: int) -> Gain:
-        """On EXAMINED windows of either kind. Takes the time of a few steps."""
+        """On a 24th of the turn's windows, of either kind, which takes a 24th of its time; or on a few."""
         use_threads(self._threads)
         length, steps = self._settings.context + 1, turn.steps or 1
         texts = data.shard(self._corpus, turn.member, turn.members)
-        picks = [(place * steps // EXAMINED, place % self._settings.batch_size) for place in range(EXAMINED)]
+        count = min(max(steps * self._settings.batch_size // 24, 4), EXAMINED_MAX)
+        picks = [(place * steps // count, place % self._settings.batch_size) for place in range(count)]
         own = np.stack([data.batch(texts, turn.seed, step, row + 1, length)[row] for step, row in picks])
-        other = data.batch([self._corpus.training], seed, 0, EXAMINED, length)
+        other = data.batch([self._corpus.training], seed, 0, count, length)
         losses = [[self._loss(each, windows) for windows in (own, other)] for each in (anchor, moved)]
         return Gain(*(before - after for before, after in zip(*losses, strict=True)))
 
