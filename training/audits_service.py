@@ -23,11 +23,11 @@ from shoal.transport.port import PeerId
 
 from .agreed import opine_statement
 from .attempt import Raised, attempt
-from .comparing import COMPARED_MAX, COMPARISON, Allowance, Gain, is_comparing, most_doubtful
+from .comparing import COMPARISON, Allowance, Gain, drawn_among, is_comparing, most_doubtful, to_compare
 from .events import Audited, Event, Problem
 from .ledger import Closed, Ledger
 from .means import Means
-from .members import RIGHT, WITHHELD, Opine
+from .members import RIGHT, WITHHELD, Electorate, Opine
 from .method import Audits, Compares, Share, Start
 from .records import Head, Offered
 from .soundness import base_of
@@ -47,7 +47,7 @@ Place = tuple[str, int, int]
 class _Task:
     offered: Offered
     seed: bytes
-    contributors: int  # to the round that took it
+    contributors: int  # as one of how many it is drawn
     case: Case | None = None  # that is open
     is_chosen: bool = False  # among several
 
@@ -105,7 +105,7 @@ class Auditing:
         if not closed.voters.votes(self._me):
             return
         self._answer(closed)
-        drawn = list(self._tasks(round - 1))
+        drawn = list(self._tasks(round - 1, closed.voters))
         # What there was no time for since the last draw is left: on slow machines in large swarms, in an order that all
         # have in common.
         drawn.sort(key=lambda task: blake3(closed.hash + task.offered.hash).digest())
@@ -114,11 +114,17 @@ class Auditing:
             self._is_busy = True
             self._run(self._audit_all, None)
 
-    def _tasks(self, round: int) -> Iterator[_Task]:
+    def _tasks(self, round: int, electorate: Electorate) -> Iterator[_Task]:
         """What the record of `round` took of others."""
         offers, seed = self._offers.get(round, ()), self._seeds.get(round, b"")
-        contributors = len({offered.member for offered in offers})
-        return (_Task(offered, seed, contributors) for offered in offers if offered.member != self._me)
+        members = {offered.member for offered in offers}
+        voters = {member for member in members if electorate.votes(member)}
+        among = drawn_among(len(voters), len(members - voters))
+        return (
+            _Task(offered, seed, among[offered.member not in voters])
+            for offered in offers
+            if offered.member != self._me
+        )
 
     def _choice(self, closed: Closed, drawn: Sequence[_Task]) -> list[_Choice]:
         """Each judge compares others, each in other rounds."""
@@ -129,14 +135,19 @@ class Auditing:
         if not (self._allowance.is_enough and is_comparing(closed.hash, self._me)):
             return []
         self._allowance.spend(COMPARISON)
-        own = sorted(drawn, key=lambda task: blake3(closed.hash + task.offered.hash + self._me.encode()).digest())
-        return [_Choice(tuple(own[:COMPARED_MAX]))]
+        tasks = {task.offered.hash: task for task in drawn if self._can_audit(method, task)}
+        has_votes = {hash: closed.voters.votes(task.offered.member) > 0 for hash, task in tasks.items()}
+        return [_Choice(tuple(tasks[hash] for hash in to_compare(has_votes, closed.hash, self._me)))]
+
+    def _can_audit(self, method: Audits, task: _Task) -> bool:
+        share = self._share(task)
+        return share is not None and method.can_audit(share)
 
     def _asked(self, closed: Closed) -> Iterator[_Task]:
         """What others doubt, and this member has not looked at."""
         open_cases = {case.place: case for case in closed.record.conduct.cases if not case.is_closed}
         for round in self._seeds:
-            for task in self._tasks(round):
+            for task in self._tasks(round, closed.voters):
                 case = open_cases.get(place_of(task.offered))
                 if case is not None:
                     yield _Task(task.offered, task.seed, task.contributors, case)
@@ -163,10 +174,10 @@ class Auditing:
         self._is_busy, self._base = False, None
 
     async def _chosen(self, tasks: Sequence[_Task]) -> _Task | None:
-        """The most doubtful of those that this member can tell anything of, if one is."""
+        """The most doubtful of those that this member can tell anything of, and has not done again, if one is."""
         gains: list[tuple[_Task, Gain]] = []
         for task in tasks:
-            gain = await self._gain(task)
+            gain = None if place_of(task.offered) in self._found else await self._gain(task)
             if gain is not None:
                 gains.append((task, gain))
         place = most_doubtful([gain for _, gain in gains])

@@ -4,10 +4,13 @@ Forward passes over a few windows cost little beside a turn. So half of the time
 again goes to what looks least like work on the data that were assigned to its member, and the other half to what a draw
 names. Who makes up something that looks like such work is left to the draw. A loss never judges anybody: honest
 members' differ, too, and only the turn itself tells for certain.
+
+Keys without votes cost nothing. A crowd of them could take all of that time, and decide what is usual: so members with
+votes are compared with one another, and have at least half of what is drawn.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Final, NamedTuple
@@ -54,6 +57,24 @@ class Allowance:
 def is_comparing(seed: bytes, judge: str) -> bool:
     """Whether `judge` compares what a round took, if it may do any of that again."""
     return int.from_bytes(blake3(encode((_DOMAIN, seed, judge))).digest()[:8], "big") < COMPARING * 2**64
+
+
+def to_compare(has_votes: Mapping[bytes, bool], seed: bytes, judge: str) -> list[bytes]:
+    """Which of these contributions `judge` compares: of members with votes, where there are two.
+
+    Args:
+        has_votes: by the contribution's hash, whether its member has any.
+    """
+    voters = [hash for hash, votes in has_votes.items() if votes]
+    some = voters if len(voters) > 1 else has_votes
+    return sorted(some, key=lambda hash: blake3(seed + hash + judge.encode()).digest())[:COMPARED_MAX]
+
+
+def drawn_among(voters: int, others: int) -> tuple[int, int]:
+    """As one of how many a contribution is drawn: a voter's, and one of who has no votes."""
+    if others > voters > 0:
+        return 2 * voters, 2 * others
+    return voters + others, voters + others
 
 
 def most_doubtful(gains: Sequence[Gain]) -> int | None:

@@ -18,6 +18,7 @@ purpose there are audits, and that old contributions point less and less where t
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import msgspec
@@ -40,7 +41,7 @@ SKETCHED: Final = 2**10  # values
 SKETCHED_BLOCKS: Final = 64  # in which they are, so that a row is read in few places
 SKETCHED_MIN: Final = 32  # positive values in one or the other of two sketches: fewer agree by chance
 SKETCHES_MAX: Final = 256  # kept: 32 KiB of a saved state
-ROUNDS_KEPT: Final = 4  # whose sketches are, or fewer where there are more members
+ROUNDS_KEPT: Final = 4  # whose sketches are, or fewer where there are more voters
 ROWS_MAX: Final = 1024  # records.MEMBERS_MAX
 CROWD: Final = 64  # rows of members without votes that are measured at a time
 
@@ -127,7 +128,7 @@ def compared(given: Sequence[Given | None], reference: Row, before: Testimony, s
 def concluded(found: Compared, aggregate: Row, before: Testimony, size: int) -> Testimony:
     """With the round's result: who sends it back in the next rounds repeats it."""
     voters = (sketch(aggregate, size), *found.voters)[:SKETCHES_MAX]
-    newest = Sketched(voters, found.others[: SKETCHES_MAX - len(voters)])
+    newest = Sketched(voters, found.others[:SKETCHES_MAX])
     return Testimony(found.evidence, _latest((newest, *before.sketches)))
 
 
@@ -183,10 +184,16 @@ def _cosine(measured: Gram, i: int, j: int) -> int:
 
 
 def _latest(rounds: Sequence[Sketched]) -> tuple[Sketched, ...]:
-    """As many of the newest rounds as there is room for."""
+    """As many of the newest rounds as there is room for, by voters' sketches; others have what is left. Else a crowd
+    that costs nothing would have voters' earlier rounds be forgotten.
+    """
+    voters = [round.voters for round in rounds[:ROUNDS_KEPT]]
+    sums = accumulate(len(each) for each in voters)
+    count = sum(each <= SKETCHES_MAX for each in sums)
+    left = SKETCHES_MAX - sum(len(each) for each in voters[:count])
     kept: list[Sketched] = []
-    for round in rounds[:ROUNDS_KEPT]:
-        if sum(len(each.voters) + len(each.others) for each in (*kept, round)) > SKETCHES_MAX:
-            break
-        kept.append(round)
+    for round in rounds[:count]:
+        others = round.others[:left]
+        left -= len(others)
+        kept.append(Sketched(round.voters, others))
     return tuple(kept)

@@ -4,7 +4,17 @@ import math
 
 import pytest
 
-from shoal.training.comparing import COMPARISON, SAVED_MAX, Allowance, Gain, is_comparing, most_doubtful
+from shoal.training.comparing import (
+    COMPARED_MAX,
+    COMPARISON,
+    SAVED_MAX,
+    Allowance,
+    Gain,
+    drawn_among,
+    is_comparing,
+    most_doubtful,
+    to_compare,
+)
 
 HONEST = [Gain(0.20, 0.15), Gain(0.18, 0.15), Gain(0.22, 0.18), Gain(0.19, 0.15)]
 
@@ -62,3 +72,21 @@ def test_what_is_done_again_stays_within_the_time_that_may_be_spent_on_it() -> N
     for _ in range(1000):
         allowance.earn(1 / 32)
     assert allowance.saved == SAVED_MAX
+
+
+def test_a_crowd_without_votes_is_not_compared_in_place_of_voters() -> None:
+    voters, crowd = ([bytes([kind, place]) for place in range(count)] for kind, count in ((1, 5), (2, 200)))
+    has_votes = dict.fromkeys(voters, True) | dict.fromkeys(crowd, False)
+    assert sorted(to_compare(has_votes, b"seed", "b")) == voters
+    assert to_compare(has_votes, b"seed", "b") != to_compare(has_votes, b"seed", "c")
+    alone = dict.fromkeys(voters[:1], True) | dict.fromkeys(crowd, False)
+    assert len(to_compare(alone, b"seed", "b")) == COMPARED_MAX
+
+
+def test_a_crowd_without_votes_takes_half_of_what_is_drawn_and_a_few_their_part() -> None:
+    assert drawn_among(5, 0) == drawn_among(0, 5) == (5, 5)
+    assert drawn_among(5, 2) == (7, 7)
+    assert drawn_among(5, 1000) == (10, 2000)
+    for voters, others in ((1, 1), (3, 4), (4, 3), (8, 1000)):
+        of_voters, of_others = drawn_among(voters, others)
+        assert voters / of_voters + others / of_others == 1

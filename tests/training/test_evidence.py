@@ -164,6 +164,19 @@ def test_what_a_member_without_votes_sent_before_makes_no_voter_repeat_it() -> N
     assert found_of([Given(quick, True)], quick, quick, before, SIZE, one_by_one).evidence[0].repeated == OVERLAP
 
 
+def test_a_crowd_without_votes_does_not_have_what_voters_sent_before_be_forgotten() -> None:
+    own, *crowd = rows_of(normal(19, 1 + SKETCHES_MAX, 300))
+    testimony = found_of([Given(own, True)], own, own, NONE, 300, one_by_one)
+    for round in range(1, ROUNDS_KEPT):
+        fresh = rows_of(normal(40 + round, 1, 300))[0]
+        given = [Given(fresh, True), *(Given(row, False) for row in crowd)]
+        testimony = found_of(given, fresh, fresh, testimony, 300, one_by_one)
+        assert found_of([Given(own, True)], own, own, testimony, 300, one_by_one).evidence[0].repeated == OVERLAP
+    kept = testimony.sketches
+    assert [len(each.voters) for each in kept] == [2] * ROUNDS_KEPT
+    assert sum(len(each.voters) + len(each.others) for each in kept) == SKETCHES_MAX
+
+
 def test_a_repetition_is_forgotten_after_some_rounds() -> None:
     rows = rows_of(normal(12, 2, SIZE))
     testimony = shown(rows)
