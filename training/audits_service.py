@@ -134,10 +134,13 @@ class Auditing:
         self._allowance.earn(method.compared_share)
         if not (self._allowance.is_enough and is_comparing(closed.hash, self._me)):
             return []
-        self._allowance.spend(COMPARISON)
         tasks = {task.offered.hash: task for task in drawn if self._can_audit(method, task)}
         has_votes = {hash: closed.voters.votes(task.offered.member) > 0 for hash, task in tasks.items()}
-        return [_Choice(tuple(tasks[hash] for hash in to_compare(has_votes, closed.hash, self._me)))]
+        chosen = to_compare(has_votes, closed.hash, self._me)
+        if len(chosen) < 2:
+            return []  # one alone looks like itself
+        self._allowance.spend(COMPARISON)
+        return [_Choice(tuple(tasks[hash] for hash in chosen))]
 
     def _can_audit(self, method: Audits, task: _Task) -> bool:
         share = self._share(task)
