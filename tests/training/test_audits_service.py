@@ -79,7 +79,9 @@ async def judging(folder: Path, method: Weighing, *offers: Offered) -> AsyncGene
         await keeper.restore(keeps_start=True)
         await keeper.stand_at(HEAD, Applied(STATE, DIGEST), frozenset())
         ledger = Ledger(THREE)
-        auditing = Auditing(means, keeper, lambda: ledger, nursery.start_soon, said.append)
+        auditing = Auditing(
+            means, keeper, lambda: ledger, lambda task, argument: nursery.start_soon(task, argument), said.append
+        )
         after = position_after(BASE)
         taken = record_of(*sorted(offers, key=lambda each: (each.member, each.round)), after=after, state=DIGEST)
         last = record_of(after=position_after(taken, after))
