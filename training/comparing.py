@@ -84,18 +84,18 @@ def most_doubtful(gains: Sequence[Gain]) -> int | None:
     beyond what it helps any: as copies do, and what is made of others' rows. Gauntlet pays by the sign of that
     difference (Lidin et al. 2025, arXiv 2505.21684); measured in docs/robustness.md.
     """
-    least = _least([_finite(gain.own) for gain in gains])
-    return _least([_finite(gain.own - gain.other) for gain in gains]) if least is None else least
+    least = _least([gain.own for gain in gains])
+    return _least([gain.own - gain.other for gain in gains]) if least is None else least
 
 
 def _least(values: Sequence[float]) -> int | None:
-    """Its place, if it is below the median by more than half of that."""
-    if not values:
+    """Its place, if it is below the median by more than half of that. What is no number is as bad as can be, and not
+    usual, however many say it.
+    """
+    numbers = [value for value in values if math.isfinite(value)]
+    if not numbers:
         return None
-    usual, least = median(values), min(values)
+    if len(numbers) < len(values):
+        return next(place for place, value in enumerate(values) if not math.isfinite(value))
+    usual, least = median(numbers), min(numbers)
     return values.index(least) if least < usual - abs(usual) / 2 else None
-
-
-def _finite(value: float) -> float:
-    """What is no number is as bad as can be."""
-    return value if math.isfinite(value) else -1e30

@@ -25,6 +25,7 @@ contributions; and wait until the model has learned what there is, when honest r
 Fewer than half of the voters cannot make an honest member seem an attacker where honest members agree.
 """
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,9 @@ class Reputation(Message, frozen=True):
     standings: Annotated[tuple[Standing, ...], msgspec.Meta(max_length=STANDINGS_MAX)] = ()  # sorted by member
 
     def standing(self, member: str) -> Standing:
-        return self._table().get(member, Standing(member))
+        place = bisect_left(self.standings, member, key=lambda standing: standing.member)
+        found = self.standings[place] if place < len(self.standings) else None
+        return found if found is not None and found.member == member else Standing(member)
 
     def trust(self, member: str, round: int) -> int:
         """By which its contribution counts in `round`, 0 to TRUST_MAX; 0 while it is banned."""

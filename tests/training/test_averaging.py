@@ -99,7 +99,8 @@ def test_the_geometric_median_has_nearly_the_least_sum_of_distances(
         lengths_to(exact, at, weights) for at in (median_in_float64(exact, weights), *exact)
     )  # the median may be a row
     found = lengths_to(exact, result(geometric_median, values, [int(weight) for weight in weights]), weights)
-    assert found <= least * (1 + 1e-2)  # where one row has just half of the weight: 0.5%; else 0.2%
+    is_slow = 2 * weights.max() >= weights.sum()  # where one row has half of the weight steps grow ever shorter
+    assert found <= least * (1 + (1e-2 if is_slow else 2e-3))
 
 
 @pytest.mark.parametrize("far", [1e2, 1e6])

@@ -39,6 +39,10 @@ def test_what_helps_its_own_data_least_is_found_wherever_it_stands(doubtful: Gai
         assert most_doubtful(gains) == place
 
 
+def test_many_that_are_no_numbers_hide_nothing() -> None:
+    assert most_doubtful([*HONEST[:2], *[Gain(math.nan, math.nan)] * 6]) == 2
+
+
 def test_where_several_lead_uphill_the_worst_comes_first() -> None:
     assert most_doubtful([*HONEST, Gain(-0.1, -0.1), Gain(-0.2, -0.1)]) == 5
 
