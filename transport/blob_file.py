@@ -16,7 +16,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from .blobs import CHUNK_BYTES, MANIFEST_BYTES_MAX, BlobRef, Manifest, parse_manifest, same_chunks
+from .blobs import CHUNK_BYTES, MANIFEST_BYTES_MAX, BlobRef, Manifest, parse_cid, parse_manifest, same_chunks
 
 FOOTER_BYTES: Final = 4
 
@@ -102,14 +102,21 @@ def read_manifest(path: Path, digest: bytes) -> tuple[Manifest, bytes] | None:
 
 def read_chunk(path: Path, index: int) -> bytes | None:
     """The bytes of a chunk, unverified; None if there is no such chunk. Raises OSError."""
+    buffer = memoryview(bytearray(CHUNK_BYTES))
+    length = read_chunk_into(path, index, buffer)
+    return None if length is None else bytes(buffer[:length])
+
+
+def read_chunk_into(path: Path, index: int, buffer: memoryview) -> int | None:
+    """As `read_chunk`, into a buffer of CHUNK_BYTES at least: the chunk's length."""
     with path.open("rb", buffering=0) as file:
         body = _body_bytes(file.fileno())
         if body is None or not 0 <= index * CHUNK_BYTES < body:
             return None
         length = min(CHUNK_BYTES, body - index * CHUNK_BYTES)
         file.seek(index * CHUNK_BYTES)
-        data = file.read(length)
-    return data if len(data) == length else None
+        count = file.readinto(buffer[:length])
+    return length if count == length else None
 
 
 def write_chunk(path: Path, index: int, pieces: Iterable[Buffer]) -> None:
@@ -146,6 +153,13 @@ def shared_chunks(path: Path, digest: bytes, manifest: Manifest, wanted: int) ->
                 data = read_chunk(path, index)
                 if data is not None:
                     yield index, data
+
+
+def blob_files(directory: Path) -> list[tuple[Path, bytes]]:
+    """Files named by a CID, least recently used first."""
+    files = [(path, parse_cid(path.name)) for path in directory.iterdir()]
+    blobs = [(path, digest) for path, digest in files if isinstance(digest, bytes)]
+    return sorted(blobs, key=lambda blob: (blob[0].stat().st_mtime_ns, blob[0].name))
 
 
 def is_whole(path: Path, digest: bytes) -> bool:

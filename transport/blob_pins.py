@@ -44,6 +44,11 @@ class Pins:
     def is_pinned(self, digest: bytes) -> bool:
         return digest in self._counts
 
+    def label_of(self, digest: bytes) -> str:
+        """One that holds it; empty if none does."""
+        with self._lock:
+            return next((label for label, held in self._held.items() if digest in held), "")
+
     def labels(self) -> dict[str, frozenset[bytes]]:
         """The digests that each label holds."""
         with self._lock:

@@ -31,9 +31,10 @@ from .blob_disk import FREE_BYTES_MIN, boot_id, budget_refusal, disk_refusal, fr
 from .blob_file import (
     Buffer,
     StoredBlob,
+    blob_files,
     cut,
     is_whole,
-    read_chunk,
+    read_chunk_into,
     read_manifest,
     shared_chunks,
     trailer,
@@ -42,7 +43,7 @@ from .blob_file import (
     write_unfinished,
 )
 from .blob_pins import Pins
-from .blobs import BLOB_BYTES_MAX, CHUNK_BYTES, BlobRef, ChunkHasher, Manifest, cid_text, parse_cid
+from .blobs import BLOB_BYTES_MAX, CHUNK_BYTES, BlobRef, ChunkHasher, Manifest, cid_text
 from .port import Code, Refusal
 
 _log = logging.getLogger(__name__)
@@ -183,8 +184,13 @@ class BlobStore:
                 self.abandon(digest)
 
     def write_chunk(self, digest: bytes, index: int, pieces: Iterable[Buffer]) -> bool | Refusal:
-        """Write a chunk of a blob that was begun, if it hashes to what the manifest lists. False: it does not."""
-        partial, hasher = self._active[digest], blake3()
+        """Write a chunk of a blob that was begun, if it hashes to what the manifest lists. False: it does not.
+
+        One that is here already is not looked at, nor one of a blob whose fetch has just ended.
+        """
+        partial, hasher = self._active.get(digest), blake3()
+        if partial is None or partial.have >> index & 1:
+            return True
         for piece in pieces:
             hasher.update(piece)
         if hasher.digest() != partial.manifest.chunk_hash(index):
@@ -272,16 +278,26 @@ class BlobStore:
 
     def read_chunk(self, digest: bytes, index: int) -> bytes | None:
         """A chunk's bytes, or None if it is not here. Raises OSError if the disk fails."""
+        buffer = bytearray(CHUNK_BYTES)
+        length = self.read_chunk_into(digest, index, memoryview(buffer))
+        return None if length is None else bytes(buffer[:length])
+
+    def read_chunk_into(self, digest: bytes, index: int, buffer: memoryview) -> int | None:
+        """As `read_chunk`, into a buffer of CHUNK_BYTES at least: the chunk's length."""
         with self._lock:
             partial = self._active.get(digest)
             if (partial is None or not partial.have >> index & 1) and not self._touch(digest):
                 return None
         for path in (self._partial_path(digest), self._directory / cid_text(digest)):  # it may be finished just now
             try:
-                return read_chunk(path, index)
+                return read_chunk_into(path, index, buffer)
             except FileNotFoundError:
                 continue
         return None
+
+    def owner_of(self, digest: bytes) -> str:
+        """Whose a blob is, by its labels: what they begin with, up to a slash. Empty where nobody pins it."""
+        return self._pins.label_of(digest).split("/")[0]
 
     def pin(self, digest: bytes, label: str) -> bool | Refusal:
         """Pin a complete blob. False: it is not here."""
@@ -373,11 +389,11 @@ class BlobStore:
         """Find what is here. Raises OSError if the directory can't be read or written."""
         for path in sorted(self._partials.glob("*-*")):
             path.unlink()  # neither a put nor an eviction outlives its process
-        for path, digest in _blob_files(self._partials):
+        for path, digest in blob_files(self._partials):
             self._idle[digest] = path.stat().st_size
         stamp = self._directory / "boot"
         is_trusted = boot != "" and stamp.exists() and stamp.read_text() == boot
-        for path, digest in _blob_files(self._directory):
+        for path, digest in blob_files(self._directory):
             if is_trusted or is_whole(path, digest):
                 self._complete[digest] = path.stat().st_size
             else:
@@ -385,10 +401,3 @@ class BlobStore:
                 path.unlink()
         stamp.write_text(boot)
         self._used_bytes = sum(self._complete.values()) + sum(self._idle.values())
-
-
-def _blob_files(directory: Path) -> list[tuple[Path, bytes]]:
-    """Files named by a CID, least recently used first."""
-    files = [(path, parse_cid(path.name)) for path in directory.iterdir()]
-    blobs = [(path, digest) for path, digest in files if isinstance(digest, bytes)]
-    return sorted(blobs, key=lambda blob: (blob[0].stat().st_mtime_ns, blob[0].name))

@@ -9,12 +9,15 @@ import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol
 
 import trio
 
 from .blobs import CHUNKS, PIECE_BYTES, ChunksRequest, Manifest, Piece, cid_text
-from .port import Call, Code, PeerId, Refusal, Transport
+from .port import Call, Code, PeerId, Refusal, Reply, Request, Streaming
+from .upload_service import Uploads
 from .wire import Malformed
 
 _log = logging.getLogger(__name__)
@@ -25,6 +28,16 @@ SERVES_MAX: Final = 32  # memory: 2 MiB each
 IDLE_S: Final = 30.0  # without a request or without a byte taken, a stream ends: its place is for others
 
 Chunk = tuple[int, list[memoryview]]  # index and bytes, in pieces as they came
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """A chunk that is verified and stored already, or was not what it should be (False), or could not be stored."""
+
+    index: int
+    verdict: bool | Refusal
+
+
 ReadChunk = Callable[[bytes, int], Awaitable[bytes | None]]  # digest, index -> bytes; None: not here. Raises OSError
 
 
@@ -35,8 +48,10 @@ class ChunkSource(Protocol):
         """Ask for chunks `first` to `first + count - 1`, without waiting for them."""
         ...
 
-    async def receive(self) -> Chunk | Refusal | Malformed:
-        """The next chunk, unverified, of the length that the manifest gives. Malformed: no honest peer sends that."""
+    async def receive(self) -> Chunk | Landed | Refusal | Malformed:
+        """The next chunk, unverified, of the length that the manifest gives, or landed. Malformed: no honest peer sends
+        that.
+        """
         ...
 
 
@@ -53,9 +68,12 @@ class RpcSource:
         self._index = -1
         self._pieces: list[memoryview] = []
         self._missing = 0  # bytes of the chunk that are still to come
+        self._skips: dict[int, int] = {}  # bytes at the beginning of chunks that do not come
 
-    async def take(self, first: int, count: int) -> Refusal | None:
-        return await self._call.send(ChunksRequest(self._digest, first, count))
+    async def take(self, first: int, count: int, skip: int = 0) -> Refusal | None:
+        """As ChunkSource.take; the first chunk comes without its first `skip` bytes."""
+        self._skips[first] = skip
+        return await self._call.send(ChunksRequest(self._digest, first, count, skip))
 
     async def receive(self) -> Chunk | Refusal | Malformed:
         while True:
@@ -65,7 +83,8 @@ class RpcSource:
             if isinstance(piece, Refusal):
                 return piece
             if not self._missing and piece.index < self._manifest.chunk_count:
-                self._index, self._missing = piece.index, self._manifest.chunk_bytes(piece.index)
+                self._index = piece.index
+                self._missing = self._manifest.chunk_bytes(piece.index) - self._skips.pop(piece.index, 0)
                 self._pieces = []
             if piece.index != self._index or len(piece.data) != min(PIECE_BYTES, self._missing):
                 return Malformed(f"sent {len(piece.data)} bytes of chunk {piece.index} where they do not belong")
@@ -75,22 +94,45 @@ class RpcSource:
                 return self._index, self._pieces
 
 
-def rpc_sources(transport: Transport) -> OpenSource:
-    """Chunks from RPC streams of `transport`."""
+class Streams(Protocol):
+    """Of a transport, what chunks need."""
 
-    @asynccontextmanager
-    async def open_source(peer: PeerId, digest: bytes, manifest: Manifest) -> AsyncGenerator[ChunkSource, None]:
-        async with transport.stream(peer, CHUNKS, timeout_s=STREAM_S) as call:
-            yield RpcSource(call, digest, manifest)
+    def stream(
+        self, peer: PeerId, method: Streaming[Request, Reply], *, timeout_s: float
+    ) -> AbstractAsyncContextManager[Call[Request, Reply]]:
+        """As `Transport.stream`."""
+        ...
 
-    return open_source
+
+def rpc_sources(streams: Streams) -> OpenSource:
+    """Chunks from RPC streams."""
+    return partial(rpc_stream, streams)
+
+
+@asynccontextmanager
+async def rpc_stream(
+    streams: Streams, peer: PeerId, digest: bytes, manifest: Manifest
+) -> AsyncGenerator[RpcSource, None]:
+    """One of them, for as long as the context lasts."""
+    async with streams.stream(peer, CHUNKS, timeout_s=STREAM_S) as call:
+        yield RpcSource(call, digest, manifest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Of a chunk, what was asked for."""
+
+    digest: bytes
+    index: int
+    data: memoryview
 
 
 class ChunkServer:
     """Answers CHUNKS streams, a bounded number for each peer and in all."""
 
-    def __init__(self, read: ReadChunk) -> None:
+    def __init__(self, read: ReadChunk, uploads: Uploads) -> None:
         self._read = read
+        self._uploads = uploads
         self._open: Counter[PeerId] = Counter()
 
     async def serve(self, peer: PeerId, call: Call[Piece, ChunksRequest]) -> Refusal | None:
@@ -108,20 +150,20 @@ class ChunkServer:
 
     async def _answer(self, call: Call[Piece, ChunksRequest]) -> Refusal | None:
         """Answer requests in order; the disk is a chunk ahead of the network."""
-        send, receive = trio.open_memory_channel[tuple[int, bytes] | Refusal](0)
+        send, receive = trio.open_memory_channel[_Part | Refusal](0)
         refusal: Refusal | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read_ahead, call, send)
             async with receive:
                 async for chunk in receive:
-                    refusal = chunk if isinstance(chunk, Refusal) else await _send_chunk(call, *chunk)
+                    refusal = chunk if isinstance(chunk, Refusal) else await self._send(call, chunk)
                     if refusal is not None:
                         nursery.cancel_scope.cancel()
                         break
         return refusal
 
     async def _read_ahead(
-        self, call: Call[Piece, ChunksRequest], send: trio.MemorySendChannel[tuple[int, bytes] | Refusal]
+        self, call: Call[Piece, ChunksRequest], send: trio.MemorySendChannel[_Part | Refusal]
     ) -> None:
         async with send:
             while True:
@@ -131,24 +173,26 @@ class ChunkServer:
                 if not isinstance(request, ChunksRequest):
                     return
                 for index in range(request.first, request.first + request.count):
-                    await send.send(await self._chunk(request.digest, index))
+                    skip = request.skip if index == request.first else 0
+                    await send.send(await self._chunk(request.digest, index, skip))
 
-    async def _chunk(self, digest: bytes, index: int) -> tuple[int, bytes] | Refusal:
+    async def _chunk(self, digest: bytes, index: int, skip: int) -> _Part | Refusal:
         try:
             data = await self._read(digest, index)
         except OSError as error:
             _log.error("chunk %d of %s can't be read: %s", index, cid_text(digest), error)
             return Refusal(Code.INTERNAL, "the disk failed")
-        return (index, data) if data else Refusal(Code.NOT_FOUND, f"chunk {index} of {cid_text(digest)} is not here")
+        if data is None or len(data) <= skip:
+            return Refusal(Code.NOT_FOUND, f"chunk {index} of {cid_text(digest)} is not here")
+        return _Part(digest, index, memoryview(data)[skip:])
 
-
-async def _send_chunk(call: Call[Piece, ChunksRequest], index: int, data: bytes) -> Refusal | None:
-    view = memoryview(data)
-    with trio.move_on_after(IDLE_S) as scope:
-        for offset in range(0, len(data), PIECE_BYTES):
-            scope.deadline = trio.current_time() + IDLE_S
-            refusal = await call.send(Piece(index, view[offset : offset + PIECE_BYTES]))
+    async def _send(self, call: Call[Piece, ChunksRequest], part: _Part) -> Refusal | None:
+        for offset in range(0, len(part.data), PIECE_BYTES):
+            piece = Piece(part.index, part.data[offset : offset + PIECE_BYTES])
+            await self._uploads.pause(part.digest, len(piece.data))
+            refusal: Refusal | None = Refusal(Code.DEADLINE_EXCEEDED, f"no byte was taken for {IDLE_S:g} s")
+            with trio.move_on_after(IDLE_S):
+                refusal = await call.send(piece)
             if refusal is not None:
                 return refusal
         return None
-    return Refusal(Code.DEADLINE_EXCEEDED, f"no byte was taken for {IDLE_S:g} s")

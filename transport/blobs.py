@@ -86,11 +86,15 @@ class ManifestReply(Message, frozen=True):
 
 
 class ChunksRequest(Message, frozen=True):
-    """Send `count` chunks from `first` on. A call takes any number of these, and answers them in order."""
+    """Send `count` chunks from `first` on, the first without `skip` bytes of its beginning, which came another way.
+
+    A call takes any number of these, and answers them in order.
+    """
 
     digest: Digest
     first: Index
     count: Count
+    skip: Annotated[int, msgspec.Meta(ge=0, lt=CHUNK_BYTES)] = 0
 
 
 class Piece(Message, frozen=True):

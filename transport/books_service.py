@@ -138,6 +138,15 @@ class Books:
         """The one that carries what is begun from now on."""
         return _best(self.standing(peer))
 
+    def dialable(self, peer: PeerId) -> Endpoint | None:
+        """Where a peer was dialed that is still connected so, and not through a relay."""
+        entries = [each for each in self.standing(peer) if each.how is How.DIALED and not each.is_relayed]
+        return entries[-1].seen if entries else None
+
+    def was_dialed_by(self, peer: PeerId) -> bool:
+        """Whether a peer has dialed this node, not through a relay, and is still connected so."""
+        return any(each.how is How.ACCEPTED and not each.is_relayed for each in self.standing(peer))
+
     def way(self, peer: PeerId) -> Way:
         """How a peer is connected."""
         best = self.best(peer)

@@ -22,7 +22,7 @@ from blake3 import blake3
 from .blob_file import Buffer, StoredBlob
 from .blob_plan import VERIFIED_AT_ONCE, WINDOW_MAX, Ask, Drop, Effect, FetchPlan, Take
 from .blob_store import BlobStore
-from .blob_stream import ChunkServer, ChunkSource, OpenSource, rpc_sources
+from .blob_stream import ChunkServer, ChunkSource, Landed, OpenSource, rpc_sources
 from .blobs import (
     CHUNK_BYTES,
     CHUNKS,
@@ -36,6 +36,7 @@ from .blobs import (
 )
 from .blocking_service import RunBlocking, run_in_thread
 from .port import Code, PeerId, Refusal, Transport
+from .upload_service import Uploads
 from .wire import Malformed, encode
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ class BlobService:
     Args:
         report: called with every lie.
         run_blocking: `run_inline` on a virtual clock.
-        open_source: where chunks come from, if not from RPC streams.
+        open_source: where chunks come from, if not from where the transport has them from.
+        uploads: what holds them back; None: nothing.
         find_holders: searches for connected peers that say they hold the blob with this digest, when nobody whom the
             fetch's owner named delivers it.
     """
@@ -108,19 +110,22 @@ class BlobService:
         report: Callable[[Lie], None] = lambda lie: None,
         run_blocking: RunBlocking = run_in_thread,
         open_source: OpenSource | None = None,
+        uploads: Uploads | None = None,
         find_holders: FindHolders | None = None,
     ) -> None:
         self._transport = transport
         self._store = store
         self._report = report
         self._blocking = run_blocking
-        self._open_source = open_source or rpc_sources(transport)
+        uploads = uploads or Uploads()
+        faster = None if transport.bulk is None else transport.bulk.attach(store, uploads)
+        self._open_source = open_source or faster or rpc_sources(transport)
         self._find_holders = find_holders
         self._fetches: dict[bytes, _Fetch] = {}
         self._fetch_slots = trio.Semaphore(FETCHES_AT_ONCE)
         self._verify_slots = trio.Semaphore(VERIFIED_AT_ONCE)
         self._readers = trio.CapacityLimiter(READS_AT_ONCE)
-        self._server = ChunkServer(self._read_chunk)
+        self._server = ChunkServer(self._read_chunk, uploads)
         self._nursery: trio.Nursery | None = None
         self._unpinned = trio.Event()
 
@@ -323,13 +328,15 @@ class BlobService:
         with link.scope, takes:
             async with self._open_source(peer, plan.ref.digest, plan.manifest) as source, trio.open_nursery() as inner:
                 inner.start_soon(_pass_on, takes, source)
-                while isinstance(chunk := await source.receive(), tuple):
-                    index, pieces = chunk
+                while isinstance(chunk := await source.receive(), tuple | Landed):
+                    index = chunk.index if isinstance(chunk, Landed) else chunk[0]
                     is_wanted = plan.arrived(peer, index, trio.current_time())
                     fetch.changed.set()
-                    if is_wanted:
+                    if is_wanted and isinstance(chunk, Landed):
+                        self._stored(fetch, peer, index, chunk.verdict)
+                    elif is_wanted and isinstance(chunk, tuple):
                         await self._verify_slots.acquire()
-                        nursery.start_soon(self._verify, fetch, peer, index, pieces)
+                        nursery.start_soon(self._verify, fetch, peer, index, chunk[1])
                 inner.cancel_scope.cancel()
                 if fetch.links.get(peer) is link:  # else it was dropped in the same moment
                     del fetch.links[peer]
@@ -343,6 +350,9 @@ class BlobService:
             verdict = await self._blocking(write)
         finally:
             self._verify_slots.release()
+        self._stored(fetch, peer, index, verdict)
+
+    def _stored(self, fetch: _Fetch, peer: PeerId, index: int, verdict: bool | Refusal) -> None:
         if isinstance(verdict, Refusal):
             fetch.disk_refusal = verdict
         else:

@@ -17,6 +17,7 @@ import trio
 
 from .addresses import Endpoint, ranges_of
 from .books_service import Books, Entry, Established, How
+from .bulk_messages import TLS_FIRST
 from .dialer import Dial, Dialer
 from .limits import Limits
 from .opening_service import open_socket, timed_out, understand, undialed
@@ -36,7 +37,7 @@ from .port import (
     Why,
 )
 from .pruning import Seat, Shares, make_room, shares_of, surplus
-from .stun_service import is_stun, serve_stun
+from .stun_service import STUN_FIRST, serve_stun
 from .tcp_service import Counter, Socket
 from .yamux_service import YamuxStream
 
@@ -82,6 +83,10 @@ class Above(Protocol):
         """Somebody has shown this id at a listening port."""
         ...
 
+    async def admit_bulk(self, socket: Socket, remote: Endpoint) -> None:
+        """Somebody begins TLS at a listening port. Raises ConnectionResetError."""
+        ...
+
 
 @dataclass(eq=False, slots=True)
 class _Handshake:
@@ -106,9 +111,9 @@ class Connections:
         self._dialer = dialer
         self._numbers = count()
         self._wake = trio.Event()
-        self._total = Counter()
+        self.total = self._total = Counter()
         self._doubted_at = -math.inf
-        self._books = Books()
+        self.books = self._books = Books()
         self._handshakes: dict[Socket, _Handshake] = {}
         self._events = PeerEvents()
         self._nursery: trio.Nursery | None = None
@@ -248,9 +253,13 @@ class Connections:
     async def _greet(self, socket: Socket, remote: Endpoint) -> Established | None:
         """A peer connects, or somebody asks by STUN as whom it is seen, or shows that it has got through."""
         with suppress(ConnectionResetError):
-            if remote.relay is not None or not await is_stun(socket):
+            first = b"" if remote.relay is not None else await socket.peek()
+            if first == STUN_FIRST:
+                await serve_stun(socket, remote, self._above.arrived)
+            elif first == TLS_FIRST:
+                await self._above.admit_bulk(socket, remote)
+            else:
                 return await self._upgrade(socket, None, is_initiator=False)
-            await serve_stun(socket, remote, self._above.arrived)
         return None
 
     async def _dial(self, endpoint: Endpoint, peer: PeerId) -> PeerId | Refusal:

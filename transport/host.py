@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from .addresses import Endpoint, expanded, ordered, parse_endpoint
+from .bulk_plane_service import BulkPlane
 from .cards_service import LOOPBACK, Cards
 from .connections_service import Connections
 from .dialer import Dialer
@@ -24,7 +25,7 @@ from .identity import Identity
 from .libp2p_service import Upgrader
 from .limits import Limits
 from .paths import Way
-from .port import Address, ByteStream, Code, Connection, PeerId, Reach, Refusal, Undialed, Verdict
+from .port import Address, ByteStream, Code, Connection, PeerId, Reach, Refusal, Traffic, Undialed, Verdict
 from .port_mapping import Mapping
 from .port_mapping_service import PortMappingService
 from .probing_service import probe
@@ -70,6 +71,7 @@ class Host:
         if relay is not None:
             self.serve_protocol(HOP_PROTOCOL, partial(self._relay.serve_hop, self._connections))
         self.serve_protocol(STOP_PROTOCOL, partial(self._relay.serve_stop, self._connections))
+        self.bulk = BulkPlane(limits, self._calls, self._connections.books, self._connections.total)
         self._gossip = GossipService(self._calls, self._connections.events)
         self.peer_id = identity.peer_id
         self.serve = self._calls.serve
@@ -80,7 +82,6 @@ class Host:
         self.publish = self._gossip.publish
         self.heard = self._gossip.heard
         self.subscribe = self._gossip.subscribe
-        self.traffic = self._connections.traffic
         self.events = self._connections.events
         self.connect = self._connections.connect
         self.keep = self._connections.keep
@@ -97,7 +98,12 @@ class Host:
 
     def connections(self) -> tuple[Connection, ...]:
         """As `Transport.connections`."""
-        return tuple(replace(each, note=self._note(each.peer)) for each in self._connections.connections())
+        return tuple(self._described(each) for each in self._connections.connections())
+
+    def traffic(self) -> Traffic:
+        """As `Transport.traffic`."""
+        own, bulk = self._connections.traffic(), self.bulk.traffic()
+        return Traffic(own.bytes_sent + bulk.bytes_sent, own.bytes_received + bulk.bytes_received)
 
     def reach(self) -> Reach:
         """As `Transport.reach`."""
@@ -158,6 +164,7 @@ class Host:
             nursery.start_soon(self._cards.follow, self._dialer.lead_out, self._moved, self._unsettled)
             await nursery.start(self._upgrader.run)
             await nursery.start(self._calls.run)
+            await nursery.start(self.bulk.run)
             await nursery.start(self._connections.run, listeners)
             await nursery.start(self._gossip.run)
             await nursery.start(self._relay.run, self._connections)
@@ -170,7 +177,7 @@ class Host:
 
     def is_busy(self, peer: PeerId) -> bool:
         """Whether something is under way with a peer, for which its connections must stand."""
-        return self._calls.is_busy(peer) or self._relay.is_busy(peer)
+        return self._calls.is_busy(peer) or self._relay.is_busy(peer) or self.bulk.is_busy(peer)
 
     def moved(self, peer: PeerId) -> None:
         """There is a better connection with a peer."""
@@ -179,6 +186,7 @@ class Host:
     def left(self, peer: PeerId) -> None:
         """The last connection with a peer is gone."""
         self._calls.drop(peer)
+        self.bulk.left(peer)
 
     def changed(self, peer: PeerId, way: Way) -> None:
         """A connection with a peer has come or gone: that is its best way now."""
@@ -189,6 +197,10 @@ class Host:
     def arrived(self, id: bytes) -> None:
         """Somebody has shown an id at a listening port."""
         self._reachability.arrived(id)
+
+    async def admit_bulk(self, socket: Socket, remote: Endpoint) -> None:
+        """Somebody begins TLS at a listening port. Raises ConnectionResetError."""
+        await self.bulk.admit(socket, remote)
 
     # What punching asks.
 
@@ -244,6 +256,17 @@ class Host:
         mapped = [] if mapping is None else [mapping.port]
         known = [*mapped, *(each.port for each in (*self._announced, *self._listening))]
         return list(dict.fromkeys(known))
+
+    def _described(self, connection: Connection) -> Connection:
+        traffic, (bulk, rate) = self.bulk.traffic(connection.peer), self.bulk.describe(connection.peer)
+        return replace(
+            connection,
+            note=self._note(connection.peer),
+            bytes_sent=connection.bytes_sent + traffic.bytes_sent,
+            bytes_received=connection.bytes_received + traffic.bytes_received,
+            bulk=bulk,
+            bulk_bytes_per_s=rate,
+        )
 
     def _note(self, peer: PeerId) -> str:
         steps = self._punching.paths.steps(peer)

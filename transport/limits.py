@@ -11,6 +11,7 @@ class Limits:
     connection_quiet_s: float = 10.0  # after its last use one may be closed for another; longer: newcomers are refused
     connection_unused_s: float = 60.0  # and, where there are many, for nothing; longer: seats held for nothing
     connections_per_peer_max: int = 3  # py-libp2p keeps up to three; a fourth is closed
+    bulk_connections_max: int = 64  # for chunks alone; memory: 2 MB and a thread each
     streams_per_peer_max: int = 32  # libp2p streams; yamux itself blocks at 256
     calls_per_peer_max: int = 256  # concurrent calls a peer may have open here; memory: their credits
     requests_per_peer_per_s: float = 50_000.0  # token bucket; CPU

@@ -180,6 +180,10 @@ class MemoryTransport:
     ) -> AbstractAsyncContextManager[Call[Request, Reply]]:
         return self._calls.stream(peer, method, timeout_s=timeout_s)
 
+    @property
+    def bulk(self) -> None:
+        """There is none."""
+
     def serve_protocol(self, protocol: str, handler: ProtocolHandler) -> None:
         self._protocols[protocol] = handler
 

@@ -9,11 +9,16 @@ import enum
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
-from typing import Generic, NewType, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, NewType, Protocol, TypeVar
 
 import trio
 
 from .wire import Message
+
+if TYPE_CHECKING:
+    from .blob_stream import OpenSource
+    from .bulk_plane_service import Files
+    from .bulk_serving_service import Pace
 
 PeerId = NewType("PeerId", str)  # libp2p's base58 text of an Ed25519 public key: "12D3KooW..."
 Address = NewType("Address", str)  # a multiaddr that ends in /p2p/<peer id>
@@ -163,6 +168,8 @@ class Connection:
     bytes_received: int
     note: str = ""  # how it came to this, for people
     limit_bytes: int | None = None  # what its relay lets it carry in all
+    bulk: str = ""  # how chunks of blobs come from it, for people
+    bulk_bytes_per_s: float = 0.0  # when last some came
 
 
 class Verdict(enum.Enum):
@@ -221,6 +228,14 @@ GOSSIP_BYTES_MAX = 65_536  # a message is held for others to fetch, and handed o
 
 # Takes a message of gossip: the neighbour that handed it over, and its bytes. Says whether it is valid.
 Hear = Callable[[PeerId, bytes], bool]
+
+
+class Bulk(Protocol):
+    """Connections for blobs alone."""
+
+    def attach(self, files: "Files", pace: "Pace") -> "OpenSource":
+        """Serve these from now on, and fetch into them: where chunks come from."""
+        ...
 
 
 class Transport(Protocol):
@@ -286,6 +301,11 @@ class Transport(Protocol):
         What `hear` finds invalid is not forwarded, and not looked at again. Raises ValueError for a topic that is too
         long, one too many or subscribed to already.
         """
+        ...
+
+    @property
+    def bulk(self) -> "Bulk | None":
+        """A faster way for blobs than streams, if there is one."""
         ...
 
     def connections(self) -> tuple[Connection, ...]:

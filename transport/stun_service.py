@@ -1,15 +1,13 @@
 """The listening side of STUN: tells who asks as whom it is seen, and hears who has got through."""
 
 from collections.abc import Callable
+from typing import Final
 
 from .addresses import Endpoint
 from .stun import FIRST_BYTE, HEAD_BYTES, Head, Kind, decode_head, encode_message
 from .tcp_service import Socket
 
-
-async def is_stun(socket: Socket) -> bool:
-    """Whether a fresh connection speaks it, and not libp2p. Raises ConnectionResetError."""
-    return await socket.peek() == bytes([FIRST_BYTE])
+STUN_FIRST: Final = bytes([FIRST_BYTE])  # that is sent on a connection which speaks it, and not libp2p
 
 
 async def serve_stun(socket: Socket, remote: Endpoint, arrived: Callable[[bytes], None]) -> None:

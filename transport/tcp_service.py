@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -103,6 +104,10 @@ class Socket:
             if self._allowance < 0:
                 raise ConnectionResetError(f"more than {UNPROVEN_BYTES_MAX} bytes without a handshake")
         return data
+
+    def detach(self) -> socket.socket:
+        """Hand the connection over to a thread; here it is as good as closed."""
+        return socket.socket(fileno=self._stream.socket.detach())
 
     async def close(self) -> None:
         """At once: what matters has been said one layer above."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import trio
 
 from shoal.transport.blob_store import BlobStore
-from shoal.transport.blob_stream import ChunkSource, rpc_sources
+from shoal.transport.blob_stream import ChunkSource, Landed, rpc_sources
 from shoal.transport.blobs import CHUNK_BYTES, BlobRef, Manifest
 from shoal.transport.bulk import BlobService
 from shoal.transport.host import open_host
@@ -99,7 +99,7 @@ class Telling:
     async def take(self, first: int, count: int) -> Refusal | None:
         return await self._source.take(first, count)
 
-    async def receive(self) -> tuple[int, list[memoryview]] | Refusal | Malformed:
+    async def receive(self) -> tuple[int, list[memoryview]] | Landed | Refusal | Malformed:
         chunk = await self._source.receive()
         if isinstance(chunk, tuple):
             tell(chunk=chunk[0])

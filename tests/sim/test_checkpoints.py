@@ -20,6 +20,7 @@ from shoal.transport.blocking_service import run_inline
 from shoal.transport.bulk import PACE_S, BlobService
 from shoal.transport.memory import Network
 from shoal.transport.memory_node import MemoryTransport
+from shoal.transport.upload_service import Uploads
 from tests.sim.harness import Node, ToyMethod, ToyState, VirtualWorkers, make_nodes, make_spec
 
 MIB = 2**20
@@ -98,7 +99,7 @@ class Member:
             return self.store.read_chunk(digest, index)
 
         self.transport.stop_serving(CHUNKS.name)
-        self.transport.serve_stream(CHUNKS, ChunkServer(drip).serve)
+        self.transport.serve_stream(CHUNKS, ChunkServer(drip, Uploads()).serve)
         return other
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from shoal.transport.blob_store import BlobStore
-from shoal.transport.blob_stream import IDLE_S, SERVES_PER_PEER_MAX, ChunkSource, OpenSource, rpc_sources
+from shoal.transport.blob_stream import IDLE_S, SERVES_PER_PEER_MAX, ChunkSource, Landed, OpenSource, rpc_sources
 from shoal.transport.blobs import (
     CHUNK_BYTES,
     CHUNKS,
@@ -78,7 +78,7 @@ class _Noted:
     async def take(self, first: int, count: int) -> Refusal | None:
         return await self.source.take(first, count)
 
-    async def receive(self) -> tuple[int, list[memoryview]] | Refusal | Malformed:
+    async def receive(self) -> tuple[int, list[memoryview]] | Landed | Refusal | Malformed:
         chunk = await self.source.receive()
         if isinstance(chunk, tuple):
             await trio.sleep(self.chunk_s)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from shoal.transport.addresses import ip_endpoint
+from shoal.transport.addresses import Endpoint, ip_endpoint
 from shoal.transport.connections_service import HANDSHAKE_S, HANDSHAKES_MAX, REVIEW_S, Connections
 from shoal.transport.dialer import Dialer
 from shoal.transport.identity import Identity
@@ -73,6 +73,8 @@ class World:
         self.ways[peer] = way
 
     def arrived(self, id: bytes) -> None: ...
+
+    async def admit_bulk(self, socket: Socket, remote: Endpoint) -> None: ...
 
     async def upgrade(self, socket: Socket, peer: PeerId | None, *, is_initiator: bool) -> Proven | None:
         assert self.comes is not None

@@ -1,0 +1,351 @@
+"""The fetching side of bulk connections to one peer: jobs that worker threads take, and a source of chunks over them.
+
+A thread per connection asks for chunks ahead of what comes, receives each into its own buffer, and has it hashed and
+written by the same thread while it is in the processor's cache. What a connection leaves undone when it breaks goes to
+the others, or to streams over libp2p: a chunk that came in part is gone on with, not fetched again.
+"""
+
+import math
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from .blob_stream import Landed, RpcSource
+from .blobs import CHUNK_BYTES, RUN_CHUNKS_MAX, Manifest
+from .bulk_link_service import Link, LinkBroken
+from .bulk_messages import (
+    BYE,
+    CHUNK,
+    FAREWELL,
+    FORGET,
+    HEAD_BYTES,
+    REFUSED,
+    SERVES,
+    TEXT_BYTES_MAX,
+    WANT,
+    Head,
+    Request,
+    parse_head,
+)
+from .port import Code, Refusal
+from .wire import Malformed
+
+IDLE_S: Final = 60.0  # without a job a connection is ended
+AHEAD_S: Final = 0.15  # of what a connection brings is asked for in advance: more than a round trip, mostly
+AHEAD_MIN: Final = 2  # chunks
+AHEAD_MAX: Final = 64
+
+Land = Callable[[bytes, int, list[memoryview]], bool | Refusal]  # digest, index, bytes: whether they are right
+OpenRpc = Callable[[], AbstractAsyncContextManager[RpcSource]]
+
+
+@dataclass(eq=False, slots=True)
+class Job:
+    """A chunk to be fetched."""
+
+    source: "BulkSource"
+    digest: bytes
+    index: int
+    length: int  # bytes
+    filled: int = 0  # of them that are here
+    buffer: memoryview | None = None  # with those, where a connection broke
+    is_forgotten: bool = False  # nobody wants it any more
+
+
+class Pool:
+    """What one peer is to send, and the connections that bring it. May be used from any thread.
+
+    Args:
+        call_soon: has the event loop call a function.
+    """
+
+    def __init__(self, land: Land, call_soon: Callable[..., None]) -> None:
+        self.land = land
+        self._call_soon = call_soon
+        self._changed = threading.Condition()
+        self._jobs: deque[Job] = deque()
+        self._links: list[Link] = []
+        self._retired = 0  # bytes received by connections that are gone
+        self._is_closed = False
+        self.wanted = 1  # connections
+        self.is_dry = False  # there was nothing to ask for at some moment
+
+    @property
+    def count(self) -> int:
+        """Connections that stand."""
+        return len(self._links)
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._jobs) or any(link.is_fetching for link in self._links)
+
+    @property
+    def bytes_received(self) -> int:
+        with self._changed:
+            return self._retired + sum(link.bytes_received for link in self._links)
+
+    def put(self, job: Job) -> bool:
+        """Have it fetched. False: there is no connection."""
+        with self._changed:
+            if not self._links:
+                return False
+            self._jobs.append(job)
+            self._changed.notify()
+            return True
+
+    def forget(self, jobs: list[Job]) -> None:
+        """Nobody wants these any more."""
+        with self._changed:
+            for job in jobs:
+                job.is_forgotten = True
+            self._jobs = deque(job for job in self._jobs if not job.is_forgotten)
+            self._changed.notify_all()
+
+    def join(self, link: Link) -> bool:
+        """One more connection. False: it comes too late."""
+        with self._changed:
+            if not self._is_closed:
+                self._links.append(link)
+            return not self._is_closed
+
+    def leave(self, link: Link, undone: list[Job]) -> None:
+        """A connection is over; it leaves these jobs."""
+        with self._changed:
+            if link in self._links:
+                self._links.remove(link)
+                self._retired += link.bytes_received
+            self._jobs.extendleft(job for job in reversed(undone) if not job.is_forgotten)
+            left = [] if self._links else list(self._jobs)
+            if left:
+                self._jobs.clear()
+            self._changed.notify_all()
+        for job in left:
+            self.tell(job.source.fall_back, job)
+
+    def close(self) -> None:
+        """End all connections."""
+        with self._changed:
+            self._is_closed = True
+            links = list(self._links)
+            self._changed.notify_all()
+        for link in links:
+            link.abort()
+
+    def next(self, link: Link, room: int, *, may_wait: bool) -> list[Job] | None:
+        """Up to `room` jobs; None: the connection is to end."""
+        with self._changed:
+            while True:
+                place = self._links.index(link) if link in self._links else self.wanted
+                if self._is_closed or place >= self.wanted:
+                    return None
+                if self._jobs or not may_wait:
+                    self.is_dry = self.is_dry or len(self._jobs) < room
+                    return [self._jobs.popleft() for _ in range(min(room, len(self._jobs)))]
+                self.is_dry = True
+                link.is_fetching = False
+                if not self._changed.wait(IDLE_S):
+                    return None
+
+    def tell(self, function: Callable[..., None], *arguments: object) -> None:
+        with suppress(trio.RunFinishedError):
+            self._call_soon(function, *arguments)
+
+
+class Fetcher:
+    """The thread of one connection."""
+
+    def __init__(self, link: Link, pool: Pool, *, is_ready: bool) -> None:
+        self._link = link
+        self._pool = pool
+        self._is_ready = is_ready  # the other side has said that it serves
+        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._head = memoryview(bytearray(HEAD_BYTES))
+        self._flying: deque[Job] = deque()  # asked for, in order
+        self._forgotten: set[Job] = set()  # of those, which the other side was told to forget
+        self._rate = 0.0  # bytes/s, smoothed
+
+    def run(self, clock: Callable[[], float]) -> str:
+        """Fetch until the connection ends: why. Blocks."""
+        reason = "done"
+        try:
+            if not self._is_ready:
+                self._begin()
+            while self._ask():
+                began_at = clock()
+                received = self._receive(self._flying[0])
+                if received:
+                    sample = received / max(clock() - began_at, 1e-6)
+                    self._rate = 0.8 * self._rate + 0.2 * sample if self._rate else sample
+            self._part()
+        except LinkBroken as error:
+            reason = str(error)
+        self._pool.leave(self._link, self._undone())
+        return reason
+
+    def _begin(self) -> None:
+        ready = memoryview(bytearray(len(SERVES)))
+        self._link.receive_exactly(ready)
+        if bytes(ready) != SERVES:
+            raise LinkBroken("it does not serve")
+
+    def _ask(self) -> bool:
+        """Ask for as much as may be under way. False: nothing is, and nothing more is to come."""
+        ahead = min(max(math.ceil(self._rate * AHEAD_S / CHUNK_BYTES), AHEAD_MIN), AHEAD_MAX)
+        jobs = self._pool.next(self._link, max(ahead - len(self._flying), 0), may_wait=not self._flying)
+        requests = [
+            Request(FORGET, job.digest, job.index)
+            for job in self._flying
+            if job.is_forgotten and job not in self._forgotten
+        ]
+        self._forgotten = {job for job in self._flying if job.is_forgotten}
+        requests += _wants(jobs or [])
+        self._flying += jobs or []
+        if requests:
+            self._link.is_fetching = True
+            self._link.send(b"".join(request.encode() for request in requests))
+        return bool(self._flying)
+
+    def _receive(self, job: Job) -> int:
+        """The answer for the first of what is under way: how many bytes."""
+        self._link.receive_exactly(self._head)
+        head = parse_head(self._head)
+        if isinstance(head, Head) and head.kind == REFUSED and head.index == job.index:
+            text = memoryview(bytearray(head.length))
+            self._link.receive_exactly(text)
+            self._flying.popleft()
+            reason = bytes(text).decode(errors="replace")[:TEXT_BYTES_MAX]
+            self._pool.tell(job.source.refused, job, Refusal(Code.NOT_FOUND, f"chunk {job.index}: {reason}"))
+            return 0
+        wanted = Head(CHUNK, job.index, job.length - job.filled)
+        if head != wanted:
+            problem = head.reason if isinstance(head, Malformed) else f"sent {head} where {wanted} was due"
+            self._pool.tell(job.source.lied, Malformed(problem))
+            raise LinkBroken(problem)
+        view = (self._buffer if job.buffer is None else job.buffer)[: job.length]
+        while job.filled < job.length:
+            job.filled += self._link.receive_some(view[job.filled :])
+        self._flying.popleft()
+        if not job.is_forgotten:
+            self._pool.tell(job.source.landed, job, self._pool.land(job.digest, job.index, [view]))
+        return wanted.length
+
+    def _part(self) -> None:
+        """The other side says that it knows: what it has sent has come."""
+        self._link.send(Request(BYE).encode())
+        self._link.receive_exactly(self._head)
+        if parse_head(self._head) != Head(FAREWELL, 0, 0):
+            raise LinkBroken("no farewell")
+
+    def _undone(self) -> list[Job]:
+        """The first may be here in part."""
+        if self._flying and self._flying[0].filled and self._flying[0].buffer is None:
+            self._flying[0].buffer = self._buffer
+        return list(self._flying)
+
+
+def _wants(jobs: list[Job]) -> list[Request]:
+    """Requests for jobs, of neighbours in one."""
+    requests: list[Request] = []
+    for job in jobs:
+        last = requests[-1] if requests else None
+        is_next = last is not None and (last.digest, last.first + last.count) == (job.digest, job.index)
+        if last is not None and is_next and not job.filled and last.count < RUN_CHUNKS_MAX:
+            requests[-1] = Request(WANT, last.digest, last.first, last.count + 1, last.skip)
+        else:
+            requests.append(Request(WANT, job.digest, job.index, 1, job.filled))
+    return requests
+
+
+@dataclass(slots=True)
+class _Streams:
+    """What goes by libp2p."""
+
+    send: trio.MemorySendChannel[Job]
+    receive: trio.MemoryReceiveChannel[Job]
+    under_way: dict[int, Job] = field(default_factory=dict[int, Job])
+
+
+class BulkSource:
+    """A ChunkSource: over a peer's bulk connections while there are some, else over a stream of libp2p's."""
+
+    def __init__(self, pool: Pool, open_rpc: OpenRpc, digest: bytes, manifest: Manifest) -> None:
+        self._pool = pool
+        self._open_rpc = open_rpc
+        self._digest = digest
+        self._manifest = manifest
+        self._jobs: dict[int, Job] = {}
+        self._streams = _Streams(*trio.open_memory_channel[Job](math.inf))
+        self._send, self._arrived = trio.open_memory_channel[
+            tuple[int, list[memoryview]] | Landed | Refusal | Malformed
+        ](math.inf)
+
+    async def take(self, first: int, count: int) -> Refusal | None:
+        """As ChunkSource.take."""
+        for index in range(first, first + count):
+            job = self._jobs[index] = Job(self, self._digest, index, self._manifest.chunk_bytes(index))
+            if not self._pool.put(job):
+                self.fall_back(job)
+        return None
+
+    async def receive(self) -> tuple[int, list[memoryview]] | Landed | Refusal | Malformed:
+        """As ChunkSource.receive."""
+        return await self._arrived.receive()
+
+    def landed(self, job: Job, verdict: bool | Refusal) -> None:
+        if self._jobs.get(job.index) is job:
+            del self._jobs[job.index]
+            self._send.send_nowait(Landed(job.index, verdict))
+
+    def refused(self, job: Job, refusal: Refusal) -> None:
+        if self._jobs.get(job.index) is job:
+            self._send.send_nowait(refusal)
+
+    def lied(self, why: Malformed) -> None:
+        self._send.send_nowait(why)
+
+    def fall_back(self, job: Job) -> None:
+        """No bulk connection brings it."""
+        if self._jobs.get(job.index) is job:
+            self._streams.send.send_nowait(job)
+
+    def forget(self) -> None:
+        """Nobody waits for anything any more."""
+        self._pool.forget(list(self._jobs.values()))
+        self._jobs.clear()
+
+    async def stream(self) -> None:
+        """Have brought by libp2p what falls back. Runs until cancelled."""
+        first = await self._streams.receive.receive()
+        async with self._open_rpc() as rpc, trio.open_nursery() as nursery:
+            nursery.start_soon(self._ask_for, rpc, first)
+            while isinstance(chunk := await rpc.receive(), tuple):
+                job = self._jobs.pop(chunk[0], None)
+                before = [] if job is None or job.buffer is None else [job.buffer[: job.filled]]
+                self._send.send_nowait((chunk[0], [*before, *chunk[1]]))
+            nursery.cancel_scope.cancel()
+            self._send.send_nowait(chunk)
+
+    async def _ask_for(self, rpc: RpcSource, job: Job) -> None:
+        while True:
+            await rpc.take(job.index, 1, job.filled)  # a refusal shows in `receive` as well
+            job = await self._streams.receive.receive()
+
+
+@asynccontextmanager
+async def open_bulk_source(
+    pool: Pool, open_rpc: OpenRpc, digest: bytes, manifest: Manifest
+) -> AsyncGenerator[BulkSource, None]:
+    """A source, for as long as the context lasts."""
+    source = BulkSource(pool, open_rpc, digest, manifest)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(source.stream)
+        try:
+            yield source
+        finally:
+            source.forget()
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,183 @@
+"""One bulk connection: TLS over a socket, shaken hands on in the event loop, used by one worker thread.
+
+TLS runs over buffers in memory rather than over the socket itself: so one system call moves as much as SEND_BYTES or
+RECEIVE_BYTES, not one record of 16 KiB, and a handshake can be awaited without a thread.
+"""
+
+import socket
+import ssl
+from contextlib import suppress
+from dataclasses import dataclass
+from socket import SHUT_RDWR
+from typing import Final, cast
+
+from .tcp_service import Socket
+
+RECEIVE_BYTES: Final = 256 * 1024  # asked of the system at once; memory: so much per connection, twice
+SEND_BYTES: Final = 256 * 1024  # encrypted before any of it is handed to the system
+SILENT_S: Final = 5.0  # without a byte, where one is due: the connection is as good as broken
+UNTAKEN_S: Final = 30.0  # in which the other side takes not a byte
+
+
+class LinkBroken(Exception):
+    """The connection is over: it broke, or the other side ended it or kept silent. The message says which."""
+
+
+@dataclass(slots=True)
+class Tls:
+    """A TLS connection's state, and what goes in and out of it."""
+
+    session: ssl.SSLObject
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+
+
+def tls_of(context: ssl.SSLContext, *, is_server: bool, server_name: str | None = None) -> Tls:
+    """One that has not begun."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    session = context.wrap_bio(incoming, outgoing, server_side=is_server, server_hostname=server_name)
+    return Tls(session, incoming, outgoing)
+
+
+async def shake_hands(socket: Socket, tls: Tls) -> str:
+    """Empty when both sides have proved who they are, as far as this side can know; else why not.
+
+    Raises:
+        ConnectionResetError: the connection broke.
+    """
+    while True:
+        try:
+            tls.session.do_handshake()
+        except ssl.SSLWantReadError:
+            await _flush(socket, tls)
+            if not await _fill(socket, tls):
+                return "the other side hung up"
+            continue
+        except ssl.SSLError as error:
+            await _flush(socket, tls)  # an alert, which says why
+            return str(error.reason or error)
+        await _flush(socket, tls)
+        return ""
+
+
+async def send_byte(socket: Socket, tls: Tls, byte: bytes) -> None:
+    """Raises ConnectionResetError."""
+    tls.session.write(byte)
+    await _flush(socket, tls)
+
+
+async def receive_byte(socket: Socket, tls: Tls) -> bytes:
+    """None at the end. Raises ConnectionResetError."""
+    while True:
+        try:
+            return tls.session.read(1)
+        except ssl.SSLWantReadError:
+            if not await _fill(socket, tls):
+                return b""
+        except ssl.SSLError as error:
+            raise ConnectionResetError(str(error.reason or error)) from error
+
+
+async def _flush(socket: Socket, tls: Tls) -> None:
+    if tls.outgoing.pending:
+        await socket.write(tls.outgoing.read())
+
+
+async def _fill(socket: Socket, tls: Tls) -> bool:
+    data = await socket.read()
+    tls.incoming.write(data)
+    return bool(data)
+
+
+class Link:
+    """For one thread; `abort` and the counters are for all. Calls raise LinkBroken."""
+
+    def __init__(self, socket: socket.socket, tls: Tls) -> None:
+        self._socket = socket
+        self._tls = tls
+        self._buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self.is_fetching = False  # something is asked for that has not come
+        self.bytes_sent = 0  # encrypted
+        self.bytes_received = 0
+
+    def abort(self) -> None:
+        """At once, from any thread: whoever waits in a call gets LinkBroken."""
+        with suppress(OSError):  # it is over already
+            self._socket.shutdown(SHUT_RDWR)
+
+    def close(self) -> None:
+        """Once no thread is in a call."""
+        self._socket.close()
+
+    def send(self, data: bytes | memoryview) -> None:
+        """All of it; broken where not a byte of it is taken for UNTAKEN_S."""
+        view = memoryview(data)
+        while view:
+            part, view = view[:SEND_BYTES], view[SEND_BYTES:]
+            while part:
+                part = part[self._tls.session.write(part) :]
+            self._send_sealed(memoryview(self._tls.outgoing.read()))
+
+    def receive_some(self, view: memoryview, silent_s: float = SILENT_S) -> int:
+        """At least a byte into a view that is not empty: how many. Broken where none comes for `silent_s`."""
+        while True:
+            count = self._read_some(view)
+            if count:
+                return count
+            self._fill(silent_s)
+
+    def receive_exactly(self, view: memoryview) -> None:
+        """Fill the view."""
+        while view:
+            view = view[self.receive_some(view) :]
+
+    def receive_waiting(self, view: memoryview) -> int:
+        """What has come, into a view that is not empty: how many bytes; 0: nothing is here."""
+        count = self._read_some(view)
+        if not count:
+            with suppress(BlockingIOError):
+                self._fill(0)
+                count = self._read_some(view)
+        return count
+
+    def _read_some(self, view: memoryview) -> int:
+        """0: TLS has to be given more first."""
+        try:
+            count = cast(int, self._tls.session.read(len(view), view))
+        except ssl.SSLWantReadError:
+            return 0
+        except ssl.SSLError as error:
+            raise LinkBroken(f"TLS: {error.reason or error}") from error
+        if not count:
+            raise LinkBroken("the other side ended it")
+        return count
+
+    def _fill(self, silent_s: float) -> None:
+        """Raises BlockingIOError if `silent_s` is 0 and nothing is here."""
+        try:
+            self._socket.settimeout(silent_s)
+            count = self._socket.recv_into(self._buffer)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise _broken(error) from error
+        if not count:
+            raise LinkBroken("the other side hung up")
+        self.bytes_received += count
+        self._tls.incoming.write(self._buffer[:count])
+
+    def _send_sealed(self, sealed: memoryview) -> None:
+        try:
+            self._socket.settimeout(UNTAKEN_S)
+            while sealed:
+                count = self._socket.send(sealed)
+                self.bytes_sent += count
+                sealed = sealed[count:]
+        except OSError as error:
+            raise _broken(error) from error
+
+
+def _broken(error: OSError) -> LinkBroken:
+    if isinstance(error, TimeoutError):
+        return LinkBroken("the other side kept silent")
+    return LinkBroken(error.strerror or str(error))

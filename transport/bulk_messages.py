@@ -1,0 +1,126 @@
+"""What is said about bulk connections over libp2p, and on them.
+
+A pair of peers exchanges certificates by `MEET`; then the one that can dial the other does so, shows the token it was
+given as TLS's server name, and sends one byte: whether it is going to fetch or to serve. A connection serves one
+direction: requests go one way, chunks the other, in the order in which they were asked for.
+
+    serving side:   1 byte, SERVES, when it is ready
+    requests:       kind 1 byte, digest 32, first 4, count 4, skip 4
+    replies:        kind 1 byte, index 4, length 4; then that many bytes
+
+Numbers are big-endian. What a peer may send: anything, after it has proved who it is. Requests and replies have one
+size each, whatever they are; counts are bounded here, and lengths by who reads them.
+"""
+
+import struct
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+import msgspec
+
+from .blobs import CHUNK_BYTES, CHUNKS_MAX, HASH_BYTES, RUN_CHUNKS_MAX
+from .port import Unary
+from .wire import Malformed, Message
+
+CERTIFICATE_BYTES_MAX: Final = 512  # those made here have some 300; no key that is slow to check fits in
+TOKEN_CHARS: Final = 32
+TEXT_BYTES_MAX: Final = 200
+
+TLS_FIRST: Final = b"\x16"  # byte of a connection that speaks it; libp2p begins with the length of its greeting
+FETCHES: Final = b"\x01"
+SERVES: Final = b"\x02"
+
+WANT: Final = 1
+FORGET: Final = 2
+BYE: Final = 3
+
+CHUNK: Final = 1
+REFUSED: Final = 2
+FAREWELL: Final = 3
+
+_REQUEST: Final = struct.Struct(f">B{HASH_BYTES}sIII")
+_HEAD: Final = struct.Struct(">BII")
+REQUEST_BYTES: Final = _REQUEST.size
+HEAD_BYTES: Final = _HEAD.size
+
+_Certificate = Annotated[bytes, msgspec.Meta(min_length=1, max_length=CERTIFICATE_BYTES_MAX)]
+Token = Annotated[str, msgspec.Meta(min_length=TOKEN_CHARS, max_length=TOKEN_CHARS, pattern="^[0-9a-f]*$")]
+
+
+class Meet(Message, frozen=True):
+    """The certificate that this process shows."""
+
+    certificate: _Certificate
+
+
+class Met(Message, frozen=True):
+    """The other's, and what to show when dialing it."""
+
+    certificate: _Certificate
+    token: Token
+
+
+class Come(Message, frozen=True):
+    """Dial me, who cannot dial you, show this, and serve."""
+
+    token: Token
+
+
+class Coming(Message, frozen=True):
+    """The connection stands."""
+
+
+MEET: Final = Unary("/shoal/bulk/1/meet", Meet, Met, 1024, 1024)
+COME: Final = Unary("/shoal/bulk/1/come", Come, Coming, 256, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """WANT: these chunks, the first without its first `skip` bytes. FORGET: those of them that were not begun. BYE:
+    nothing more; a FAREWELL is awaited.
+    """
+
+    kind: int
+    digest: bytes = bytes(HASH_BYTES)
+    first: int = 0
+    count: int = 1
+    skip: int = 0  # bytes
+
+    def encode(self) -> bytes:
+        return _REQUEST.pack(self.kind, self.digest, self.first, self.count, self.skip)
+
+
+def parse_request(data: bytes | bytearray | memoryview) -> Request | Malformed:
+    """One of REQUEST_BYTES."""
+    request = Request(*_REQUEST.unpack(data))
+    if not WANT <= request.kind <= BYE:
+        return Malformed(f"a request of kind {request.kind}")
+    if not 1 <= request.count <= RUN_CHUNKS_MAX or request.first + request.count > CHUNKS_MAX:
+        return Malformed(f"asks for {request.count} chunks from {request.first} on")
+    if request.skip >= CHUNK_BYTES:
+        return Malformed(f"asks for a chunk without its first {request.skip} bytes")
+    return request
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What comes before the bytes. CHUNK: a chunk's. REFUSED: text, why `index` is not had. FAREWELL: none."""
+
+    kind: int
+    index: int
+    length: int
+
+
+def write_head(buffer: bytearray | memoryview, offset: int, head: Head) -> None:
+    """Its HEAD_BYTES, into a buffer."""
+    _HEAD.pack_into(buffer, offset, head.kind, head.index, head.length)
+
+
+def parse_head(data: bytes | bytearray | memoryview) -> Head | Malformed:
+    """One of HEAD_BYTES."""
+    head = Head(*_HEAD.unpack(data))
+    if not CHUNK <= head.kind <= FAREWELL:
+        return Malformed(f"a reply of kind {head.kind}")
+    if head.length > (CHUNK_BYTES if head.kind == CHUNK else TEXT_BYTES_MAX):
+        return Malformed(f"a reply of {head.length} bytes")
+    return head

@@ -1,0 +1,368 @@
+"""The bulk plane: TLS connections beside libp2p's, which worker threads serve and fetch chunks by.
+
+They come about where one of two peers has dialed the other and no relay is between them, at the same address and port.
+Certificates and tokens are exchanged over the libp2p connection, which proves who is who, and last as long as that.
+Where there is no such way, or it fails, chunks come by streams over libp2p, and it is tried again after a pause.
+
+What a stranger may do: bulk_gate_service.py. What a peer may do: have CONNECTIONS_MAX (bulk_growth)
+connections each way, of which each is a socket, a thread and less than 2 MiB; all peers together
+`Limits.bulk_connections_max`.
+"""
+
+import logging
+import ssl
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, Protocol
+
+import trio
+
+from .addresses import Endpoint
+from .blob_file import Buffer
+from .blob_stream import ChunkSource, OpenSource, rpc_stream
+from .blobs import Manifest
+from .books_service import Books
+from .bulk_fetching_service import Fetcher, Pool, open_bulk_source
+from .bulk_gate_service import Gate
+from .bulk_growth import CONNECTIONS_MAX, Growth
+from .bulk_link_service import Link, Tls, receive_byte, send_byte, shake_hands, tls_of
+from .bulk_messages import COME, FETCHES, MEET, SERVES, Come, Coming, Meet, Met
+from .bulk_serving_service import Pace, Server
+from .credentials_service import Credentials
+from .limits import Limits
+from .opening_service import open_socket
+from .port import Code, PeerId, Refusal
+from .service import CallService
+from .tcp_service import Counter, Socket
+from .token_bucket import TokenBucket
+from .wire import Malformed
+
+_log = logging.getLogger(__name__)
+
+OPEN_S: Final = 10.0  # for a connection to stand
+ASK_S: Final = 10.0
+BULK_BYTES_MIN: Final = 2**20  # of a smaller blob a handshake is no small part
+PAUSE_S: Final = 2.0  # after the first failure with a peer; then twice as long, and so on
+PAUSE_S_MAX: Final = 600.0
+WATCH_S: Final = 1.0  # how often rates are looked at
+PROVEN_BYTES: Final = 2**23  # in WATCH_S: what failed before does not count
+MEETINGS_PER_S: Final = 0.2  # with one peer; each makes contexts, 5 ms
+MEETINGS_BURST: Final = 4
+
+
+@dataclass(slots=True, eq=False)
+class _Peer:
+    """One peer, from when it was met until its last connection of libp2p's is gone."""
+
+    pool: Pool
+    growth: Growth = field(default_factory=Growth)
+    meetings: TokenBucket = field(default_factory=lambda: TokenBucket(MEETINGS_PER_S, MEETINGS_BURST))
+    certificate: bytes = b""  # its own; empty: not met
+    dialing: ssl.SSLContext | None = None
+    own_token: str = ""  # which it shows
+    their_token: str = ""  # which is shown to it; empty: it was not asked for one
+    links: list[Link] = field(default_factory=list[Link])  # all that stand
+    serving: list[Link] = field(default_factory=list[Link])  # of them
+    carried: Counter = field(default_factory=Counter)  # by those that are gone
+    sources: int = 0  # that are open, of blobs for which connections are worth their while
+    awaited: int = 0  # connections on which it was asked to serve
+    opening: bool = False
+    failures: int = 0
+    again_at: float = 0.0
+    note: str = ""  # why there are none
+    seen_bytes: int = 0
+    rate: float = 0.0  # bytes/s, when last something came
+
+
+class Files(Protocol):
+    """Where chunks come from and go to. Called by threads."""
+
+    def write_chunk(self, digest: bytes, index: int, pieces: Iterable[Buffer]) -> bool | Refusal:
+        """Whether it was what it should be, and is there now."""
+        ...
+
+    def read_chunk_into(self, digest: bytes, index: int, buffer: memoryview) -> int | None:
+        """Its length; None: it is not here. Raises OSError."""
+        ...
+
+
+class BulkPlane:
+    """A host's. Between `run` and its end; chunks are served from `attach` on."""
+
+    def __init__(self, limits: Limits, calls: CallService, books: Books, total: Counter) -> None:
+        self._limits = limits
+        self._calls = calls
+        self._books = books
+        self._total = total
+        self._carried = Counter()
+        self._credentials = Credentials()
+        self._gate = Gate()
+        self._peers: dict[PeerId, _Peer] = {}
+        self._threads = trio.CapacityLimiter(limits.bulk_connections_max)
+        self._nursery: trio.Nursery | None = None
+        self._files: Files | None = None
+        self._pace: Pace | None = None
+
+    def attach(self, files: Files, pace: Pace) -> OpenSource:
+        """Serve these from now on, and fetch into them: where chunks come from."""
+        self._files, self._pace = files, pace
+        self._calls.serve(MEET, self._serve_meet)
+        self._calls.serve(COME, self._serve_come)
+        return self._open_source
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled; then all connections are ended."""
+        self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await self._watch()
+        finally:
+            self._nursery = None
+            for peer in list(self._peers):
+                self.left(peer)
+
+    def is_busy(self, peer: PeerId) -> bool:
+        """Whether chunks come from a peer, or go there."""
+        known = self._peers.get(peer)
+        return known is not None and (known.pool.is_busy or any(link.is_fetching for link in known.serving))
+
+    def left(self, peer: PeerId) -> None:
+        """The last connection of libp2p's with a peer is gone: nothing vouches for these any more."""
+        known = self._peers.pop(peer, None)
+        if known is not None:
+            self._gate.forget(peer)
+            known.pool.close()
+            for link in known.serving:
+                link.abort()
+
+    def traffic(self, peer: PeerId | None = None) -> Counter:
+        """Bytes of one peer's connections while it is connected, or of all since the start."""
+        known = list(self._peers.values()) if peer is None else [each for each in [self._peers.get(peer)] if each]
+        before = self._carried if peer is None else known[0].carried if known else Counter()
+        links = [link for each in known for link in each.links]
+        sent, received = (link.bytes_sent for link in links), (link.bytes_received for link in links)
+        return Counter(before.bytes_sent + sum(sent), before.bytes_received + sum(received))
+
+    def describe(self, peer: PeerId) -> tuple[str, float]:
+        """How chunks come from a peer, for people, and how many bytes of them a second when last some came."""
+        known = self._peers.get(peer)
+        if known is None:
+            return "streams", 0.0
+        count = known.pool.count
+        return (f"{count} TLS" if count else f"streams{known.note and ': '}{known.note}"), known.rate
+
+    # The handshake of those who dial --------------------------------------------------------------------------------
+
+    async def admit(self, socket: Socket, remote: Endpoint) -> None:
+        """Somebody begins TLS at a listening port. Raises ConnectionResetError."""
+        proven = await self._gate.prove(socket, remote)
+        known = None if isinstance(proven, str) else self._peers.get(proven[0])
+        if isinstance(proven, str) or known is None:
+            _log.debug("no bulk connection with %s: %s", remote.address, proven)
+            return
+        tls = proven[1]
+        role = await receive_byte(socket, tls)
+        if role == FETCHES and len(known.serving) < CONNECTIONS_MAX and self._has_room:
+            await send_byte(socket, tls, SERVES)
+            self._serve_by(known, socket, tls)
+        elif role == SERVES and known.awaited and self._has_room:
+            known.awaited -= 1
+            self._fetch_by(known, Link(socket.detach(), tls), is_ready=True)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._threads.available_tokens > 0
+
+    # Words over libp2p ----------------------------------------------------------------------------------------------
+
+    def _known(self, peer: PeerId) -> _Peer:
+        known = self._peers.get(peer)
+        if known is None:
+            assert self._files is not None
+            known = _Peer(Pool(self._files.write_chunk, self._call_soon))
+            if peer in self._books:
+                self._peers[peer] = known
+        return known
+
+    async def _serve_meet(self, peer: PeerId, request: Meet) -> Met | Refusal:
+        known = self._known(peer)
+        if not known.meetings.take(trio.current_time()):
+            return Refusal(Code.BUSY, "met too often")
+        problem = await self._pin(peer, known, request.certificate)
+        return Refusal(Code.MALFORMED, problem) if problem else Met(self._credentials.certificate, known.own_token)
+
+    async def _pin(self, peer: PeerId, known: _Peer, certificate: bytes) -> str:
+        """Know a peer's certificate from now on; or why it is none."""
+        if certificate == known.certificate:
+            return ""
+        accepting, dialing = await trio.to_thread.run_sync(
+            lambda: (self._credentials.accepting(certificate), self._credentials.dialing(certificate))
+        )
+        if isinstance(accepting, Malformed) or isinstance(dialing, Malformed):
+            return "that is no certificate to trust"
+        known.certificate, known.dialing = certificate, dialing
+        if self._peers.get(peer) is known:
+            known.own_token = self._gate.expect(peer, certificate, accepting)
+        return ""
+
+    async def _serve_come(self, peer: PeerId, request: Come) -> Coming | Refusal:
+        known, where = self._peers.get(peer), self._books.dialable(peer)
+        if known is None or known.dialing is None or where is None:
+            return Refusal(Code.REFUSED, "this node has not dialed you, or has not met you")
+        if len(known.serving) >= CONNECTIONS_MAX or not self._has_room:
+            return Refusal(Code.BUSY, "too many bulk connections")
+        dialed = await self._dial(known.dialing, where, request.token, SERVES)
+        if isinstance(dialed, str):
+            return Refusal(Code.UNREACHABLE, dialed)
+        self._serve_by(known, *dialed)
+        return Coming()
+
+    # Connections that this side wants -------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _open_source(self, peer: PeerId, digest: bytes, manifest: Manifest) -> AsyncGenerator[ChunkSource]:
+        open_rpc = partial(rpc_stream, self._calls, peer, digest, manifest)
+        known, is_large = self._known(peer), manifest.size >= BULK_BYTES_MIN
+        known.sources += is_large
+        try:
+            if known.sources:
+                self._open_soon(peer, known)
+            async with open_bulk_source(known.pool, open_rpc, digest, manifest) as source:
+                yield source
+        finally:
+            known.sources -= is_large
+
+    def _open_soon(self, peer: PeerId, known: _Peer) -> None:
+        missing = known.pool.count < known.growth.wanted
+        if missing and not known.opening and trio.current_time() >= known.again_at and self._nursery is not None:
+            known.opening = True
+            self._nursery.start_soon(self._open, peer, known)
+
+    async def _open(self, peer: PeerId, known: _Peer) -> None:
+        """One more connection on which this side fetches, if there is a way."""
+        problem = f"no answer for {OPEN_S:g} s"
+        try:
+            with trio.move_on_after(OPEN_S):
+                problem = await self._try(peer, known)
+        finally:
+            known.opening = False
+        if problem:
+            _log.info("chunks from %s come by streams: %s", peer, problem)
+            self._failed(known, problem)
+
+    async def _try(self, peer: PeerId, known: _Peer) -> str:
+        where = self._books.dialable(peer)
+        if where is None and not self._books.was_dialed_by(peer):
+            return "there is a relay between us, or a hole was punched"
+        if not self._has_room:
+            return "as many bulk connections as may be"
+        if not known.their_token:
+            met = await self._calls.request(peer, MEET, Meet(self._credentials.certificate), timeout_s=ASK_S)
+            problem = met.message if isinstance(met, Refusal) else await self._pin(peer, known, met.certificate)
+            if isinstance(met, Refusal) or problem:
+                return problem
+            known.their_token = met.token
+        if where is None:
+            known.awaited = min(known.awaited + 1, CONNECTIONS_MAX)
+            came = await self._calls.request(peer, COME, Come(known.own_token), timeout_s=ASK_S)
+            return came.message if isinstance(came, Refusal) else ""
+        assert known.dialing is not None
+        dialed = await self._dial(known.dialing, where, known.their_token, FETCHES)
+        if isinstance(dialed, str):
+            known.their_token = ""  # met anew the next time: it may have changed
+            return dialed
+        self._fetch_by(known, Link(dialed[0].detach(), dialed[1]), is_ready=False)
+        return ""
+
+    async def _dial(
+        self, context: ssl.SSLContext, where: Endpoint, token: str, role: bytes
+    ) -> tuple[Socket, Tls] | str:
+        """A connection on which both sides have proved who they are, and this one has said what it is for."""
+        socket = await open_socket(where, self._total)
+        if isinstance(socket, Refusal):
+            return socket.message
+        tls, is_done = tls_of(context, is_server=False, server_name=token), False
+        try:
+            problem = await shake_hands(socket, tls)
+            if not problem:
+                await send_byte(socket, tls, role)
+                is_done = True
+        except ConnectionResetError as error:
+            problem = str(error)
+        finally:
+            if not is_done:
+                socket.abort()
+        return problem or (socket, tls)
+
+    # Threads --------------------------------------------------------------------------------------------------------
+
+    def _serve_by(self, known: _Peer, socket: Socket, tls: Tls) -> None:
+        assert self._files is not None
+        assert self._pace is not None
+        link = Link(socket.detach(), tls)
+        known.serving.append(link)
+        server = Server(link, self._files.read_chunk_into, self._pace)
+        self._start(known, link, server.run)
+
+    def _fetch_by(self, known: _Peer, link: Link, *, is_ready: bool) -> None:
+        if known.pool.join(link):
+            fetcher = Fetcher(link, known.pool, is_ready=is_ready)
+            self._start(known, link, partial(fetcher.run, time.monotonic))
+        else:
+            link.close()
+
+    def _start(self, known: _Peer, link: Link, run: Callable[[], str]) -> None:
+        assert self._nursery is not None
+        known.links.append(link)
+        self._nursery.start_soon(self._run_thread, known, link, run)
+
+    async def _run_thread(self, known: _Peer, link: Link, run: Callable[[], str]) -> None:
+        """Have a thread use a connection until it ends."""
+
+        def use() -> str:
+            try:
+                return run()
+            finally:
+                link.close()
+
+        reason = "stopped"
+        try:
+            reason = await trio.to_thread.run_sync(use, abandon_on_cancel=True, limiter=self._threads)
+        finally:
+            link.abort()
+            known.links.remove(link)
+            for own in (known.carried, self._carried):
+                own.bytes_sent += link.bytes_sent
+                own.bytes_received += link.bytes_received
+        if link in known.serving:
+            known.serving.remove(link)
+        elif reason != "done":
+            known.growth.broke(known.pool.count)
+            self._failed(known, reason)
+
+    def _failed(self, known: _Peer, reason: str) -> None:
+        known.note = reason
+        known.again_at = trio.current_time() + min(PAUSE_S * 2**known.failures, PAUSE_S_MAX)
+        known.failures = min(known.failures + 1, 20)
+
+    async def _watch(self) -> None:
+        """Look at rates; open connections where they pay or are missing."""
+        while True:
+            await trio.sleep(WATCH_S)
+            now = trio.current_time()
+            for peer, known in self._peers.items():
+                pool, received = known.pool, known.pool.bytes_received
+                fresh, known.seen_bytes = received - known.seen_bytes, received
+                if fresh:
+                    known.rate = fresh / WATCH_S
+                    known.failures = 0 if fresh >= PROVEN_BYTES else known.failures
+                if fresh and not pool.is_dry and pool.count == known.growth.wanted:
+                    known.growth.measured(known.rate, now)
+                pool.is_dry, pool.wanted = False, known.growth.wanted
+                if known.sources:
+                    self._open_soon(peer, known)

@@ -1,0 +1,136 @@
+"""The serving side of a bulk connection: a worker thread that reads chunks and sends them.
+
+What a peer can make it hold: a chunk's buffer and WANTS_MAX requests per connection, for as long as it takes bytes.
+What it can make it do: read those chunks.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from .blobs import CHUNK_BYTES, cid_text
+from .bulk_link_service import Link, LinkBroken
+from .bulk_messages import (
+    BYE,
+    CHUNK,
+    FAREWELL,
+    HEAD_BYTES,
+    REFUSED,
+    REQUEST_BYTES,
+    WANT,
+    Head,
+    Request,
+    parse_request,
+    write_head,
+)
+from .wire import Malformed
+
+_log = logging.getLogger(__name__)
+
+IDLE_S: Final = 90.0  # without a request a connection ends: its place is for others; fetchers end it sooner
+WANTS_MAX: Final = 1_024  # chunks that wait to be sent
+_FORGOTTEN: Final = -1
+
+
+class Pace(Protocol):
+    """Holds uploads back where the owner limits them."""
+
+    @property
+    def piece_bytes(self) -> int:
+        """To be sent at once."""
+        ...
+
+    def wait(self, digest: bytes, size: int) -> None:
+        """Until so much more of this blob may be sent. Blocks."""
+        ...
+
+
+# Of a blob's chunk, into a buffer that holds it: its length, or None if it is not here. Raises OSError.
+ReadInto = Callable[[bytes, int, memoryview], int | None]
+
+
+class Server:
+    """Of one connection."""
+
+    def __init__(self, link: Link, read: ReadInto, pace: Pace) -> None:
+        self._link = link
+        self._read = read
+        self._pace = pace
+        self._buffer = memoryview(bytearray(HEAD_BYTES + CHUNK_BYTES))
+        self._waiting = bytearray()  # of a request that is not whole yet
+        self._wants: deque[tuple[bytes, int, int]] = deque()  # digest, index, bytes to skip
+        self._is_over = False
+
+    def run(self) -> str:
+        """Serve until the connection ends: why. Blocks."""
+        try:
+            while True:
+                self._hear()
+                if self._wants:
+                    self._send(*self._wants.popleft())
+                elif self._is_over:
+                    self._tell(FAREWELL, 0, b"")
+                    return "done"
+        except LinkBroken as error:
+            return str(error)
+
+    def _hear(self) -> None:
+        """Take up the requests that have come, and wait for one where there is nothing else to do."""
+        view = memoryview(bytearray(64 * REQUEST_BYTES))
+        while not self._is_over:
+            count = self._link.receive_waiting(view)
+            if not count and not self._wants:
+                count = self._link.receive_some(view, IDLE_S)
+            if not count:
+                return
+            self._waiting += view[:count]
+            while len(self._waiting) >= REQUEST_BYTES:
+                request = parse_request(self._waiting[:REQUEST_BYTES])
+                del self._waiting[:REQUEST_BYTES]
+                self._take_up(request)
+
+    def _take_up(self, request: Request | Malformed) -> None:
+        if isinstance(request, Malformed):
+            raise LinkBroken(request.reason)
+        if request.kind == BYE:
+            self._is_over = True
+            return
+        indexes = range(request.first, request.first + request.count)
+        if request.kind == WANT:
+            if len(self._wants) + len(indexes) > WANTS_MAX:
+                raise LinkBroken(f"asks for more than {WANTS_MAX} chunks at once")
+            self._wants += ((request.digest, index, request.skip if index == request.first else 0) for index in indexes)
+        else:
+            forgotten = {(request.digest, index) for index in indexes}
+            self._wants = deque(_forgotten(want) if want[:2] in forgotten else want for want in self._wants)
+
+    def _send(self, digest: bytes, index: int, skip: int) -> None:
+        if skip == _FORGOTTEN:
+            self._tell(REFUSED, index, b"")
+            return
+        try:
+            length = self._read(digest, index, self._buffer[HEAD_BYTES:])
+        except OSError as error:
+            _log.error("chunk %d of %s can't be read: %s", index, cid_text(digest), error)
+            self._tell(REFUSED, index, b"the disk failed")
+            return
+        if length is None or length <= skip:
+            self._tell(REFUSED, index, b"not here")
+            return
+        write_head(self._buffer, skip, Head(CHUNK, index, length - skip))  # over bytes that are not wanted
+        rest = self._buffer[skip : HEAD_BYTES + length]
+        while rest:
+            piece, rest = rest[: self._pace.piece_bytes], rest[self._pace.piece_bytes :]
+            self._pace.wait(digest, len(piece))
+            self._link.send(piece)
+
+    def _tell(self, kind: int, index: int, text: bytes) -> None:
+        head = bytearray(HEAD_BYTES)
+        write_head(head, 0, Head(kind, index, len(text)))
+        self._link.send(bytes(head) + text)
+
+
+def _forgotten(want: tuple[bytes, int, int]) -> tuple[bytes, int, int]:
+    """Answered all the same, so that answers keep the order of the requests."""
+    return want[0], want[1], _FORGOTTEN
