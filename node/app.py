@@ -25,6 +25,7 @@ from shoal.transport.identity import Identity, IdentityError, public_key_of
 from shoal.transport.limits import Limits
 from shoal.transport.port import Address, PeerId, Transport
 from shoal.transport.relay import RelayLimits
+from shoal.transport.upload_service import Uploads
 
 from .clock_service import serve_clock, watch_clock
 from .complaint import Complaint, Exit
@@ -50,6 +51,7 @@ CONNECTION_FILES = 2  # one open, and one being dialed or closed
 YOUNG_MAX = 10_000  # objects before the garbage collector looks at them; Python's own is 700
 MIDDLE_COLLECTIONS = 10  # collections of the young ones for each of the middle generation
 FULL_COLLECTIONS = 100  # and of these for each of all; Python's own is 10
+MEGABIT_BYTES = 125_000
 HEARTBEAT_S = 0.5  # wakes the loop, so that a late wake-up is noticed even when nothing else happens
 
 log = Log("node")
@@ -65,12 +67,13 @@ async def run_node(setup: Setup, *, task_status: trio.TaskStatus[Node] = trio.TA
     with take_directory(data_dir):
         identity = load_identity(data_dir / KEY_NAME)
         step_back(config.nice)
-        allow_files(config.connections_max)
+        allow_files(config.connections_max, config.bulk_connections_max)
         store = await open_store(data_dir / BLOBS_NAME, config)
         listen = listen_addresses(config.listen, data_dir)
         check_ports(listen)
         try:
-            limits, relay = Limits(connections_max=config.connections_max), relay_limits(config)
+            limits = Limits(connections_max=config.connections_max, bulk_connections_max=config.bulk_connections_max)
+            relay = relay_limits(config)
             async with open_host(identity, listen, limits, relay=relay, relays=config.relays) as host:
                 remember_port(data_dir, config.listen, host.addresses())
                 host.announce(config.announce)
@@ -96,7 +99,8 @@ async def run_on(
         open_dht(transport, identity, settings, seed=secrets.randbits(64)) as dht,
         trio.open_nursery() as nursery,
     ):
-        blobs = BlobService(transport, store, find_holders=partial(holders_of, transport, dht))
+        uploads = Uploads(setup.config.upload_mbit_max * MEGABIT_BYTES, store.owner_of)
+        blobs = BlobService(transport, store, uploads=uploads, find_holders=partial(holders_of, transport, dht))
         await nursery.start(blobs.run)
         hardware = Hardware(setup.config.device, threads_of(setup.config.threads))
         build = partial(setup.build or build_method, hardware)
@@ -195,13 +199,13 @@ def step_back(nice: int) -> None:
         log.warning("nice has no effect on this system", nice=nice)
 
 
-def allow_files(connections: int) -> None:
+def allow_files(connections: int, bulk_connections: int) -> None:
     """Have the system let this process hold so many connections open, with its files: macOS allows 256 in all."""
     if sys.platform == "win32":
         return
     import resource
 
-    wanted = FILES + CONNECTION_FILES * connections
+    wanted = FILES + CONNECTION_FILES * connections + bulk_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:

@@ -126,7 +126,7 @@ def run_peers(arguments: argparse.Namespace) -> Exit:
     if not peers:
         print("nobody is connected: `shoal doctor` says why, as far as it can be known")
     else:
-        print(table([["peer", "address", "way", "rtt", "sent", "received"], *map(peer_row, seen(peers))]))
+        print(table([["peer", "address", "way", "rtt", "sent", "received", "blobs by"], *map(peer_row, seen(peers))]))
     for peer in seen(peers):
         if peer["reason"] and peer["is_relayed"]:
             print(f"\n{peer['peer_id']} relayed: {peer['reason']}")
@@ -140,7 +140,9 @@ def run_peers(arguments: argparse.Namespace) -> Exit:
 def peer_row(peer: dict[str, Any]) -> list[Any]:
     way = ("relayed" if peer["is_relayed"] else "direct") + (", dialed" if peer["is_outbound"] else ", accepted")
     traffic = [size(peer["bytes_sent"]), size(peer["bytes_received"])]
-    return [peer["peer_id"], without_peer(peer["address"]), way, span(peer["rtt_s"]), *traffic]
+    rate = f" {size(peer['bulk_bytes_per_s'])}/s" if peer["bulk_bytes_per_s"] else ""
+    blobs = peer["bulk"].partition(":")[0] + rate
+    return [peer["peer_id"], without_peer(peer["address"]), way, span(peer["rtt_s"]), *traffic, blobs]
 
 
 def without_peer(address: str) -> str:

@@ -124,6 +124,24 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "uses are closed.",
         ),
     ] = 256
+    bulk_connections_max: Annotated[
+        int,
+        msgspec.Meta(
+            ge=0,
+            le=1024,
+            description="Connections for payloads and states alone, at once, up to four with a peer each way. Memory: "
+            "2 MB and a thread each. 0: none; they go by streams beside everything else, at less than half the speed.",
+        ),
+    ] = 64
+    upload_mbit_max: Annotated[
+        float,
+        msgspec.Meta(
+            ge=0,
+            le=1_000_000,
+            description="Mbit/s of payloads and states that this node sends to others; its swarms share it alike. "
+            "0: what is there.",
+        ),
+    ] = 0.0
     disk_gb_max: Annotated[
         float, msgspec.Meta(gt=0, le=1_000_000, description="Room for blobs (payloads, states), in GB of 10^9 bytes.")
     ] = 20.0

@@ -100,6 +100,8 @@ def connected_peer(connection: Connection) -> dict[str, Any]:
         "rtt_s": connection.rtt_s,
         "bytes_sent": connection.bytes_sent,
         "bytes_received": connection.bytes_received,
+        "bulk": connection.bulk,
+        "bulk_bytes_per_s": connection.bulk_bytes_per_s,
         "reason": connection.note,
     }
 

@@ -17,9 +17,10 @@ REASON: Final = "not for you"
 
 
 class Serving(Protocol):
-    """Where streams are served (host.Host)."""
+    """Where blobs are served (host.Host)."""
 
     serve_stream: Any
+    bulk: Any
 
 
 def withhold(network: Serving, kind: str, shunned: Collection[str]) -> None:
@@ -33,6 +34,7 @@ def withhold(network: Serving, kind: str, shunned: Collection[str]) -> None:
         serve_stream(method, own)
 
     network.serve_stream = serve
+    network.bulk = None  # it has no other way
 
 
 async def shun(

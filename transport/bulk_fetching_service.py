@@ -74,6 +74,7 @@ class Pool:
         self._is_closed = False
         self.wanted = 1  # connections
         self.is_dry = False  # there was nothing to ask for at some moment
+        self.bytes_streamed = 0  # by libp2p, since they were last looked at
 
     @property
     def count(self) -> int:
@@ -325,6 +326,7 @@ class BulkSource:
             nursery.start_soon(self._ask_for, rpc, first)
             while isinstance(chunk := await rpc.receive(), tuple):
                 job = self._jobs.pop(chunk[0], None)
+                self._pool.bytes_streamed += sum(len(piece) for piece in chunk[1])
                 before = [] if job is None or job.buffer is None else [job.buffer[: job.filled]]
                 self._send.send_nowait((chunk[0], [*before, *chunk[1]]))
             nursery.cancel_scope.cancel()

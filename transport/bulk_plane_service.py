@@ -101,7 +101,7 @@ class BulkPlane:
         self._credentials = Credentials()
         self._gate = Gate()
         self._peers: dict[PeerId, _Peer] = {}
-        self._threads = trio.CapacityLimiter(limits.bulk_connections_max)
+        self._threads = trio.CapacityLimiter(max(1, limits.bulk_connections_max))
         self._nursery: trio.Nursery | None = None
         self._files: Files | None = None
         self._pace: Pace | None = None
@@ -152,9 +152,10 @@ class BulkPlane:
         """How chunks come from a peer, for people, and how many bytes of them a second when last some came."""
         known = self._peers.get(peer)
         if known is None:
-            return "streams", 0.0
+            return "", 0.0
         count = known.pool.count
-        return (f"{count} TLS" if count else f"streams{known.note and ': '}{known.note}"), known.rate
+        way = f"TLS, {count} connection{'s' * (count > 1)}" if count else "streams"
+        return way + (known.note and f": {known.note}"), known.rate
 
     # The handshake of those who dial --------------------------------------------------------------------------------
 
@@ -358,10 +359,11 @@ class BulkPlane:
             for peer, known in self._peers.items():
                 pool, received = known.pool, known.pool.bytes_received
                 fresh, known.seen_bytes = received - known.seen_bytes, received
-                if fresh:
-                    known.rate = fresh / WATCH_S
+                streamed, pool.bytes_streamed = pool.bytes_streamed, 0
+                if fresh or streamed:
+                    known.rate = (fresh + streamed) / WATCH_S
                     known.failures = 0 if fresh >= PROVEN_BYTES else known.failures
-                if fresh and not pool.is_dry and pool.count == known.growth.wanted:
+                if pool.count and not pool.is_dry and pool.count == known.growth.wanted:
                     known.growth.measured(known.rate, now)
                 pool.is_dry, pool.wanted = False, known.growth.wanted
                 if known.sources:

@@ -71,7 +71,8 @@ class Host:
         if relay is not None:
             self.serve_protocol(HOP_PROTOCOL, partial(self._relay.serve_hop, self._connections))
         self.serve_protocol(STOP_PROTOCOL, partial(self._relay.serve_stop, self._connections))
-        self.bulk = BulkPlane(limits, self._calls, self._connections.books, self._connections.total)
+        self._plane = BulkPlane(limits, self._calls, self._connections.books, self._connections.total)
+        self.bulk = self._plane if limits.bulk_connections_max else None
         self._gossip = GossipService(self._calls, self._connections.events)
         self.peer_id = identity.peer_id
         self.serve = self._calls.serve
@@ -102,7 +103,7 @@ class Host:
 
     def traffic(self) -> Traffic:
         """As `Transport.traffic`."""
-        own, bulk = self._connections.traffic(), self.bulk.traffic()
+        own, bulk = self._connections.traffic(), self._plane.traffic()
         return Traffic(own.bytes_sent + bulk.bytes_sent, own.bytes_received + bulk.bytes_received)
 
     def reach(self) -> Reach:
@@ -164,7 +165,7 @@ class Host:
             nursery.start_soon(self._cards.follow, self._dialer.lead_out, self._moved, self._unsettled)
             await nursery.start(self._upgrader.run)
             await nursery.start(self._calls.run)
-            await nursery.start(self.bulk.run)
+            await nursery.start(self._plane.run)
             await nursery.start(self._connections.run, listeners)
             await nursery.start(self._gossip.run)
             await nursery.start(self._relay.run, self._connections)
@@ -177,7 +178,7 @@ class Host:
 
     def is_busy(self, peer: PeerId) -> bool:
         """Whether something is under way with a peer, for which its connections must stand."""
-        return self._calls.is_busy(peer) or self._relay.is_busy(peer) or self.bulk.is_busy(peer)
+        return self._calls.is_busy(peer) or self._relay.is_busy(peer) or self._plane.is_busy(peer)
 
     def moved(self, peer: PeerId) -> None:
         """There is a better connection with a peer."""
@@ -186,7 +187,7 @@ class Host:
     def left(self, peer: PeerId) -> None:
         """The last connection with a peer is gone."""
         self._calls.drop(peer)
-        self.bulk.left(peer)
+        self._plane.left(peer)
 
     def changed(self, peer: PeerId, way: Way) -> None:
         """A connection with a peer has come or gone: that is its best way now."""
@@ -200,7 +201,7 @@ class Host:
 
     async def admit_bulk(self, socket: Socket, remote: Endpoint) -> None:
         """Somebody begins TLS at a listening port. Raises ConnectionResetError."""
-        await self.bulk.admit(socket, remote)
+        await self._plane.admit(socket, remote)
 
     # What punching asks.
 
@@ -258,7 +259,7 @@ class Host:
         return list(dict.fromkeys(known))
 
     def _described(self, connection: Connection) -> Connection:
-        traffic, (bulk, rate) = self.bulk.traffic(connection.peer), self.bulk.describe(connection.peer)
+        traffic, (bulk, rate) = self._plane.traffic(connection.peer), self._plane.describe(connection.peer)
         return replace(
             connection,
             note=self._note(connection.peer),

@@ -15,6 +15,7 @@ class Served:
     def __init__(self) -> None:
         self.handlers: dict[str, Any] = {}
         self.serve_stream: Any = self._serve_stream
+        self.bulk: Any = "connections for blobs alone"
 
     def _serve_stream(self, method: Any, handler: Any) -> None:
         self.handlers[method.name] = handler
@@ -48,7 +49,7 @@ async def test_some_are_told_that_it_is_not_here() -> None:
     handler, caller = network.handlers[CHUNKS.name], Caller()
     refused = await handler(PeerId("b"), caller)
     assert isinstance(refused, Refusal)
-    assert (refused.code, caller.came) == (Code.NOT_FOUND, [])
+    assert (refused.code, caller.came, network.bulk) == (Code.NOT_FOUND, [], None)
     assert await handler(PeerId("a"), caller) is None
     assert [message for _, message in caller.came] == [("asked", 0), ("asked", 1)]
 
