@@ -63,7 +63,7 @@ def test_a_mistyped_key_is_refused_with_the_nearest_valid_one() -> None:
 
 
 def test_a_key_that_resembles_nothing_is_refused_with_all_valid_ones() -> None:
-    assert "valid are: announce, connections_max" in complaint("xyzzy = 1")
+    assert "valid are: announce, bulk_connections_max, connections_max" in complaint("xyzzy = 1")
 
 
 @pytest.mark.parametrize(
