@@ -111,15 +111,17 @@ class Link:
 
     def send(self, data: bytes | memoryview) -> None:
         """All of it; broken where not a byte of it is taken for UNTAKEN_S."""
-        view = memoryview(data)
-        while view:
-            part, view = view[:SEND_BYTES], view[SEND_BYTES:]
-            while part:
-                part = part[self._tls.session.write(part) :]
+        view, write, sealed = memoryview(data), self._tls.session.write, 0
+        for end in range(SEND_BYTES, len(view) + SEND_BYTES, SEND_BYTES):
+            part = view[:end]
+            while sealed < len(part):
+                sealed += write(part[sealed:])  # a record at a time
             self._send_sealed(memoryview(self._tls.outgoing.read()))
 
     def receive_some(self, view: memoryview, silent_s: float = SILENT_S) -> int:
-        """At least a byte into a view that is not empty: how many. Broken where none comes for `silent_s`."""
+        """What is here, at least a byte, into a view that is not empty: how many. Broken where none comes for
+        `silent_s`.
+        """
         while True:
             count = self._read_some(view)
             if count:
@@ -141,11 +143,13 @@ class Link:
         return count
 
     def _read_some(self, view: memoryview) -> int:
-        """0: TLS has to be given more first."""
+        """As much as TLS can give without more from the socket."""
+        read, size, count = self._tls.session.read, len(view), 0
         try:
-            count = cast(int, self._tls.session.read(len(view), view))
+            while count < size and (part := cast(int, read(size - count, view[count:]))):
+                count += part
         except ssl.SSLWantReadError:
-            return 0
+            return count
         except ssl.SSLError as error:
             raise LinkBroken(f"TLS: {error.reason or error}") from error
         if not count:

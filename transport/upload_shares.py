@@ -8,6 +8,7 @@ from typing import Final
 
 ACTIVE_S: Final = 0.5  # after its last bytes somebody counts as uploading
 PIECE_BYTES_MAX: Final = 64 * 1024
+UNLIMITED_PIECE_BYTES: Final = 2**21  # a chunk, with what goes before it
 PIECE_BYTES_MIN: Final = 4 * 1024
 PIECE_S: Final = 0.05  # of the whole rate; longer: who waits for a byte thinks that the line is dead
 
@@ -27,7 +28,7 @@ class UploadShares:
     def piece_bytes(self) -> int:
         """To ask for at once."""
         if not self._bytes_per_s:
-            return PIECE_BYTES_MAX
+            return UNLIMITED_PIECE_BYTES
         return min(max(int(self._bytes_per_s * PIECE_S), PIECE_BYTES_MIN), PIECE_BYTES_MAX)
 
     def due_at(self, owner: str, size: int, now: float) -> float:
