@@ -73,7 +73,8 @@ class Pool:
         self._retired = 0  # bytes received by connections that are gone
         self._is_closed = False
         self.wanted = 1  # connections
-        self.is_dry = False  # there was nothing to ask for at some moment
+        self._is_dry = False  # there was nothing to ask for at some moment
+        self._waiting = 0  # connections that wait for jobs
         self.bytes_streamed = 0  # by libp2p, since they were last looked at
 
     @property
@@ -89,6 +90,12 @@ class Pool:
     def bytes_received(self) -> int:
         with self._changed:
             return self._retired + sum(link.bytes_received for link in self._links)
+
+    def was_dry(self) -> bool:
+        """Whether a connection had less to do than it could have done, since this was last asked."""
+        with self._changed:
+            was_dry, self._is_dry = self._is_dry or self._waiting > 0, False
+            return was_dry
 
     def put(self, job: Job) -> bool:
         """Have it fetched. False: there is no connection."""
@@ -145,11 +152,14 @@ class Pool:
                 if self._is_closed or place >= self.wanted:
                     return None
                 if self._jobs or not may_wait:
-                    self.is_dry = self.is_dry or len(self._jobs) < room
+                    self._is_dry = self._is_dry or len(self._jobs) < room
                     return [self._jobs.popleft() for _ in range(min(room, len(self._jobs)))]
-                self.is_dry = True
+                self._is_dry = True
                 link.is_fetching = False
-                if not self._changed.wait(IDLE_S):
+                self._waiting += 1
+                is_told = self._changed.wait(IDLE_S)
+                self._waiting -= 1
+                if not is_told:
                     return None
 
     def tell(self, function: Callable[..., None], *arguments: object) -> None:

@@ -363,8 +363,9 @@ class BulkPlane:
                 if fresh or streamed:
                     known.rate = (fresh + streamed) / WATCH_S
                     known.failures = 0 if fresh >= PROVEN_BYTES else known.failures
-                if pool.count and not pool.is_dry and pool.count == known.growth.wanted:
+                was_dry = pool.was_dry()
+                if fresh and not was_dry and pool.count == known.growth.wanted:
                     known.growth.measured(known.rate, now)
-                pool.is_dry, pool.wanted = False, known.growth.wanted
+                pool.wanted = known.growth.wanted
                 if known.sources:
                     self._open_soon(peer, known)
