@@ -312,6 +312,7 @@ class BulkPlane:
 
     def _fetch_by(self, known: _Peer, link: Link, *, is_ready: bool) -> None:
         if known.pool.join(link):
+            known.note = ""
             fetcher = Fetcher(link, known.pool, is_ready=is_ready)
             self._start(known, link, partial(fetcher.run, time.monotonic))
         else:
