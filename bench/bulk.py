@@ -189,7 +189,7 @@ async def pull(
         under_way = 0
         while True:
             while under_way < WINDOW and (index := next(chunks, None)) is not None:
-                await source.take(index, 1)
+                source.take(index, 1)
                 under_way += 1
             if not under_way:
                 return

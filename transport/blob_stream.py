@@ -6,6 +6,7 @@ fill one chunk's buffer.
 """
 
 import logging
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -44,8 +45,8 @@ ReadChunk = Callable[[bytes, int], Awaitable[bytes | None]]  # digest, index -> 
 class ChunkSource(Protocol):
     """One peer's stream of one blob's chunks."""
 
-    async def take(self, first: int, count: int) -> Refusal | None:
-        """Ask for chunks `first` to `first + count - 1`, without waiting for them."""
+    def take(self, first: int, count: int) -> None:
+        """Ask for chunks `first` to `first + count - 1`, without waiting; that it failed shows in `receive`."""
         ...
 
     async def receive(self) -> Chunk | Landed | Refusal | Malformed:
@@ -69,11 +70,18 @@ class RpcSource:
         self._pieces: list[memoryview] = []
         self._missing = 0  # bytes of the chunk that are still to come
         self._skips: dict[int, int] = {}  # bytes at the beginning of chunks that do not come
+        self._unsent, self._unsaid = trio.open_memory_channel[ChunksRequest](math.inf)
 
-    async def take(self, first: int, count: int, skip: int = 0) -> Refusal | None:
+    def take(self, first: int, count: int, skip: int = 0) -> None:
         """As ChunkSource.take; the first chunk comes without its first `skip` bytes."""
         self._skips[first] = skip
-        return await self._call.send(ChunksRequest(self._digest, first, count, skip))
+        self._unsent.send_nowait(ChunksRequest(self._digest, first, count, skip))
+
+    async def ask(self) -> None:
+        """Send on what is to be taken, until the call is over."""
+        async for request in self._unsaid:
+            if await self._call.send(request) is not None:
+                return
 
     async def receive(self) -> Chunk | Refusal | Malformed:
         while True:
@@ -114,8 +122,11 @@ async def rpc_stream(
     streams: Streams, peer: PeerId, digest: bytes, manifest: Manifest
 ) -> AsyncGenerator[RpcSource, None]:
     """One of them, for as long as the context lasts."""
-    async with streams.stream(peer, CHUNKS, timeout_s=STREAM_S) as call:
-        yield RpcSource(call, digest, manifest)
+    async with streams.stream(peer, CHUNKS, timeout_s=STREAM_S) as call, trio.open_nursery() as nursery:
+        source = RpcSource(call, digest, manifest)
+        nursery.start_soon(source.ask)
+        yield source
+        nursery.cancel_scope.cancel()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import trio
 from blake3 import blake3
 
 from .blob_file import Buffer, StoredBlob
-from .blob_plan import VERIFIED_AT_ONCE, WINDOW_MAX, Ask, Drop, Effect, FetchPlan, Take
+from .blob_plan import VERIFIED_AT_ONCE, Ask, Drop, Effect, FetchPlan, Take
 from .blob_store import BlobStore
 from .blob_stream import ChunkServer, ChunkSource, Landed, OpenSource, rpc_sources
 from .blobs import (
@@ -72,7 +72,8 @@ class _Waiter:
 class _Link:
     """What one holder is to send, and how to stop it."""
 
-    takes: trio.MemorySendChannel[Take]
+    source: ChunkSource | None = None  # where it is open
+    early: list[Take] = field(default_factory=list[Take])  # before it was
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
@@ -260,8 +261,7 @@ class BlobService:
                 offer_at = now + HOLDERS_S
                 peers = (peer for waiter in fetch.waiters for peer in waiter.holders())
                 plan.offer(peer for peer in peers if peer != self._transport.peer_id)
-            for effect in plan.step(now):
-                self._carry_out(fetch, nursery, effect)
+            self._step(fetch, nursery)
             fetch.changed = trio.Event()
             with trio.move_on_at(min(plan.wake_at(now), offer_at)):
                 await fetch.changed.wait()
@@ -287,16 +287,23 @@ class BlobService:
                 fetch.changed.set()
                 await trio.sleep(SEARCH_PAUSE_S)
 
+    def _step(self, fetch: _Fetch, nursery: trio.Nursery) -> None:
+        for effect in fetch.plan.step(trio.current_time()):
+            self._carry_out(fetch, nursery, effect)
+
     def _carry_out(self, fetch: _Fetch, nursery: trio.Nursery, effect: Effect) -> None:
         match effect:
             case Ask(peer, wants_manifest):
                 nursery.start_soon(self._ask, fetch, peer, wants_manifest)
             case Take(peer):
                 if peer not in fetch.links:
-                    send, receive = trio.open_memory_channel[Take](WINDOW_MAX)
-                    fetch.links[peer] = _Link(send)
-                    nursery.start_soon(self._pull, fetch, nursery, peer, fetch.links[peer], receive)
-                fetch.links[peer].takes.send_nowait(effect)
+                    fetch.links[peer] = _Link()
+                    nursery.start_soon(self._pull, fetch, nursery, peer, fetch.links[peer])
+                link = fetch.links[peer]
+                if link.source is None:
+                    link.early.append(effect)
+                else:
+                    link.source.take(effect.first, effect.count)
             case Drop(peer, reason, is_lie):
                 link = fetch.links.pop(peer, None)
                 if link is not None:
@@ -319,25 +326,24 @@ class BlobService:
             fetch.plan.replied(peer, reply.manifest, reply.have, trio.current_time())
         fetch.changed.set()
 
-    async def _pull(
-        self, fetch: _Fetch, nursery: trio.Nursery, peer: PeerId, link: _Link, takes: trio.MemoryReceiveChannel[Take]
-    ) -> None:
+    async def _pull(self, fetch: _Fetch, nursery: trio.Nursery, peer: PeerId, link: _Link) -> None:
         """Receive chunks from one holder, until it fails or is dropped."""
         plan = fetch.plan
         assert plan.manifest is not None
-        with link.scope, takes:
-            async with self._open_source(peer, plan.ref.digest, plan.manifest) as source, trio.open_nursery() as inner:
-                inner.start_soon(_pass_on, takes, source)
+        with link.scope:
+            async with self._open_source(peer, plan.ref.digest, plan.manifest) as source:
+                link.source = source
+                for take in link.early:
+                    source.take(take.first, take.count)
                 while isinstance(chunk := await source.receive(), tuple | Landed):
                     index = chunk.index if isinstance(chunk, Landed) else chunk[0]
                     is_wanted = plan.arrived(peer, index, trio.current_time())
-                    fetch.changed.set()
                     if is_wanted and isinstance(chunk, Landed):
                         self._stored(fetch, peer, index, chunk.verdict)
                     elif is_wanted and isinstance(chunk, tuple):
                         await self._verify_slots.acquire()
                         nursery.start_soon(self._verify, fetch, peer, index, chunk[1])
-                inner.cancel_scope.cancel()
+                    self._step(fetch, nursery)  # at once: by way of `_drive` it takes as long as the chunk did
                 if fetch.links.get(peer) is link:  # else it was dropped in the same moment
                     del fetch.links[peer]
                     reason = chunk.reason if isinstance(chunk, Malformed) else _text(chunk)
@@ -357,7 +363,8 @@ class BlobService:
             fetch.disk_refusal = verdict
         else:
             fetch.plan.stored(peer, index, verdict, trio.current_time())
-        fetch.changed.set()
+        if fetch.plan.is_complete or verdict is not True:
+            fetch.changed.set()
 
     async def _serve_manifest(self, peer: PeerId, request: ManifestRequest) -> ManifestReply | Refusal:
         held = await self._blocking(partial(self._store.held, request.digest), limiter=self._readers)
@@ -382,12 +389,6 @@ async def _is_fast(fetch: _Fetch, bytes_per_s_min: float) -> bool:
         if is_slow and is_remote and not fetch.done.is_set():
             return False
     return True
-
-
-async def _pass_on(takes: trio.MemoryReceiveChannel[Take], source: ChunkSource) -> None:
-    """Send requests on; a refusal shows in `receive` as well."""
-    async for take in takes:
-        await source.take(take.first, take.count)
 
 
 def _check_cancelled() -> None:

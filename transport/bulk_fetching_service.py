@@ -295,13 +295,12 @@ class BulkSource:
             tuple[int, list[memoryview]] | Landed | Refusal | Malformed
         ](math.inf)
 
-    async def take(self, first: int, count: int) -> Refusal | None:
+    def take(self, first: int, count: int) -> None:
         """As ChunkSource.take."""
         for index in range(first, first + count):
             job = self._jobs[index] = Job(self, self._digest, index, self._manifest.chunk_bytes(index))
             if not self._pool.put(job):
                 self.fall_back(job)
-        return None
 
     async def receive(self) -> tuple[int, list[memoryview]] | Landed | Refusal | Malformed:
         """As ChunkSource.receive."""
@@ -344,7 +343,7 @@ class BulkSource:
 
     async def _ask_for(self, rpc: RpcSource, job: Job) -> None:
         while True:
-            await rpc.take(job.index, 1, job.filled)  # a refusal shows in `receive` as well
+            rpc.take(job.index, 1, job.filled)
             job = await self._streams.receive.receive()
 
 

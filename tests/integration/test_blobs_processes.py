@@ -96,8 +96,8 @@ class Telling:
         self._source = source
         self._chunk_s = chunk_s
 
-    async def take(self, first: int, count: int) -> Refusal | None:
-        return await self._source.take(first, count)
+    def take(self, first: int, count: int) -> None:
+        self._source.take(first, count)
 
     async def receive(self) -> tuple[int, list[memoryview]] | Landed | Refusal | Malformed:
         chunk = await self._source.receive()

@@ -75,8 +75,8 @@ class _Noted:
     received: list[tuple[PeerId, int]]
     chunk_s: float
 
-    async def take(self, first: int, count: int) -> Refusal | None:
-        return await self.source.take(first, count)
+    def take(self, first: int, count: int) -> None:
+        self.source.take(first, count)
 
     async def receive(self) -> tuple[int, list[memoryview]] | Landed | Refusal | Malformed:
         chunk = await self.source.receive()
