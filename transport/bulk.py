@@ -1,15 +1,14 @@
 """Blobs over the network: serves what the store holds, and fetches what it lacks from several holders at once.
 
-What to ask of whom is decided in `blob_plan`; this carries it out. Hashing and disk run in worker threads, and a
-chunk is counted as here only when it was hashed and written. The bytes themselves come through a `ChunkSource`, so
-that another way than RPC streams can carry them: nothing else here knows how they travel.
+What to ask of whom is decided in `blob_plan`; this carries it out. Hashing and disk run in worker threads, and a chunk is
+counted as here only when it was hashed and written. How bytes travel is a `ChunkSource`'s affair.
 
-What peers can make a fetch hold: a chunk for each holder that delivers, and VERIFIED_AT_ONCE chunks that wait for the
-disk.
+What peers can make a fetch hold: a chunk for each holder that delivers, and VERIFIED_AT_ONCE that wait for the disk.
 """
 
 import logging
 import math
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -46,7 +45,7 @@ PACE_S: Final = 10.0  # over which it is looked at how fast a blob comes; longer
 HOLDERS_S: Final = 0.5  # how often it is asked anew who holds the blob
 SEARCH_AFTER_S: Final = 2.0  # without a delivery from those: then others are searched for
 SEARCH_PAUSE_S: Final = 30.0
-FETCHES_AT_ONCE: Final = 8  # of different blobs; more wait. Memory: up to a chunk per holder each
+FETCHES_AT_ONCE: Final = 8  # of different blobs, for one swarm; more wait. Memory: up to a chunk per holder each
 READS_AT_ONCE: Final = 4  # worker threads that read for others
 
 FindHolders = Callable[[bytes], Awaitable[Iterable[PeerId]]]
@@ -97,8 +96,8 @@ class BlobService:
     Args:
         report: called with every lie.
         run_blocking: `run_inline` on a virtual clock.
-        open_source: where chunks come from, if not from where the transport has them from.
-        uploads: what holds them back; None: nothing.
+        uploads: what holds chunks back; None: nothing.
+        open_source: where chunks come from, if not by the transport's own ways.
         find_holders: searches for connected peers that say they hold the blob with this digest, when nobody whom the
             fetch's owner named delivers it.
     """
@@ -123,7 +122,7 @@ class BlobService:
         self._open_source = open_source or faster or rpc_sources(transport)
         self._find_holders = find_holders
         self._fetches: dict[bytes, _Fetch] = {}
-        self._fetch_slots = trio.Semaphore(FETCHES_AT_ONCE)
+        self._fetch_slots: defaultdict[str, trio.Semaphore] = defaultdict(partial(trio.Semaphore, FETCHES_AT_ONCE))
         self._verify_slots = trio.Semaphore(VERIFIED_AT_ONCE)
         self._readers = trio.CapacityLimiter(READS_AT_ONCE)
         self._server = ChunkServer(self._read_chunk, uploads)
@@ -230,7 +229,8 @@ class BlobService:
         fetch.result = Refusal(Code.CANCELLED, "nobody waits for it any more")
         try:
             with fetch.scope:
-                async with self._fetch_slots, trio.open_nursery() as nursery:
+                owner = fetch.waiters[0].label.split("/")[0] if fetch.waiters else ""
+                async with self._fetch_slots[owner], trio.open_nursery() as nursery:
                     if self._find_holders is not None:
                         nursery.start_soon(self._search, fetch, self._find_holders)
                     fetch.result = await self._drive(fetch, nursery)
@@ -305,9 +305,9 @@ class BlobService:
                 else:
                     link.source.take(effect.first, effect.count)
             case Drop(peer, reason, is_lie):
-                link = fetch.links.pop(peer, None)
-                if link is not None:
-                    link.scope.cancel()
+                gone = fetch.links.pop(peer, None)
+                if gone is not None:
+                    gone.scope.cancel()
                 if is_lie:
                     _log.warning("%s lied about %s: %s", peer, fetch.plan.ref.cid, reason)
                     self._report(Lie(peer, fetch.plan.ref, reason))
