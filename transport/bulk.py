@@ -1,7 +1,7 @@
 """Blobs over the network: serves what the store holds, and fetches what it lacks from several holders at once.
 
-What to ask of whom is decided in `blob_plan`; this carries it out. Hashing and disk run in worker threads, and a chunk is
-counted as here only when it was hashed and written. How bytes travel is a `ChunkSource`'s affair.
+What to ask of whom is decided in `blob_plan`; this carries it out. Hashing and disk run in worker threads, and a chunk
+is counted as here only when it was hashed and written. How bytes travel is a `ChunkSource`'s affair.
 
 What peers can make a fetch hold: a chunk for each holder that delivers, and VERIFIED_AT_ONCE that wait for the disk.
 """
