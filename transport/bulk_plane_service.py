@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Final, Protocol
 
 import trio
@@ -98,13 +98,16 @@ class BulkPlane:
         self._books = books
         self._total = total
         self._carried = Counter()
-        self._credentials = Credentials()
         self._gate = Gate()
         self._peers: dict[PeerId, _Peer] = {}
         self._threads = trio.CapacityLimiter(max(1, limits.bulk_connections_max))
         self._nursery: trio.Nursery | None = None
         self._files: Files | None = None
         self._pace: Pace | None = None
+
+    @cached_property
+    def _credentials(self) -> Credentials:
+        return Credentials()
 
     def attach(self, files: Files, pace: Pace) -> OpenSource:
         """Serve these from now on, and fetch into them: where chunks come from."""
