@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -272,15 +272,6 @@ def _wants(jobs: list[Job]) -> list[Request]:
     return requests
 
 
-@dataclass(slots=True)
-class _Streams:
-    """What goes by libp2p."""
-
-    send: trio.MemorySendChannel[Job]
-    receive: trio.MemoryReceiveChannel[Job]
-    under_way: dict[int, Job] = field(default_factory=dict[int, Job])
-
-
 class BulkSource:
     """A ChunkSource: over a peer's bulk connections while there are some, else over a stream of libp2p's."""
 
@@ -290,7 +281,8 @@ class BulkSource:
         self._digest = digest
         self._manifest = manifest
         self._jobs: dict[int, Job] = {}
-        self._streams = _Streams(*trio.open_memory_channel[Job](math.inf))
+        self._fallen, self._falling = trio.open_memory_channel[Job](math.inf)
+        self._streamed: dict[int, Job] = {}  # asked for by libp2p
         self._send, self._arrived = trio.open_memory_channel[
             tuple[int, list[memoryview]] | Landed | Refusal | Malformed
         ](math.inf)
@@ -321,7 +313,7 @@ class BulkSource:
     def fall_back(self, job: Job) -> None:
         """No bulk connection brings it."""
         if self._jobs.get(job.index) is job:
-            self._streams.send.send_nowait(job)
+            self._fallen.send_nowait(job)
 
     def forget(self) -> None:
         """Nobody waits for anything any more."""
@@ -330,21 +322,30 @@ class BulkSource:
 
     async def stream(self) -> None:
         """Have brought by libp2p what falls back. Runs until cancelled."""
-        first = await self._streams.receive.receive()
+        problem: Refusal | Malformed | None = None
+        while problem is None:
+            job = await self._falling.receive()
+            problem = await self._stream(job)
+        self._send.send_nowait(problem)
+
+    async def _stream(self, first: Job) -> Refusal | Malformed | None:
+        """By one stream, until it ends: why; None: nobody waited for anything by it."""
         async with self._open_rpc() as rpc, trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_for, rpc, first)
             while isinstance(chunk := await rpc.receive(), tuple):
+                self._streamed.pop(chunk[0], None)
                 job = self._jobs.pop(chunk[0], None)
                 self._pool.bytes_streamed += sum(len(piece) for piece in chunk[1])
                 before = [] if job is None or job.buffer is None else [job.buffer[: job.filled]]
                 self._send.send_nowait((chunk[0], [*before, *chunk[1]]))
             nursery.cancel_scope.cancel()
-            self._send.send_nowait(chunk)
+        return chunk if self._streamed or isinstance(chunk, Malformed) else None
 
     async def _ask_for(self, rpc: RpcSource, job: Job) -> None:
         while True:
+            self._streamed[job.index] = job
             rpc.take(job.index, 1, job.filled)
-            job = await self._streams.receive.receive()
+            job = await self._falling.receive()
 
 
 @asynccontextmanager
