@@ -12,11 +12,16 @@ Where a contribution is sparse, what it does not name is 0, and it counts there 
 decides a value by being alone at it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .tensors import Vector
 
 PIECE_VALUES: Final = 2**14  # 64 KiB, so that a piece of each of 16 rows is in a core's cache
@@ -27,9 +32,19 @@ Part = TypeVar("Part")
 class Row(Protocol):
     """(d,) float32, finite; none that is denormal (codecs.TINY)."""
 
-    def values(self, start: int, stop: int) -> "Vector":
-        """(stop - start,) of them, the caller's own to write to. `start` is a multiple of codecs.BLOCK."""
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
+        """(stop - start,) of them, the caller's own to write to: in `out` where it is given, which is contiguous.
+        `start` is a multiple of codecs.BLOCK.
+        """
         ...
+
+
+def placed(values: "Vector", out: "Vector | None") -> "Vector":
+    """For `Row.values`: values that came about elsewhere, where the caller wants them."""
+    if out is None:
+        return values
+    out[:] = values
+    return out
 
 
 class Weighted(NamedTuple):
@@ -49,6 +64,29 @@ def one_by_one(part: Callable[[int, int], Part], size: int) -> Iterator[Part]:
     """The Sweep of who has one thread."""
     for start in range(0, size, PIECE_VALUES):
         yield part(start, min(start + PIECE_VALUES, size))
+
+
+class Rooms:
+    """Memory for pieces, used again, from any thread: fresh pages cost more than most of what is done in them."""
+
+    def __init__(self) -> None:
+        self._free: deque[NDArray[np.float32]] = deque()
+
+    @contextmanager
+    def room(self, rows: int, columns: int) -> "Iterator[NDArray[np.float32]]":
+        """(rows, columns) of any values."""
+        import numpy as np
+
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty((rows, columns), np.float32)
+        if memory.shape != (rows, columns):
+            memory = np.empty((rows, columns), np.float32)
+        try:
+            yield memory
+        finally:
+            self._free.append(memory)
 
 
 def fitting(sweep: Sweep, rows: int) -> Sweep:

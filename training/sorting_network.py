@@ -45,12 +45,14 @@ def network(wires: int, start: int, stop: int) -> tuple[Comparator, ...]:
     return tuple(reversed(kept))
 
 
-def select(vectors: Sequence[Values], start: int, stop: int) -> list[Values]:
-    """Ranks `start` to `stop` of all vectors, from the smallest; they lie in the vectors' memory, which is used up."""
+def select(vectors: Sequence[Values], start: int, stop: int, spare: Values | None = None) -> list[Values]:
+    """Ranks `start` to `stop` of all vectors, from the smallest; they lie in the vectors' memory, which is used up, and
+    in that of `spare`, as long as one of them, if it is given.
+    """
     import numpy as np
 
     wires = list(vectors)
-    spare = np.empty_like(wires[0])
+    spare = np.empty_like(wires[0]) if spare is None else spare
     for first, second, is_smaller_used, is_larger_used in network(len(wires), start, stop):
         left, right = wires[first], wires[second]
         if not is_larger_used:
