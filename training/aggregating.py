@@ -129,10 +129,11 @@ class _Made:
 
     def __call__(self, start: int, stop: int, pieces: "NDArray[np.float32]", out: "Vector") -> None:
         voters = pieces[: self.voters]
-        with self.rooms.room(2, stop - start) as (total, spare):
-            if self.expected is not None:
-                self.take(start, stop, summed(voters, self.expected, total, spare))
-            median_of(list(voters), spare, out)
+        total, spare = room = self.rooms.take(2, stop - start)
+        if self.expected is not None:
+            self.take(start, stop, summed(voters, self.expected, total, spare))
+        median_of(list(voters), spare, out)
+        self.rooms.give_back(room)
         if self.vector is not None:
             self.vector[start:stop] = out
 
@@ -159,8 +160,9 @@ def carried_out(row: Row, room: Room, take: Take) -> None:
     rooms = Rooms()
 
     def part(start: int, stop: int) -> None:
-        with rooms.room(1, stop - start) as (piece,):
-            take(start, stop, row.values(start, stop, piece))
+        room = rooms.take(1, stop - start)
+        take(start, stop, row.values(start, stop, room[0]))
+        rooms.give_back(room)
 
     for _ in room.sweep(part, room.size):
         pass

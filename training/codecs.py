@@ -175,7 +175,8 @@ def flush_tiny(values: "Vector") -> "Vector":
         return values
     # Magnitudes are ordered as their bits; beside them the sign's is 2^31 more or less. Two minima cost half of what it
     # takes to write magnitudes down and look for the least.
-    if values.view(np.uint32).min() < _TINY or values.view(np.int32).min() < _TINY - 2**31:
+    least = np.minimum.reduce  # the method `min` takes a microsecond more
+    if least(values.view(np.uint32)) < _TINY or least(values.view(np.int32)) < _TINY - 2**31:
         np.copyto(values, np.float32(0), where=np.abs(values) < TINY)
     return values
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .rows import Part, Rooms, Row, Sweep
+from .rows import PIECE_VALUES, Part, Rooms, Row, Sweep
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,10 +35,10 @@ COLUMNS: Final = 2**13  # over which float64 adds up: 2^(2 * BITS) * COLUMNS = 2
 GROUP: Final = 2**9  # columns of one product, and
 SIDE: Final = 16  # rows on its left: larger ones BLAS rearranges first or spreads over threads, in twice the time
 LEAST: Final = -149 - BITS  # of units' exponents: float32's least value has 2^-149
-BLOCKS: Final = 20  # of COLUMNS, that a core's cache holds along with what becomes of them; but of each row
-BLOCKS_LEAST: Final = 1
-BLOCKS_MOST: Final = 4
-SHIFT_MOST: Final = 7  # so that int64 holds BLOCKS_MOST sums of up to 2^53
+BLOCKS: Final = 40  # of COLUMNS, of all rows together, that are measured at once; at least one of each, and
+BLOCKS_MOST: Final = 8  # at most: of few rows much of the time is Python's, and of many a core's cache is too small
+LONGER: Final = BLOCKS_MOST * COLUMNS // PIECE_VALUES
+SHIFT_MOST: Final = 6  # so that int64 holds BLOCKS_MOST sums of up to 2^53
 
 
 # Makes a further row's values `start` to `stop` of those of all rows, (n, stop - start), which it may use up.
@@ -121,7 +121,7 @@ def gram(rows: Sequence[Row], size: int, sweep: Sweep, more: "Make | None" = Non
         raise ValueError("no rows to measure")
     products = _Products(rows, size, more)
     totals = [0] * (products.count * (products.count + 1) // 2)  # the upper triangle, in units of 2^(2 * LEAST)
-    for found in _doubled(sweep)(products.begun_in, size):
+    for found in _longer(sweep)(products.begun_in, size):
         for terms in found:
             totals = [total + term for total, term in zip(totals, terms, strict=True)]
     shift = min(((total & -total).bit_length() - 1 for total in totals if total), default=-2 * LEAST)
@@ -131,11 +131,11 @@ def gram(rows: Sequence[Row], size: int, sweep: Sweep, more: "Make | None" = Non
     return Gram(whole, Fraction(2) ** (2 * LEAST + shift))
 
 
-def _doubled(sweep: Sweep) -> Sweep:
-    """By pieces twice as long: of few rows these fit a core's cache, too, and are half of the work for Python."""
+def _longer(sweep: Sweep) -> Sweep:
+    """By pieces LONGER times as long as the sweep's."""
 
     def longer(part: "Callable[[int, int], Part]", size: int) -> "Iterable[Part]":
-        return sweep(lambda start, stop: part(2 * start, min(2 * stop, size)), -(-size // 2))
+        return sweep(lambda start, stop: part(LONGER * start, min(LONGER * stop, size)), -(-size // LONGER))
 
     return longer
 
@@ -148,7 +148,7 @@ class _Products:
 
         self.count = len(rows) + (more is not None)
         self._rows, self._size, self._more = rows, size, more
-        self._stride = COLUMNS * min(max(BLOCKS // self.count, BLOCKS_LEAST), BLOCKS_MOST)
+        self._stride = COLUMNS * min(max(BLOCKS // self.count, 1), BLOCKS_MOST)
         self._upper = np.triu_indices(self.count)
         self._rooms = Rooms()
 
@@ -163,16 +163,17 @@ class _Products:
         length, read = stop - start, len(self._rows)
         blocks = -(-length // COLUMNS)
         exponents = np.empty((self.count, blocks), np.int64)
-        with self._rooms.room(2 * self.count, blocks * COLUMNS) as room:
-            values, rounded = room[: self.count], room[self.count :]
-            values[:, length:] = 0
-            for line, row in zip(values, self._rows, strict=False):
-                row.values(start, stop, line[:length])
-            exponents[:read] = _round(values[:read], rounded[:read])
-            if self._more is not None:
-                self._more(start, stop, values[:read, :length], values[-1, :length])
-                exponents[read:] = _round(values[read:], rounded[read:])
-            sums = _multiplied(rounded)
+        room = self._rooms.take(2 * self.count, blocks * COLUMNS)
+        values, rounded = room[: self.count], room[self.count :]
+        values[:, length:] = 0
+        for line, row in zip(values, self._rows, strict=False):
+            row.values(start, stop, line[:length])
+        exponents[:read] = _round(values[:read], rounded[:read])
+        if self._more is not None:
+            self._more(start, stop, values[:read, :length], values[-1, :length])
+            exponents[read:] = _round(values[read:], rounded[read:])
+        sums = _multiplied(rounded)
+        self._rooms.give_back(room)
         i, j = self._upper
         return _added_up(sums[:, i, j], (exponents[i] + exponents[j]).T)
 
@@ -183,7 +184,7 @@ def _round(values: "NDArray[np.float32]", rounded: "NDArray[np.float32]") -> "ND
 
     count = len(values)
     blocks = values.reshape(count, -1, COLUMNS)
-    peaks = np.maximum(blocks.max(axis=2), -blocks.min(axis=2))
+    peaks = np.maximum(np.maximum.reduce(blocks, axis=2), -np.minimum.reduce(blocks, axis=2))
     exponents: NDArray[np.int32] = np.frexp(peaks)[1] - BITS
     units = np.ldexp(np.float32(1), -exponents)  # exact: powers of two, and nothing leaves float32's range
     np.multiply(blocks, units[:, :, None], out=rounded.reshape(blocks.shape))
@@ -210,20 +211,18 @@ def _multiplied(rounded: "NDArray[np.float32]") -> "NDArray[np.float64]":
     import numpy as np
 
     count, columns = rounded.shape
-    found = np.empty((columns // COLUMNS, count, count))
+    found = np.zeros((columns // COLUMNS, count, count + 1))
     # The row too many is 0: BLAS multiplies a matrix with its own transpose by another routine (syrk), which is slower
     # for so few rows.
-    groups = np.empty((COLUMNS // GROUP, count + 1, GROUP))
-    groups[:, count] = 0
-    sums = np.zeros((count, count + 1))
+    groups = np.zeros((COLUMNS // GROUP, count + 1, GROUP))
+    filled, spans = groups[:, :count], [(first, min(first + SIDE, count)) for first in range(0, count, SIDE)]
+    factors = [(groups[:, first:last], groups[:, first:].transpose(0, 2, 1)) for first, last in spans]
     blocks = rounded.reshape(count, -1, COLUMNS // GROUP, GROUP).transpose(1, 2, 0, 3)
-    for products, block in zip(found, blocks, strict=True):
-        groups[:, :count] = block
-        for first in range(0, count, SIDE):
-            last = min(first + SIDE, count)
-            np.matmul(groups[:, first:last], groups[:, first:].transpose(0, 2, 1)).sum(0, out=sums[first:last, first:])
-        products[:] = sums[:, :count]
-    return found
+    for sums, block in zip(found, blocks, strict=True):
+        filled[:] = block
+        for (first, last), (left, right) in zip(spans, factors, strict=True):
+            np.add.reduce(np.matmul(left, right), axis=0, out=sums[first:last, first:])
+    return found[:, :, :count]
 
 
 def _dot(left: Sequence[int], right: Sequence[int]) -> int:

@@ -14,7 +14,6 @@ decides a value by being alone at it.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
@@ -72,21 +71,18 @@ class Rooms:
     def __init__(self) -> None:
         self._free: deque[NDArray[np.float32]] = deque()
 
-    @contextmanager
-    def room(self, rows: int, columns: int) -> "Iterator[NDArray[np.float32]]":
-        """(rows, columns) of any values."""
+    def take(self, rows: int, columns: int) -> "NDArray[np.float32]":
+        """(rows, columns) of any values; the caller's own until it gives it back."""
         import numpy as np
 
         try:
-            memory = self._free.pop()
+            room = self._free.pop()
         except IndexError:
-            memory = np.empty((rows, columns), np.float32)
-        if memory.shape != (rows, columns):
-            memory = np.empty((rows, columns), np.float32)
-        try:
-            yield memory
-        finally:
-            self._free.append(memory)
+            room = None
+        return np.empty((rows, columns), np.float32) if room is None or room.shape != (rows, columns) else room
+
+    def give_back(self, room: "NDArray[np.float32]") -> None:
+        self._free.append(room)
 
 
 def fitting(sweep: Sweep, rows: int) -> Sweep:
