@@ -21,7 +21,7 @@ from .combinations import SHARE, Combination, Derived, Measured, measured, summe
 from .evidence import Given, Testimony, compared, concluded
 from .gram import Mix, gram
 from .order_statistics import CoordinateMedian, median_of
-from .rows import Rooms, Row, Sweep, Weighted, placed
+from .rows import Rooms, Row, Sweep, Weighted, longer, placed
 from .rules import aggregate, filled, plain
 from .walks import Contributor, mean_of
 from .weights import VOTED_PARTS
@@ -155,8 +155,7 @@ def _is_same(result: Row, rows: Sequence[Row], expected: Mix | None) -> bool:
 
 
 def carried_out(row: Row, room: Room, take: Take) -> None:
-    """Piece by piece."""
-
+    """Have all of the row taken. A combination reads one row at a time, so that longer pieces fit the cache."""
     rooms = Rooms()
 
     def part(start: int, stop: int) -> None:
@@ -164,7 +163,8 @@ def carried_out(row: Row, room: Room, take: Take) -> None:
         take(start, stop, row.values(start, stop, room[0]))
         rooms.give_back(room)
 
-    for _ in room.sweep(part, room.size):
+    sweep = longer(room.sweep) if isinstance(row, Combination) else room.sweep
+    for _ in sweep(part, room.size):
         pass
 
 

@@ -129,7 +129,7 @@ class Int8:
         room = np.empty((PIECE // BLOCK, BLOCK), np.float32)
         for start in range(0, len(values), PIECE):
             blocks = _in_blocks(values[start : start + PIECE])
-            peak = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
+            peak = np.abs(blocks, out=room[: len(blocks)]).max(axis=1)
             scale = flush_tiny(peak / np.float32(127))
             divisors = np.where(scale == 0, np.float32(np.inf), scale)[:, None]  # x / infinity is 0
             quotients = np.divide(blocks, divisors, out=room[: len(blocks)])

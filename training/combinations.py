@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .codecs import flush_tiny
 from .gram import Gram, Make, Mix, gram
-from .rows import Row, Sweep, Weighted
+from .rows import Rooms, Row, Sweep, Weighted
 
 if TYPE_CHECKING:
     from .tensors import Vector
 
 SHARE: Final = 2**40  # the denominator of shares; with values up to 2^20 and 2^10 rows, far from float32's 2^128
+
+_ROOMS: Final = Rooms()  # a piece for each thread that has combined anything
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,10 +42,13 @@ class Combination:
         import numpy as np
 
         total = np.empty(stop - start, np.float32) if out is None else out
-        spare = np.empty_like(total)
+        room = _ROOMS.take(1, stop - start)
+        spare = room[0]
         taken = [row for row, coefficient in zip(self.rows, self.mix.coefficients, strict=True) if coefficient]
         pieces = (row.values(start, stop, spare if place else total) for place, row in enumerate(taken))
-        return summed(pieces, self.mix, total, spare)
+        summed(pieces, self.mix, total, spare)
+        _ROOMS.give_back(room)
+        return total
 
 
 @dataclass(frozen=True, slots=True, eq=False)

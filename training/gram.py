@@ -17,12 +17,12 @@ Combinations of rows are measured by the same matrix: they need no second sweep,
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .rows import PIECE_VALUES, Part, Rooms, Row, Sweep
+from .rows import Rooms, Row, Sweep, longer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +35,10 @@ COLUMNS: Final = 2**13  # over which float64 adds up: 2^(2 * BITS) * COLUMNS = 2
 GROUP: Final = 2**9  # columns of one product, and
 SIDE: Final = 16  # rows on its left: larger ones BLAS rearranges first or spreads over threads, in twice the time
 LEAST: Final = -149 - BITS  # of units' exponents: float32's least value has 2^-149
-BLOCKS: Final = 40  # of COLUMNS, of all rows together, that are measured at once; at least one of each, and
-BLOCKS_MOST: Final = 8  # at most: of few rows much of the time is Python's, and of many a core's cache is too small
-LONGER: Final = BLOCKS_MOST * COLUMNS // PIECE_VALUES
+BLOCKS: Final = 136  # of COLUMNS, of all rows together, that are measured at once: 4.5 MB, and
+BLOCKS_MOST: Final = (
+    8  # of each row: with fewer of them much of the time is Python's, and two threads wait for one another
+)
 SHIFT_MOST: Final = 6  # so that int64 holds BLOCKS_MOST sums of up to 2^53
 
 
@@ -121,7 +122,7 @@ def gram(rows: Sequence[Row], size: int, sweep: Sweep, more: "Make | None" = Non
         raise ValueError("no rows to measure")
     products = _Products(rows, size, more)
     totals = [0] * (products.count * (products.count + 1) // 2)  # the upper triangle, in units of 2^(2 * LEAST)
-    for found in _longer(sweep)(products.begun_in, size):
+    for found in longer(sweep)(products.begun_in, size):
         for terms in found:
             totals = [total + term for total, term in zip(totals, terms, strict=True)]
     shift = min(((total & -total).bit_length() - 1 for total in totals if total), default=-2 * LEAST)
@@ -129,15 +130,6 @@ def gram(rows: Sequence[Row], size: int, sweep: Sweep, more: "Make | None" = Non
     upper = [[next(left) for _ in range(i, products.count)] for i in range(products.count)]
     whole = tuple(tuple(upper[min(i, j)][abs(i - j)] for j in range(products.count)) for i in range(products.count))
     return Gram(whole, Fraction(2) ** (2 * LEAST + shift))
-
-
-def _longer(sweep: Sweep) -> Sweep:
-    """By pieces LONGER times as long as the sweep's."""
-
-    def longer(part: "Callable[[int, int], Part]", size: int) -> "Iterable[Part]":
-        return sweep(lambda start, stop: part(LONGER * start, min(LONGER * stop, size)), -(-size // LONGER))
-
-    return longer
 
 
 class _Products:
@@ -150,6 +142,7 @@ class _Products:
         self._rows, self._size, self._more = rows, size, more
         self._stride = COLUMNS * min(max(BLOCKS // self.count, 1), BLOCKS_MOST)
         self._upper = np.triu_indices(self.count)
+        self._kept = 1 if more is None else self.count  # rows, until all are read
         self._rooms = Rooms()
 
     def begun_in(self, start: int, stop: int) -> list[list[int]]:
@@ -160,34 +153,33 @@ class _Products:
     def _measured(self, start: int, stop: int) -> list[int]:
         import numpy as np
 
-        length, read = stop - start, len(self._rows)
-        blocks = -(-length // COLUMNS)
+        length, blocks = stop - start, -(-(stop - start) // COLUMNS)
         exponents = np.empty((self.count, blocks), np.int64)
-        room = self._rooms.take(2 * self.count, blocks * COLUMNS)
-        values, rounded = room[: self.count], room[self.count :]
+        room = self._rooms.take(self.count + self._kept, blocks * COLUMNS)
+        rounded, values = room[: self.count], room[self.count :]
         values[:, length:] = 0
-        for line, row in zip(values, self._rows, strict=False):
+        for place, row in enumerate(self._rows):  # one by one, so that what is read is rounded while it is in the cache
+            line = values[place % self._kept]
             row.values(start, stop, line[:length])
-        exponents[:read] = _round(values[:read], rounded[:read])
+            exponents[place] = _round(line, rounded[place])
         if self._more is not None:
-            self._more(start, stop, values[:read, :length], values[-1, :length])
-            exponents[read:] = _round(values[read:], rounded[read:])
+            self._more(start, stop, values[:-1, :length], values[-1, :length])
+            exponents[-1] = _round(values[-1], rounded[-1])
         sums = _multiplied(rounded)
         self._rooms.give_back(room)
         i, j = self._upper
         return _added_up(sums[:, i, j], (exponents[i] + exponents[j]).T)
 
 
-def _round(values: "NDArray[np.float32]", rounded: "NDArray[np.float32]") -> "NDArray[np.int32]":
-    """(n, blocks) exponents of the units of which `rounded`, (n, columns), then has whole numbers."""
+def _round(values: "Vector", rounded: "Vector") -> "NDArray[np.int32]":
+    """(blocks,) exponents of the units of which `rounded`, (columns,), then has whole numbers."""
     import numpy as np
 
-    count = len(values)
-    blocks = values.reshape(count, -1, COLUMNS)
-    peaks = np.maximum(np.maximum.reduce(blocks, axis=2), -np.minimum.reduce(blocks, axis=2))
+    blocks = values.reshape(-1, COLUMNS)
+    peaks = np.maximum(np.maximum.reduce(blocks, axis=1), -np.minimum.reduce(blocks, axis=1))
     exponents: NDArray[np.int32] = np.frexp(peaks)[1] - BITS
     units = np.ldexp(np.float32(1), -exponents)  # exact: powers of two, and nothing leaves float32's range
-    np.multiply(blocks, units[:, :, None], out=rounded.reshape(blocks.shape))
+    np.multiply(blocks, units[:, None], out=rounded.reshape(blocks.shape))
     np.rint(rounded, out=rounded)
     return exponents
 
