@@ -34,12 +34,14 @@ BITS: Final = 20  # of a rounded value
 COLUMNS: Final = 2**13  # over which float64 adds up: 2^(2 * BITS) * COLUMNS = 2^53
 GROUP: Final = 2**9  # columns of one product, and
 SIDE: Final = 16  # rows on its left: larger ones BLAS rearranges first or spreads over threads, in twice the time
-LEAST: Final = -149 - BITS  # of units' exponents: float32's least value has 2^-149
-BLOCKS: Final = 136  # of COLUMNS, of all rows together, that are measured at once: 4.5 MB, and
-BLOCKS_MOST: Final = (
-    8  # of each row: with fewer of them much of the time is Python's, and two threads wait for one another
-)
+# Blocks that are measured at once: of fewer much of the time is Python's, and two threads wait for one another.
+BLOCKS: Final = 68  # of all rows together, 2.2 MB, or one of each; and
+BLOCKS_MOST: Final = 8  # of each
 SHIFT_MOST: Final = 6  # so that int64 holds BLOCKS_MOST sums of up to 2^53
+LOW: Final = 26  # bits: of sums that are kept in two int64
+SPREAD: Final = 16  # by how much exponents may differ of what these add up, and
+ADDED_MOST: Final = 2**9  # how many terms
+TOTALS: Final = 2 * (-149 - BITS) - SPREAD  # the exponent of totals' unit: float32's least value has 2^-149
 
 
 # Makes a further row's values `start` to `stop` of those of all rows, (n, stop - start), which it may use up.
@@ -116,20 +118,20 @@ class Gram:
 def gram(rows: Sequence[Row], size: int, sweep: Sweep, more: "Make | None" = None) -> Gram:
     """The matrix of `rows`, of `size` values each, in one sweep; of what `more` makes of them as a further row, last.
 
-    O(n^2 d). Memory: 64 KiB per row for each piece of COLUMNS that is under way, of which there are up to BLOCKS_MOST.
+    O(n^2 d). Memory for each piece that is under way: 64 KiB per row and 32 KiB for each of its blocks, or 64 KiB where
+    there is `more`.
     """
     if not rows:
         raise ValueError("no rows to measure")
     products = _Products(rows, size, more)
-    totals = [0] * (products.count * (products.count + 1) // 2)  # the upper triangle, in units of 2^(2 * LEAST)
+    totals = [0] * products.pairs  # the upper triangle
     for found in longer(sweep)(products.begun_in, size):
-        for terms in found:
-            totals = [total + term for total, term in zip(totals, terms, strict=True)]
-    shift = min(((total & -total).bit_length() - 1 for total in totals if total), default=-2 * LEAST)
+        totals = [total + term for total, term in zip(totals, found, strict=True)]
+    shift = min(((total & -total).bit_length() - 1 for total in totals if total), default=-TOTALS)
     left = iter([total >> shift for total in totals])
     upper = [[next(left) for _ in range(i, products.count)] for i in range(products.count)]
     whole = tuple(tuple(upper[min(i, j)][abs(i - j)] for j in range(products.count)) for i in range(products.count))
-    return Gram(whole, Fraction(2) ** (2 * LEAST + shift))
+    return Gram(whole, Fraction(2) ** (TOTALS + shift))
 
 
 class _Products:
@@ -139,18 +141,23 @@ class _Products:
         import numpy as np
 
         self.count = len(rows) + (more is not None)
+        self.pairs = self.count * (self.count + 1) // 2
         self._rows, self._size, self._more = rows, size, more
         self._stride = COLUMNS * min(max(BLOCKS // self.count, 1), BLOCKS_MOST)
         self._upper = np.triu_indices(self.count)
         self._kept = 1 if more is None else self.count  # rows, until all are read
         self._rooms = Rooms()
 
-    def begun_in(self, start: int, stop: int) -> list[list[int]]:
-        """Sums over the blocks that begin in a piece."""
+    def begun_in(self, start: int, stop: int) -> list[int]:
+        """Sums over the blocks that begin in a piece, in units of 2^TOTALS."""
         begin, end = (min(-(-at // COLUMNS) * COLUMNS, self._size) for at in (start, stop))
-        return [self._measured(at, min(at + self._stride, end)) for at in range(begin, end, self._stride)]
+        totals = Totals(self.pairs)
+        for at in range(begin, end, self._stride):
+            for values, exponents in self._measured(at, min(at + self._stride, end)):
+                totals.add(values, exponents)
+        return totals.whole()
 
-    def _measured(self, start: int, stop: int) -> list[int]:
+    def _measured(self, start: int, stop: int) -> "list[tuple[NDArray[np.int64], NDArray[np.int64]]]":
         import numpy as np
 
         length, blocks = stop - start, -(-(stop - start) // COLUMNS)
@@ -184,18 +191,59 @@ def _round(values: "Vector", rounded: "Vector") -> "NDArray[np.int32]":
     return exponents
 
 
-def _added_up(sums: "NDArray[np.float64]", exponents: "NDArray[np.int64]") -> list[int]:
-    """Over all blocks, in units of 2^(2 * LEAST): (blocks, pairs) whole numbers of units with these exponents."""
+class Totals:
+    """Sums of whole numbers of units, each of which is a power of two of its own. Exact.
+
+    What is near is added up in two int64, of which the first counts 2^LOW; Python's integers hold the rest.
+    """
+
+    def __init__(self, count: int) -> None:
+        import numpy as np
+
+        self._whole = [0] * count  # in units of 2^TOTALS
+        self._high, self._low, self._exponents = np.zeros((3, count), np.int64)  # in units of 2^exponent
+        self._added = 0
+
+    def add(self, values: "NDArray[np.int64]", exponents: "NDArray[np.int64]") -> None:
+        """(count,) of up to 2^62, in units of 2^exponent each."""
+        import numpy as np
+
+        shifts = np.where(values == 0, 0, exponents - self._exponents)
+        if self._added == ADDED_MOST or shifts.min() < 0 or shifts.max() > SPREAD:
+            self._carry()
+            self._exponents[:] = exponents - SPREAD // 2
+            shifts[:] = SPREAD // 2
+        self._high += (values >> LOW) << shifts
+        self._low += (values & (2**LOW - 1)) << shifts
+        self._added += 1
+
+    def whole(self) -> list[int]:
+        """In units of 2^TOTALS."""
+        self._carry()
+        return self._whole
+
+    def _carry(self) -> None:
+        rows = zip(self._whole, self._high.tolist(), self._low.tolist(), self._exponents.tolist(), strict=True)
+        self._whole = [
+            total + (((high << LOW) + low) << (exponent - TOTALS) if high or low else 0)
+            for total, high, low, exponent in rows
+        ]
+        self._high[:] = self._low[:] = self._added = 0
+
+
+def _added_up(
+    sums: "NDArray[np.float64]", exponents: "NDArray[np.int64]"
+) -> "list[tuple[NDArray[np.int64], NDArray[np.int64]]]":
+    """Of (blocks, pairs) whole numbers of units, with the units' exponents: one term for all blocks where int64 holds
+    their sum, else one for each.
+    """
     import numpy as np
 
-    least = exponents.min(0)
+    values, least = sums.astype(np.int64), exponents.min(0)
     shifts = exponents - least
     if shifts.max() <= SHIFT_MOST:
-        totals = (sums.astype(np.int64) << shifts).sum(0).tolist()
-    else:
-        columns = zip(sums.T.tolist(), shifts.T.tolist(), strict=True)
-        totals = [sum(int(value) << shift for value, shift in zip(*column, strict=True)) for column in columns]
-    return [total << shift for total, shift in zip(totals, (least - 2 * LEAST).tolist(), strict=True)]
+        return [((values << shifts).sum(0), least)]
+    return list(zip(values, exponents, strict=True))
 
 
 def _multiplied(rounded: "NDArray[np.float32]") -> "NDArray[np.float64]":

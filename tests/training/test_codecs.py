@@ -119,6 +119,32 @@ def test_the_peak_of_what_was_encoded_is_its_largest_value(name: str, values: np
     assert codec.peak(body, 0, len(values)) == largest
 
 
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("at", [0, PIECE - 1, PIECE, 2 * PIECE + 6])
+@pytest.mark.parametrize("value", [1e9, -1e9, np.inf, -np.inf, np.nan, -np.nan, 2.0**20, -(2.0**-149), 0.0])
+def test_the_peak_is_that_of_all_values_wherever_it_is(name: str, at: int, value: float) -> None:
+    values = np.full(2 * PIECE + 7, -0.5, np.float32)
+    values[at] = value
+    bits = values.view(np.uint32)
+    body = bits.astype("<u4").tobytes() if name == "float32" else (bits >> 16).astype("<u2").tobytes()
+    peak = CODECS[name].peak(BytesReader(body), 0, len(values))
+    kept = np.abs(decoded(CODECS[name], BytesReader(body), len(values)))
+    assert peak == kept.max() or (np.isnan(peak) and np.isnan(value))
+
+
+def test_a_body_of_what_is_tiny_alone_has_no_peak() -> None:
+    body = BytesReader(np.full(7, -(2.0**-81), "<f4").tobytes())
+    assert CODECS["float32"].peak(body, 0, 7) == 0
+
+
+@given(values=hnp.arrays(np.uint32, st.integers(0, 40)))
+def test_flushing_clears_what_is_tiny_and_nothing_else(values: np.ndarray) -> None:
+    before = values.view(np.float32)
+    with np.errstate(invalid="ignore"):
+        expected = np.where(np.abs(before) < TINY, np.float32(0), before)
+    assert flush_tiny(before.copy()).tobytes() == expected.tobytes()
+
+
 def test_spans_cover_every_value_once() -> None:
     assert [stop - start for start, stop in spans(2 * PIECE + 3)] == [PIECE, PIECE, 3]
     assert list(spans(0)) == []

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.training.gram import BITS, COLUMNS, SIDE, Gram, Mix, gram
+from shoal.training.gram import ADDED_MOST, BITS, COLUMNS, SIDE, SPREAD, TOTALS, Gram, Mix, Totals, gram
 from shoal.training.payload import VALUE_MAX
 from shoal.training.rows import one_by_one
 
@@ -110,6 +110,31 @@ def test_each_block_has_a_unit_of_its_own_and_its_sums_add_up_exactly(steps: int
     for place in range(3):
         values[:, place * COLUMNS : (place + 1) * COLUMNS] *= np.float32(2.0 ** (steps * (place - 2)))
     assert in_fractions(gram(rows_of(values), 3 * COLUMNS, one_by_one)) == by_hand(values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-(2**62), 2**62), st.integers(-(2**62), 2**62), st.integers(-338, 200)), max_size=40)
+)
+def test_totals_are_exact_whatever_their_terms_units_are(terms: list[tuple[int, int, int]]) -> None:
+    totals = Totals(2)
+    for one, other, exponent in terms:
+        totals.add(np.array([one, other]), np.array([exponent, -exponent % 150]))
+    expected = [
+        sum((one * Fraction(2) ** exponent for one, _, exponent in terms), Fraction()),
+        sum((other * Fraction(2) ** (-exponent % 150) for _, other, exponent in terms), Fraction()),
+    ]
+    assert [total * Fraction(2) ** TOTALS for total in totals.whole()] == expected
+
+
+def test_the_largest_terms_do_not_overflow_before_they_are_carried() -> None:
+    totals = Totals(1)
+    for _ in range(2 * ADDED_MOST + 1):
+        totals.add(np.array([-(2**62)]), np.array([SPREAD // 2]))
+        totals.add(np.array([1]), np.array([0]))
+        totals.add(np.array([2**62]), np.array([SPREAD]))
+    expected = (2 * ADDED_MOST + 1) * (2 ** (62 + SPREAD) + 1 - 2 ** (62 + SPREAD // 2))
+    assert totals.whole()[0] * Fraction(2) ** TOTALS == expected
 
 
 def test_a_huge_value_coarsens_no_more_than_its_block_of_its_row() -> None:
