@@ -26,7 +26,7 @@ import numpy as np
 from shoal.training.averaging import centered_clipping, clipped_mean, geometric_median
 from shoal.training.flag import flag_aggregator
 from shoal.training.order_statistics import CoordinateMedian, TrimmedMean, WeightedMedian, WeightedTrimmedMean
-from shoal.training.rows import Row, Sweep, Weighted
+from shoal.training.rows import Row, Sweep, Weighted, placed
 from shoal.training.rules import NOTHING
 from shoal.training.selecting import least_diameter, multi_krum, nearest_mixing
 from shoal.training.sweep_service import ThreadedSweep
@@ -76,8 +76,8 @@ class Held:
 
     vector: "Vector"
 
-    def values(self, start: int, stop: int) -> "Vector":
-        return self.vector[start:stop].copy()
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
+        return placed(self.vector[start:stop], out) if out is not None else self.vector[start:stop].copy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ class Mean:
 
     rows: Sequence[Weighted]
 
-    def values(self, start: int, stop: int) -> "Vector":
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
         total, *others = (weighted.row.values(start, stop) for weighted in self.rows)
         for piece in others:
             total += piece
         total /= np.float32(len(self.rows))
-        return total
+        return placed(total, out)
 
 
 def read(row: Row, size: int, sweep: Sweep) -> "Vector":

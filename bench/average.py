@@ -1,15 +1,16 @@
 """Averaging a large vector among real processes, through the engine: from the last local step to equal digests.
 
-    python -m bench.average [--members 4] [--parameters 25000000] [--rounds 9]
+    python -m bench.average [--members 4] [--parameters 25000000] [--rounds 9] [--rule median]
 
 Each process is a member with a host, a blob store on disk and the round engine; its method is DiLoCo with a trainer
 that moves the parameters by noise made beforehand. All local steps end at the same moment: they wait for the last. What
 is timed is everything a round has left to do then: encode, store, offer, fetch from the others, check, agree, apply,
 digest. A member keeps the payloads of some rounds; until there are as many, each round takes more of the disk and of
 the page cache, and the first meets fresh connections, too. These rounds are shown and not counted: a swarm runs for
-hundreds. Of the others the median is taken. Last line, MB for float32 and per round:
+hundreds. Of the others the median is taken. `trusting` is the mean where nothing is looked for (attackers = 0). Last
+line, MB for float32 and per round, CPU seconds of all members together in that time:
 
-    {"float32_s", "int8_s", "equal", "mb_sent_per_peer"}
+    {"float32_s", "int8_s", "equal", "mb_sent_per_peer", "cpu_s": {"float32", "int8"}}
 """
 
 import argparse
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import trio
@@ -33,8 +34,9 @@ from shoal.training.events import Event, Problem, RoundClosed
 from shoal.training.local_trainer import Trained
 from shoal.training.log import ROUNDS_SERVED
 from shoal.training.method import Turn
+from shoal.training.rules import RULES
 from shoal.training.service import Ports, SwarmService
-from shoal.training.spec import AdmissionRule, Spec, sign_spec
+from shoal.training.spec import AdmissionRule, Setting, Spec, sign_spec
 from shoal.training.tensors import Layout, TensorShape
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.bulk import BlobService
@@ -61,6 +63,7 @@ class Recipe(msgspec.Struct, frozen=True):
     parameters: int
     rounds: int
     codec: str
+    rule: str | None
     directory: str
 
 
@@ -74,6 +77,7 @@ class NoiseTrainer:
         noise = np.random.Generator(np.random.Philox(key=recipe.index)).standard_normal(recipe.parameters, np.float32)
         self._noise: Vector = (noise * np.float32(1e-3)).astype(np.float32, copy=False)
         self.ended_at = 0.0
+        self.ended_cpu_s = 0.0
 
     @property
     def layout(self) -> Layout:
@@ -89,7 +93,7 @@ class NoiseTrainer:
         tell({"ready": turn.round})
         if not sys.stdin.readline():
             raise SystemExit(1)  # the bench is gone
-        self.ended_at = time.monotonic()
+        self.ended_at, self.ended_cpu_s = time.monotonic(), time.process_time()
         return Trained(parameters, 1, None, None, {})
 
     def evaluate(self, parameters: "Vector") -> Mapping[str, float]:
@@ -104,6 +108,8 @@ def identity_of(index: int) -> Identity:
 
 
 def spec_of(recipe: Recipe) -> Spec:
+    rules: dict[str | None, dict[str, Setting]] = {None: {}, "trusting": {"rule": "mean", "attackers": 0.0}}
+    rule = rules.get(recipe.rule, {"rule": str(recipe.rule)})
     return Spec(
         creator=identity_of(0).peer_id,
         nonce=bytes(16),
@@ -113,7 +119,7 @@ def spec_of(recipe: Recipe) -> Spec:
         round_s=ROUND_S,
         payload_bytes_max=8 * recipe.parameters + 4096,
         rounds_max=recipe.rounds,
-        settings={"codec": recipe.codec, "steps": 1},
+        settings={"codec": recipe.codec, "steps": 1, **rule},
         admission=AdmissionRule.LIST,
         allowed=tuple(sorted(identity_of(index).peer_id for index in range(recipe.members))),
         stale_rounds_max=0,  # everybody is in every round
@@ -142,9 +148,12 @@ async def member(recipe: Recipe) -> None:
 
         def observe(event: Event) -> None:
             if isinstance(event, RoundClosed):
-                span_s = time.monotonic() - trainer.ended_at
-                fields = {"closed": event.round, "s": span_s, "digest": event.state_digest, "sent": event.bytes_sent}
-                tell({**fields, "members": len(event.contributors), "phases": dict(event.phases)})
+                spans = {
+                    "s": time.monotonic() - trainer.ended_at,
+                    "cpu_s": time.process_time() - trainer.ended_cpu_s,
+                }
+                fields = {"closed": event.round, "digest": event.state_digest, "sent": event.bytes_sent}
+                tell({**spans, **fields, "members": len(event.contributors), "phases": dict(event.phases)})
             elif isinstance(event, Problem):
                 print(event.message, file=sys.stderr)
 
@@ -156,13 +165,14 @@ async def member(recipe: Recipe) -> None:
 
 
 async def measure(codec: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """All rounds with one codec: {"s": median, "equal", "mb": sent per peer and round, "phases"}."""
+    """All rounds with one codec: {"s": median, "cpu_s": median, "equal", "mb": sent per peer and round}."""
     members: list[BenchProcess] = []
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as root:
         try:
             for index in range(arguments.members):
                 folder = f"{root}/{index}"
-                recipe = Recipe(index, arguments.members, arguments.parameters, arguments.rounds, codec, folder)
+                sizes = arguments.members, arguments.parameters, arguments.rounds
+                recipe = Recipe(index, *sizes, codec, arguments.rule, folder)
                 members.append(await start("bench.average"))
                 await members[index].send(recipe)
             addresses = [(await each.receive("addresses"))["addresses"] for each in members]
@@ -172,14 +182,28 @@ async def measure(codec: str, arguments: argparse.Namespace) -> dict[str, Any]:
         finally:
             for each in members:
                 await each.kill()
-    for number, (span_s, _, _, phases) in enumerate(rounds, 1):
-        print(f"{codec} round {number}: {span_s:.2f} s  {phases}", flush=True)
-    spans, equal, sent, _ = zip(*(rounds[WARM_ROUNDS:] or rounds), strict=True)
-    return {"s": statistics.median(spans), "equal": all(equal), "mb": statistics.median(sent)}
+    for number, made in enumerate(rounds, 1):
+        print(f"{codec} round {number}: {made.span_s:.2f} s, {made.cpu_s:.2f} s of CPU  {made.phases}", flush=True)
+    counted = rounds[WARM_ROUNDS:] or rounds
+    return {
+        "s": statistics.median(made.span_s for made in counted),
+        "cpu_s": statistics.median(made.cpu_s for made in counted),
+        "equal": all(made.is_equal for made in counted),
+        "mb": statistics.median(made.mb_sent for made in counted),
+    }
 
 
-async def one_round(members: list[BenchProcess]) -> tuple[float, bool, float, dict[str, float]]:
-    """Seconds until the last member had closed the round, whether all agree, MB sent per peer, the longest phases."""
+class Round(NamedTuple):
+    """What one was."""
+
+    span_s: float  # until the last member had closed it
+    cpu_s: float  # of all members, each until it had closed it
+    is_equal: bool
+    mb_sent: float  # per peer
+    phases: dict[str, float]  # the longest of each
+
+
+async def one_round(members: list[BenchProcess]) -> Round:
     for each in members:
         await each.receive("ready")
     for each in members:
@@ -188,7 +212,8 @@ async def one_round(members: list[BenchProcess]) -> tuple[float, bool, float, di
     names = sorted({name for line in closed for name in line["phases"]})
     phases = {name: round(max(line["phases"].get(name, 0.0) for line in closed), 3) for name in names}
     equal = len({line["digest"] for line in closed}) == 1 and {line["members"] for line in closed} == {len(members)}
-    return max(line["s"] for line in closed), equal, statistics.mean(line["sent"] for line in closed) / 1e6, phases
+    span_s, cpu_s = max(line["s"] for line in closed), sum(line["cpu_s"] for line in closed)
+    return Round(span_s, cpu_s, equal, statistics.mean(line["sent"] for line in closed) / 1e6, phases)
 
 
 async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -198,6 +223,7 @@ async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
         "int8_s": round(small["s"], 3),
         "equal": exact["equal"] and small["equal"],
         "mb_sent_per_peer": round(exact["mb"], 1),
+        "cpu_s": {"float32": round(exact["cpu_s"], 2), "int8": round(small["cpu_s"], 2)},
     }
 
 
@@ -206,6 +232,7 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=4)
     parser.add_argument("--parameters", type=int, default=25_000_000)
     parser.add_argument("--rounds", type=int, default=WARM_ROUNDS + 4)
+    parser.add_argument("--rule", choices=["trusting", *RULES], help="else the one that specs have unless they say")
     run_all(parser, bench, member, Recipe)
 
 

@@ -12,24 +12,29 @@ Equal to the bit on every member: rows.py.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from .codecs import flush_tiny
-from .combinations import SHARE, Combination, measured
+from .combinations import SHARE, Combination, Derived, Measured, measured, summed
 from .evidence import Given, Testimony, compared, concluded
 from .gram import Mix, gram
-from .order_statistics import CoordinateMedian
-from .rows import Row, Sweep, Weighted
-from .rules import aggregate, filled
+from .order_statistics import CoordinateMedian, median_of
+from .rows import Rooms, Row, Sweep, Weighted, longer, placed
+from .rules import aggregate, filled, plain
 from .walks import Contributor, mean_of
 from .weights import VOTED_PARTS
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
     from .tensors import Vector
+
+
+# Makes of the aggregate's values `start` to `stop` what is to be made of them.
+Take = Callable[[int, int, "Vector"], None]
 
 
 class Terms(NamedTuple):
@@ -59,8 +64,8 @@ class Held:
 
     whole: "Vector"  # (d,)
 
-    def values(self, start: int, stop: int) -> "Vector":
-        return self.whole[start:stop].copy()
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
+        return self.whole[start:stop].copy() if out is None else placed(self.whole[start:stop], out)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,8 +75,10 @@ class Scaled:
     whole: "Vector"  # (d,)
     factor: "np.float32"
 
-    def values(self, start: int, stop: int) -> "Vector":
-        return flush_tiny(self.whole[start:stop] * self.factor)
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
+        import numpy as np
+
+        return flush_tiny(np.multiply(self.whole[start:stop], self.factor, out=out))
 
 
 def trusted_mean(contributors: Sequence[Contributor], room: Room) -> Row:
@@ -80,8 +87,8 @@ def trusted_mean(contributors: Sequence[Contributor], room: Room) -> Row:
     return _mixed_in(_mean_of_walks(voters), voters, strangers, room)
 
 
-def attested(contributors: Sequence[Contributor], terms: Terms, before: Testimony, room: Room) -> tuple[Row, Testimony]:
-    """The aggregate, and what it shows of each contributor. The voters' Gram matrix serves both.
+def attested(contributors: Sequence[Contributor], terms: Terms, before: Testimony, room: Room, take: Take) -> Testimony:
+    """Has the aggregate taken, and gives what it shows of each contributor. The voters' Gram matrix serves both.
 
     Args:
         contributors: sorted by member; one voter at least has weight.
@@ -89,25 +96,83 @@ def attested(contributors: Sequence[Contributor], terms: Terms, before: Testimon
     """
     voters, strangers = _parts(contributors)
     rows = [each.row() for each in voters]
-    reference = written(CoordinateMedian([Weighted(row, 1) for row in rows]), room.vectors[0], room.sweep)
+    expected = None if strangers else _expected(voters, rows, terms)
+    reference = Held(room.vectors[0]) if strangers else CoordinateMedian([Weighted(row, 1) for row in rows])
+    made = _Made(len(rows), expected, take, room.vectors[0] if strangers else None)
     needed = [terms.previous] if terms.rule == "centered_clipping" else []
-    known = measured([*rows, reference, *needed], room.size, room.sweep)
-    terms = terms._replace(previous=known[-1]) if needed else terms
+    known = measured([*rows, *needed], Derived(reference, made), room.size, room.sweep)
+    terms = terms._replace(previous=known[len(rows)]) if needed else terms
     places = {each.member: place for place, each in enumerate(voters)}
     given = [
         Given(known[places[each.member]] if each.is_voter else each.row(), each.is_voter) if each.walks else None
         for each in contributors
     ]
-    shown = compared(given, known[len(rows)], before, room.size, room.sweep)  # before others lie where the median does
+    shown = compared(given, known[-1], before, room.size, room.sweep)  # before others lie where the median does
     result = _mixed_in(_of_voters(voters, known, terms, room), voters, strangers, room)
-    return result, concluded(shown, result, before, room.size)
+    testimony = concluded(shown, result, before, room.size)  # before the next state lies where the result may
+    if not _is_same(result, rows, expected):
+        carried_out(result, room, take)
+    return testimony
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """What is made of the voters' rows while their pieces are in the cache: the coordinate median, which is given and
+    perhaps written; and before that, the aggregate if it is what `expected` says, which is taken.
+    """
+
+    voters: int
+    expected: Mix | None
+    take: "Take"
+    vector: "Vector | None"  # for the median
+    rooms: Rooms = field(default_factory=Rooms)
+
+    def __call__(self, start: int, stop: int, pieces: "NDArray[np.float32]", out: "Vector") -> None:
+        voters = pieces[: self.voters]
+        total, spare = room = self.rooms.take(2, stop - start)
+        if self.expected is not None:
+            self.take(start, stop, summed(voters, self.expected, total, spare))
+        median_of(list(voters), spare, out)
+        self.rooms.give_back(room)
+        if self.vector is not None:
+            self.vector[start:stop] = out
+
+
+def _expected(voters: Sequence[Contributor], rows: Sequence[Row], terms: Terms) -> Mix | None:
+    """What the rule makes of the rows where nobody's is unusual, and as a rule nobody's is: then the aggregate is taken
+    in the sweep that measures, and the rows are read once. Else it is taken again, as it is.
+    """
+    weighted = [Weighted(row, voter.weight) for row, voter in zip(rows, voters, strict=True)]
+    is_filled = len(filled(terms.rule, weighted, terms.f)) > len(weighted)
+    return None if is_filled else plain(terms.rule, weighted, terms.f)
+
+
+def _is_same(result: Row, rows: Sequence[Row], expected: Mix | None) -> bool:
+    if expected is None or not isinstance(result, Combination) or result.mix != expected:
+        return False
+    read = [row.row if isinstance(row, Measured) else row for row in result.rows]
+    return len(read) == len(rows) and all(one is other for one, other in zip(read, rows, strict=True))
+
+
+def carried_out(row: Row, room: Room, take: Take) -> None:
+    """Have all of the row taken. A combination reads one row at a time, so that longer pieces fit the cache."""
+    rooms = Rooms()
+
+    def part(start: int, stop: int) -> None:
+        room = rooms.take(1, stop - start)
+        take(start, stop, row.values(start, stop, room[0]))
+        rooms.give_back(room)
+
+    sweep = longer(room.sweep) if isinstance(row, Combination) else room.sweep
+    for _ in sweep(part, room.size):
+        pass
 
 
 def written(row: Row, vector: "Vector", sweep: Sweep) -> Held:
     """The row, once it is in `vector`."""
 
     def part(start: int, stop: int) -> None:
-        vector[start:stop] = row.values(start, stop)
+        row.values(start, stop, vector[start:stop])
 
     for _ in sweep(part, len(vector)):
         pass

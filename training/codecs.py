@@ -13,7 +13,8 @@ What a malicious peer may send: any bytes of the right length. They decode to so
 finite and in range, `payload.check_values` decides.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from .ports import BlobReader, Payload
@@ -28,6 +29,9 @@ TINY = 2.0**-80  # 8e-25: far below any gradient that matters, 46 powers of two 
 BLOCK = 256  # int8 values that share a scale; 4 bytes of scale each: 1.6%
 PIECE = 256 * BLOCK  # values at once: 256 KiB, which a core's cache holds; an eighth less time than with 96 KiB
 
+_MAGNITUDE = 2**31 - 1  # a float32's bits but for the sign
+_TINY = 47 << 23  # TINY's bits
+
 
 class Codec(Protocol):
     """Turns values into bytes, and any part of these back."""
@@ -40,8 +44,8 @@ class Codec(Protocol):
         """The body, in pieces. Finite values only."""
         ...
 
-    def decode(self, reader: BlobReader, offset: int, count: int, start: int, stop: int) -> "Vector":
-        """Values `start` to `stop` of the `count` whose body begins at `offset`; the caller may write into the result.
+    def decode(self, reader: BlobReader, offset: int, count: int, start: int, out: "Vector") -> "Vector":
+        """Into `out`, which is contiguous, as many values from `start` on of the `count` whose body begins at `offset`.
 
         `start` is a multiple of BLOCK. NaN and infinities come out as they are.
         """
@@ -61,13 +65,15 @@ class Float32:
     def encode(self, values: "Vector") -> Iterator[Payload]:
         yield values.astype("<f4", copy=False).data.cast("B")
 
-    def decode(self, reader: BlobReader, offset: int, count: int, start: int, stop: int) -> "Vector":
-        import numpy as np
-
-        return flush_tiny(np.frombuffer(reader.read(offset + 4 * start, 4 * (stop - start)), "<f4").astype(np.float32))
+    def decode(self, reader: BlobReader, offset: int, count: int, start: int, out: "Vector") -> "Vector":
+        return flush_tiny(_read_floats(reader, offset + 4 * start, out))
 
     def peak(self, reader: BlobReader, offset: int, count: int) -> float:
-        return _peak(self, reader, offset, count)
+        import numpy as np
+
+        room = np.empty(min(count, PIECE), np.float32)
+        pieces = (_read_floats(reader, offset + 4 * start, room[: stop - start]) for start, stop in spans(count))
+        return peak_of(pieces)
 
 
 class BFloat16:
@@ -87,14 +93,20 @@ class BFloat16:
             rounded = (bits + np.uint32(0x7FFF) + odd) >> np.uint32(16)
             yield rounded.astype("<u2").data.cast("B")
 
-    def decode(self, reader: BlobReader, offset: int, count: int, start: int, stop: int) -> "Vector":
+    def decode(self, reader: BlobReader, offset: int, count: int, start: int, out: "Vector") -> "Vector":
         import numpy as np
 
-        halves = np.frombuffer(reader.read(offset + 2 * start, 2 * (stop - start)), "<u2")
-        return flush_tiny((halves.astype(np.uint32) << np.uint32(16)).view(np.float32))
+        bits = out.view(np.uint32)
+        bits[:] = np.frombuffer(reader.read(offset + 2 * start, 2 * len(out)), "<u2")
+        bits <<= np.uint32(16)
+        return flush_tiny(out)
 
     def peak(self, reader: BlobReader, offset: int, count: int) -> float:
-        return _peak(self, reader, offset, count)
+        import numpy as np
+
+        room = np.empty(min(count, PIECE), np.float32)
+        pieces = (self.decode(reader, offset, count, start, room[: stop - start]) for start, stop in spans(count))
+        return peak_of(pieces)
 
 
 class Int8:
@@ -114,29 +126,32 @@ class Int8:
 
         scales = np.empty(_blocks(len(values)), np.float32)
         codes = np.empty(len(values), np.int8)
+        room = np.empty((PIECE // BLOCK, BLOCK), np.float32)
         for start in range(0, len(values), PIECE):
             blocks = _in_blocks(values[start : start + PIECE])
-            peak = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))
+            peak = np.abs(blocks, out=room[: len(blocks)]).max(axis=1)
             scale = flush_tiny(peak / np.float32(127))
-            quotients = blocks / np.where(scale == 0, np.float32(np.inf), scale)[:, None]  # x / infinity is 0
+            divisors = np.where(scale == 0, np.float32(np.inf), scale)[:, None]  # x / infinity is 0
+            quotients = np.divide(blocks, divisors, out=room[: len(blocks)])
             np.rint(quotients, out=quotients)
             codes[start : start + PIECE] = quotients.reshape(-1)[: len(codes) - start]
             scales[start // BLOCK : start // BLOCK + len(scale)] = scale
         yield scales.astype("<f4", copy=False).data.cast("B")
         yield codes.data.cast("B")
 
-    def decode(self, reader: BlobReader, offset: int, count: int, start: int, stop: int) -> "Vector":
+    def decode(self, reader: BlobReader, offset: int, count: int, start: int, out: "Vector") -> "Vector":
         import numpy as np
 
-        first, last = start // BLOCK, _blocks(stop)
-        scales = flush_tiny(
-            np.frombuffer(reader.read(offset + 4 * first, 4 * (last - first)), "<f4").astype(np.float32)
-        )
-        codes = np.frombuffer(reader.read(offset + 4 * _blocks(count) + start, stop - start), np.int8)
-        blocks = _in_blocks(codes.astype(np.float32))
+        first, last = start // BLOCK, _blocks(start + len(out))
+        scales = np.empty(last - first, np.float32)
+        flush_tiny(_read_floats(reader, offset + 4 * first, scales))
+        out[:] = np.frombuffer(reader.read(offset + 4 * _blocks(count) + start, len(out)), np.int8)
+        full = len(out) // BLOCK
+        blocks, rest = out[: full * BLOCK].reshape(full, BLOCK), out[full * BLOCK :]
         with np.errstate(all="ignore"):  # a peer's scale may be anything; the result is checked
-            blocks *= scales[:, None]
-        return blocks.reshape(-1)[: stop - start]
+            blocks *= scales[:full, None]
+            rest *= scales[full:].repeat(len(rest))
+        return out
 
     def peak(self, reader: BlobReader, offset: int, count: int) -> float:
         """127 of the largest scale: the codes, all but 1.6% of the bytes, need not be read.
@@ -146,7 +161,7 @@ class Int8:
         import numpy as np
 
         with np.errstate(all="ignore"):
-            return float(np.float32(127) * np.float32(_peak(Float32(), reader, offset, _blocks(count))))
+            return float(np.float32(127) * np.float32(Float32().peak(reader, offset, _blocks(count))))
 
 
 CODECS: dict[str, Codec] = {"float32": Float32(), "bfloat16": BFloat16(), "int8": Int8()}
@@ -156,10 +171,27 @@ def flush_tiny(values: "Vector") -> "Vector":
     """`values` with all that is nearer to zero than TINY set to 0, in place. NaN stays."""
     import numpy as np
 
-    magnitudes = np.abs(values)
-    if not magnitudes.min(initial=np.inf) >= TINY:
-        np.copyto(values, np.float32(0), where=magnitudes < TINY)
+    if not len(values):
+        return values
+    # Magnitudes are ordered as their bits; beside them the sign's is 2^31 more or less. Two minima cost half of what it
+    # takes to write magnitudes down and look for the least.
+    least = np.minimum.reduce  # the method `min` takes a microsecond more
+    if least(values.view(np.uint32)) < _TINY or least(values.view(np.int32)) < _TINY - 2**31:
+        np.copyto(values, np.float32(0), where=np.abs(values) < TINY)
     return values
+
+
+def peak_of(pieces: "Iterable[Vector]") -> float:
+    """The largest magnitude, 0 where it is nearer to that than TINY; NaN if a value is NaN."""
+    import numpy as np
+
+    largest = 0
+    for piece in pieces:
+        if len(piece):  # magnitudes are ordered as their bits, and NaN behind infinity
+            found = int(piece.view(np.int32).max()), int(piece.view(np.uint32).max())
+            largest = max(largest, *(bits & _MAGNITUDE for bits in found))
+    peak = float(np.uint32(largest).view(np.float32))
+    return 0.0 if peak < TINY else peak
 
 
 def spans(count: int) -> Iterator[tuple[int, int]]:
@@ -168,13 +200,11 @@ def spans(count: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + PIECE, count)
 
 
-def _peak(codec: Codec, reader: BlobReader, offset: int, count: int) -> float:
-    """Of all values, decoded."""
-    import numpy as np
-
-    pieces = (codec.decode(reader, offset, count, start, stop) for start, stop in spans(count))
-    peaks = [np.abs(piece).max() for piece in pieces]
-    return float(np.max(peaks, initial=0))  # NaN if one is
+def _read_floats(reader: BlobReader, offset: int, out: "Vector") -> "Vector":
+    reader.read_into(offset, out.data.cast("B"))
+    if sys.byteorder == "big":
+        out.byteswap(inplace=True)
+    return out
 
 
 def _blocks(count: int) -> int:

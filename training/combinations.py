@@ -13,18 +13,20 @@ rows are chosen one like the other (selecting.py). Ties are broken by the rows' 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .codecs import flush_tiny
-from .gram import Gram, Mix, gram
-from .rows import Row, Sweep, Weighted
+from .gram import Gram, Make, Mix, gram
+from .rows import Rooms, Row, Sweep, Weighted
 
 if TYPE_CHECKING:
     from .tensors import Vector
 
 SHARE: Final = 2**40  # the denominator of shares; with values up to 2^20 and 2^10 rows, far from float32's 2^128
+
+_ROOMS: Final = Rooms()  # a piece for each thread that has combined anything
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,24 +37,18 @@ class Combination:
     mix: Mix  # a coefficient per row
     gram: Gram | None = None  # of `rows`, for rules behind this one
 
-    def values(self, start: int, stop: int) -> "Vector":
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
         """Rows are added up in order; those with coefficient 0 are not read."""
         import numpy as np
 
-        divisor = math.gcd(*self.mix.coefficients)
-        total: Vector | None = None
-        for row, coefficient in zip(self.rows, self.mix.coefficients, strict=True):
-            if coefficient == 0:
-                continue
-            values = row.values(start, stop)
-            if coefficient != divisor:
-                values *= np.float32(coefficient // divisor)
-            total = values if total is None else np.add(total, values, out=total)
-        if total is None:
-            return np.zeros(stop - start, np.float32)
-        if self.mix.denominator != divisor:
-            total /= np.float32(self.mix.denominator / divisor)
-        return flush_tiny(total)
+        total = np.empty(stop - start, np.float32) if out is None else out
+        room = _ROOMS.take(1, stop - start)
+        spare = room[0]
+        taken = [row for row, coefficient in zip(self.rows, self.mix.coefficients, strict=True) if coefficient]
+        pieces = (row.values(start, stop, spare if place else total) for place, row in enumerate(taken))
+        summed(pieces, self.mix, total, spare)
+        _ROOMS.give_back(room)
+        return total
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,14 +59,47 @@ class Measured:
     gram: Gram
     place: int  # in `gram`
 
-    def values(self, start: int, stop: int) -> "Vector":
-        return self.row.values(start, stop)
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
+        return self.row.values(start, stop, out)
 
 
-def measured(rows: Sequence[Row], size: int, sweep: Sweep) -> list[Measured]:
-    """The rows, with their Gram matrix: all that looks at distances then goes by this one."""
-    found = gram(rows, size, sweep)
-    return [Measured(row, found, place) for place, row in enumerate(rows)]
+class Derived(NamedTuple):
+    """A row, and how it comes from those that it is measured with."""
+
+    row: Row
+    made: Make
+
+
+def summed(pieces: "Iterable[Vector]", mix: Mix, total: "Vector", spare: "Vector") -> "Vector":
+    """In `total`, what `mix` makes of rows of which those pieces are whose coefficient is not 0, as `Combination` does.
+
+    The first piece may lie in `total`, further ones in `spare`; those that lie elsewhere stay as they are.
+    """
+    import numpy as np
+
+    divisor = math.gcd(*mix.coefficients)
+    so_far: Vector | None = None
+    for piece, factor in zip(pieces, [each // divisor for each in mix.coefficients if each], strict=True):
+        if so_far is None:
+            so_far = piece if factor == 1 else np.multiply(piece, np.float32(factor), out=total)
+        else:
+            term = piece if factor == 1 else np.multiply(piece, np.float32(factor), out=spare)
+            so_far = np.add(so_far, term, out=total)
+    if so_far is None:
+        total.fill(0)
+    elif mix.denominator != divisor:
+        np.divide(so_far, np.float32(mix.denominator / divisor), out=total)
+    elif so_far is not total:
+        total[:] = so_far
+    return flush_tiny(total)
+
+
+def measured(rows: Sequence[Row], last: Derived, size: int, sweep: Sweep) -> list[Measured]:
+    """The rows, and the one that derives from them, with their Gram matrix: all that looks at distances then goes by
+    this one.
+    """
+    found = gram(rows, size, sweep, last.made)
+    return [Measured(row, found, place) for place, row in enumerate((*rows, last.row))]
 
 
 def measure(rows: Sequence[Row], size: int, sweep: Sweep) -> Gram:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from shoal.transport.wire import Malformed
 
 from . import checkpoint
-from .aggregating import Room, Scaled, Terms, attested, trusted_mean
+from .aggregating import Room, Scaled, Take, Terms, attested, carried_out, trusted_mean
 from .checkpoint import Local, State
 from .codecs import flush_tiny, spans
 from .comparing import Gain
@@ -40,7 +40,7 @@ from .ports import BlobReader, BytesReader, Payload
 from .records import turn_seed
 from .remembered import EMPTY, Remembered, sighted
 from .replayed_turn import can_be_replayed, is_drawn, is_same, is_sound
-from .rows import Row, Sweep, Weighted, fitting, one_by_one
+from .rows import Sweep, Weighted, fitting, one_by_one
 from .rules import attackers_most
 from .spare import Spare
 from .spec import Spec, swarm_id
@@ -141,14 +141,14 @@ class Diloco:
             return self._passed(state, len(contributors)), figures
         vectors = self._spare.vector(len(state.parameters)), self._spare.vector(len(state.parameters))
         room = Room(fitting(self._sweep, len(shares)), vectors)
+        step = self._step(state, room)
         if self._settings.is_trusting:
-            mean, remembered = trusted_mean(contributors, room), EMPTY
+            carried_out(trusted_mean(contributors, room), room, step)
+            remembered = EMPTY
         else:
             seen = sighted(state.remembered.voters, state.round + 1, voters)
-            terms = self._terms(state, len(seen))
-            mean, testimony = attested(contributors, terms, state.remembered.testimony, room)
+            testimony = attested(contributors, self._terms(state, len(seen)), state.remembered.testimony, room, step)
             remembered = Remembered(seen, testimony)
-        self._step(state, mean, room)
         parameters, momentum = map(_frozen, vectors)
         return State(state.round + 1, parameters, momentum, remembered), figures
 
@@ -325,24 +325,22 @@ class Diloco:
         # In the long run the outer momentum is 1 / (1 - mu) times the aggregate.
         return Terms(rule, f, Scaled(state.momentum, 1 - np.float32(self._settings.outer_momentum)))
 
-    def _step(self, state: State, mean: Row, room: Room) -> None:
-        """Write the next parameters and momentum into the room's vectors, where `mean` may still lie."""
+    def _step(self, state: State, room: Room) -> Take:
+        """Writes the next parameters and momentum into the room's vectors, for a piece of the aggregate."""
         import numpy as np
 
         lr, mu = np.float32(self._settings.outer_lr), np.float32(self._settings.outer_momentum)
         parameters, momentum = room.vectors
 
-        def part(start: int, stop: int) -> None:
-            along = mean.values(start, stop)
+        def step(start: int, stop: int, along: "Vector") -> None:
             moved = np.multiply(state.momentum[start:stop], mu, out=momentum[start:stop])
             moved += along
-            step = flush_tiny(moved) * mu
-            step += along
-            step *= lr
-            flush_tiny(np.subtract(state.parameters[start:stop], step, out=parameters[start:stop]))
+            to = np.multiply(flush_tiny(moved), mu, out=parameters[start:stop])
+            to += along
+            to *= lr
+            flush_tiny(np.subtract(state.parameters[start:stop], to, out=to))
 
-        for _ in room.sweep(part, room.size):
-            pass
+        return step
 
 
 def is_further(turn_round: int, base_round: int) -> bool:

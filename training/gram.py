@@ -1,38 +1,51 @@
 """The exact Gram matrix of rows: all that rules need which look at distances alone.
 
-Each row is scaled by its own power of two, so that its largest magnitude comes to between 2^19 and 2^20, and rounded to
-integers. A product of two has 40 bits and one more for the sign, so sums over 8,192 columns stay up to 2^53: float64
-holds them and whatever BLAS makes of them on the way exactly, in any order, fused or not. From there on they are added
-up as integers. So the matrix is the same on every machine, for any size of the pieces and any number of threads.
+Of each row, every block of 8,192 values is scaled by its own power of two, so that its largest magnitude comes to
+between 2^19 and 2^20, and rounded to integers. A product of two has 40 bits and one more for the sign, so sums over a
+block stay up to 2^53: float64 holds them and whatever BLAS makes of them on the way exactly, in any order, fused or
+not. From there on they are added up as integers. So the matrix is the same on every machine, for any size of the pieces
+and any number of threads; and one sweep is enough, as no more than a block has to be known before it is rounded.
 
-What rounding costs: up to 2^-20 of the row's largest magnitude per value, so values below that may vanish. With k as
-the largest magnitude over the root mean square (about 5 for Gaussian values, thousands for some gradients), a row moves
-by at most k 2^-20 of its norm, and a distance is off by at most as much as both rows move together. That is little
-beside the distance unless rows nearly coincide: whether they differ by nothing or by 2 k 2^-20 of their norm cannot be
-told. Rows that are equal to the bit are at distance 0. Who makes his own row coarse by one huge value does so to no
-other.
+What rounding costs: up to 2^-20 of the block's largest magnitude per value, so values below that may vanish. With k as
+a block's largest magnitude over the root mean square (about 4 for Gaussian values, thousands for some gradients), a row
+moves by at most k 2^-20 of its norm, and a distance is off by at most as much as both rows move together. That is
+little beside the distance unless rows nearly coincide: whether they differ by nothing or by 2 k 2^-20 of their norm
+cannot be told. Rows that are equal to the bit are at distance 0. Who makes his own row coarse by one huge value does so
+to one block of it, and to no other row.
 
 Combinations of rows are measured by the same matrix: they need no second sweep, and no rounding beyond the first.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .rows import Row, Sweep
+from .rows import Rooms, Row, Sweep, longer
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from .tensors import Vector
+
 BITS: Final = 20  # of a rounded value
 COLUMNS: Final = 2**13  # over which float64 adds up: 2^(2 * BITS) * COLUMNS = 2^53
 GROUP: Final = 2**9  # columns of one product, and
 SIDE: Final = 16  # rows on its left: larger ones BLAS rearranges first or spreads over threads, in twice the time
-LOW: Final = 26  # bits: sums are kept in two int64, so that d below 2^49 cannot overflow them
+# Blocks that are measured at once: of fewer much of the time is Python's, and two threads wait for one another.
+BLOCKS: Final = 68  # of all rows together, 2.2 MB, or one of each; and
+BLOCKS_MOST: Final = 8  # of each
+SHIFT_MOST: Final = 6  # so that int64 holds BLOCKS_MOST sums of up to 2^53
+LOW: Final = 26  # bits: of sums that are kept in two int64
+SPREAD: Final = 16  # by how much exponents may differ of what these add up, and
+ADDED_MOST: Final = 2**9  # how many terms
+TOTALS: Final = 2 * (-149 - BITS) - SPREAD  # the exponent of totals' unit: float32's least value has 2^-149
+
+
+# Makes a further row's values `start` to `stop` of those of all rows, (n, stop - start), which it may use up.
+Make = Callable[[int, int, "NDArray[np.float32]", "Vector"], None]
 
 
 class Mix(NamedTuple):
@@ -102,77 +115,154 @@ class Gram:
         return Gram(products, self.unit / denominator**2)
 
 
-def gram(rows: Sequence[Row], size: int, sweep: Sweep) -> Gram:
-    """The matrix of `rows`, of `size` values each, in two sweeps: one for their largest magnitudes, one for products.
+def gram(rows: Sequence[Row], size: int, sweep: Sweep, more: "Make | None" = None) -> Gram:
+    """The matrix of `rows`, of `size` values each, in one sweep; of what `more` makes of them as a further row, last.
 
-    O(n^2 d). Memory: 64 KiB per row for each piece that is under way, beside the piece.
+    O(n^2 d). Memory for each piece that is under way: 64 KiB per row and 32 KiB for each of its blocks, or 64 KiB where
+    there is `more`.
     """
-    import numpy as np
-
     if not rows:
         raise ValueError("no rows to measure")
-    peaks = np.zeros(len(rows), np.float32)
-    for found in sweep(partial(_peaks, rows), size):
-        np.maximum(peaks, found, out=peaks)
-    exponents = [math.frexp(float(peak))[1] - BITS for peak in peaks]  # of an integer's unit, row by row
-    totals = np.zeros((2, len(rows), len(rows)), np.int64)
-    for sums in sweep(partial(_products, rows, exponents), size):
-        totals += sums
-    least = min((exponent for exponent, peak in zip(exponents, peaks, strict=True) if peak), default=0)
-    shifts = [exponent - least if peak else 0 for exponent, peak in zip(exponents, peaks, strict=True)]
-    high, low = (np.triu(totals) + np.triu(totals, 1).transpose(0, 2, 1)).tolist()
-    products = tuple(
-        tuple(((high[i][j] << LOW) + low[i][j]) << (shifts[i] + shifts[j]) for j in range(len(rows)))
-        for i in range(len(rows))
-    )
-    return Gram(products, Fraction(2) ** (2 * least))
+    products = _Products(rows, size, more)
+    totals = [0] * products.pairs  # the upper triangle
+    for found in longer(sweep)(products.begun_in, size):
+        totals = [total + term for total, term in zip(totals, found, strict=True)]
+    shift = min(((total & -total).bit_length() - 1 for total in totals if total), default=-TOTALS)
+    left = iter([total >> shift for total in totals])
+    upper = [[next(left) for _ in range(i, products.count)] for i in range(products.count)]
+    whole = tuple(tuple(upper[min(i, j)][abs(i - j)] for j in range(products.count)) for i in range(products.count))
+    return Gram(whole, Fraction(2) ** (TOTALS + shift))
 
 
-def _peaks(rows: Sequence[Row], start: int, stop: int) -> "NDArray[np.float32]":
-    """(n,): the largest magnitude of each."""
+class _Products:
+    """Of all pairs of rows, block by block."""
+
+    def __init__(self, rows: Sequence[Row], size: int, more: "Make | None") -> None:
+        import numpy as np
+
+        self.count = len(rows) + (more is not None)
+        self.pairs = self.count * (self.count + 1) // 2
+        self._rows, self._size, self._more = rows, size, more
+        self._stride = COLUMNS * min(max(BLOCKS // self.count, 1), BLOCKS_MOST)
+        self._upper = np.triu_indices(self.count)
+        self._kept = 1 if more is None else self.count  # rows, until all are read
+        self._rooms = Rooms()
+
+    def begun_in(self, start: int, stop: int) -> list[int]:
+        """Sums over the blocks that begin in a piece, in units of 2^TOTALS."""
+        begin, end = (min(-(-at // COLUMNS) * COLUMNS, self._size) for at in (start, stop))
+        totals = Totals(self.pairs)
+        for at in range(begin, end, self._stride):
+            for values, exponents in self._measured(at, min(at + self._stride, end)):
+                totals.add(values, exponents)
+        return totals.whole()
+
+    def _measured(self, start: int, stop: int) -> "list[tuple[NDArray[np.int64], NDArray[np.int64]]]":
+        import numpy as np
+
+        length, blocks = stop - start, -(-(stop - start) // COLUMNS)
+        exponents = np.empty((self.count, blocks), np.int64)
+        room = self._rooms.take(self.count + self._kept, blocks * COLUMNS)
+        rounded, values = room[: self.count], room[self.count :]
+        values[:, length:] = 0
+        for place, row in enumerate(self._rows):  # one by one, so that what is read is rounded while it is in the cache
+            line = values[place % self._kept]
+            row.values(start, stop, line[:length])
+            exponents[place] = _round(line, rounded[place])
+        if self._more is not None:
+            self._more(start, stop, values[:-1, :length], values[-1, :length])
+            exponents[-1] = _round(values[-1], rounded[-1])
+        sums = _multiplied(rounded)
+        self._rooms.give_back(room)
+        i, j = self._upper
+        return _added_up(sums[:, i, j], (exponents[i] + exponents[j]).T)
+
+
+def _round(values: "Vector", rounded: "Vector") -> "NDArray[np.int32]":
+    """(blocks,) exponents of the units of which `rounded`, (columns,), then has whole numbers."""
     import numpy as np
 
-    pieces = (row.values(start, stop) for row in rows)
-    return np.array([max(piece.max(), -piece.min()) for piece in pieces], np.float32)
+    blocks = values.reshape(-1, COLUMNS)
+    peaks = np.maximum(np.maximum.reduce(blocks, axis=1), -np.minimum.reduce(blocks, axis=1))
+    exponents: NDArray[np.int32] = np.frexp(peaks)[1] - BITS
+    units = np.ldexp(np.float32(1), -exponents)  # exact: powers of two, and nothing leaves float32's range
+    np.multiply(blocks, units[:, None], out=rounded.reshape(blocks.shape))
+    np.rint(rounded, out=rounded)
+    return exponents
 
 
-def _products(rows: Sequence[Row], exponents: Sequence[int], start: int, stop: int) -> "NDArray[np.int64]":
-    """(2, n, n): the sums of products over a piece are the first times 2^LOW plus the second, which is not negative.
-    Below the diagonal they are anything.
+class Totals:
+    """Sums of whole numbers of units, each of which is a power of two of its own. Exact.
 
-    A block adds at most 2^53, so 2^27 to the first and less than 2^26 to the second: d stays below 2^49.
+    What is near is added up in two int64, of which the first counts 2^LOW; Python's integers hold the rest.
+    """
+
+    def __init__(self, count: int) -> None:
+        import numpy as np
+
+        self._whole = [0] * count  # in units of 2^TOTALS
+        self._high, self._low, self._exponents = np.zeros((3, count), np.int64)  # in units of 2^exponent
+        self._added = 0
+
+    def add(self, values: "NDArray[np.int64]", exponents: "NDArray[np.int64]") -> None:
+        """(count,) of up to 2^62, in units of 2^exponent each."""
+        import numpy as np
+
+        shifts = np.where(values == 0, 0, exponents - self._exponents)
+        if self._added == ADDED_MOST or shifts.min() < 0 or shifts.max() > SPREAD:
+            self._carry()
+            self._exponents[:] = exponents - SPREAD // 2
+            shifts[:] = SPREAD // 2
+        self._high += (values >> LOW) << shifts
+        self._low += (values & (2**LOW - 1)) << shifts
+        self._added += 1
+
+    def whole(self) -> list[int]:
+        """In units of 2^TOTALS."""
+        self._carry()
+        return self._whole
+
+    def _carry(self) -> None:
+        rows = zip(self._whole, self._high.tolist(), self._low.tolist(), self._exponents.tolist(), strict=True)
+        self._whole = [
+            total + (((high << LOW) + low) << (exponent - TOTALS) if high or low else 0)
+            for total, high, low, exponent in rows
+        ]
+        self._high[:] = self._low[:] = self._added = 0
+
+
+def _added_up(
+    sums: "NDArray[np.float64]", exponents: "NDArray[np.int64]"
+) -> "list[tuple[NDArray[np.int64], NDArray[np.int64]]]":
+    """Of (blocks, pairs) whole numbers of units, with the units' exponents: one term for all blocks where int64 holds
+    their sum, else one for each.
     """
     import numpy as np
 
-    count = len(rows)
-    totals = np.zeros((2, count, count), np.int64)
-    rounded = _rounded(rows, exponents, start, stop).reshape(count, -1, COLUMNS // GROUP, GROUP)
+    values, least = sums.astype(np.int64), exponents.min(0)
+    shifts = exponents - least
+    if shifts.max() <= SHIFT_MOST:
+        return [((values << shifts).sum(0), least)]
+    return list(zip(values, exponents, strict=True))
+
+
+def _multiplied(rounded: "NDArray[np.float32]") -> "NDArray[np.float64]":
+    """(blocks, n, n): sums over each block, exact. Below the diagonal they are anything."""
+    import numpy as np
+
+    count, columns = rounded.shape
+    found = np.zeros((columns // COLUMNS, count, count + 1))
     # The row too many is 0: BLAS multiplies a matrix with its own transpose by another routine (syrk), which is slower
     # for so few rows.
     groups = np.zeros((COLUMNS // GROUP, count + 1, GROUP))
-    sums = np.zeros((count, count + 1))
-    for block in rounded.transpose(1, 2, 0, 3):
-        groups[:, :count] = block
-        for first in range(0, count, SIDE):
-            last = min(first + SIDE, count)
-            np.matmul(groups[:, first:last], groups[:, first:].transpose(0, 2, 1)).sum(0, out=sums[first:last, first:])
-        whole = sums[:, :count].astype(np.int64)
-        totals[0] += whole >> LOW
-        totals[1] += whole & (2**LOW - 1)
-    return totals
-
-
-def _rounded(rows: Sequence[Row], exponents: Sequence[int], start: int, stop: int) -> "NDArray[np.float32]":
-    """(n, columns): values `start` to `stop` as integers, filled up with zeros to a multiple of COLUMNS."""
-    import numpy as np
-
-    length = stop - start
-    rounded = np.empty((len(rows), -(-length // COLUMNS) * COLUMNS), np.float32)
-    rounded[:, length:] = 0
-    for line, row, exponent in zip(rounded[:, :length], rows, exponents, strict=True):
-        unit = np.float32(math.ldexp(1.0, -exponent))  # exact: a power of two, and nothing leaves float32's range
-        np.rint(np.multiply(row.values(start, stop), unit, out=line), out=line)
-    return rounded
+    filled, spans = groups[:, :count], [(first, min(first + SIDE, count)) for first in range(0, count, SIDE)]
+    factors = [(groups[:, first:last], groups[:, first:].transpose(0, 2, 1)) for first, last in spans]
+    blocks = rounded.reshape(count, -1, COLUMNS // GROUP, GROUP).transpose(1, 2, 0, 3)
+    for sums, block in zip(found, blocks, strict=True):
+        filled[:] = block
+        for (first, last), (left, right) in zip(spans, factors, strict=True):
+            np.add.reduce(np.matmul(left, right), axis=0, out=sums[first:last, first:])
+    return found[:, :, :count]
 
 
 def _dot(left: Sequence[int], right: Sequence[int]) -> int:

@@ -45,9 +45,12 @@ class Delta:
     offset: int  # of the codec's body
     count: int  # values
 
-    def values(self, start: int, stop: int) -> "Vector":
-        """Values `start` (a multiple of codecs.BLOCK) to `stop`, the caller's own."""
-        return self.codec.decode(self.reader, self.offset, self.count, start, stop)
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
+        """As a row's (rows.py)."""
+        import numpy as np
+
+        room = np.empty(stop - start, np.float32) if out is None else out
+        return self.codec.decode(self.reader, self.offset, self.count, start, room)
 
 
 def write_payload(codec_name: str, layout: Layout, delta: "Vector") -> tuple[Payload, ...]:

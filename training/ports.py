@@ -23,21 +23,31 @@ class BlobReader(Protocol):
         """Exactly `length` bytes from `offset`. Raises ValueError outside of the blob."""
         ...
 
+    def read_into(self, offset: int, room: memoryview) -> None:
+        """As many bytes from `offset` as `room` has, which is contiguous, of format B. Raises as `read` does."""
+        ...
+
 
 class BytesReader:
     """A BlobReader over bytes in memory: payloads that travel inside of messages, and tests."""
 
     def __init__(self, data: Payload) -> None:
-        self._data = memoryview(data)
+        self._data = memoryview(data).cast("B")
 
     @property
     def size(self) -> int:
         return self._data.nbytes
 
     def read(self, offset: int, length: int) -> bytes:
+        return bytes(self._part(offset, length))
+
+    def read_into(self, offset: int, room: memoryview) -> None:
+        room[:] = self._part(offset, len(room))
+
+    def _part(self, offset: int, length: int) -> memoryview:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise ValueError(f"no {length} bytes at {offset} of {self.size}")
-        return bytes(self._data[offset : offset + length])
+        return self._data[offset : offset + length]
 
 
 class Blobs(Protocol):

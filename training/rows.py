@@ -12,24 +12,39 @@ Where a contribution is sparse, what it does not name is 0, and it counts there 
 decides a value by being alone at it.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .tensors import Vector
 
 PIECE_VALUES: Final = 2**14  # 64 KiB, so that a piece of each of 16 rows is in a core's cache
 LONG_ROWS_MAX: Final = 64  # that are read by longer pieces where a sweep has such: of 2^16 values they take 16 MiB
+LONGER: Final = 4
 Part = TypeVar("Part")
 
 
 class Row(Protocol):
     """(d,) float32, finite; none that is denormal (codecs.TINY)."""
 
-    def values(self, start: int, stop: int) -> "Vector":
-        """(stop - start,) of them, the caller's own to write to. `start` is a multiple of codecs.BLOCK."""
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
+        """(stop - start,) of them, the caller's own to write to: in `out` where it is given, which is contiguous.
+        `start` is a multiple of codecs.BLOCK.
+        """
         ...
+
+
+def placed(values: "Vector", out: "Vector | None") -> "Vector":
+    """For `Row.values`: values that came about elsewhere, where the caller wants them."""
+    if out is None:
+        return values
+    out[:] = values
+    return out
 
 
 class Weighted(NamedTuple):
@@ -49,6 +64,37 @@ def one_by_one(part: Callable[[int, int], Part], size: int) -> Iterator[Part]:
     """The Sweep of who has one thread."""
     for start in range(0, size, PIECE_VALUES):
         yield part(start, min(start + PIECE_VALUES, size))
+
+
+class Rooms:
+    """Memory for pieces, used again, from any thread: fresh pages cost more than most of what is done in them."""
+
+    def __init__(self) -> None:
+        self._free: deque[NDArray[np.float32]] = deque()
+
+    def take(self, rows: int, columns: int) -> "NDArray[np.float32]":
+        """(rows, columns) of any values; the caller's own until it gives it back."""
+        import numpy as np
+
+        try:
+            room = self._free.pop()
+        except IndexError:
+            room = None
+        return np.empty((rows, columns), np.float32) if room is None or room.shape != (rows, columns) else room
+
+    def give_back(self, room: "NDArray[np.float32]") -> None:
+        self._free.append(room)
+
+
+def longer(sweep: Sweep) -> Sweep:
+    """By pieces LONGER times as long, for parts that hold few rows at a time, or less than all of the piece: with
+    PIECE_VALUES a third of their time is Python's.
+    """
+
+    def sweep_longer(part: Callable[[int, int], Part], size: int) -> Iterable[Part]:
+        return sweep(lambda start, stop: part(LONGER * start, min(LONGER * stop, size)), -(-size // LONGER))
+
+    return sweep_longer
 
 
 def fitting(sweep: Sweep, rows: int) -> Sweep:

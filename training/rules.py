@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from .averaging import centered_clipping, clipped_mean, geometric_median, mean
-from .combinations import Combination
+from .combinations import Combination, taken_apart
 from .flag import flag_aggregator
 from .gram import Mix
 from .order_statistics import CoordinateMedian, TrimmedMean, WeightedMedian, WeightedTrimmedMean
@@ -109,6 +109,14 @@ def bounded(rows: Sequence[Weighted], f: int) -> list[Weighted]:
         else:
             high = middle - 1
     return [Weighted(row, min(weight, low)) for row, weight in rows]
+
+
+def plain(rule: str, rows: Sequence[Weighted], f: int) -> Mix | None:
+    """What `aggregate` makes of rows of which none is unusual; None for rules of which that cannot be said."""
+    if rule not in ("mean", "clipped_mean"):
+        return None
+    _, weights = taken_apart(rows if rule == "mean" else bounded(rows, f))
+    return Mix(weights, sum(weights))
 
 
 def aggregate(rule: str, rows: Sequence[Weighted], f: int, previous: Row, size: int, sweep: Sweep) -> Row:

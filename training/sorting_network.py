@@ -29,29 +29,35 @@ class Comparator(NamedTuple):
 
 
 @lru_cache(NETWORKS_KEPT)
-def network(wires: int, start: int, stop: int) -> tuple[Comparator, ...]:
+def network(wires: int, start: int, stop: int, *, is_ordered: bool = True) -> tuple[Comparator, ...]:
     """After which wires `start` to `stop` hold the values of these ranks (0 is the smallest); the others, anything.
+    Unless it `is_ordered`, two ranks may come out either way round.
 
     Batcher's odd-even merge sort (1968; for any number of wires: Knuth, The Art of Computer Programming 3, 5.2.2,
     algorithm M), without what reaches none of these wires. For 16 wires: 63 comparators and 126 operations; for the
-    middle two ranks 53 and 92.
+    middle two ranks 53 and 92, or 52 and 90 where they need no order.
     """
     used = set(range(start, stop))
     kept: list[Comparator] = []
     for first, second in reversed(list(_batcher(wires))):
-        if first in used or second in used:
+        is_wanted = is_ordered or bool(kept) or used != {first, second}
+        if is_wanted and (first in used or second in used):
             kept.append(Comparator(first, second, first in used, second in used))
             used |= {first, second}
     return tuple(reversed(kept))
 
 
-def select(vectors: Sequence[Values], start: int, stop: int) -> list[Values]:
-    """Ranks `start` to `stop` of all vectors, from the smallest; they lie in the vectors' memory, which is used up."""
+def select(
+    vectors: Sequence[Values], start: int, stop: int, spare: Values | None = None, *, is_ordered: bool = True
+) -> list[Values]:
+    """Ranks `start` to `stop` of all vectors, from the smallest; they lie in the vectors' memory, which is used up, and
+    in that of `spare`, as long as one of them, if it is given.
+    """
     import numpy as np
 
     wires = list(vectors)
-    spare = np.empty_like(wires[0])
-    for first, second, is_smaller_used, is_larger_used in network(len(wires), start, stop):
+    spare = np.empty_like(wires[0]) if spare is None else spare
+    for first, second, is_smaller_used, is_larger_used in network(len(wires), start, stop, is_ordered=is_ordered):
         left, right = wires[first], wires[second]
         if not is_larger_used:
             np.minimum(left, right, out=left)

@@ -27,9 +27,9 @@ class Walk:
 
     deltas: tuple[Delta, ...]
 
-    def values(self, start: int, stop: int) -> "Vector":
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
         first, *others = self.deltas
-        values = first.values(start, stop)
+        values = first.values(start, stop, out)
         for delta in others:
             values += delta.values(start, stop)
         return values

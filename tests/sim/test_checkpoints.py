@@ -51,6 +51,9 @@ class _Beginning:
     def read(self, offset: int, length: int) -> bytes:
         return self._saved.read(offset, length)
 
+    def read_into(self, offset: int, room: memoryview) -> None:
+        self._saved.read_into(offset, room)
+
 
 class Member:
     """A real one: service, blobs and store."""

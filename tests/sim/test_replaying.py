@@ -50,6 +50,9 @@ class _Beginning:
     def read(self, offset: int, length: int) -> bytes:
         return self._saved.read(offset, length)
 
+    def read_into(self, offset: int, room: memoryview) -> None:
+        self._saved.read_into(offset, room)
+
 
 @asynccontextmanager
 async def grown(

@@ -41,6 +41,9 @@ class FileReader:
         self._file.seek(offset)
         return self._file.read(length)
 
+    def read_into(self, offset: int, room: memoryview) -> None:
+        room[:] = self.read(offset, len(room))
+
 
 def anonymous_mib() -> float:
     with Path("/proc/self/status").open() as status:

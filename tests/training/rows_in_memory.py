@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from shoal.training.rows import Row, Sweep, Weighted, one_by_one
+from shoal.training.rows import Row, Sweep, Weighted, one_by_one, placed
 
 if TYPE_CHECKING:
     from shoal.training.tensors import Vector
@@ -21,8 +21,8 @@ class InMemory:
 
     whole: "Vector"
 
-    def values(self, start: int, stop: int) -> "Vector":
-        return self.whole[start:stop].copy()
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
+        return placed(self.whole[start:stop].copy(), out)
 
 
 def in_pieces(length: int, threads: int = 1) -> Sweep:

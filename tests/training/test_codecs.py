@@ -22,32 +22,38 @@ VALUES = hnp.arrays(
 ALL = pytest.mark.parametrize("name", sorted(CODECS))
 
 
+def decoded(codec: Codec, reader: BytesReader, count: int, span: tuple[int, int] | None = None) -> np.ndarray:
+    """All `count` values of a body that `reader` ends with, or some."""
+    start, stop = span or (0, count)
+    return codec.decode(reader, reader.size - codec.body_bytes(count), count, start, np.empty(stop - start, np.float32))
+
+
 def there_and_back(codec: Codec, values: np.ndarray) -> np.ndarray:
     body = b"".join(codec.encode(values))
     assert len(body) == codec.body_bytes(len(values))
-    return codec.decode(BytesReader(body), 0, len(values), 0, len(values))
+    return decoded(codec, BytesReader(body), len(values))
 
 
 @given(values=VALUES)
 def test_float32_is_exact_but_for_values_below_tiny(values: np.ndarray) -> None:
-    decoded = there_and_back(CODECS["float32"], values)
-    assert np.array_equal(decoded, np.where(np.abs(values) < TINY, 0, values))
+    got = there_and_back(CODECS["float32"], values)
+    assert np.array_equal(got, np.where(np.abs(values) < TINY, 0, values))
 
 
 @given(values=VALUES)
 def test_bfloat16_is_within_one_part_in_256(values: np.ndarray) -> None:
-    decoded = there_and_back(CODECS["bfloat16"], values).astype(np.float64)
+    got = there_and_back(CODECS["bfloat16"], values).astype(np.float64)
     exact = values.astype(np.float64)
-    assert np.all(np.abs(decoded - exact) <= np.maximum(np.abs(exact) / 256, np.where(np.abs(exact) < TINY, TINY, 0)))
+    assert np.all(np.abs(got - exact) <= np.maximum(np.abs(exact) / 256, np.where(np.abs(exact) < TINY, TINY, 0)))
 
 
 @given(values=VALUES)
 def test_int8_is_within_half_a_step_of_its_block(values: np.ndarray) -> None:
-    decoded = there_and_back(CODECS["int8"], values).astype(np.float64)
+    got = there_and_back(CODECS["int8"], values).astype(np.float64)
     for start in range(0, len(values), BLOCK):
         block = values[start : start + BLOCK].astype(np.float64)
         bound = max(np.abs(block).max() * (1 / 254 + 2.0**-21), 2.0**-72)
-        assert np.all(np.abs(decoded[start : start + BLOCK] - block) <= bound)
+        assert np.all(np.abs(got[start : start + BLOCK] - block) <= bound)
 
 
 @ALL
@@ -57,9 +63,9 @@ def test_pieces_decode_to_the_bits_of_the_whole(name: str, data: st.DataObject) 
     prefix = data.draw(st.binary(max_size=9))
     body = b"".join(codec.encode(values))
     reader = BytesReader(prefix + body)
-    whole = codec.decode(reader, len(prefix), len(values), 0, len(values))
+    whole = decoded(codec, reader, len(values))
     cuts = [*range(0, len(values), BLOCK), len(values)]
-    pieces = [codec.decode(reader, len(prefix), len(values), a, b) for a, b in pairwise(cuts)]
+    pieces = [decoded(codec, reader, len(values), span) for span in pairwise(cuts)]
     assert np.concatenate(pieces).tobytes() == whole.tobytes()
 
 
@@ -68,10 +74,10 @@ def test_pieces_decode_to_the_bits_of_the_whole(name: str, data: st.DataObject) 
 def test_any_bytes_of_the_right_length_decode_without_denormals(name: str, data: st.DataObject) -> None:
     codec, count = CODECS[name], data.draw(st.integers(1, 2 * BLOCK + 3))
     body = data.draw(st.binary(min_size=codec.body_bytes(count), max_size=codec.body_bytes(count)))
-    decoded = codec.decode(BytesReader(body), 0, count, 0, count)
-    assert decoded.dtype == np.float32
-    assert len(decoded) == count
-    finite = np.abs(decoded[np.isfinite(decoded)])
+    got = decoded(codec, BytesReader(body), count)
+    assert got.dtype == np.float32
+    assert len(got) == count
+    finite = np.abs(got[np.isfinite(got)])
     assert np.all((finite == 0) | (finite >= TINY))
 
 
@@ -79,9 +85,9 @@ def test_any_bytes_of_the_right_length_decode_without_denormals(name: str, data:
 def test_decoded_values_are_the_callers_own(name: str) -> None:
     values = np.linspace(-1, 1, BLOCK, dtype=np.float32)
     body = b"".join(CODECS[name].encode(values))
-    first = CODECS[name].decode(BytesReader(body), 0, BLOCK, 0, BLOCK)
+    first = decoded(CODECS[name], BytesReader(body), BLOCK)
     first += 1
-    assert not np.array_equal(first, CODECS[name].decode(BytesReader(body), 0, BLOCK, 0, BLOCK))
+    assert not np.array_equal(first, decoded(CODECS[name], BytesReader(body), BLOCK))
 
 
 @given(values=VALUES)
@@ -97,7 +103,7 @@ def test_the_peak_is_what_no_decoded_value_exceeds(name: str, data: st.DataObjec
     codec, count = CODECS[name], data.draw(st.integers(1, 2 * BLOCK + 5))
     size = codec.body_bytes(count)
     body = BytesReader(data.draw(st.binary(min_size=size, max_size=size)))
-    values = codec.decode(body, 0, count, 0, count)
+    values = decoded(codec, body, count)
     peak = codec.peak(body, 0, count)
     most = peak * (128 / 127 * (1 + 2**-23) if name == "int8" else 1)  # the peak, 127 scales, was rounded
     # What reaches further is refused, and may overflow: 128 scales where 127 do not.
@@ -109,8 +115,34 @@ def test_the_peak_is_what_no_decoded_value_exceeds(name: str, data: st.DataObjec
 def test_the_peak_of_what_was_encoded_is_its_largest_value(name: str, values: np.ndarray) -> None:
     codec = CODECS[name]
     body = BytesReader(b"".join(codec.encode(values)))
-    largest = np.abs(codec.decode(body, 0, len(values), 0, len(values))).max()
+    largest = np.abs(decoded(codec, body, len(values))).max()
     assert codec.peak(body, 0, len(values)) == largest
+
+
+@pytest.mark.parametrize("name", ["float32", "bfloat16"])
+@pytest.mark.parametrize("at", [0, PIECE - 1, PIECE, 2 * PIECE + 6])
+@pytest.mark.parametrize("value", [1e9, -1e9, np.inf, -np.inf, np.nan, -np.nan, 2.0**20, -(2.0**-149), 0.0])
+def test_the_peak_is_that_of_all_values_wherever_it_is(name: str, at: int, value: float) -> None:
+    values = np.full(2 * PIECE + 7, -0.5, np.float32)
+    values[at] = value
+    bits = values.view(np.uint32)
+    body = bits.astype("<u4").tobytes() if name == "float32" else (bits >> 16).astype("<u2").tobytes()
+    peak = CODECS[name].peak(BytesReader(body), 0, len(values))
+    kept = np.abs(decoded(CODECS[name], BytesReader(body), len(values)))
+    assert peak == kept.max() or (np.isnan(peak) and np.isnan(value))
+
+
+def test_a_body_of_what_is_tiny_alone_has_no_peak() -> None:
+    body = BytesReader(np.full(7, -(2.0**-81), "<f4").tobytes())
+    assert CODECS["float32"].peak(body, 0, 7) == 0
+
+
+@given(values=hnp.arrays(np.uint32, st.integers(0, 40)))
+def test_flushing_clears_what_is_tiny_and_nothing_else(values: np.ndarray) -> None:
+    before = values.view(np.float32)
+    with np.errstate(invalid="ignore"):
+        expected = np.where(np.abs(before) < TINY, np.float32(0), before)
+    assert flush_tiny(before.copy()).tobytes() == expected.tobytes()
 
 
 def test_spans_cover_every_value_once() -> None:

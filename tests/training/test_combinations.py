@@ -35,9 +35,9 @@ class Counted:
     row: InMemory
     read: list[int] = field(default_factory=list[int])
 
-    def values(self, start: int, stop: int) -> "Vector":
+    def values(self, start: int, stop: int, out: "Vector | None" = None) -> "Vector":
         self.read.append(stop - start)
-        return self.row.values(start, stop)
+        return self.row.values(start, stop, out)
 
 
 def test_a_combination_is_what_float64_makes_of_it_but_for_rounding() -> None:

@@ -171,6 +171,10 @@ class Watched(BytesReader):
         self.longest = max(self.longest, length)
         return super().read(offset, length)
 
+    def read_into(self, offset: int, room: memoryview) -> None:
+        self.longest = max(self.longest, len(room))
+        super().read_into(offset, room)
+
 
 @pytest.mark.parametrize(("count", "longest"), [(LONG_ROWS_MAX, COUNT), (LONG_ROWS_MAX + 1, PIECE_VALUES)])
 def test_what_is_in_memory_of_each_contribution_is_less_where_they_are_many(count: int, longest: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.training.gram import BITS, SIDE, Gram, Mix, gram
+from shoal.training.gram import ADDED_MOST, BITS, COLUMNS, SIDE, SPREAD, TOTALS, Gram, Mix, Totals, gram
 from shoal.training.payload import VALUE_MAX
 from shoal.training.rows import one_by_one
 
@@ -20,8 +20,10 @@ def by_hand(values: np.ndarray) -> list[list[Fraction]]:
     """Inner products of the rounded rows in fractions."""
     rounded: list[list[Fraction]] = []
     for row in values:
-        unit = Fraction(2) ** (math.frexp(float(np.abs(row).max()))[1] - BITS)
-        rounded.append([round(Fraction(float(value)) / unit) * unit for value in row])
+        rounded.append([])
+        for block in (row[start : start + COLUMNS] for start in range(0, len(row), COLUMNS)):
+            unit = Fraction(2) ** (math.frexp(float(np.abs(block).max()))[1] - BITS)
+            rounded[-1] += [round(Fraction(float(value)) / unit) * unit for value in block]
     return [[sum((a * b for a, b in zip(x, y, strict=True)), Fraction()) for y in rounded] for x in rounded]
 
 
@@ -99,6 +101,66 @@ def test_a_row_of_zeros_and_a_tiny_one_beside_a_huge_one_are_measured() -> None:
     assert measured.cosine(0, 1) == 0
     assert measured.cosine(1, 2) == 1
     assert gram(rows_of(values[:1]), 300, one_by_one).products == ((0,),)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 40])
+def test_each_block_has_a_unit_of_its_own_and_its_sums_add_up_exactly(steps: int) -> None:
+    """Each block 2^steps times as large as the one before."""
+    values = np.ascontiguousarray(normal(7, 3, 3 * COLUMNS))
+    for place in range(3):
+        values[:, place * COLUMNS : (place + 1) * COLUMNS] *= np.float32(2.0 ** (steps * (place - 2)))
+    assert in_fractions(gram(rows_of(values), 3 * COLUMNS, one_by_one)) == by_hand(values)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-(2**62), 2**62), st.integers(-(2**62), 2**62), st.integers(-338, 200)), max_size=40)
+)
+def test_totals_are_exact_whatever_their_terms_units_are(terms: list[tuple[int, int, int]]) -> None:
+    totals = Totals(2)
+    for one, other, exponent in terms:
+        totals.add(np.array([one, other]), np.array([exponent, -exponent % 150]))
+    expected = [
+        sum((one * Fraction(2) ** exponent for one, _, exponent in terms), Fraction()),
+        sum((other * Fraction(2) ** (-exponent % 150) for _, other, exponent in terms), Fraction()),
+    ]
+    assert [total * Fraction(2) ** TOTALS for total in totals.whole()] == expected
+
+
+def test_the_largest_terms_do_not_overflow_before_they_are_carried() -> None:
+    totals = Totals(1)
+    for _ in range(2 * ADDED_MOST + 1):
+        totals.add(np.array([-(2**62)]), np.array([SPREAD // 2]))
+        totals.add(np.array([1]), np.array([0]))
+        totals.add(np.array([2**62]), np.array([SPREAD]))
+    expected = (2 * ADDED_MOST + 1) * (2 ** (62 + SPREAD) + 1 - 2 ** (62 + SPREAD // 2))
+    assert totals.whole()[0] * Fraction(2) ** TOTALS == expected
+
+
+def test_a_huge_value_coarsens_no_more_than_its_block_of_its_row() -> None:
+    values = normal(8, 3, 2 * COLUMNS)
+    exact = gram(rows_of(values[:, COLUMNS:]), COLUMNS, one_by_one)
+    values[0, :COLUMNS], values[0, 0] = 0, VALUE_MAX
+    values[1, :COLUMNS] = values[2, :COLUMNS] = 0
+    assert in_fractions(gram(rows_of(values), 2 * COLUMNS, one_by_one))[0][1:] == in_fractions(exact)[0][1:]
+
+
+@pytest.mark.parametrize("length", [256, 8448, 65536])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_row_that_is_made_of_the_others_is_measured_as_if_it_were_there(length: int, threads: int) -> None:
+    values = normal(9, 3, 40_001)
+    sums = values[0] + values[1]
+    seen = np.zeros(40_001, np.int64)
+
+    def make(start: int, stop: int, pieces: np.ndarray, out: np.ndarray) -> None:
+        seen[start:stop] += 1
+        assert np.array_equal(pieces, values[:, start:stop])
+        np.add(pieces[0], pieces[1], out=out)
+        pieces[:] = 0
+
+    made = gram(rows_of(values), 40_001, in_pieces(length, threads), make)
+    assert made == gram(rows_of([*values, sums]), 40_001, one_by_one)
+    assert np.all(seen == 1)
 
 
 def test_no_rows_are_an_error() -> None:

@@ -188,7 +188,7 @@ def test_mixing_twice_and_choosing_needs_no_sweep_but_the_first() -> None:
 
     mixed = nearest_mixing(weighted(normal(1, 9, SIZE)), 2, SIZE, counting)  # type: ignore[arg-type]
     row = multi_krum(nearest_mixing(mixed, 2, SIZE, counting), 2, SIZE, counting)  # type: ignore[arg-type]
-    assert sweeps["sweeps"] == 2
+    assert sweeps["sweeps"] == 1
     again = weighted(np.stack([whole(each, SIZE) for each, _ in mixed]))
     expected = multi_krum(nearest_mixing(again, 2, SIZE, one_by_one), 2, SIZE, one_by_one)
     np.testing.assert_allclose(whole(row, SIZE), whole(expected, SIZE), atol=1e-6)

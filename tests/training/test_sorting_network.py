@@ -21,6 +21,14 @@ def test_every_span_of_ranks_comes_out_in_order(wires: int) -> None:
         assert np.array_equal(found, np.sort(inputs, axis=0)[start:stop])
 
 
+@pytest.mark.parametrize("wires", range(2, 13))
+def test_two_ranks_that_need_no_order_come_out_both(wires: int) -> None:
+    inputs = np.array(list(product((0, 1), repeat=wires)), np.float32).T
+    for start in range(wires - 1):
+        found = select([vector.copy() for vector in inputs], start, start + 2, is_ordered=False)
+        assert np.array_equal(np.sort(found, axis=0), np.sort(inputs, axis=0)[start : start + 2])
+
+
 @pytest.mark.parametrize("wires", [16, 17, 100, 257])
 def test_larger_networks_sort_permutations(wires: int) -> None:
     generator = np.random.default_rng(wires)
@@ -31,6 +39,7 @@ def test_larger_networks_sort_permutations(wires: int) -> None:
 def test_a_network_is_as_small_as_batchers_and_smaller_where_few_ranks_are_wanted() -> None:
     assert (len(network(16, 0, 16)), operations(16, 0, 16)) == (63, 126)
     assert (len(network(16, 7, 9)), operations(16, 7, 9)) == (53, 92)
+    assert len(network(16, 7, 9, is_ordered=False)) == 52
     assert operations(16, 0, 1) == 15
     assert network(1, 0, 1) == ()
 

@@ -106,6 +106,30 @@ def test_a_reader_refuses_bytes_outside_of_the_blob(tmp_path: Path) -> None:
     for offset, length in ((-1, 2), (0, 13), (12, 1), (3, -1)):
         with pytest.raises(ValueError, match="of a blob of 12"):
             blob.read(offset, length)
+    for offset, length in ((-1, 2), (0, 13), (12, 1)):
+        with pytest.raises(ValueError, match="of a blob of 12"):
+            blob.read_into(offset, memoryview(bytearray(length)))
+
+
+@pytest.mark.parametrize(("offset", "length"), [(0, 12), (7, 5), (12, 0)])
+def test_a_reader_fills_memory_that_it_is_given(tmp_path: Path, offset: int, length: int) -> None:
+    store = store_at(tmp_path)
+    blob = store.open(put(store, b"twelve bytes"))
+    assert blob is not None
+    room = bytearray(b"-" * (length + 2))
+    blob.read_into(offset, memoryview(room)[1:-1])
+    assert room == b"-" + b"twelve bytes"[offset : offset + length] + b"-"
+
+
+def test_a_reader_of_a_file_that_was_cut_short_says_so(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    ref = put(store, content(2 * MIB))
+    blob = store.open(ref)
+    assert blob is not None
+    (path,) = (path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > 2 * MIB)
+    os.truncate(path, MIB)
+    with pytest.raises(OSError, match="is shorter than"):
+        blob.read_into(0, memoryview(bytearray(2 * MIB)))
 
 
 def test_a_reader_goes_on_reading_what_is_evicted_under_it(tmp_path: Path) -> None:
