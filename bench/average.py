@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ from shoal.training.events import Event, Problem, RoundClosed
 from shoal.training.local_trainer import Trained
 from shoal.training.log import ROUNDS_SERVED
 from shoal.training.method import Turn
+from shoal.training.ports import Blobs
 from shoal.training.service import Ports, SwarmService
 from shoal.training.spec import AdmissionRule, Spec, sign_spec
 from shoal.training.tensors import Layout, TensorShape
@@ -62,6 +63,8 @@ class Recipe(msgspec.Struct, frozen=True):
     rounds: int
     codec: str
     directory: str
+    listen: str = "/ip4/127.0.0.1/tcp/0"
+    round_s: float = ROUND_S
 
 
 class NoiseTrainer:
@@ -110,7 +113,7 @@ def spec_of(recipe: Recipe) -> Spec:
         model="noise",
         members_start=recipe.members,
         members_min=recipe.members,
-        round_s=ROUND_S,
+        round_s=recipe.round_s,
         payload_bytes_max=8 * recipe.parameters + 4096,
         rounds_max=recipe.rounds,
         settings={"codec": recipe.codec, "steps": 1},
@@ -120,15 +123,15 @@ def spec_of(recipe: Recipe) -> Spec:
     )
 
 
-async def member(recipe: Recipe) -> None:
-    """One process: reads everybody's addresses, then trains until the last round has closed."""
+async def member(recipe: Recipe, reach: Callable[[BlobService], Blobs] = lambda blobs: blobs) -> None:
+    """One process: reads everybody's addresses, then trains until the last round has closed; gets blobs by `reach`."""
     spec, identity, trainer = spec_of(recipe), identity_of(recipe.index), NoiseTrainer(recipe)
     settings = parse_settings(spec.settings)
     assert not isinstance(settings, str), settings
     signed = sign_spec(spec, identity_of(0))
     store = await trio.to_thread.run_sync(BlobStore, Path(recipe.directory) / "blobs", STORE_BYTES)
     async with (
-        open_host(identity, (Address("/ip4/127.0.0.1/tcp/0"),), Limits()) as transport,
+        open_host(identity, (Address(recipe.listen),), Limits()) as transport,
         trio.open_nursery() as nursery,
     ):
         blobs = BlobService(transport, store)
@@ -149,7 +152,7 @@ async def member(recipe: Recipe) -> None:
                 print(event.message, file=sys.stderr)
 
         method = Diloco(spec, settings, trainer)
-        ports = Ports(transport, blobs, identity)
+        ports = Ports(transport, reach(blobs), identity)
         service = SwarmService(signed, method, ports, Path(recipe.directory) / "rounds", observe)
         await service.run()
         nursery.cancel_scope.cancel()
@@ -175,11 +178,11 @@ async def measure(codec: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for number, (span_s, _, _, phases) in enumerate(rounds, 1):
         print(f"{codec} round {number}: {span_s:.2f} s  {phases}", flush=True)
     spans, equal, sent, _ = zip(*(rounds[WARM_ROUNDS:] or rounds), strict=True)
-    return {"s": statistics.median(spans), "equal": all(equal), "mb": statistics.median(sent)}
+    return {"s": statistics.median(spans), "equal": all(equal), "mb": statistics.median(map(statistics.mean, sent))}
 
 
-async def one_round(members: list[BenchProcess]) -> tuple[float, bool, float, dict[str, float]]:
-    """Seconds until the last member had closed the round, whether all agree, MB sent per peer, the longest phases."""
+async def one_round(members: list[BenchProcess]) -> tuple[float, bool, list[float], dict[str, float]]:
+    """Seconds until the last member had closed the round, whether all agree, MB that each sent, the longest phases."""
     for each in members:
         await each.receive("ready")
     for each in members:
@@ -188,7 +191,7 @@ async def one_round(members: list[BenchProcess]) -> tuple[float, bool, float, di
     names = sorted({name for line in closed for name in line["phases"]})
     phases = {name: round(max(line["phases"].get(name, 0.0) for line in closed), 3) for name in names}
     equal = len({line["digest"] for line in closed}) == 1 and {line["members"] for line in closed} == {len(members)}
-    return max(line["s"] for line in closed), equal, statistics.mean(line["sent"] for line in closed) / 1e6, phases
+    return max(line["s"] for line in closed), equal, [line["sent"] / 1e6 for line in closed], phases
 
 
 async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
