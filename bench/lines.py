@@ -93,17 +93,19 @@ async def obey(host: Transport, blobs: BlobService, order: dict[str, Any]) -> di
 
 
 async def fetch(host: Transport, blobs: BlobService, holders: list[str], size: int, digest: str) -> dict[str, object]:
-    """Fetch a blob from those at these addresses."""
+    """Fetch a blob from those at these addresses, and stay connected with them; says every LOOK_S what has come in."""
     peers = [PeerId(address.rpartition("/p2p/")[2]) for address in holders]
     for address in holders:
         connected = await host.connect(Address(address), timeout_s=PATIENCE_S)
         assert not isinstance(connected, Refusal), connected
+        host.keep(connected, (Address(address),))
     connections = 1
 
     async def watch() -> None:
         nonlocal connections
         while True:
             await trio.sleep(LOOK_S)
+            tell({"under_way": host.traffic().bytes_received - before})
             standing = [each for each in psutil.Process().net_connections("tcp") if each.status == "ESTABLISHED"]
             connections = max(connections, len(standing) - len(peers))  # without libp2p's
 
