@@ -178,7 +178,11 @@ async def measure(codec: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for number, (span_s, _, _, phases) in enumerate(rounds, 1):
         print(f"{codec} round {number}: {span_s:.2f} s  {phases}", flush=True)
     spans, equal, sent, _ = zip(*(rounds[WARM_ROUNDS:] or rounds), strict=True)
-    return {"s": statistics.median(spans), "equal": all(equal), "mb": statistics.median(map(statistics.mean, sent))}
+    return {
+        "s": statistics.median(spans),
+        "equal": all(equal),
+        "mb": statistics.median(statistics.mean(each) for each in sent),
+    }
 
 
 async def one_round(members: list[BenchProcess]) -> tuple[float, bool, list[float], dict[str, float]]:

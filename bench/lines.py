@@ -89,7 +89,7 @@ async def obey(host: Transport, blobs: BlobService, order: dict[str, Any]) -> di
         return await fetch(host, blobs, order["fetch"], order["size"], order["digest"])
     if "pour" in order:
         return {"port": pour()}
-    return {"drawn_s": await trio.to_thread.run_sync(draw, order["draw"], order["size"], order["connections"])}
+    return {"drawn_s": await trio.to_thread.run_sync(draw, tuple(order["draw"]), order["size"], order["connections"])}
 
 
 async def fetch(host: Transport, blobs: BlobService, holders: list[str], size: int, digest: str) -> dict[str, object]:
@@ -149,7 +149,7 @@ def draw(place: tuple[str, int], size: int, connections: int) -> float:
     def receive() -> None:
         nonlocal left
         buffer = memoryview(bytearray(PIECE_BYTES))
-        with socket.create_connection(tuple(place)) as flow:
+        with socket.create_connection(place) as flow:
             while not is_done.is_set():
                 count = flow.recv_into(buffer)
                 with lock:

@@ -100,14 +100,17 @@ async def measure(way: str, parameters: int, rounds: int, floor_s: float) -> dic
                 f"{span_s:.1f} s, {span_s / floor_s:.2f} times the floor, {phases}, {'equal' if equal else 'NOT EQUAL'}"
             )
             print(f"{way}, round {number}: {shown}; MB sent {[round(each, 1) for each in sent]}", flush=True)
-    spans, equals, sent, phases = zip(*(results[1:] or results), strict=True)
+    counted = results[1:] or results
+    round_s = statistics.median(span_s for span_s, _, _, _ in counted)
     return {
-        "round_s": round(statistics.median(spans), 2),
-        "exchange_s": round(statistics.median(each["exchange"] for each in phases), 2),
+        "round_s": round(round_s, 2),
+        "exchange_s": round(statistics.median(phases["exchange"] for _, _, _, phases in counted), 2),
         "floor_s": round(floor_s, 2),
-        "ratio": round(statistics.median(spans) / floor_s, 2),
-        "equal": all(equals),
-        "mb_sent": [round(statistics.median(each), 1) for each in zip(*sent, strict=True)],
+        "ratio": round(round_s / floor_s, 2),
+        "equal": all(is_equal for _, is_equal, _, _ in counted),
+        "mb_sent": [
+            round(statistics.median(each), 1) for each in zip(*(sent for _, _, sent, _ in counted), strict=True)
+        ],
     }
 
 

@@ -1,6 +1,7 @@
 """Blobs over lines as people have them: slow, long, lossy, of different rates, and cut."""
 
 from contextlib import AsyncExitStack
+from typing import Any
 
 import trio
 
@@ -58,11 +59,11 @@ async def test_what_came_before_a_line_was_cut_is_not_fetched_again() -> None:
 
 async def stage(
     world: World, stack: AsyncExitStack, lines: list[Line], size: int
-) -> tuple[list[Host], BenchProcess, dict[str, object]]:
+) -> tuple[list[Host], BenchProcess, dict[str, Any]]:
     """Computers on these lines that hold one blob, a node that lacks it, and what to send it for it to be fetched."""
     hosts = [await host_on(world.internet, line) for line in lines]
     addresses: list[str] = []
-    blob: dict[str, object] = {}
+    blob: dict[str, Any] = {}
     for index, host in enumerate(hosts):
         holder = await begin(stack, host, index)
         addresses.append(at(await holder.receive("addresses"), host))
