@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +34,7 @@ from shoal.training.events import Event, Problem, RoundClosed
 from shoal.training.local_trainer import Trained
 from shoal.training.log import ROUNDS_SERVED
 from shoal.training.method import Turn
+from shoal.training.ports import Blobs
 from shoal.training.rules import RULES
 from shoal.training.service import Ports, SwarmService
 from shoal.training.spec import AdmissionRule, Setting, Spec, sign_spec
@@ -65,6 +66,8 @@ class Recipe(msgspec.Struct, frozen=True):
     codec: str
     rule: str | None
     directory: str
+    listen: str = "/ip4/127.0.0.1/tcp/0"
+    round_s: float = ROUND_S
 
 
 class NoiseTrainer:
@@ -116,7 +119,7 @@ def spec_of(recipe: Recipe) -> Spec:
         model="noise",
         members_start=recipe.members,
         members_min=recipe.members,
-        round_s=ROUND_S,
+        round_s=recipe.round_s,
         payload_bytes_max=8 * recipe.parameters + 4096,
         rounds_max=recipe.rounds,
         settings={"codec": recipe.codec, "steps": 1, **rule},
@@ -126,15 +129,15 @@ def spec_of(recipe: Recipe) -> Spec:
     )
 
 
-async def member(recipe: Recipe) -> None:
-    """One process: reads everybody's addresses, then trains until the last round has closed."""
+async def member(recipe: Recipe, reach: Callable[[BlobService], Blobs] = lambda blobs: blobs) -> None:
+    """One process: reads everybody's addresses, then trains until the last round has closed; gets blobs by `reach`."""
     spec, identity, trainer = spec_of(recipe), identity_of(recipe.index), NoiseTrainer(recipe)
     settings = parse_settings(spec.settings)
     assert not isinstance(settings, str), settings
     signed = sign_spec(spec, identity_of(0))
     store = await trio.to_thread.run_sync(BlobStore, Path(recipe.directory) / "blobs", STORE_BYTES)
     async with (
-        open_host(identity, (Address("/ip4/127.0.0.1/tcp/0"),), Limits()) as transport,
+        open_host(identity, (Address(recipe.listen),), Limits()) as transport,
         trio.open_nursery() as nursery,
     ):
         blobs = BlobService(transport, store)
@@ -158,7 +161,7 @@ async def member(recipe: Recipe) -> None:
                 print(event.message, file=sys.stderr)
 
         method = Diloco(spec, settings, trainer)
-        ports = Ports(transport, blobs, identity)
+        ports = Ports(transport, reach(blobs), identity)
         service = SwarmService(signed, method, ports, Path(recipe.directory) / "rounds", observe)
         await service.run()
         nursery.cancel_scope.cancel()
@@ -189,7 +192,7 @@ async def measure(codec: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "s": statistics.median(made.span_s for made in counted),
         "cpu_s": statistics.median(made.cpu_s for made in counted),
         "equal": all(made.is_equal for made in counted),
-        "mb": statistics.median(made.mb_sent for made in counted),
+        "mb": statistics.median(statistics.mean(made.mb_sent) for made in counted),
     }
 
 
@@ -199,7 +202,7 @@ class Round(NamedTuple):
     span_s: float  # until the last member had closed it
     cpu_s: float  # of all members, each until it had closed it
     is_equal: bool
-    mb_sent: float  # per peer
+    mb_sent: list[float]  # by each
     phases: dict[str, float]  # the longest of each
 
 
@@ -213,7 +216,7 @@ async def one_round(members: list[BenchProcess]) -> Round:
     phases = {name: round(max(line["phases"].get(name, 0.0) for line in closed), 3) for name in names}
     equal = len({line["digest"] for line in closed}) == 1 and {line["members"] for line in closed} == {len(members)}
     span_s, cpu_s = max(line["s"] for line in closed), sum(line["cpu_s"] for line in closed)
-    return Round(span_s, cpu_s, equal, statistics.mean(line["sent"] for line in closed) / 1e6, phases)
+    return Round(span_s, cpu_s, equal, [line["sent"] / 1e6 for line in closed], phases)
 
 
 async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
