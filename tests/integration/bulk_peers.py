@@ -32,6 +32,7 @@ from shoal.transport.identity import Identity
 from shoal.transport.limits import Limits
 from shoal.transport.port import Address, Call, Connection, PeerId, Refusal
 from shoal.transport.upload_service import Uploads
+from shoal.transport.wire import Malformed
 
 MIB: Final = 2**20
 LISTEN: Final = (Address("/ip4/127.0.0.1/tcp/0"),)
@@ -266,9 +267,9 @@ class Villain:
         return None
 
     async def on_tls(self, stream: trio.SocketStream) -> None:
-        context = self.credentials.accepting(self.certificates[-1])
-        assert isinstance(context, ssl.SSLContext)
-        tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
+        contexts = self.credentials.contexts(self.certificates[-1])
+        assert not isinstance(contexts, Malformed)
+        tls = trio.SSLStream(stream, contexts[0], server_side=True, https_compatible=True)
         await tls.do_handshake()
         assert await tls.receive_some(1) == FETCHES
         self.served += 1
@@ -303,10 +304,10 @@ class Intruder:
 
     async def dial(self, met: Met, credentials: Credentials | None = None, local: str = "127.0.0.1") -> TlsStream:
         """After the handshake, as far as this side can tell."""
-        context = (credentials or self.credentials).dialing(met.certificate)
-        assert isinstance(context, ssl.SSLContext)
+        contexts = (credentials or self.credentials).contexts(met.certificate)
+        assert not isinstance(contexts, Malformed)
         stream = await open_tcp(port_of(self.target.address), local)
-        tls = trio.SSLStream(stream, context, server_hostname=met.token, https_compatible=True)
+        tls = trio.SSLStream(stream, contexts[1], server_hostname=met.token, https_compatible=True)
         try:
             await tls.do_handshake()
         except BaseException:

@@ -297,5 +297,5 @@ async def test_a_peer_that_fetches_by_tls_counts_as_used(tmp_path: Path) -> None
             nursery.start_soon(partial(fetcher.fetch, ref, holder.peer))
             await until(lambda: fetcher.bulk_received > by_tls + 2 * MIB)
             assert fetcher.host.is_busy(holder.peer)
-            assert holder.host._plane.is_busy(fetcher.peer)  # pyright: ignore[reportPrivateUsage]
+            assert holder.host.is_busy(fetcher.peer)
         await until(lambda: not holder.host.is_busy(fetcher.peer), 3.0)
