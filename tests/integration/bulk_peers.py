@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 import trio
@@ -65,12 +66,13 @@ def open_files() -> int:
 def bulk_threads() -> int:
     """Threads that use a bulk connection now. What trio keeps for the next call is none of them."""
 
-    def files(frame: object) -> Iterator[str]:
+    def files(frame: FrameType | None) -> Iterator[str]:
         while frame is not None:
-            yield os.path.basename(frame.f_code.co_filename)  # type: ignore[attr-defined]
-            frame = frame.f_back  # type: ignore[attr-defined]
+            yield Path(frame.f_code.co_filename).name
+            frame = frame.f_back
 
-    return sum(any(each in BULK_MODULES for each in files(frame)) for frame in sys._current_frames().values())
+    frames = sys._current_frames().values()  # pyright: ignore[reportPrivateUsage]
+    return sum(any(each in BULK_MODULES for each in files(frame)) for frame in frames)
 
 
 async def until(is_so: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
