@@ -36,6 +36,7 @@ from .port import Code, Refusal
 from .wire import Malformed
 
 IDLE_S: Final = 60.0  # without a job a connection is ended
+CHUNK_S: Final = 30.0  # from head to end; what comes more slowly is of no use, but would hold a thread for days
 AHEAD_S: Final = 0.15  # of what a connection brings is asked for in advance: more than a round trip, mostly
 AHEAD_MIN: Final = 2  # chunks
 AHEAD_MAX: Final = 64
@@ -71,7 +72,7 @@ class Pool:
         self._jobs: deque[Job] = deque()
         self._links: list[Link] = []
         self._retired = 0  # bytes received by connections that are gone
-        self._is_closed = False
+        self.is_closed = False
         self.wanted = 1  # connections
         self._is_dry = False  # there was nothing to ask for at some moment
         self._waiting = 0  # connections that wait for jobs
@@ -84,7 +85,7 @@ class Pool:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._jobs) or any(link.is_fetching for link in self._links)
+        return bool(self._jobs) or any(link.is_carrying for link in self._links)
 
     @property
     def bytes_received(self) -> int:
@@ -117,9 +118,9 @@ class Pool:
     def join(self, link: Link) -> bool:
         """One more connection. False: it comes too late."""
         with self._changed:
-            if not self._is_closed:
+            if not self.is_closed:
                 self._links.append(link)
-            return not self._is_closed
+            return not self.is_closed
 
     def leave(self, link: Link, undone: list[Job]) -> None:
         """A connection is over; it leaves these jobs."""
@@ -138,7 +139,7 @@ class Pool:
     def close(self) -> None:
         """End all connections."""
         with self._changed:
-            self._is_closed = True
+            self.is_closed = True
             links = list(self._links)
             self._changed.notify_all()
         for link in links:
@@ -149,13 +150,13 @@ class Pool:
         with self._changed:
             while True:
                 place = self._links.index(link) if link in self._links else self.wanted
-                if self._is_closed or place >= self.wanted:
+                if self.is_closed or place >= self.wanted:
                     return None
                 if self._jobs or not may_wait:
                     self._is_dry = self._is_dry or len(self._jobs) < room
                     return [self._jobs.popleft() for _ in range(min(room, len(self._jobs)))]
                 self._is_dry = True
-                link.is_fetching = False
+                link.is_carrying = False
                 self._waiting += 1
                 is_told = self._changed.wait(IDLE_S)
                 self._waiting -= 1
@@ -188,7 +189,7 @@ class Fetcher:
                 self._begin()
             while self._ask():
                 began_at = clock()
-                received = self._receive(self._flying[0])
+                received = self._receive(self._flying[0], clock)
                 if received:
                     sample = received / max(clock() - began_at, 1e-6)
                     self._rate = 0.8 * self._rate + 0.2 * sample if self._rate else sample
@@ -217,11 +218,11 @@ class Fetcher:
         requests += _wants(jobs or [])
         self._flying += jobs or []
         if requests:
-            self._link.is_fetching = True
+            self._link.is_carrying = True
             self._link.send(b"".join(request.encode() for request in requests))
         return bool(self._flying)
 
-    def _receive(self, job: Job) -> int:
+    def _receive(self, job: Job, clock: Callable[[], float]) -> int:
         """The answer for the first of what is under way: how many bytes."""
         self._link.receive_exactly(self._head)
         head = parse_head(self._head)
@@ -238,8 +239,11 @@ class Fetcher:
             self._pool.tell(job.source.lied, Malformed(problem))
             raise LinkBroken(problem)
         view = (self._buffer if job.buffer is None else job.buffer)[: job.length]
+        until = clock() + CHUNK_S
         while job.filled < job.length:
             job.filled += self._link.receive_some(view[job.filled :])
+            if clock() > until:
+                raise LinkBroken(f"a chunk takes more than {CHUNK_S:g} s")
         self._flying.popleft()
         if not job.is_forgotten:
             self._pool.tell(job.source.landed, job, self._pool.land(job.digest, job.index, [view]))

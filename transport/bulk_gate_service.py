@@ -1,9 +1,9 @@
 """Who begins TLS at a listening port, and whether that is the peer whose certificate was pinned.
 
-What a stranger may do: begin a handshake. Without a token that was handed out it ends at its first message, before
-anything is signed; of each range of addresses HANDSHAKES_PER_S are looked at, and of all together as many at once as
-`Connections` admits. Nothing of it takes a thread. Who has seen a token go by on the wire gets as far as showing a
-certificate, and no further.
+What a stranger may do: begin a handshake. Without a token that was handed out it ends at its first message, which
+nobody reads but for the token; of each range of addresses HANDSHAKES_PER_S are looked at, and of all together as many
+at once as `Connections` admits. Nothing of it takes a thread. Who has seen a token go by on the wire gets as far as
+showing a certificate, and no further.
 """
 
 import secrets
@@ -14,11 +14,12 @@ import trio
 
 from .addresses import Endpoint, ranges_of
 from .bulk_link_service import Tls, shake_hands, tls_of
-from .bulk_messages import TOKEN_CHARS
+from .bulk_messages import RECORD_HEAD_BYTES, TOKEN_CHARS, hello_bytes, token_of
 from .credentials_service import bare_context
 from .port import PeerId
 from .tcp_service import Socket
 from .token_bucket import TokenBucket
+from .wire import Malformed
 
 HANDSHAKES_PER_S: Final = 8.0  # from one range of addresses: members behind one router, four connections each
 HANDSHAKES_BURST: Final = 128
@@ -55,7 +56,14 @@ class Gate:
         """Shake hands with whoever begins it: with whom; or why not. Raises ConnectionResetError."""
         if not self._may_try(remote):
             return "too many handshakes from there"
+        # OpenSSL is spared what strangers send; and for a name that is not ASCII, `ssl` writes a traceback.
+        head = await socket.read(RECORD_HEAD_BYTES)
+        length = hello_bytes(head)
+        hello = b"" if isinstance(length, Malformed) else head + await socket.read(length)
+        if token_of(hello) not in self._expected:
+            return "no token that was handed out"
         tls = tls_of(self._greeting, is_server=True)
+        tls.incoming.write(hello)
         problem = await shake_hands(socket, tls)
         if problem:
             return problem

@@ -6,6 +6,7 @@ RECEIVE_BYTES, not one record of 16 KiB, and a handshake can be awaited without 
 
 import socket
 import ssl
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from socket import SHUT_RDWR
@@ -17,6 +18,8 @@ RECEIVE_BYTES: Final = 256 * 1024  # asked of the system at once; memory: so muc
 SEND_BYTES: Final = 256 * 1024  # encrypted before any of it is handed to the system
 SILENT_S: Final = 5.0  # without a byte, where one is due: the connection is as good as broken
 UNTAKEN_S: Final = 30.0  # in which the other side takes not a byte
+ANSWERS_BYTES_MAX: Final = 4 * 1024  # of TLS's own, which go out with the next bytes; a peer asks for them by new keys
+_SILENT: Final = "the other side kept silent"
 
 
 class LinkBroken(Exception):
@@ -96,7 +99,7 @@ class Link:
         self._socket = socket
         self._tls = tls
         self._buffer = memoryview(bytearray(RECEIVE_BYTES))
-        self.is_fetching = False  # something is asked for that has not come
+        self.is_carrying = False  # something is asked for that has not come, or gone
         self.bytes_sent = 0  # encrypted
         self.bytes_received = 0
 
@@ -120,13 +123,15 @@ class Link:
 
     def receive_some(self, view: memoryview, silent_s: float = SILENT_S) -> int:
         """What is here, at least a byte, into a view that is not empty: how many. Broken where none comes for
-        `silent_s`.
+        `silent_s`, whatever TLS has to say meanwhile.
         """
-        while True:
-            count = self._read_some(view)
-            if count:
-                return count
-            self._fill(silent_s)
+        until = time.monotonic() + silent_s
+        while not (count := self._read_some(view)):
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise LinkBroken(_SILENT)
+            self._fill(left_s)
+        return count
 
     def receive_exactly(self, view: memoryview) -> None:
         """Fill the view."""
@@ -149,6 +154,8 @@ class Link:
             while count < size and (part := cast(int, read(size - count, view[count:]))):
                 count += part
         except ssl.SSLWantReadError:
+            if self._tls.outgoing.pending > ANSWERS_BYTES_MAX:
+                raise LinkBroken("the other side asks TLS for answers without end") from None
             return count
         except ssl.SSLError as error:
             raise LinkBroken(f"TLS: {error.reason or error}") from error
@@ -183,5 +190,5 @@ class Link:
 
 def _broken(error: OSError) -> LinkBroken:
     if isinstance(error, TimeoutError):
-        return LinkBroken("the other side kept silent")
+        return LinkBroken(_SILENT)
     return LinkBroken(error.strerror or str(error))

@@ -12,6 +12,7 @@ Numbers are big-endian. What a peer may send: anything, after it has proved who 
 size each, whatever they are; counts are bounded here, and lengths by who reads them.
 """
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -25,6 +26,7 @@ from .wire import Malformed, Message
 CERTIFICATE_BYTES_MAX: Final = 512  # those made here have some 300; no key that is slow to check fits in
 TOKEN_CHARS: Final = 32
 TEXT_BYTES_MAX: Final = 200
+HELLO_BYTES_MAX: Final = 4096  # the first message of TLS: 517, with keys against quantum computers 1,800
 
 TLS_FIRST: Final = b"\x16"  # byte of a connection that speaks it; libp2p begins with the length of its greeting
 FETCHES: Final = b"\x01"
@@ -38,13 +40,34 @@ CHUNK: Final = 1
 REFUSED: Final = 2
 FAREWELL: Final = 3
 
+# TLS: a record's type, version and length. The extension that names the server: type, three lengths with a type amid.
+_RECORD: Final = struct.Struct(">BHH")
+RECORD_HEAD_BYTES: Final = _RECORD.size
+_NAMED: Final = re.compile(
+    re.escape(struct.pack(">HHHBH", 0, TOKEN_CHARS + 5, TOKEN_CHARS + 3, 0, TOKEN_CHARS))
+    + b"([0-9a-f]{%d})" % TOKEN_CHARS
+)
 _REQUEST: Final = struct.Struct(f">B{HASH_BYTES}sIII")
 _HEAD: Final = struct.Struct(">BII")
 REQUEST_BYTES: Final = _REQUEST.size
 HEAD_BYTES: Final = _HEAD.size
 
 _Certificate = Annotated[bytes, msgspec.Meta(min_length=1, max_length=CERTIFICATE_BYTES_MAX)]
-Token = Annotated[str, msgspec.Meta(min_length=TOKEN_CHARS, max_length=TOKEN_CHARS, pattern="^[0-9a-f]*$")]
+Token = Annotated[str, msgspec.Meta(min_length=TOKEN_CHARS, max_length=TOKEN_CHARS, pattern=r"^[0-9a-f]*\Z")]
+
+
+def hello_bytes(head: bytes) -> int | Malformed:
+    """What follows the RECORD_HEAD_BYTES with which TLS begins."""
+    if len(head) < RECORD_HEAD_BYTES:
+        return Malformed(f"{len(head)} bytes")
+    length = int(_RECORD.unpack(head)[2])
+    return length if length <= HELLO_BYTES_MAX else Malformed(f"a first message of {length} bytes")
+
+
+def token_of(hello: bytes) -> str | None:
+    """What may be the token in TLS's first message: only for one that was handed out does anybody read it closely."""
+    found = _NAMED.search(hello)
+    return None if found is None else found[1].decode()
 
 
 class Meet(Message, frozen=True):

@@ -69,6 +69,7 @@ class _Peer:
     carried: Counter = field(default_factory=Counter)  # by those that are gone
     sources: int = 0  # that are open, of blobs for which connections are worth their while
     awaited: int = 0  # connections on which it was asked to serve
+    promised: int = 0  # connections on which this side is about to serve
     opening: bool = False
     failures: int = 0
     again_at: float = 0.0
@@ -132,7 +133,7 @@ class BulkPlane:
     def is_busy(self, peer: PeerId) -> bool:
         """Whether chunks come from a peer, or go there."""
         known = self._peers.get(peer)
-        return known is not None and (known.pool.is_busy or any(link.is_fetching for link in known.serving))
+        return known is not None and (known.pool.is_busy or any(link.is_carrying for link in known.serving))
 
     def left(self, peer: PeerId) -> None:
         """The last connection of libp2p's with a peer is gone: nothing vouches for these any more."""
@@ -171,8 +172,12 @@ class BulkPlane:
             return
         tls = proven[1]
         role = await receive_byte(socket, tls)
-        if role == FETCHES and len(known.serving) < CONNECTIONS_MAX and self._has_room:
-            await send_byte(socket, tls, SERVES)
+        if role == FETCHES and self._may_serve(known):
+            known.promised += 1
+            try:
+                await send_byte(socket, tls, SERVES)
+            finally:
+                known.promised -= 1
             self._serve_by(known, socket, tls)
         elif role == SERVES and known.awaited and self._has_room:
             known.awaited -= 1
@@ -180,7 +185,11 @@ class BulkPlane:
 
     @property
     def _has_room(self) -> bool:
-        return self._threads.available_tokens > 0
+        places = sum(len(each.links) + each.promised for each in self._peers.values())
+        return places < self._limits.bulk_connections_max and self._threads.available_tokens > 0
+
+    def _may_serve(self, known: _Peer) -> bool:
+        return len(known.serving) + known.promised < CONNECTIONS_MAX and self._has_room
 
     # Words over libp2p ----------------------------------------------------------------------------------------------
 
@@ -191,36 +200,46 @@ class BulkPlane:
             known = _Peer(Pool(self._files.write_chunk, self._call_soon))
             if peer in self._books:
                 self._peers[peer] = known
+            else:
+                known.pool.close()
         return known
 
     async def _serve_meet(self, peer: PeerId, request: Meet) -> Met | Refusal:
         known = self._known(peer)
         if not known.meetings.take(trio.current_time()):
             return Refusal(Code.BUSY, "met too often")
-        problem = await self._pin(peer, known, request.certificate)
-        return Refusal(Code.MALFORMED, problem) if problem else Met(self._credentials.certificate, known.own_token)
+        refusal = await self._pin(peer, known, request.certificate)
+        return refusal or Met(self._credentials.certificate, known.own_token)
 
-    async def _pin(self, peer: PeerId, known: _Peer, certificate: bytes) -> str:
-        """Know a peer's certificate from now on; or why it is none."""
+    async def _pin(self, peer: PeerId, known: _Peer, certificate: bytes) -> Refusal | None:
+        """Know a peer's certificate from now on; or why not."""
         if certificate == known.certificate:
-            return ""
-        accepting, dialing = await trio.to_thread.run_sync(
-            lambda: (self._credentials.accepting(certificate), self._credentials.dialing(certificate))
-        )
-        if isinstance(accepting, Malformed) or isinstance(dialing, Malformed):
-            return "that is no certificate to trust"
-        known.certificate, known.dialing = certificate, dialing
+            return None
+        try:
+            contexts = await trio.to_thread.run_sync(self._credentials.contexts, certificate)
+        except OSError as error:
+            _log.error("no TLS with %s: its own key can't be read from a file: %s", peer, error)
+            return Refusal(Code.INTERNAL, "this node's disk failed")
+        if isinstance(contexts, Malformed):
+            return Refusal(Code.MALFORMED, "that is no certificate to trust")
+        known.certificate, (accepting, known.dialing) = certificate, contexts
         if self._peers.get(peer) is known:
             known.own_token = self._gate.expect(peer, certificate, accepting)
-        return ""
+        return None
 
     async def _serve_come(self, peer: PeerId, request: Come) -> Coming | Refusal:
         known, where = self._peers.get(peer), self._books.dialable(peer)
         if known is None or known.dialing is None or where is None:
             return Refusal(Code.REFUSED, "this node has not dialed you, or has not met you")
-        if len(known.serving) >= CONNECTIONS_MAX or not self._has_room:
+        if not self._may_serve(known):
             return Refusal(Code.BUSY, "too many bulk connections")
-        dialed = await self._dial(known.dialing, where, request.token, SERVES)
+        dialed: tuple[Socket, Tls] | str = f"no answer for {OPEN_S:g} s"
+        known.promised += 1
+        try:
+            with trio.move_on_after(OPEN_S):
+                dialed = await self._dial(known, where, request.token, SERVES)
+        finally:
+            known.promised -= 1
         if isinstance(dialed, str):
             return Refusal(Code.UNREACHABLE, dialed)
         self._serve_by(known, *dialed)
@@ -267,32 +286,34 @@ class BulkPlane:
             return "as many bulk connections as may be"
         if not known.their_token:
             met = await self._calls.request(peer, MEET, Meet(self._credentials.certificate), timeout_s=ASK_S)
-            problem = met.message if isinstance(met, Refusal) else await self._pin(peer, known, met.certificate)
-            if isinstance(met, Refusal) or problem:
-                return problem
+            if isinstance(met, Refusal):
+                return met.message
+            refusal = await self._pin(peer, known, met.certificate)
+            if refusal is not None:
+                return refusal.message
             known.their_token = met.token
         if where is None:
             known.awaited = min(known.awaited + 1, CONNECTIONS_MAX)
             came = await self._calls.request(peer, COME, Come(known.own_token), timeout_s=ASK_S)
             return came.message if isinstance(came, Refusal) else ""
-        assert known.dialing is not None
-        dialed = await self._dial(known.dialing, where, known.their_token, FETCHES)
+        dialed = await self._dial(known, where, known.their_token, FETCHES)
         if isinstance(dialed, str):
             known.their_token = ""  # met anew the next time: it may have changed
             return dialed
         self._fetch_by(known, Link(dialed[0].detach(), dialed[1]), is_ready=False)
         return ""
 
-    async def _dial(
-        self, context: ssl.SSLContext, where: Endpoint, token: str, role: bytes
-    ) -> tuple[Socket, Tls] | str:
+    async def _dial(self, known: _Peer, where: Endpoint, token: str, role: bytes) -> tuple[Socket, Tls] | str:
         """A connection on which both sides have proved who they are, and this one has said what it is for."""
         socket = await open_socket(where, self._total)
         if isinstance(socket, Refusal):
             return socket.message
-        tls, is_done = tls_of(context, is_server=False, server_name=token), False
+        assert known.dialing is not None
+        tls, is_done = tls_of(known.dialing, is_server=False, server_name=token), False
         try:
             problem = await shake_hands(socket, tls)
+            if not problem and tls.session.getpeercert(binary_form=True) != known.certificate:
+                problem = "another certificate than was named"
             if not problem:
                 await send_byte(socket, tls, role)
                 is_done = True
@@ -306,6 +327,9 @@ class BulkPlane:
     # Threads --------------------------------------------------------------------------------------------------------
 
     def _serve_by(self, known: _Peer, socket: Socket, tls: Tls) -> None:
+        if known.pool.is_closed:
+            socket.abort()
+            return
         assert self._files is not None
         assert self._pace is not None
         link = Link(socket.detach(), tls)

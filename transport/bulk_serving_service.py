@@ -67,6 +67,7 @@ class Server:
         try:
             while True:
                 self._hear()
+                self._link.is_carrying = bool(self._wants)
                 if self._wants:
                     self._send(*self._wants.popleft())
                 elif self._is_over:
@@ -81,6 +82,7 @@ class Server:
         while not self._is_over:
             count = self._link.receive_waiting(view)
             if not count and not self._wants:
+                self._link.is_carrying = False
                 count = self._link.receive_some(view, IDLE_S)
             if not count:
                 return

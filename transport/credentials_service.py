@@ -41,20 +41,18 @@ class Credentials:
         own_key = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         self._pem = made.public_bytes(Encoding.PEM) + own_key
 
-    def accepting(self, theirs: bytes) -> ssl.SSLContext | Malformed:
-        """For connections that the peer with this certificate, DER, makes."""
-        return self._context(ssl.PROTOCOL_TLS_SERVER, theirs)
+    def contexts(self, theirs: bytes) -> tuple[ssl.SSLContext, ssl.SSLContext] | Malformed:
+        """For connections that the peer with this certificate, DER, makes, and for those to it.
 
-    def dialing(self, theirs: bytes) -> ssl.SSLContext | Malformed:
-        """For connections to the peer with this certificate, DER."""
-        return self._context(ssl.PROTOCOL_TLS_CLIENT, theirs)
-
-    def _context(self, protocol: int, theirs: bytes) -> ssl.SSLContext | Malformed:
-        context = bare_context(protocol)
+        Raises:
+            OSError: no file can be made for the key.
+        """
+        accepting, dialing = (bare_context(each) for each in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT))
         try:
             if len(theirs) > CERTIFICATE_BYTES_MAX:
                 raise ValueError("too long")
-            context.load_verify_locations(cadata=theirs)
+            for context in (accepting, dialing):
+                context.load_verify_locations(cadata=theirs)
         except (ssl.SSLError, ValueError) as error:
             return Malformed(f"not a certificate: {error}")
         # OpenSSL reads keys from files alone.
@@ -62,8 +60,9 @@ class Credentials:
             path = Path(directory) / "pem"
             path.touch(mode=0o600)
             path.write_bytes(self._pem)
-            context.load_cert_chain(path)
-        return context
+            for context in (accepting, dialing):
+                context.load_cert_chain(path)
+        return accepting, dialing
 
 
 def bare_context(protocol: int) -> ssl.SSLContext:

@@ -31,7 +31,7 @@ HEADS = tuple(
         (0xDC, 2), (0xDD, 4), (0xDE, 2), (0xDF, 4), (0xD3, 8), (0xCF, 8), (0xCB, 8), (0xC1, 0), (0xD6, 5),
     ]
 )  # fmt: skip
-PATTERNED = ("", "0" * 64, f"{'a' * 64}@{'9' * 64}")  # one at least for every pattern that is used
+PATTERNED = ("", "0" * 32, "0" * 64, f"{'a' * 64}@{'9' * 64}")  # one at least for every pattern that is used
 STRANGERS: tuple[Any, ...] = (None, True, -1, 2**63, 1.0, float("nan"), "", "é" * 40, b"", b"x" * 32, [], {})
 NESTS = (b"\x91", b"\x81\x00", b"\x9f", b"[", b'{"a":', b"\xdd\x00\x00\x00\x01")
 
@@ -73,8 +73,9 @@ def _built(chance: random.Random, info: inspect.Type) -> Any:
             least = info.ge if info.ge is not None else -1e9 if info.gt is None else info.gt + 1e-9
             most = info.le if info.le is not None else 1e9 if info.lt is None else info.lt - 1e-9
             return chance.uniform(least, most)
-        case inspect.StrType(pattern=str(pattern)):
-            return chance.choice([text for text in PATTERNED if re.search(pattern, text)])
+        case inspect.StrType(min_length=low, max_length=high, pattern=str(pattern)):
+            fitting = [text for text in PATTERNED if (low or 0) <= len(text) <= (len(text) if high is None else high)]
+            return chance.choice([text for text in fitting if re.search(pattern, text)])
         case inspect.StrType():
             return "".join(chance.choices(TEXT, k=_length(chance, info.min_length, info.max_length)))
         case inspect.BytesType() | inspect.MemoryViewType():

@@ -6,6 +6,7 @@ decoder: 1,000, or 100,000 under SHOAL_SOAK.
 
 import base64
 import random
+import ssl
 import tracemalloc
 import zlib
 from collections.abc import Callable, Sequence
@@ -46,6 +47,20 @@ from shoal.transport.addresses import parse_endpoint
 from shoal.transport.blob_file import read_manifest
 from shoal.transport.blob_pins import Pins
 from shoal.transport.blobs import Manifest, cid_text, mask_from_bitmap, parse_cid, parse_manifest
+from shoal.transport.bulk_link_service import tls_of
+from shoal.transport.bulk_messages import (
+    BYE,
+    FORGET,
+    HEAD_BYTES,
+    REQUEST_BYTES,
+    WANT,
+    Request,
+    hello_bytes,
+    parse_head,
+    parse_request,
+    token_of,
+)
+from shoal.transport.credentials_service import Credentials
 from shoal.transport.envelope import ReplayWindow, open_direct, open_stored, seal_direct, seal_stored
 from shoal.transport.framing import (
     BEGIN,
@@ -339,6 +354,20 @@ YAMUX: Final = [
 ]
 
 
+BULK_REQUESTS: Final = [Request(kind, bytes(32), 7, 64, 5).encode() for kind in (WANT, FORGET, BYE)]
+CREDENTIALS: Final = Credentials()
+
+
+def client_hello() -> bytes:
+    contexts = CREDENTIALS.contexts(CREDENTIALS.certificate)
+    assert not isinstance(contexts, Malformed)
+    tls = tls_of(contexts[1], is_server=False, server_name="0123456789abcdef" * 2)
+    with suppress(ssl.SSLWantReadError):
+        tls.session.do_handshake()
+    return tls.outgoing.read()
+
+
+HELLO: Final = client_hello()
 GOSSIP: Final = [encode(Handover("t" * (number + 1), b"x" * number)) for number in range(9)]
 
 
@@ -375,6 +404,10 @@ DECODERS: Final = {
     "call client": Decoder(partial(talk, Role.CLIENT), frames()),
     "yamux": Decoder(multiplex, YAMUX),
     "gossip": Decoder(lambda data: decode(data, Handover, PUSH.request_bytes_max), GOSSIP),
+    "bulk request": Decoder(lambda data: parse_request(data.ljust(REQUEST_BYTES)[:REQUEST_BYTES]), BULK_REQUESTS),
+    "bulk head": Decoder(lambda data: parse_head(data.ljust(HEAD_BYTES)[:HEAD_BYTES]), [bytes([1, *bytes(8)])]),
+    "TLS's beginning": Decoder(lambda data: (hello_bytes(data[:5]), token_of(data)), [HELLO]),
+    "certificate": Decoder(CREDENTIALS.contexts, [CREDENTIALS.certificate]),
     "invite": Decoder(refusing(of_text(parse_invite), Complaint), TEXTS),
     "checked invite": Decoder(refusing(read_invite, Complaint), SOUND),
     "config": Decoder(refusing(of_text(lambda text: parse_config(text, "config.toml")), Complaint), TEXTS),

@@ -134,6 +134,16 @@ async def speak_noise(host: Transport, chance: random.Random) -> None:
             await stream.receive_some()
 
 
+async def begin_tls(host: Transport, chance: random.Random) -> None:
+    """As if for bulk connections: a record's head, and anything behind it."""
+    async with raw(host) as stream:
+        body = chance.randbytes(chance.choice((0, 1, 200, 512)))
+        hello = b"\x16\x03\x01" + chance.choice((len(body), 0, 65_535)).to_bytes(2, "big") + body
+        await stream.send_all(b"\x16" + mutated(chance, [hello]))
+        with trio.move_on_after(0.05):
+            await stream.receive_some()
+
+
 @asynccontextmanager
 async def proven(host: Transport, number: int) -> AsyncGenerator[Any]:
     """A connection behind the Noise handshake."""
@@ -211,7 +221,7 @@ async def test_an_honest_peer_is_served_while_everything_is_attacked_at_once(
             await call_everything(host, attacker, chance)
 
         async with trio.open_nursery() as attacks:
-            for seed, attack in enumerate((write_garbage, drip, speak_noise, multiplex_garbage, call)):
+            for seed, attack in enumerate((write_garbage, drip, begin_tls, speak_noise, multiplex_garbage, call)):
                 attacks.start_soon(repeat, attack, host, seed)
         answered = len(served)
         with trio.fail_after(PATIENCE_S):
