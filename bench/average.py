@@ -122,7 +122,7 @@ def spec_of(recipe: Recipe) -> Spec:
         round_s=recipe.round_s,
         payload_bytes_max=8 * recipe.parameters + 4096,
         rounds_max=recipe.rounds,
-        settings={"codec": recipe.codec, "steps": 1, **rule},
+        settings=dict(sorted({"codec": recipe.codec, "steps": 1, **rule}.items())),
         admission=AdmissionRule.LIST,
         allowed=tuple(sorted(identity_of(index).peer_id for index in range(recipe.members))),
         stale_rounds_max=0,  # everybody is in every round
