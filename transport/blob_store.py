@@ -184,13 +184,10 @@ class BlobStore:
                 self.abandon(digest)
 
     def write_chunk(self, digest: bytes, index: int, pieces: Iterable[Buffer]) -> bool | Refusal:
-        """Write a chunk of a blob that was begun, if it hashes to what the manifest lists. False: it does not.
-
-        One that is here already is not looked at, nor one of a blob whose fetch has just ended.
-        """
+        """Write a chunk of a blob that was begun, if it hashes to what the manifest lists. False: it does not."""
         partial, hasher = self._active.get(digest), blake3()
         if partial is None or partial.have >> index & 1:
-            return True
+            return True  # nobody waits for it: the fetch has just ended, or another brought it
         for piece in pieces:
             hasher.update(piece)
         if hasher.digest() != partial.manifest.chunk_hash(index):
@@ -286,9 +283,10 @@ class BlobStore:
         """As `read_chunk`, into a buffer of CHUNK_BYTES at least: the chunk's length."""
         with self._lock:
             partial = self._active.get(digest)
-            if (partial is None or not partial.have >> index & 1) and not self._touch(digest):
-                return None
-        for path in (self._partial_path(digest), self._directory / cid_text(digest)):  # it may be finished just now
+            begun = [self._partial_path(digest)] if partial is not None and partial.have >> index & 1 else []
+            if not begun and not self._touch(digest):
+                return None  # also where a fetch left a file behind: that has holes
+        for path in (*begun, self._directory / cid_text(digest)):  # it may be finished just now
             try:
                 return read_chunk_into(path, index, buffer)
             except FileNotFoundError:

@@ -282,6 +282,15 @@ def test_an_unfinished_blob_is_resumed_by_what_its_file_holds(tmp_path: Path) ->
     assert again.begin(ref.digest, manifest, manifest_data) == 0
 
 
+def test_what_a_fetch_left_behind_is_not_served_where_the_blob_was_made_here_since(tmp_path: Path) -> None:
+    store, data = store_at(tmp_path), content(2 * MIB)
+    ref, manifest, manifest_data = named(data)
+    store.begin(ref.digest, manifest, manifest_data)
+    store.abandon(ref.digest)
+    assert store.put([data], "a") == ref
+    assert store.read_chunk(ref.digest, 0) == data[:MIB]
+
+
 def test_leftovers_of_unfinished_fetches_are_evicted_only_when_room_is_short(tmp_path: Path) -> None:
     store = store_at(tmp_path, budget=5 * MIB)
     whole = put(store, content(MIB), "a")

@@ -12,11 +12,19 @@ from shoal.transport.blob_stream import IDLE_S, rpc_stream
 from shoal.transport.blobs import CHUNK_BYTES, BlobRef, Manifest, parse_manifest
 from shoal.transport.blocking_service import run_inline
 from shoal.transport.bulk import BlobService
-from shoal.transport.bulk_fetching_service import BulkSource, Job, Pool, open_bulk_source
+from shoal.transport.bulk_fetching_service import BulkSource, Job, Pool
 from shoal.transport.memory import Network
 from shoal.transport.port import PeerId
 
 CONTENT = random.Random(1).randbytes(3 * CHUNK_BYTES - 9)
+
+
+class Begun(BulkSource):
+    """One of which a part of a chunk has come by a connection that broke."""
+
+    def came_in_part(self, job: Job) -> None:
+        self._jobs[job.index] = job
+        self.fall_back(job)
 
 
 def call_soon(function: object, *arguments: object) -> None:
@@ -47,7 +55,9 @@ async def test_streams_that_ended_for_want_of_requests_are_opened_anew_and_go_on
         assert isinstance(manifest, Manifest)
         pool = Pool(lambda digest, index, pieces: True, call_soon)
         open_rpc = partial(rpc_stream, fetcher, holder.peer_id, ref.digest, manifest)
-        async with open_bulk_source(pool, open_rpc, ref.digest, manifest) as source:
+        async with trio.open_nursery() as inner:
+            source = Begun(pool, open_rpc, ref.digest, manifest)
+            inner.start_soon(source.stream)
             source.take(0, 1)
             assert await chunk_of(source) == (0, CONTENT[:CHUNK_BYTES])
             await trio.sleep(2 * IDLE_S)
@@ -55,9 +65,9 @@ async def test_streams_that_ended_for_want_of_requests_are_opened_anew_and_go_on
             assert await chunk_of(source) == (2, CONTENT[2 * CHUNK_BYTES :])
             begun = Job(source, ref.digest, 1, CHUNK_BYTES, filled=700_000)
             begun.buffer = memoryview(bytearray(CONTENT[CHUNK_BYTES : 2 * CHUNK_BYTES]))
-            source._jobs[1] = begun
             received = fetcher.traffic().bytes_received
-            source.fall_back(begun)
+            source.came_in_part(begun)
             assert await chunk_of(source) == (1, CONTENT[CHUNK_BYTES : 2 * CHUNK_BYTES])
             assert fetcher.traffic().bytes_received - received < CHUNK_BYTES - 700_000 + 10_000
+            inner.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
