@@ -92,24 +92,25 @@ async def measure(way: str, parameters: int, rounds: int, floor_s: float) -> dic
         addresses = [[at(await each.receive("addresses"), host)] for each, host in zip(members, hosts, strict=True)]
         for each in members:
             await each.send(addresses)
-        results: list[average.Round] = []
+        made: list[average.Round] = []
         for number in range(1, rounds + 1):
-            results.append(await average.one_round(members))
-            made = results[-1]
-            shown = f"{made.span_s:.1f} s, {made.span_s / floor_s:.2f} times the floor, {made.phases}"
-            equal, sent = "equal" if made.is_equal else "NOT EQUAL", [round(each, 1) for each in made.mb_sent]
-            print(f"{way}, round {number}: {shown}, {equal}; MB sent {sent}", flush=True)
-    counted = results[1:] or results
-    round_s = statistics.median(made.span_s for made in counted)
+            latest = await average.one_round(members)
+            made.append(latest)
+            mb_sent = [round(each, 1) for each in latest.mb_sent]
+            print(
+                f"{way}, round {number}: {latest.span_s:.1f} s, {latest.span_s / floor_s:.2f} times the floor, "
+                f"{latest.phases}, {'equal' if latest.is_equal else 'NOT EQUAL'}; MB sent {mb_sent}",
+                flush=True,
+            )
+    counted = made[1:] or made
+    round_s = statistics.median(each.span_s for each in counted)
     return {
         "round_s": round(round_s, 2),
-        "exchange_s": round(statistics.median(made.phases["exchange"] for made in counted), 2),
+        "exchange_s": round(statistics.median(each.phases["exchange"] for each in counted), 2),
         "floor_s": round(floor_s, 2),
         "ratio": round(round_s / floor_s, 2),
-        "equal": all(made.is_equal for made in counted),
-        "mb_sent": [
-            round(statistics.median(each), 1) for each in zip(*(made.mb_sent for made in counted), strict=True)
-        ],
+        "equal": all(each.is_equal for each in counted),
+        "mb_sent": [round(statistics.median(one), 1) for one in zip(*(each.mb_sent for each in counted), strict=True)],
     }
 
 
