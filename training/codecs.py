@@ -173,8 +173,8 @@ def flush_tiny(values: "Vector") -> "Vector":
 
     if not len(values):
         return values
-    # Magnitudes are ordered as their bits; beside them the sign's is 2^31 more or less. Two minima cost half of what it
-    # takes to write magnitudes down and look for the least.
+    # Magnitudes are ordered as their bits; the sign makes them 2^31 more or less. Two minima take a fifth less time
+    # than to write magnitudes down and look for the least, and no memory.
     least = np.minimum.reduce  # the method `min` takes a microsecond more
     if least(values.view(np.uint32)) < _TINY or least(values.view(np.int32)) < _TINY - 2**31:
         np.copyto(values, np.float32(0), where=np.abs(values) < TINY)
