@@ -30,6 +30,7 @@ from shoal.transport.bulk_messages import (
     CHUNK,
     FAREWELL,
     FETCHES,
+    FORGET,
     HEAD_BYTES,
     MEET,
     REFUSED,
@@ -516,6 +517,25 @@ async def test_a_fetcher_that_asks_for_what_no_honest_one_does_is_cut_off(tmp_pa
             came = len(await read_to_end(tls.receive_some))
         assert came < WANTS_MAX * HEAD_BYTES + 4 * MIB
         await until(lambda: bulk_threads() == 0, 2.0)
+        await trio.aclose_forcefully(tls)
+
+
+async def test_requests_to_forget_are_cheap_however_many_chunks_wait(tmp_path: Path) -> None:
+    async with open_node(1, tmp_path, uploads=at(8 * MIB)) as node, open_intruder(2, node) as peer:
+        ref = await node.put(content(3))
+        tls = await served(peer, await peer.meet())
+        await tls.send_all(want(ref, 0, 3) + b"".join(want(ref, 10, RUN_CHUNKS_MAX) for _ in range(15)))
+        cpu_s = time.process_time()
+        useless = b"".join(Request(FORGET, ref.digest, 1000, RUN_CHUNKS_MAX).encode() for _ in range(10_000))
+        came = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tls.send_all, Request(FORGET, ref.digest, 1).encode() + useless)
+            with trio.fail_after(10):
+                while len(came) < 2 * MIB:
+                    came += await tls.receive_some()
+            nursery.cancel_scope.cancel()
+        assert time.process_time() - cpu_s < 1.0  # both sides; looking through all that wait: 1.6 s
+        assert came[HEAD_BYTES + MIB :].startswith(reply(Head(REFUSED, 1, 0)) + reply(Head(CHUNK, 2, MIB - 7)))
         await trio.aclose_forcefully(tls)
 
 
