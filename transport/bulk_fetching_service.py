@@ -242,7 +242,7 @@ class Fetcher:
         until = clock() + CHUNK_S
         while job.filled < job.length:
             job.filled += self._link.receive_some(view[job.filled :])
-            if clock() > until:
+            if job.filled < job.length and clock() > until:
                 raise LinkBroken(f"a chunk takes more than {CHUNK_S:g} s")
         self._flying.popleft()
         if not job.is_forgotten:

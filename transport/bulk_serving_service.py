@@ -7,6 +7,7 @@ What it can make it do: read those chunks.
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from .blobs import CHUNK_BYTES, cid_text
@@ -50,6 +51,15 @@ class Pace(Protocol):
 ReadInto = Callable[[bytes, int, memoryview], int | None]
 
 
+@dataclass(slots=True)
+class _Want:
+    """A chunk that was asked for."""
+
+    digest: bytes
+    index: int
+    skip: int  # bytes; or _FORGOTTEN
+
+
 class Server:
     """Of one connection."""
 
@@ -59,7 +69,10 @@ class Server:
         self._pace = pace
         self._buffer = memoryview(bytearray(HEAD_BYTES + CHUNK_BYTES))
         self._waiting = bytearray()  # of a request that is not whole yet
-        self._wants: deque[tuple[bytes, int, int]] = deque()  # digest, index, bytes to skip
+        self._wants: deque[_Want] = deque()
+        self._by_chunk: dict[
+            tuple[bytes, int], _Want
+        ] = {}  # those, to be forgotten: a peer may ask for that all the time
         self._is_over = False
 
     def run(self) -> str:
@@ -69,7 +82,9 @@ class Server:
                 self._hear()
                 self._link.is_carrying = bool(self._wants)
                 if self._wants:
-                    self._send(*self._wants.popleft())
+                    want = self._wants.popleft()
+                    self._by_chunk.pop((want.digest, want.index), None)
+                    self._send(want.digest, want.index, want.skip)
                 elif self._is_over:
                     self._tell(FAREWELL, 0, b"")
                     return "done"
@@ -102,10 +117,15 @@ class Server:
         if request.kind == WANT:
             if len(self._wants) + len(indexes) > WANTS_MAX:
                 raise LinkBroken(f"asks for more than {WANTS_MAX} chunks at once")
-            self._wants += ((request.digest, index, request.skip if index == request.first else 0) for index in indexes)
+            for index in indexes:
+                want = _Want(request.digest, index, request.skip if index == request.first else 0)
+                self._wants.append(want)
+                self._by_chunk[request.digest, index] = want
         else:
-            forgotten = {(request.digest, index) for index in indexes}
-            self._wants = deque(_forgotten(want) if want[:2] in forgotten else want for want in self._wants)
+            for index in indexes:
+                forgotten = self._by_chunk.pop((request.digest, index), None)
+                if forgotten is not None:
+                    forgotten.skip = _FORGOTTEN  # answered all the same, so that answers keep the order of the requests
 
     def _send(self, digest: bytes, index: int, skip: int) -> None:
         if skip == _FORGOTTEN:
@@ -131,8 +151,3 @@ class Server:
         head = bytearray(HEAD_BYTES)
         write_head(head, 0, Head(kind, index, len(text)))
         self._link.send(bytes(head) + text)
-
-
-def _forgotten(want: tuple[bytes, int, int]) -> tuple[bytes, int, int]:
-    """Answered all the same, so that answers keep the order of the requests."""
-    return want[0], want[1], _FORGOTTEN

@@ -85,7 +85,10 @@ async def program_fetch(directory: str, digest: str, size: str, chunk_s: str, *a
         holders = [peer for peer in peers if not isinstance(peer, Refusal)]
         before = memory_bytes("VmRSS")
         refusal = await blobs.fetch(ref, lambda: holders, pin="test", timeout_s=300)
-        tell(done=refusal is None, reason=refusal and refusal.message, extra=memory_bytes("VmHWM") - before)
+        assert transport.bulk is not None
+        by_tls = transport.bulk.traffic().bytes_received
+        extra = memory_bytes("VmHWM") - before
+        tell(done=refusal is None, reason=refusal and refusal.message, extra=extra, by_tls=by_tls)
         nursery.cancel_scope.cancel()
 
 
@@ -202,6 +205,8 @@ def test_a_large_blob_takes_little_memory_on_both_sides(tmp_path: Path) -> None:
         assert holder.stdin is not None
         print("", file=holder.stdin, flush=True)
         sent = said(holder)
+    assert isinstance(result["by_tls"], int)
+    assert result["by_tls"] > 0.9 * LARGE_MIB * MIB
     assert isinstance(result["extra"], int)
     assert result["extra"] < EXTRA_BYTES_MAX
     assert isinstance(sent["extra"], int)

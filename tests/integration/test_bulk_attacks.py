@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from shoal.node.node import rss_mb
-from shoal.transport.blobs import HASH_BYTES, RUN_CHUNKS_MAX, BlobRef
+from shoal.transport.blobs import HASH_BYTES, RUN_CHUNKS_MAX, BlobRef, Manifest, parse_manifest
 from shoal.transport.bulk_gate_service import HANDSHAKES_BURST
 from shoal.transport.bulk_growth import CONNECTIONS_MAX
 from shoal.transport.bulk_link_service import SILENT_S, tls_of
@@ -30,6 +30,7 @@ from shoal.transport.bulk_messages import (
     CHUNK,
     FAREWELL,
     FETCHES,
+    FORGET,
     HEAD_BYTES,
     MEET,
     REFUSED,
@@ -49,6 +50,7 @@ from shoal.transport.bulk_serving_service import WANTS_MAX
 from shoal.transport.connections_service import HANDSHAKES_MAX
 from shoal.transport.credentials_service import Credentials
 from shoal.transport.port import Code, Refusal
+from shoal.transport.upload_service import Uploads
 from shoal.transport.wire import Malformed
 from tests.integration.bulk_peers import (
     BROKEN,
@@ -236,6 +238,18 @@ async def test_who_floods_with_handshakes_is_refused_and_nobody_elsewhere(tmp_pa
                 nursery.start_soon(try_once)
         assert sum(results) <= 1  # of a handshake that had become free meanwhile
         assert await is_let_in(lambda: peer.dial(met, local="127.0.0.67"))
+
+
+async def test_a_connection_ends_for_who_keeps_it_alone(tmp_path: Path) -> None:
+    async with open_node(1, tmp_path) as node:
+        async with open_intruder(2, node) as peer:
+            tls = await served(peer, await peer.meet())
+            await until(lambda: bulk_threads() == 1)
+        await until(lambda: not node.host.connections())  # of libp2p's
+        with trio.fail_after(2.0):
+            assert await read_to_end(tls.receive_some) == b""
+        await until(lambda: bulk_threads() == 0, 2.0)
+        await trio.aclose_forcefully(tls)
 
 
 # Holders
@@ -506,6 +520,25 @@ async def test_a_fetcher_that_asks_for_what_no_honest_one_does_is_cut_off(tmp_pa
         await trio.aclose_forcefully(tls)
 
 
+async def test_requests_to_forget_are_cheap_however_many_chunks_wait(tmp_path: Path) -> None:
+    async with open_node(1, tmp_path, uploads=at(8 * MIB)) as node, open_intruder(2, node) as peer:
+        ref = await node.put(content(3))
+        tls = await served(peer, await peer.meet())
+        await tls.send_all(want(ref, 0, 3) + b"".join(want(ref, 10, RUN_CHUNKS_MAX) for _ in range(15)))
+        cpu_s = time.process_time()
+        useless = b"".join(Request(FORGET, ref.digest, 1000, RUN_CHUNKS_MAX).encode() for _ in range(10_000))
+        came = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tls.send_all, Request(FORGET, ref.digest, 1).encode() + useless)
+            with trio.fail_after(10):
+                while len(came) < 2 * MIB:
+                    came += await tls.receive_some()
+            nursery.cancel_scope.cancel()
+        assert time.process_time() - cpu_s < 1.0  # both sides; looking through all that wait: 1.6 s
+        assert came[HEAD_BYTES + MIB :].startswith(reply(Head(REFUSED, 1, 0)) + reply(Head(CHUNK, 2, MIB - 7)))
+        await trio.aclose_forcefully(tls)
+
+
 async def test_what_is_not_here_is_refused_and_half_a_request_waits_for_its_rest(tmp_path: Path) -> None:
     async with open_node(1, tmp_path) as node, open_intruder(2, node) as peer:
         ref = await node.put(b"abc")
@@ -684,22 +717,31 @@ async def test_who_has_itself_dialed_a_hundred_times_is_dialed_four_times_at_onc
             nursery.cancel_scope.cancel()
 
 
-async def test_a_node_that_can_open_no_file_meets_nobody_and_goes_on(tmp_path: Path) -> None:
+async def test_a_node_that_can_open_no_file_meets_nobody_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a peer has connected until there are no more files: keys are read from one."""
     resource = pytest.importorskip("resource")
     most = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with open_node(1, tmp_path) as holder, open_node(2, tmp_path) as fetcher:
         await connect(fetcher, holder.address)
-        peer = Intruder(fetcher.host, holder)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
-        try:
-            answer = await fetcher.host.request(
-                holder.peer, MEET, Meet(peer.credentials.certificate), timeout_s=PATIENCE_S
-            )
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, most)
-        assert isinstance(answer, Refusal)
-        assert answer.code is Code.INTERNAL
         data = content(2)
         ref = await holder.put(data)
+        held = holder.store.held(ref.digest)
+        assert held is not None
+        manifest = parse_manifest(held.manifest_data, ref.digest)
+        assert isinstance(manifest, Manifest)
+        assert fetcher.host.bulk is not None
+        sources = fetcher.host.bulk.attach(fetcher.store, Uploads())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+        try:
+            met = await fetcher.host.request(holder.peer, MEET, Meet(Credentials().certificate), timeout_s=PATIENCE_S)
+            async with sources(holder.peer, ref.digest, manifest):
+                await until(lambda: fetcher.connection(holder.peer).bulk.startswith("streams: "), 5.0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, most)
+        assert isinstance(met, Refusal)
+        assert met.code is Code.INTERNAL
         await fetcher.fetch(ref, holder.peer)
         assert fetcher.has(ref, data)
+    assert not [record for record in caplog.records if record.exc_info]
