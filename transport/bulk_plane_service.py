@@ -189,7 +189,10 @@ class BulkPlane:
         return places < self._limits.bulk_connections_max and self._threads.available_tokens > 0
 
     def _may_serve(self, known: _Peer) -> bool:
-        return len(known.serving) + known.promised < CONNECTIONS_MAX and self._has_room
+        """A quarter of all places is left for what this node fetches."""
+        places = sum(len(each.serving) + each.promised for each in self._peers.values())
+        is_fair = places < max(self._limits.bulk_connections_max * 3 // 4, 1)
+        return is_fair and len(known.serving) + known.promised < CONNECTIONS_MAX and self._has_room
 
     # Words over libp2p ----------------------------------------------------------------------------------------------
 
@@ -295,6 +298,7 @@ class BulkPlane:
         if where is None:
             known.awaited = min(known.awaited + 1, CONNECTIONS_MAX)
             came = await self._calls.request(peer, COME, Come(known.own_token), timeout_s=ASK_S)
+            known.again_at = trio.current_time() + PAUSE_S  # it says that it comes, and may not
             return came.message if isinstance(came, Refusal) else ""
         dialed = await self._dial(known, where, known.their_token, FETCHES)
         if isinstance(dialed, str):
