@@ -83,6 +83,7 @@ class ManifestReply(Message, frozen=True):
     have: (
         Annotated[bytes, msgspec.Meta(max_length=BITMAP_BYTES_MAX)] | None
     )  # bit i % 8 of byte i // 8: chunk i; None: all
+    bytes_per_s: U64 = 0  # at which it has sent at its best of late, to all together
 
 
 class ChunksRequest(Message, frozen=True):

@@ -16,9 +16,9 @@ from functools import partial
 from typing import Final
 
 import trio
-from blake3 import blake3
 
 from .blob_file import Buffer, StoredBlob
+from .blob_holder import Lines
 from .blob_plan import VERIFIED_AT_ONCE, Ask, Drop, Effect, FetchPlan, Take
 from .blob_store import BlobStore
 from .blob_stream import ChunkServer, ChunkSource, Landed, OpenSource, rpc_sources
@@ -121,6 +121,7 @@ class BlobService:
         faster = None if transport.bulk is None else transport.bulk.attach(store, uploads)
         self._open_source = open_source or faster or rpc_sources(transport)
         self._find_holders = find_holders
+        self._lines = Lines()
         self._fetches: dict[bytes, _Fetch] = {}
         self._fetch_slots: defaultdict[str, trio.Semaphore] = defaultdict(partial(trio.Semaphore, FETCHES_AT_ONCE))
         self._verify_slots = trio.Semaphore(VERIFIED_AT_ONCE)
@@ -218,9 +219,7 @@ class BlobService:
     def _start(self, ref: BlobRef) -> _Fetch:
         if self._nursery is None:
             raise RuntimeError("BlobService.run is not running")
-        # The seed need only differ between nodes: those who fetch one blob at once then start at different chunks.
-        seed = int.from_bytes(blake3(self._transport.peer_id.encode() + ref.digest).digest(4))
-        fetch = self._fetches[ref.digest] = _Fetch(FetchPlan(ref, seed))
+        fetch = self._fetches[ref.digest] = _Fetch(FetchPlan(ref, self._transport.peer_id, self._lines))
         self._nursery.start_soon(self._run_fetch, fetch)
         return fetch
 
@@ -236,6 +235,7 @@ class BlobService:
                     fetch.result = await self._drive(fetch, nursery)
                     nursery.cancel_scope.cancel()
         finally:
+            fetch.plan.close()
             self._store.abandon(digest)  # looks at one file name: no need for a thread
             del self._fetches[digest]
             fetch.done.set()
@@ -245,15 +245,14 @@ class BlobService:
         plan, digest = fetch.plan, fetch.plan.ref.digest
         left = await self._blocking(partial(self._store.unfinished, digest))
         plan.manifest = left[0] if left is not None and left[0].size == plan.ref.size else None
-        is_begun, offer_at = False, -math.inf
+        offer_at = -math.inf
         while fetch.disk_refusal is None and plan.failure is None and not plan.is_hopeless(trio.current_time()):
-            if plan.manifest is not None and not is_begun:
+            if plan.manifest is not None and not plan.is_begun:
                 likes = [waiter.like.digest for waiter in fetch.waiters if waiter.like is not None]
                 have = await self._blocking(partial(self._begin, digest, plan.manifest, likes))
                 if isinstance(have, Refusal):
                     return have
                 plan.begin(have)
-                is_begun = True
             if plan.is_complete:
                 return await self._blocking(partial(self._store.finish, digest, [w.label for w in fetch.waiters]))
             now = trio.current_time()
@@ -320,10 +319,11 @@ class BlobService:
             reply = Refusal(Code.UNREACHABLE, f"the relay that leads to it carries {limit_bytes} bytes")
         else:
             reply = await self._transport.request(peer, MANIFEST, request, timeout_s=ASK_S)
-        if isinstance(reply, Refusal):
-            fetch.plan.failed(peer, _text(reply), trio.current_time())
+        if not isinstance(reply, Refusal):
+            fetch.plan.replied(peer, reply.manifest, reply.have, reply.bytes_per_s, trio.current_time())
         else:
-            fetch.plan.replied(peer, reply.manifest, reply.have, trio.current_time())
+            tell = fetch.plan.lacks if reply.code is Code.NOT_FOUND else fetch.plan.failed
+            tell(peer, _text(reply), trio.current_time())
         fetch.changed.set()
 
     async def _pull(self, fetch: _Fetch, nursery: trio.Nursery, peer: PeerId, link: _Link) -> None:
@@ -371,7 +371,8 @@ class BlobService:
         if held is None:
             return Refusal(Code.NOT_FOUND, f"{cid_text(request.digest)} is not here")
         have = None if held.have is None else bitmap_from_mask(held.have, held.chunk_count)
-        return ManifestReply(held.manifest_data if request.wants_manifest else b"", have)
+        self._lines.sent(self._transport.traffic().bytes_sent, trio.current_time())
+        return ManifestReply(held.manifest_data if request.wants_manifest else b"", have, self._lines.own_rate)
 
     async def _read_chunk(self, digest: bytes, index: int) -> bytes | None:
         return await self._blocking(partial(self._store.read_chunk, digest, index), limiter=self._readers)

@@ -13,6 +13,7 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.transport.blob_holder import WINDOW_MAX, Lines
 from shoal.transport.blob_plan import (
     EXPLORE_S,
     HOLDERS_AT_ONCE,
@@ -20,7 +21,6 @@ from shoal.transport.blob_plan import (
     HOLDERS_OPEN_MAX,
     HOPELESS_S,
     STALL_S,
-    WINDOW_MAX,
     Ask,
     Drop,
     FetchPlan,
@@ -159,8 +159,8 @@ def test_messages_are_read_back_and_another_implementation_writes_the_same_bytes
             [
                 BlobRef(digest, index),
                 ManifestRequest(digest, bool(index % 2)),
-                ManifestReply(digest, None),
-                ManifestReply(b"", digest),
+                ManifestReply(digest, None, index),
+                ManifestReply(b"", digest, 0),
                 ChunksRequest(digest, index, 1 + index % RUN_CHUNKS_MAX),
                 Piece(index, memoryview(digest)),
             ]
@@ -185,7 +185,7 @@ def test_damaged_messages_are_messages_or_refused(data: st.DataObject, type_: ty
         BlobRef: BlobRef(bytes(32), 7),
         Manifest: Manifest(1, 5, bytes(32)),
         ManifestRequest: ManifestRequest(bytes(32), True),
-        ManifestReply: ManifestReply(bytes(40), bytes(3)),
+        ManifestReply: ManifestReply(bytes(40), bytes(3), 7),
         ChunksRequest: ChunksRequest(bytes(32), 3, 4),
         Piece: Piece(3, memoryview(bytes(40))),
     }
@@ -204,7 +204,7 @@ def test_the_bounds_of_the_methods_hold_their_largest_messages() -> None:
     assert len(encode(ManifestRequest(digest, True))) <= MANIFEST.request_bytes_max
     assert len(encode(ChunksRequest(digest, index, RUN_CHUNKS_MAX))) <= CHUNKS.request_bytes_max
     assert len(encode(Piece(index, memoryview(bytes(PIECE_BYTES))))) <= CHUNKS.reply_bytes_max < 65_000
-    largest = ManifestReply(bytes(MANIFEST_BYTES_MAX), bytes(8192))
+    largest = ManifestReply(bytes(MANIFEST_BYTES_MAX), bytes(8192), 2**64 - 1)
     assert len(encode(largest)) <= MANIFEST.reply_bytes_max
     assert -(-CHUNK_BYTES // PIECE_BYTES) == 17
     for message in (
@@ -260,7 +260,7 @@ class World:
         made, self.manifest, self.manifest_data = blob_of(chunks)
         self.ref = ref or made
         self.peers = {PeerId(f"peer {number}"): peer for number, peer in enumerate(peers)}
-        self.plan = FetchPlan(self.ref, seed)
+        self.plan = FetchPlan(self.ref, PeerId(f"me {seed}"), Lines())
         self.have = have
         self.is_begun = False
         self.now = 0.0
@@ -327,7 +327,7 @@ class World:
             data = b"lie" if peer.lies_in_manifest else self.manifest_data
             full = peer.has == 2**self.manifest.chunk_count - 1
             bitmap = None if full else bitmap_from_mask(peer.has, self.manifest.chunk_count)
-            self.plan.replied(ask.peer, data if ask.wants_manifest else b"", bitmap, self.now)
+            self.plan.replied(ask.peer, data if ask.wants_manifest else b"", bitmap, 0, self.now)
 
     def send_next(self, name: PeerId) -> None:
         peer, epoch = self.peers[name], self.peers[name].epoch
@@ -421,7 +421,8 @@ def test_wrong_bytes_end_a_holders_part_for_good_and_are_reported() -> None:
     assert world.run()
     [lie] = [drop for drop in world.drops if drop.is_lie]
     assert lie.peer == "peer 0"
-    assert "chunk 7 does not hash" in lie.reason
+    first = next(index for name, index in world.taken if name == lie.peer)
+    assert f"chunk {first} does not hash" in lie.reason
     assert "lied" in world.plan.explain()
 
 
@@ -497,7 +498,7 @@ def test_a_reference_with_a_wrong_size_can_never_be_fetched_and_nobody_is_blamed
 
 
 def test_the_number_of_holders_is_bounded() -> None:
-    plan = FetchPlan(blob_of(1)[0], 0)
+    plan = FetchPlan(blob_of(1)[0], PeerId("me"), Lines())
     plan.offer(PeerId(str(number)) for number in range(10 * HOLDERS_MAX))
     assert f"of {HOLDERS_MAX} holders" in plan.explain()
     asked = [effect for effect in plan.step(0.0) if isinstance(effect, Ask)]
@@ -506,15 +507,15 @@ def test_the_number_of_holders_is_bounded() -> None:
 
 
 def test_nobody_to_ask_is_said() -> None:
-    assert "nobody is known to hold it" in FetchPlan(blob_of(1)[0], 0).explain()
+    assert "nobody is known to hold it" in FetchPlan(blob_of(1)[0], PeerId("me"), Lines()).explain()
 
 
 def test_a_blob_of_64_gib_is_planned_in_a_moment() -> None:
     ref, data = make_manifest(BLOB_BYTES_MAX, bytes(32 * 65_536))
-    plan = FetchPlan(ref, 1)
+    plan = FetchPlan(ref, PeerId("me"), Lines())
     plan.offer([PeerId("a")])
     plan.step(0.0)
-    plan.replied(PeerId("a"), data, None, 0.0)
+    plan.replied(PeerId("a"), data, None, 0, 0.0)
     plan.begin(0)
     now, taken = 0.0, 0
     for _ in range(300):
