@@ -18,6 +18,7 @@ from .blobs import CHUNK_BYTES
 from .port import PeerId
 
 LOOK_S: Final = 0.25  # how often it is looked whether there is something to ask a slow holder for
+GAIN_S: Final = 0.25  # that a second copy of a chunk must save, or its bytes are wasted
 PATIENCE_S: Final = 2.0  # with others' turns, beside twice the time that a chunk takes of the slowest
 PATIENCE_S_MAX: Final = 30.0
 
@@ -130,11 +131,11 @@ class Picks:
                 continue
             is_late, chunk_s = now >= other.late_at(self.typical_s), other.chunk_s(self.typical_s)
             longest_s = math.inf if is_late else len(other.under_way) * chunk_s
-            if (self.free and not is_late) or (is_late and is_own_late) or longest_s <= 2 * own_s:
+            if (self.free and not is_late) or (is_late and is_own_late) or longest_s <= 2 * own_s + GAIN_S:
                 continue
             for position, index in enumerate(other.under_way, 1):
                 theirs_s = math.inf if is_late else position * chunk_s
-                if wanted >> index & 1 and theirs_s > 2 * own_s and self.asked[index] < 2:
+                if wanted >> index & 1 and theirs_s > 2 * own_s + GAIN_S and self.asked[index] < 2:
                     best = max(best or (0.0, 0), (theirs_s, -index))
         return None if best is None else -best[1]
 

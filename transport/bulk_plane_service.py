@@ -42,6 +42,7 @@ from .wire import Malformed
 
 _log = logging.getLogger(__name__)
 
+WAIT_S: Final = 0.5  # for the first connection to a peer, before chunks are asked for by streams
 OPEN_S: Final = 10.0  # for a connection to stand
 ASK_S: Final = 10.0
 BULK_BYTES_MIN: Final = 2**20  # of a smaller blob a handshake is no small part
@@ -70,7 +71,7 @@ class _Peer:
     sources: int = 0  # that are open, of blobs for which connections are worth their while
     awaited: int = 0  # connections on which it was asked to serve
     promised: int = 0  # connections on which this side is about to serve
-    opening: bool = False
+    opening: trio.Event | None = None  # while a connection is on its way
     failures: int = 0
     again_at: float = 0.0
     note: str = ""  # why there are none
@@ -258,6 +259,9 @@ class BulkPlane:
         try:
             if known.sources:
                 self._open_soon(peer, known)
+            if known.opening is not None and not known.pool.count:
+                with trio.move_on_after(WAIT_S):  # or megabytes go by the slow way
+                    await known.opening.wait()
             async with open_bulk_source(known.pool, open_rpc, digest, manifest) as source:
                 yield source
         finally:
@@ -265,18 +269,19 @@ class BulkPlane:
 
     def _open_soon(self, peer: PeerId, known: _Peer) -> None:
         missing = known.pool.count < known.growth.wanted
-        if missing and not known.opening and trio.current_time() >= known.again_at and self._nursery is not None:
-            known.opening = True
-            self._nursery.start_soon(self._open, peer, known)
+        if missing and known.opening is None and trio.current_time() >= known.again_at and self._nursery is not None:
+            known.opening = trio.Event()
+            self._nursery.start_soon(self._open, peer, known, known.opening)
 
-    async def _open(self, peer: PeerId, known: _Peer) -> None:
+    async def _open(self, peer: PeerId, known: _Peer, opened: trio.Event) -> None:
         """One more connection on which this side fetches, if there is a way."""
         problem = f"no answer for {OPEN_S:g} s"
         try:
             with trio.move_on_after(OPEN_S):
                 problem = await self._try(peer, known)
         finally:
-            known.opening = False
+            known.opening = None
+            opened.set()
         if problem:
             _log.info("chunks from %s come by streams: %s", peer, problem)
             self._failed(known, problem)
