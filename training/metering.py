@@ -29,10 +29,12 @@ class RoundMeter:
     ) -> RoundClosed:
         """The round that started here at `started_at`, was complete at `applying_at` and is applied now.
 
-        `traffic` is the node's since its start. Who contributed nothing spent all the time before applying in training.
+        `traffic` is the node's since its start. Who contributed nothing, or only while what the others made was being
+        applied, spent all the time before that in training.
         """
         before, self._traffic = self._traffic, traffic
-        contributed_at = self._contributed_at if self._contributed_at >= started_at else applying_at
+        started_at = min(started_at, applying_at)
+        contributed_at = self._contributed_at if started_at <= self._contributed_at <= applying_at else applying_at
         contributors = tuple(dict.fromkeys(share.member for share in closed.record.taken))
         return RoundClosed(
             round=closed.record.round,

@@ -157,7 +157,9 @@ class GossipService:
 
     # What neighbours say.
 
-    def _on_subscribe(self, peer: PeerId, request: Topics) -> Nothing:
+    def _on_subscribe(self, peer: PeerId, request: Topics) -> Nothing | Refusal:
+        if peer not in self._outboxes:  # its connection is not announced yet: it says so again in a moment
+            return Refusal(Code.BUSY, "not a neighbour yet")
         self._send(self._mesh.subscribed(peer, request.topics))
         return Nothing()
 

@@ -161,11 +161,11 @@ class Neighbour:
 async def neighbour(of: Transport, first: list[Refusal | None]) -> AsyncGenerator[Neighbour]:
     async with open_host(identity(8), [], seed=8) as transport:
         there = Neighbour(transport, first)
-        assert await transport.connect(of.addresses()[-1], timeout_s=10) == of.peer_id
-        with trio.fail_after(10):
-            await there.is_subscribed.wait()
-        assert await transport.request(of.peer_id, SUBSCRIBE, Topics(["topic"]), timeout_s=10) == Nothing()
-        yield there
+        with transport.subscribe("topic", Inbox().hear):  # the host says so itself, and nothing else after it
+            assert await transport.connect(of.addresses()[-1], timeout_s=10) == of.peer_id
+            with trio.fail_after(10):
+                await there.is_subscribed.wait()
+            yield there
 
 
 async def test_a_push_that_is_never_answered_delays_no_other_to_anybody() -> None:
