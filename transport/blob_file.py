@@ -7,16 +7,20 @@ functions block.
 
 import errno
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from blake3 import blake3
 
 from .blobs import CHUNK_BYTES, MANIFEST_BYTES_MAX, BlobRef, Manifest, parse_cid, parse_manifest, same_chunks
+
+if sys.platform == "linux":
+    import fcntl
 
 FOOTER_BYTES: Final = 4
 
@@ -100,9 +104,27 @@ def cut(pieces: Iterable[Buffer]) -> Iterator[memoryview]:
             yield part
 
 
+def open_over(path: Path) -> BinaryIO:
+    """For writing from the beginning, over what is there: its pages of memory are used again. Raises OSError."""
+    return path.open("r+b" if path.exists() else "wb", buffering=CHUNK_BYTES)
+
+
+def is_unread(path: Path) -> bool:
+    """Whether nobody has a file open whose name nobody else knows; False also where the system can't tell."""
+    if sys.platform != "linux":
+        return False
+    try:
+        with path.open("r+b") as file:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)  # granted to whoever alone has it open
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return False
+    return True
+
+
 def write_unfinished(path: Path, manifest_data: bytes, size: int) -> None:
-    """A file with room for `size` bytes of chunks, none there yet. Raises OSError."""
-    with path.open("wb") as file:
+    """A file with room for `size` bytes of chunks, of which none is there: what is, is of another. Raises OSError."""
+    with open_over(path) as file:
         file.truncate(size)
         file.seek(size)
         file.write(trailer(manifest_data))

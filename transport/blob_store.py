@@ -33,7 +33,9 @@ from .blob_file import (
     StoredBlob,
     blob_files,
     cut,
+    is_unread,
     is_whole,
+    open_over,
     read_chunk_into,
     read_manifest,
     shared_chunks,
@@ -128,11 +130,11 @@ class BlobStore:
         """
         path = self._partials / f"put-{next(self._numbers)}"
         reserved = sum(memoryview(piece).nbytes for piece in pieces) if isinstance(pieces, Sequence) else 0
-        if refusal := self._reserve(reserved):
+        if refusal := self._reserve(reserved, path):
             return refusal
         hasher = ChunkHasher()
         try:
-            with path.open("wb", buffering=CHUNK_BYTES) as file:
+            with open_over(path) as file:
                 for part in cut(pieces):
                     checkpoint()
                     hasher.update(part)
@@ -145,6 +147,7 @@ class BlobStore:
                     file.write(part)
                 ref, manifest_data = hasher.finish()
                 file.write(trailer(manifest_data))
+                file.truncate()
             self._commit(path, ref.digest, hasher.size + len(trailer(manifest_data)), [pin])
             return ref
         except OSError as error:
@@ -165,7 +168,7 @@ class BlobStore:
         with self._lock:
             left_bytes = self._idle.pop(digest, None)
             self._used_bytes += 0 if left_bytes is None else partial.file_bytes - left_bytes
-        if left_bytes is None and (refusal := self._reserve(partial.file_bytes)):
+        if left_bytes is None and (refusal := self._reserve(partial.file_bytes, path)):
             return refusal
         with self._lock:
             self._active[digest] = partial
@@ -329,8 +332,11 @@ class BlobStore:
     def _partial_path(self, digest: bytes) -> Path:
         return self._partials / cid_text(digest)
 
-    def _reserve(self, needed: int) -> Refusal | None:
-        """Take `needed` bytes of the budget, in place of what may go; if what must go may not, evict nothing."""
+    def _reserve(self, needed: int, path: Path | None = None) -> Refusal | None:
+        """Take `needed` bytes of the budget, in place of what may go; if what must go may not, evict nothing.
+
+        An evicted file that nobody reads lies at `path` then, to be written over.
+        """
         with self._lock:
             free = self._free_bytes(self._directory)
             over_budget = self._used_bytes + needed - self._budget_bytes
@@ -348,8 +354,11 @@ class BlobStore:
                 return disk_refusal(OSError(errno.ENOSPC, f"{free} bytes are left, {needed} are needed"))
             self._used_bytes += needed
             evicted = [self._evict(index, digest) for index, digest in victims]
-        for path in evicted:
-            path.unlink(missing_ok=True)
+        for old in evicted:
+            if path is not None and not path.exists() and is_unread(old):
+                old.rename(path)
+            else:
+                old.unlink(missing_ok=True)
         return None
 
     def _evictable(self) -> Iterator[tuple[_Index, bytes, int]]:

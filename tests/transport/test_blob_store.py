@@ -143,6 +143,38 @@ def test_a_reader_goes_on_reading_what_is_evicted_under_it(tmp_path: Path) -> No
     assert blob.read(0, blob.size) == content(2 * MIB)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system does not tell who has a file open")
+@pytest.mark.parametrize("mib", [1, 3, 5])
+def test_a_new_blob_is_written_over_one_that_is_evicted_unless_somebody_reads_that(tmp_path: Path, mib: int) -> None:
+    store = store_at(tmp_path)
+
+    def put(data: bytes) -> tuple[BlobRef, int]:
+        ref = store.put([data], "a")
+        assert isinstance(ref, BlobRef)
+        store.unpin("a")
+        return ref, (tmp_path / "blobs" / ref.cid).stat().st_ino
+
+    first, first_file = put(content(3 * MIB, seed=1))
+    second, second_file = put(content(mib * MIB, seed=2))
+    assert (second_file == first_file, store.open(first)) == (True, None)
+    assert read_all(store, second) == content(mib * MIB, seed=2)
+    reader = store.open(second)
+    assert reader is not None
+    third, third_file = put(content(mib * MIB, seed=3))
+    assert third_file != second_file
+    assert reader.read(0, mib * MIB) == content(mib * MIB, seed=2)
+    data = content(mib * MIB + 9, seed=4)
+    ref, manifest, manifest_data = named(data)
+    assert store.begin(ref.digest, manifest, manifest_data) == 0
+    assert (tmp_path / "blobs" / "partial" / ref.cid).stat().st_ino == third_file
+    assert store.read_chunk(ref.digest, 0) is None
+    for index in range(mib + 1):
+        assert store.write_chunk(ref.digest, index, [data[index * MIB : (index + 1) * MIB]]) is True
+    assert store.finish(ref.digest, ["b"]) is None
+    assert read_all(store, ref) == data
+    assert store.open(third) is None
+
+
 def test_a_name_with_another_size_is_not_the_blob(tmp_path: Path) -> None:
     store = store_at(tmp_path)
     ref = put(store, b"abc")
