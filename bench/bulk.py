@@ -166,7 +166,7 @@ async def to_memory(host: Host, ref: BlobRef, peers: list[PeerId], directory: Pa
     """Chunks in order, WINDOW ahead from each holder; no plan, no store."""
     buffer = bytearray(ref.size)
     memoryview(buffer)[::4096] = bytes(len(range(0, ref.size, 4096)))  # its pages are there before the clock starts
-    reply = await host.request(peers[0], MANIFEST, ManifestRequest(ref.digest, True), timeout_s=10)
+    reply = await host.request(peers[0], MANIFEST, ManifestRequest(ref.digest), timeout_s=10)
     assert isinstance(reply, ManifestReply), reply
     manifest = parse_manifest(reply.manifest, ref.digest)
     assert isinstance(manifest, Manifest)

@@ -14,8 +14,9 @@ WINDOW_MAX: Final = 64  # 250 MB/s at a round trip of 250 ms, and a quarter of w
 WINDOW_S: Final = 0.25  # or as many as it delivers in this time
 SLOW_S: Final = 1.0  # a chunk that takes longer pays for asking around who else has it
 LINES_MAX: Final = 1_024  # peers whose rates are remembered
-LOOK_S: Final = 1.0  # over which it is measured how fast this node sends; shorter: what is seen is chance
+LOOK_S: Final = 4.0  # over which it is measured how fast this node sends; shorter: what the system buffers counts
 FORGOTTEN: Final = 0.999  # of that, at each look: half of it in 10 minutes of sending
+RATE_S: Final = 0.5  # over which a rate is measured: chunks that several connections bring come at once
 LATE_S_MIN: Final = 1.0  # a pause of our own may look like one of the holder
 LATE_S_MAX: Final = 10.0
 LATE_FACTOR: Final = 4.0  # times what its measured rate lets expect
@@ -48,6 +49,8 @@ class Line:
     speed: int = 0  # at which the peer says it sends to all: its class, see `speed_class`
     under_way: int = 0  # chunks that are asked for and not here
     since: float = 0.0  # when the last of them came, or the first was asked for
+    _bytes: int = 0  # that came since the rate was last measured
+    _busy_s: float = 0.0  # in which something was under way since then
 
     def chunk_s(self, now: float) -> float | None:
         """How long a chunk takes, or at least; None: not known."""
@@ -55,6 +58,16 @@ class Line:
         if self.rate is not None:
             return CHUNK_BYTES / self.rate
         return waited_s if waited_s > SLOW_S else None
+
+    def delivered(self, size: int, now: float) -> None:
+        """A chunk of so many bytes came."""
+        self._bytes += size
+        self._busy_s += now - self.since
+        self.since = now
+        if self.rate is None or self._busy_s >= RATE_S:
+            sample = self._bytes / max(self._busy_s, 1e-6)
+            self.rate = sample if self.rate is None else (self.rate + sample) / 2
+            self._bytes, self._busy_s = 0, 0.0
 
 
 class Lines:
@@ -138,10 +151,8 @@ class Holder:
 
     def delivered(self, size: int, now: float) -> None:
         """A chunk of so many bytes came."""
-        line = self.line
-        sample = size / max(now - line.since, 1e-6)
-        line.rate = sample if line.rate is None else 0.7 * line.rate + 0.3 * sample
-        self.head_since = line.since = now
+        self.line.delivered(size, now)
+        self.head_since = now
         self.idle_since = None
 
     def rest(self, reason: str, now: float) -> None:

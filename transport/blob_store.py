@@ -45,7 +45,7 @@ from .blob_file import (
     write_unfinished,
 )
 from .blob_pins import Pins
-from .blobs import BLOB_BYTES_MAX, CHUNK_BYTES, BlobRef, ChunkHasher, Manifest, cid_text
+from .blobs import BLOB_BYTES_MAX, CHUNK_BYTES, BlobRef, ChunkHasher, Manifest, bitmap_from_mask, cid_text
 from .port import Code, Refusal
 
 _log = logging.getLogger(__name__)
@@ -275,6 +275,14 @@ class BlobStore:
             is_here = self._touch(digest)
         found = read_manifest(self._directory / cid_text(digest), digest) if is_here else None
         return None if found is None else Held(found[1], found[0].chunk_count, None)
+
+    def have(self, digest: bytes) -> bytes | None:
+        """Which chunks of it are here, as a bitmap; None: all; empty: nothing. Looks at no file."""
+        with self._lock:
+            partial = self._active.get(digest)
+            if partial is not None:
+                return bitmap_from_mask(partial.have, partial.manifest.chunk_count)
+            return None if self._touch(digest) else b""
 
     def read_chunk(self, digest: bytes, index: int) -> bytes | None:
         """A chunk's bytes, or None if it is not here. Raises OSError if the disk fails."""

@@ -27,6 +27,7 @@ MANIFEST_BYTES_MAX: Final = CHUNKS_MAX * HASH_BYTES + 32
 BITMAP_BYTES_MAX: Final = CHUNKS_MAX // 8
 PIECE_BYTES: Final = 61_681  # a 17th of a chunk, rounded up: framed, one write below 65,000 bytes
 RUN_CHUNKS_MAX: Final = 64  # asked for in one request
+HAVES_MAX: Final = 64  # blobs in one question
 
 # CIDv1: version, codec, multihash (function, length, digest). The codec is from the range that multicodec keeps for
 # private use (0x300000-0x3FFFFF), "SH": what the digest covers is a manifest of ours. "raw" would promise that the
@@ -73,17 +74,28 @@ class Manifest(Message, frozen=True):
         return min(CHUNK_BYTES, self.size - index * CHUNK_BYTES)
 
 
+Bitmap = Annotated[bytes, msgspec.Meta(max_length=BITMAP_BYTES_MAX)]  # bit i % 8 of byte i // 8: chunk i
+
+
 class ManifestRequest(Message, frozen=True):
     digest: Digest
-    wants_manifest: bool  # else only what the holder has of it
 
 
 class ManifestReply(Message, frozen=True):
-    manifest: Annotated[bytes, msgspec.Meta(max_length=MANIFEST_BYTES_MAX)]  # empty if not asked for
-    have: (
-        Annotated[bytes, msgspec.Meta(max_length=BITMAP_BYTES_MAX)] | None
-    )  # bit i % 8 of byte i // 8: chunk i; None: all
+    manifest: Annotated[bytes, msgspec.Meta(max_length=MANIFEST_BYTES_MAX)]
+    have: Bitmap | None  # None: all
     bytes_per_s: U64 = 0  # at which it has sent at its best of late, to all together
+
+
+class HaveRequest(Message, frozen=True):
+    """What a holder has by now."""
+
+    digests: Annotated[list[Digest], msgspec.Meta(min_length=1, max_length=HAVES_MAX)]
+
+
+class HaveReply(Message, frozen=True):
+    haves: Annotated[list[Bitmap | None], msgspec.Meta(max_length=HAVES_MAX)]  # None: all; empty: nothing
+    bytes_per_s: U64 = 0  # as in ManifestReply
 
 
 class ChunksRequest(Message, frozen=True):
@@ -107,6 +119,13 @@ class Piece(Message, frozen=True):
 
 MANIFEST: Final = Unary(
     "/shoal/blobs/1/manifest", ManifestRequest, ManifestReply, 64, MANIFEST_BYTES_MAX + BITMAP_BYTES_MAX + 32
+)
+HAVE: Final = Unary(
+    "/shoal/blobs/1/have",
+    HaveRequest,
+    HaveReply,
+    HAVES_MAX * (HASH_BYTES + 2) + 32,
+    HAVES_MAX * (BITMAP_BYTES_MAX + 3) + 32,
 )
 CHUNKS: Final = Streaming("/shoal/blobs/1/chunks", ChunksRequest, Piece, 64, PIECE_BYTES + 32)
 

@@ -17,6 +17,7 @@ from typing import Final
 
 import trio
 
+from .blob_asking_service import ASK_S, Asker, Had
 from .blob_file import Buffer, StoredBlob
 from .blob_holder import Lines
 from .blob_plan import VERIFIED_AT_ONCE, Ask, Drop, Effect, FetchPlan, Take
@@ -25,8 +26,11 @@ from .blob_stream import ChunkServer, ChunkSource, Landed, OpenSource, rpc_sourc
 from .blobs import (
     CHUNK_BYTES,
     CHUNKS,
+    HAVE,
     MANIFEST,
     BlobRef,
+    HaveReply,
+    HaveRequest,
     Manifest,
     ManifestReply,
     ManifestRequest,
@@ -40,7 +44,6 @@ from .wire import Malformed, encode
 
 _log = logging.getLogger(__name__)
 
-ASK_S: Final = 10.0  # a peer that can't say what it holds in this time is of no use
 PACE_S: Final = 10.0  # over which it is looked at how fast a blob comes; longer where two chunks may take longer
 HOLDERS_S: Final = 0.5  # how often it is asked anew who holds the blob
 SEARCH_AFTER_S: Final = 2.0  # without a delivery from those: then others are searched for
@@ -122,6 +125,7 @@ class BlobService:
         self._open_source = open_source or faster or rpc_sources(transport)
         self._find_holders = find_holders
         self._lines = Lines()
+        self._asker = Asker(transport)
         self._fetches: dict[bytes, _Fetch] = {}
         self._fetch_slots: defaultdict[str, trio.Semaphore] = defaultdict(partial(trio.Semaphore, FETCHES_AT_ONCE))
         self._verify_slots = trio.Semaphore(VERIFIED_AT_ONCE)
@@ -133,6 +137,7 @@ class BlobService:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and fetch until cancelled."""
         self._transport.serve(MANIFEST, self._serve_manifest)
+        self._transport.serve(HAVE, self._serve_have)
         self._transport.serve_stream(CHUNKS, self._server.serve)
         try:
             async with trio.open_nursery() as nursery:
@@ -145,6 +150,7 @@ class BlobService:
         finally:
             self._nursery = None
             self._transport.stop_serving(MANIFEST.name)
+            self._transport.stop_serving(HAVE.name)
             self._transport.stop_serving(CHUNKS.name)
             self._flush()  # some lines: no need for a thread, and none could be awaited any more
 
@@ -312,15 +318,19 @@ class BlobService:
                     self._report(Lie(peer, fetch.plan.ref, reason))
 
     async def _ask(self, fetch: _Fetch, peer: PeerId, wants_manifest: bool) -> None:
-        request = ManifestRequest(fetch.plan.ref.digest, wants_manifest)
+        digest, manifest = fetch.plan.ref.digest, b""
         limit_bytes = next((each.limit_bytes for each in self._transport.connections() if each.peer == peer), None)
-        reply: ManifestReply | Refusal
+        reply: ManifestReply | Had | Refusal
         if limit_bytes is not None and limit_bytes < min(CHUNK_BYTES, fetch.plan.ref.size):
             reply = Refusal(Code.UNREACHABLE, f"the relay that leads to it carries {limit_bytes} bytes")
+        elif wants_manifest:
+            reply = await self._transport.request(peer, MANIFEST, ManifestRequest(digest), timeout_s=ASK_S)
+            manifest = reply.manifest if isinstance(reply, ManifestReply) else b""
         else:
-            reply = await self._transport.request(peer, MANIFEST, request, timeout_s=ASK_S)
+            assert self._nursery is not None
+            reply = await self._asker.ask(self._nursery, peer, digest)
         if not isinstance(reply, Refusal):
-            fetch.plan.replied(peer, reply.manifest, reply.have, reply.bytes_per_s, trio.current_time())
+            fetch.plan.replied(peer, manifest, reply.have, reply.bytes_per_s, trio.current_time())
         else:
             tell = fetch.plan.lacks if reply.code is Code.NOT_FOUND else fetch.plan.failed
             tell(peer, _text(reply), trio.current_time())
@@ -371,8 +381,17 @@ class BlobService:
         if held is None:
             return Refusal(Code.NOT_FOUND, f"{cid_text(request.digest)} is not here")
         have = None if held.have is None else bitmap_from_mask(held.have, held.chunk_count)
+        return ManifestReply(held.manifest_data, have, self._own_rate())
+
+    async def _serve_have(self, peer: PeerId, request: HaveRequest) -> HaveReply:
+        haves = await self._blocking(
+            lambda: [self._store.have(each) for each in request.digests], limiter=self._readers
+        )
+        return HaveReply(haves, self._own_rate())
+
+    def _own_rate(self) -> int:
         self._lines.sent(self._transport.traffic().bytes_sent, trio.current_time())
-        return ManifestReply(held.manifest_data if request.wants_manifest else b"", have, self._lines.own_rate)
+        return self._lines.own_rate
 
     async def _read_chunk(self, digest: bytes, index: int) -> bytes | None:
         return await self._blocking(partial(self._store.read_chunk, digest, index), limiter=self._readers)

@@ -209,45 +209,55 @@ class Fetcher:
         """Ask for as much as may be under way. False: nothing is, and nothing more is to come."""
         ahead = min(max(math.ceil(self._rate * AHEAD_S / CHUNK_BYTES), AHEAD_MIN), AHEAD_MAX)
         jobs = self._pool.next(self._link, max(ahead - len(self._flying), 0), may_wait=not self._flying)
-        requests = [
-            Request(FORGET, job.digest, job.index)
-            for job in self._flying
-            if job.is_forgotten and job not in self._forgotten
-        ]
-        self._forgotten = {job for job in self._flying if job.is_forgotten}
-        requests += _wants(jobs or [])
+        self._tell([*self._forgets(), *_wants(jobs or [])])
         self._flying += jobs or []
+        return bool(self._flying)
+
+    def _forgets(self) -> list[Request]:
+        """Of what is under way, what nobody wants any more and the other side does not know of."""
+        gone = {job for job in self._flying if job.is_forgotten}
+        requests = [Request(FORGET, job.digest, job.index) for job in self._flying if job in gone - self._forgotten]
+        self._forgotten = gone
+        return requests
+
+    def _tell(self, requests: list[Request]) -> None:
         if requests:
             self._link.is_carrying = True
             self._link.send(b"".join(request.encode() for request in requests))
-        return bool(self._flying)
 
     def _receive(self, job: Job, clock: Callable[[], float]) -> int:
         """The answer for the first of what is under way: how many bytes."""
-        self._link.receive_exactly(self._head)
-        head = parse_head(self._head)
-        if isinstance(head, Head) and head.kind == REFUSED and head.index == job.index:
-            text = memoryview(bytearray(head.length))
-            self._link.receive_exactly(text)
-            self._flying.popleft()
-            reason = bytes(text).decode(errors="replace")[:TEXT_BYTES_MAX]
-            self._pool.tell(job.source.refused, job, Refusal(Code.NOT_FOUND, f"chunk {job.index}: {reason}"))
-            return 0
-        wanted = Head(CHUNK, job.index, job.length - job.filled)
-        if head != wanted:
-            problem = head.reason if isinstance(head, Malformed) else f"sent {head} where {wanted} was due"
-            self._pool.tell(job.source.lied, Malformed(problem))
-            raise LinkBroken(problem)
+        until, before = clock() + CHUNK_S, job.filled
         view = (self._buffer if job.buffer is None else job.buffer)[: job.length]
-        until = clock() + CHUNK_S
         while job.filled < job.length:
-            job.filled += self._link.receive_some(view[job.filled :])
-            if job.filled < job.length and clock() > until:
-                raise LinkBroken(f"a chunk takes more than {CHUNK_S:g} s")
+            self._link.receive_exactly(self._head)
+            head = parse_head(self._head)
+            if isinstance(head, Head) and head.kind == REFUSED and head.index == job.index:
+                self._take_refusal(job, head.length)
+                return job.filled - before
+            if isinstance(head, Malformed) or not _continues(head, job):
+                left = f"{job.length - job.filled} bytes of chunk {job.index} were due"
+                problem = head.reason if isinstance(head, Malformed) else f"sent {head} where {left}"
+                self._pool.tell(job.source.lied, Malformed(problem))
+                raise LinkBroken(problem)
+            end = job.filled + head.length
+            while job.filled < end:
+                job.filled += self._link.receive_some(view[job.filled : end])
+                if job.filled < job.length and clock() > until:
+                    raise LinkBroken(f"a chunk takes more than {CHUNK_S:g} s")
+                if job.is_forgotten:
+                    self._tell(self._forgets())
         self._flying.popleft()
         if not job.is_forgotten:
             self._pool.tell(job.source.landed, job, self._pool.land(job.digest, job.index, [view]))
-        return wanted.length
+        return job.filled - before
+
+    def _take_refusal(self, job: Job, length: int) -> None:
+        text = memoryview(bytearray(length))
+        self._link.receive_exactly(text)
+        self._flying.popleft()
+        reason = bytes(text).decode(errors="replace")[:TEXT_BYTES_MAX]
+        self._pool.tell(job.source.refused, job, Refusal(Code.NOT_FOUND, f"chunk {job.index}: {reason}"))
 
     def _part(self) -> None:
         """The other side says that it knows: what it has sent has come."""
@@ -261,6 +271,11 @@ class Fetcher:
         if self._flying and self._flying[0].filled and self._flying[0].buffer is None:
             self._flying[0].buffer = self._buffer
         return list(self._flying)
+
+
+def _continues(head: Head, job: Job) -> bool:
+    """Whether what follows is some more of the chunk."""
+    return (head.kind, head.index) == (CHUNK, job.index) and 0 < head.length <= job.length - job.filled
 
 
 def _wants(jobs: list[Job]) -> list[Request]:

@@ -6,7 +6,7 @@ direction: requests go one way, chunks the other, in the order in which they wer
 
     serving side:   1 byte, SERVES, when it is ready
     requests:       kind 1 byte, digest 32, first 4, count 4, skip 4
-    replies:        kind 1 byte, index 4, length 4; then that many bytes
+    replies:        kind 1 byte, index 4, length 4; then that many bytes; a chunk comes in one or several
 
 Numbers are big-endian. What a peer may send: anything, after it has proved who it is. Requests and replies have one
 size each, whatever they are; counts are bounded here, and lengths by who reads them.
@@ -99,8 +99,8 @@ COME: Final = Unary("/shoal/bulk/1/come", Come, Coming, 256, 256)
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """WANT: these chunks, the first without its first `skip` bytes. FORGET: those of them that were not begun. BYE:
-    nothing more; a FAREWELL is awaited.
+    """WANT: these chunks, the first without its first `skip` bytes. FORGET: what was not sent of them. BYE: nothing
+    more; a FAREWELL is awaited.
     """
 
     kind: int
@@ -127,7 +127,9 @@ def parse_request(data: bytes | bytearray | memoryview) -> Request | Malformed:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What comes before the bytes. CHUNK: a chunk's. REFUSED: text, why `index` is not had. FAREWELL: none."""
+    """What comes before the bytes. CHUNK: a chunk's, or the next of them. REFUSED: text, why `index` is not had, or the
+    rest of it. FAREWELL: none.
+    """
 
     kind: int
     index: int

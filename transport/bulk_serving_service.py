@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from .blobs import CHUNK_BYTES, cid_text
-from .bulk_link_service import Link, LinkBroken
+from .bulk_link_service import SEND_BYTES, Link, LinkBroken
 from .bulk_messages import (
     BYE,
     CHUNK,
@@ -31,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 IDLE_S: Final = 90.0  # without a request a connection ends: its place is for others; fetchers end it sooner
 WANTS_MAX: Final = 1_024  # chunks that wait to be sent
+PART_BYTES: Final = SEND_BYTES - HEAD_BYTES
 _FORGOTTEN: Final = -1
 
 
@@ -69,6 +70,7 @@ class Server:
         self._pace = pace
         self._buffer = memoryview(bytearray(HEAD_BYTES + CHUNK_BYTES))
         self._waiting = bytearray()  # of a request that is not whole yet
+        self._requests = memoryview(bytearray(64 * REQUEST_BYTES))
         self._wants: deque[_Want] = deque()
         self._by_chunk: dict[
             tuple[bytes, int], _Want
@@ -82,9 +84,10 @@ class Server:
                 self._hear()
                 self._link.is_carrying = bool(self._wants)
                 if self._wants:
-                    want = self._wants.popleft()
+                    want = self._wants[0]
+                    self._send(want)
+                    self._wants.popleft()
                     self._by_chunk.pop((want.digest, want.index), None)
-                    self._send(want.digest, want.index, want.skip)
                 elif self._is_over:
                     self._tell(FAREWELL, 0, b"")
                     return "done"
@@ -93,15 +96,14 @@ class Server:
 
     def _hear(self) -> None:
         """Take up the requests that have come, and wait for one where there is nothing else to do."""
-        view = memoryview(bytearray(64 * REQUEST_BYTES))
         while not self._is_over:
-            count = self._link.receive_waiting(view)
+            count = self._link.receive_waiting(self._requests)
             if not count and not self._wants:
                 self._link.is_carrying = False
-                count = self._link.receive_some(view, IDLE_S)
+                count = self._link.receive_some(self._requests, IDLE_S)
             if not count:
                 return
-            self._waiting += view[:count]
+            self._waiting += self._requests[:count]
             while len(self._waiting) >= REQUEST_BYTES:
                 request = parse_request(self._waiting[:REQUEST_BYTES])
                 del self._waiting[:REQUEST_BYTES]
@@ -127,21 +129,30 @@ class Server:
                 if forgotten is not None:
                     forgotten.skip = _FORGOTTEN  # answered all the same, so that answers keep the order of the requests
 
-    def _send(self, digest: bytes, index: int, skip: int) -> None:
-        if skip == _FORGOTTEN:
-            self._tell(REFUSED, index, b"")
+    def _send(self, want: _Want) -> None:
+        """In parts, so that what is forgotten in the middle of it takes no more of a slow line."""
+        if want.skip == _FORGOTTEN:
+            self._tell(REFUSED, want.index, b"")
             return
         try:
-            length = self._read(digest, index, self._buffer[HEAD_BYTES:])
+            length = self._read(want.digest, want.index, self._buffer[HEAD_BYTES:])
         except OSError as error:
-            _log.error("chunk %d of %s can't be read: %s", index, cid_text(digest), error)
-            self._tell(REFUSED, index, b"the disk failed")
+            _log.error("chunk %d of %s can't be read: %s", want.index, cid_text(want.digest), error)
+            self._tell(REFUSED, want.index, b"the disk failed")
             return
-        if length is None or length <= skip:
-            self._tell(REFUSED, index, b"not here")
+        if length is None or length <= want.skip:
+            self._tell(REFUSED, want.index, b"not here")
             return
-        write_head(self._buffer, skip, Head(CHUNK, index, length - skip))  # over bytes that are not wanted
-        rest = self._buffer[skip : HEAD_BYTES + length]
+        for start in range(want.skip, length, PART_BYTES):
+            size = min(PART_BYTES, length - start)
+            write_head(self._buffer, start, Head(CHUNK, want.index, size))  # over bytes that are not wanted, or sent
+            self._send_part(want.digest, self._buffer[start : start + HEAD_BYTES + size])
+            self._hear()
+            if want.skip == _FORGOTTEN and start + size < length:
+                self._tell(REFUSED, want.index, b"")
+                return
+
+    def _send_part(self, digest: bytes, rest: memoryview) -> None:
         while rest:
             piece, rest = rest[: self._pace.piece_bytes], rest[self._pace.piece_bytes :]
             self._pace.wait(digest, len(piece))

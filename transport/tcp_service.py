@@ -48,15 +48,15 @@ class Socket:
         """The other side has proved who it is: from now on what it may send is bounded elsewhere."""
         self._allowance = None
 
-    def bound_backlog(self) -> None:
-        """Let `write` return only when no more than UNSENT_BYTES wait in the system, where it can say so.
+    def bound_backlog(self, size: int = UNSENT_BYTES) -> None:
+        """Let `write` return only when no more than `size` bytes wait in the system, where it can say so.
 
         Otherwise megabytes may wait there, seconds of a slow line, and nobody can let anything else go first.
         """
         option = getattr(trio.socket, "TCP_NOTSENT_LOWAT", None)
         if option is not None and not self._is_backlog_bound:
             with suppress(OSError):  # it is closed, or a circuit
-                self._stream.setsockopt(trio.socket.IPPROTO_TCP, option, UNSENT_BYTES)
+                self._stream.setsockopt(trio.socket.IPPROTO_TCP, option, size)
                 self._is_backlog_bound = True
 
     async def write(self, data: bytes) -> None:

@@ -17,10 +17,12 @@ import trio
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.blobs import (
     CHUNKS,
+    HAVE,
     MANIFEST,
     PIECE_BYTES,
     BlobRef,
     ChunksRequest,
+    HaveReply,
     ManifestReply,
     ManifestRequest,
     Piece,
@@ -249,10 +251,11 @@ class Villain:
 
         def manifest(peer: PeerId, request: ManifestRequest) -> ManifestReply:
             del peer
-            return ManifestReply(held.manifest_data if request.wants_manifest else b"", None)
+            return ManifestReply(held.manifest_data, None)
 
         self.host.serve(MEET, meet)
         self.host.serve(MANIFEST, manifest)
+        self.host.serve(HAVE, lambda _, request: HaveReply([None] * len(request.digests)))
         self.host.serve_stream(CHUNKS, self._stream)
 
     async def _stream(self, peer: PeerId, call: Call[Piece, ChunksRequest]) -> Refusal | None:

@@ -42,6 +42,7 @@ from shoal.transport.bulk_messages import (
     Meet,
     Met,
     Request,
+    parse_head,
     parse_request,
     write_head,
 )
@@ -261,6 +262,17 @@ def reply(head: Head, body: bytes = b"") -> bytes:
     return bytes(data) + body
 
 
+def heads_of(data: bytes) -> list[Head]:
+    """Those of replies that begin in `data`."""
+    heads: list[Head] = []
+    while len(data) >= HEAD_BYTES:
+        head = parse_head(data[:HEAD_BYTES])
+        assert isinstance(head, Head)
+        heads.append(head)
+        data = data[HEAD_BYTES + head.length :]
+    return heads
+
+
 async def requested(tls: TlsStream) -> Request:
     """What comes next; the first has the handshake's end before it."""
     data = b""
@@ -299,7 +311,9 @@ LIES: dict[str, Answer] = {
     "a kind that is none": lambda v, r: reply(Head(77, r.first, 0)),
     "a chunk of 4 GiB": lambda v, r: reply(Head(CHUNK, r.first, 2**32 - 1)),
     "a text of 1 MiB": lambda v, r: reply(Head(REFUSED, r.first, MIB)),
-    "a short chunk": lambda v, r: reply(Head(CHUNK, r.first, 10), bytes(10)),
+    "an empty part": lambda v, r: reply(Head(CHUNK, r.first, 0)),
+    "a part too long": lambda v, r: reply(Head(CHUNK, r.first, 1), bytes(1)) + reply(Head(CHUNK, r.first, MIB)),
+    "another chunk's part": lambda v, r: reply(Head(CHUNK, r.first, 1), bytes(1)) + reply(Head(CHUNK, r.first + 1, 1)),
     "a farewell": lambda v, r: reply(Head(FAREWELL, 0, 0)),
 }
 
@@ -535,7 +549,25 @@ async def test_requests_to_forget_are_cheap_however_many_chunks_wait(tmp_path: P
                     came += await tls.receive_some()
             nursery.cancel_scope.cancel()
         assert time.process_time() - cpu_s < 1.0  # both sides; looking through all that wait: 1.6 s
-        assert came[HEAD_BYTES + MIB :].startswith(reply(Head(REFUSED, 1, 0)) + reply(Head(CHUNK, 2, MIB - 7)))
+        heads = heads_of(came)
+        assert sum(head.length for head in heads if (head.kind, head.index) == (CHUNK, 0)) == MIB
+        assert [head for head in heads if head.index == 1] == [Head(REFUSED, 1, 0)]
+        assert heads[-1].index == 2
+        await trio.aclose_forcefully(tls)
+
+
+async def test_what_is_forgotten_in_the_middle_of_it_ends_there(tmp_path: Path) -> None:
+    async with open_node(1, tmp_path, uploads=at(MIB)) as node, open_intruder(2, node) as peer:
+        ref = await node.put(content(2))
+        tls = await served(peer, await peer.meet())
+        await tls.send_all(want(ref, 0, 2))
+        came = await tls.receive_some()
+        await tls.send_all(Request(FORGET, ref.digest, 0).encode())
+        with trio.fail_after(5):
+            while (heads := heads_of(came))[-1].index == 0:
+                came += await tls.receive_some()
+        assert 0 < sum(head.length for head in heads if head.kind == CHUNK and head.index == 0) < MIB
+        assert Head(REFUSED, 0, 0) in heads
         await trio.aclose_forcefully(tls)
 
 

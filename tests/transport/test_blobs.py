@@ -30,6 +30,8 @@ from shoal.transport.blobs import (
     BLOB_BYTES_MAX,
     CHUNK_BYTES,
     CHUNKS,
+    HAVE,
+    HAVES_MAX,
     MANIFEST,
     MANIFEST_BYTES_MAX,
     PIECE_BYTES,
@@ -37,6 +39,8 @@ from shoal.transport.blobs import (
     BlobRef,
     ChunkHasher,
     ChunksRequest,
+    HaveReply,
+    HaveRequest,
     Manifest,
     ManifestReply,
     ManifestRequest,
@@ -53,7 +57,16 @@ from shoal.transport.wire import Malformed, Message, decode, encode
 
 SOAK = bool(os.environ.get("SHOAL_SOAK"))
 FUZZ_COUNT = 100_000 if SOAK else 500
-WIRE_TYPES: tuple[type[Message], ...] = (BlobRef, Manifest, ManifestRequest, ManifestReply, ChunksRequest, Piece)
+WIRE_TYPES: tuple[type[Message], ...] = (
+    BlobRef,
+    Manifest,
+    ManifestRequest,
+    ManifestReply,
+    HaveRequest,
+    HaveReply,
+    ChunksRequest,
+    Piece,
+)
 
 sizes = st.integers(0, 5 * CHUNK_BYTES) | st.sampled_from([CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2**30])
 
@@ -158,7 +171,9 @@ def test_messages_are_read_back_and_another_implementation_writes_the_same_bytes
         st.sampled_from(
             [
                 BlobRef(digest, index),
-                ManifestRequest(digest, bool(index % 2)),
+                ManifestRequest(digest),
+                HaveRequest([digest] * (1 + index % HAVES_MAX)),
+                HaveReply([None, b"", digest], index),
                 ManifestReply(digest, None, index),
                 ManifestReply(b"", digest, 0),
                 ChunksRequest(digest, index, 1 + index % RUN_CHUNKS_MAX),
@@ -184,7 +199,9 @@ def test_damaged_messages_are_messages_or_refused(data: st.DataObject, type_: ty
     samples: dict[type[Message], Message] = {
         BlobRef: BlobRef(bytes(32), 7),
         Manifest: Manifest(1, 5, bytes(32)),
-        ManifestRequest: ManifestRequest(bytes(32), True),
+        ManifestRequest: ManifestRequest(bytes(32)),
+        HaveRequest: HaveRequest([bytes(32)]),
+        HaveReply: HaveReply([None, b"", bytes(3)], 7),
         ManifestReply: ManifestReply(bytes(40), bytes(3), 7),
         ChunksRequest: ChunksRequest(bytes(32), 3, 4),
         Piece: Piece(3, memoryview(bytes(40))),
@@ -201,11 +218,13 @@ def test_damaged_messages_are_messages_or_refused(data: st.DataObject, type_: ty
 
 def test_the_bounds_of_the_methods_hold_their_largest_messages() -> None:
     digest, index = bytes(32), 65_535
-    assert len(encode(ManifestRequest(digest, True))) <= MANIFEST.request_bytes_max
+    assert len(encode(ManifestRequest(digest))) <= MANIFEST.request_bytes_max
     assert len(encode(ChunksRequest(digest, index, RUN_CHUNKS_MAX))) <= CHUNKS.request_bytes_max
     assert len(encode(Piece(index, memoryview(bytes(PIECE_BYTES))))) <= CHUNKS.reply_bytes_max < 65_000
     largest = ManifestReply(bytes(MANIFEST_BYTES_MAX), bytes(8192), 2**64 - 1)
     assert len(encode(largest)) <= MANIFEST.reply_bytes_max
+    assert len(encode(HaveRequest([digest] * HAVES_MAX))) <= HAVE.request_bytes_max
+    assert len(encode(HaveReply([bytes(8192)] * HAVES_MAX, 2**64 - 1))) <= HAVE.reply_bytes_max
     assert -(-CHUNK_BYTES // PIECE_BYTES) == 17
     for message in (
         ChunksRequest(digest, 0, 0),

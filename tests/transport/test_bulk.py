@@ -19,10 +19,13 @@ from shoal.transport.blob_stream import IDLE_S, SERVES_PER_PEER_MAX, ChunkSource
 from shoal.transport.blobs import (
     CHUNK_BYTES,
     CHUNKS,
+    HAVE,
     MANIFEST,
     PIECE_BYTES,
     BlobRef,
     ChunksRequest,
+    HaveReply,
+    HaveRequest,
     Manifest,
     ManifestReply,
     ManifestRequest,
@@ -150,9 +153,8 @@ async def serve_badly(
             await answer(call, ref, data, request)
         return None
 
-    transport.serve(
-        MANIFEST, lambda peer, request: ManifestReply(manifest_data if request.wants_manifest else b"", have)
-    )
+    transport.serve(MANIFEST, lambda peer, request: ManifestReply(manifest_data, have))
+    transport.serve(HAVE, lambda peer, request: HaveReply([have for _ in request.digests]))
     transport.serve_stream(CHUNKS, stream)
 
 
@@ -568,7 +570,7 @@ async def test_what_is_not_there_is_not_found(tmp_path: Path, autojump_clock: Mo
     async with world(tmp_path) as net:
         a, asker = await net.node("a"), await net.transport("q")
         ref = await put(a, content(2))
-        answer = await asker.request(a.peer, MANIFEST, ManifestRequest(bytes(32), True), timeout_s=5)
+        answer = await asker.request(a.peer, MANIFEST, ManifestRequest(bytes(32)), timeout_s=5)
         assert isinstance(answer, Refusal)
         assert answer.code is Code.NOT_FOUND
         for request in (ChunksRequest(bytes(32), 0, 1), ChunksRequest(ref.digest, 2, 1)):
@@ -585,12 +587,18 @@ async def test_a_holder_says_which_chunks_it_has(tmp_path: Path, autojump_clock:
         ref = await put(a, content(10))
         net.nursery.start_soon(lambda: b.blobs.fetch(ref, known(a), pin="x", timeout_s=60))
         await trio.sleep(4.5)
-        reply = await asker.request(b.peer, MANIFEST, ManifestRequest(ref.digest, False), timeout_s=5)
-        assert isinstance(reply, ManifestReply)
-        assert reply.manifest == b""
         mask = sum(1 << index for _, index in b.received)
-        assert reply.have == bitmap_from_mask(mask, 10)
         assert mask
+        have = bitmap_from_mask(mask, 10)
+        reply = await asker.request(b.peer, HAVE, HaveRequest([bytes(32), ref.digest]), timeout_s=5)
+        assert isinstance(reply, HaveReply)
+        assert reply.haves == [b"", have]
+        held = await asker.request(b.peer, MANIFEST, ManifestRequest(ref.digest), timeout_s=5)
+        assert isinstance(held, ManifestReply)
+        assert held.have == have
+        whole = await asker.request(a.peer, HAVE, HaveRequest([ref.digest]), timeout_s=5)
+        assert isinstance(whole, HaveReply)
+        assert whole.haves == [None]
 
 
 async def test_real_threads_do_the_same(tmp_path: Path) -> None:
@@ -659,7 +667,7 @@ async def test_any_request_gets_an_answer_or_one_refusal(tmp_path: Path, autojum
                 await call.finish()
                 while isinstance(await call.receive(), Piece):
                     pass
-        reply = await fuzzer.request(a.peer, MANIFEST, ManifestRequest(ref.digest, True), timeout_s=5)
+        reply = await fuzzer.request(a.peer, MANIFEST, ManifestRequest(ref.digest), timeout_s=5)
         assert isinstance(reply, ManifestReply)  # it still serves
 
 
