@@ -37,8 +37,8 @@ from .wire import Malformed
 
 IDLE_S: Final = 60.0  # without a job a connection is ended
 CHUNK_S: Final = 30.0  # from head to end; what comes more slowly is of no use, but would hold a thread for days
-AHEAD_S: Final = 0.15  # of what a connection brings is asked for in advance: more than a round trip, mostly
-AHEAD_MIN: Final = 2  # chunks
+AHEAD_S: Final = 0.25  # of what a connection brings is asked for in advance: more than a round trip, mostly
+AHEAD_MIN: Final = 4  # chunks; a request that is lost comes again after a quarter of a second
 AHEAD_MAX: Final = 64
 
 Land = Callable[[bytes, int, list[memoryview]], bool | Refusal]  # digest, index, bytes: whether they are right
@@ -153,7 +153,6 @@ class Pool:
                 if self.is_closed or place >= self.wanted:
                     return None
                 if self._jobs or not may_wait:
-                    self._is_dry = self._is_dry or len(self._jobs) < room
                     return [self._jobs.popleft() for _ in range(min(room, len(self._jobs)))]
                 self._is_dry = True
                 link.is_carrying = False
@@ -187,7 +186,7 @@ class Fetcher:
         try:
             if not self._is_ready:
                 self._begin()
-            while self._ask():
+            while self._ask(may_wait=True):
                 began_at = clock()
                 received = self._receive(self._flying[0], clock)
                 if received:
@@ -205,10 +204,10 @@ class Fetcher:
         if bytes(ready) != SERVES:
             raise LinkBroken("it does not serve")
 
-    def _ask(self) -> bool:
+    def _ask(self, *, may_wait: bool) -> bool:
         """Ask for as much as may be under way. False: nothing is, and nothing more is to come."""
         ahead = min(max(math.ceil(self._rate * AHEAD_S / CHUNK_BYTES), AHEAD_MIN), AHEAD_MAX)
-        jobs = self._pool.next(self._link, max(ahead - len(self._flying), 0), may_wait=not self._flying)
+        jobs = self._pool.next(self._link, max(ahead - len(self._flying), 0), may_wait=may_wait and not self._flying)
         self._tell([*self._forgets(), *_wants(jobs or [])])
         self._flying += jobs or []
         return bool(self._flying)
@@ -245,8 +244,7 @@ class Fetcher:
                 job.filled += self._link.receive_some(view[job.filled : end])
                 if job.filled < job.length and clock() > until:
                     raise LinkBroken(f"a chunk takes more than {CHUNK_S:g} s")
-                if job.is_forgotten:
-                    self._tell(self._forgets())
+            self._ask(may_wait=False)
         self._flying.popleft()
         if not job.is_forgotten:
             self._pool.tell(job.source.landed, job, self._pool.land(job.digest, job.index, [view]))
