@@ -11,9 +11,7 @@ from .port import PeerId
 
 WINDOW_MIN: Final = 2  # chunks under way at one holder: one on the wire, one being read from its disk
 WINDOW_MAX: Final = 64  # 250 MB/s at a round trip of 250 ms, and a quarter of what may wait at a holder
-WINDOW_S: Final = 0.25  # or as many as it delivers in this time,
-PATIENT_S: Final = 0.5  # or in this, if these are no more than PATIENT_MAX: lines lose requests, too
-PATIENT_MAX: Final = 8
+WINDOW_S: Final = 0.5  # or as many as it delivers in this time: one more connection finds something to do
 SLOW_S: Final = 1.0  # a chunk that takes longer pays for asking around who else has it
 LINES_MAX: Final = 1_024  # peers whose rates are remembered
 LOOK_S: Final = 4.0  # over which it is measured how fast this node sends; shorter: what the system buffers counts
@@ -144,9 +142,8 @@ class Holder:
         """For how many more chunks there is room under way; `is_shared`: others fetch the same of it."""
         if self.is_quick(now):
             assert self.line.rate is not None
-            per_s = self.line.rate / CHUNK_BYTES
-            window = max(math.ceil(per_s * WINDOW_S), min(math.ceil(per_s * PATIENT_S), PATIENT_MAX), WINDOW_MIN)
-            return min(window, WINDOW_MAX) - len(self.under_way)
+            window = min(max(math.ceil(self.line.rate * WINDOW_S / CHUNK_BYTES), WINDOW_MIN), WINDOW_MAX)
+            return window - len(self.under_way)
         if not is_shared:
             return WINDOW_MIN - len(self.under_way)
         # Of one who has all of it at least one, whatever else comes from it: nobody else may have the chunk.

@@ -11,14 +11,14 @@ from typing import Final
 
 CONNECTIONS_MAX: Final = 4
 GAIN: Final = 1.15
-WARMING: Final = 2  # measurements after a change that do not count: a fresh connection begins slowly
+WARMING: Final = 1  # measurements after a change that do not count: a fresh connection begins slowly
 PAUSE_S: Final = 15.0
 PAUSE_S_MAX: Final = 600.0
 
 
 @dataclass(slots=True)
 class Growth:
-    """For one peer. Rates are told once a second or so."""
+    """For one peer. Rates are told every half second or so."""
 
     wanted: int = 1  # connections
     _before: float | None = None  # bytes/s without the one on trial
@@ -30,12 +30,12 @@ class Growth:
         """What came while there was more to fetch all the time."""
         if self._warming:
             self._warming -= 1
-        elif self._before is None:
+        elif self._before is None or bytes_per_s >= GAIN * self._before:
+            self._pause_s = self._pause_s if self._before is None else PAUSE_S
+            self._before = None
             if self.wanted < CONNECTIONS_MAX and now >= self._again_at:
                 self._before, self._warming = bytes_per_s, WARMING
                 self.wanted += 1
-        elif bytes_per_s >= GAIN * self._before:
-            self._before, self._pause_s = None, PAUSE_S
         else:
             self._before = None
             self.wanted -= 1

@@ -262,7 +262,7 @@ def reply(head: Head, body: bytes = b"") -> bytes:
     return bytes(data) + body
 
 
-def heads_of(data: bytes) -> list[Head]:
+def heads_of(data: bytes | bytearray) -> list[Head]:
     """Those of replies that begin in `data`."""
     heads: list[Head] = []
     while len(data) >= HEAD_BYTES:
