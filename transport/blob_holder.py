@@ -12,6 +12,7 @@ from .port import PeerId
 WINDOW_MIN: Final = 2  # chunks under way at one holder: one on the wire, one being read from its disk
 WINDOW_MAX: Final = 64  # 250 MB/s at a round trip of 250 ms, and a quarter of what may wait at a holder
 WINDOW_S: Final = 0.5  # or as many as it delivers in this time: one more connection finds something to do
+SHARED_S: Final = 0.25  # and in this where others fetch too: what they get first, they have for this node
 SLOW_S: Final = 1.0  # a chunk that takes longer pays for asking around who else has it
 LINES_MAX: Final = 1_024  # peers whose rates are remembered
 LOOK_S: Final = 4.0  # over which it is measured how fast this node sends; shorter: what the system buffers counts
@@ -142,7 +143,8 @@ class Holder:
         """For how many more chunks there is room under way; `is_shared`: others fetch the same of it."""
         if self.is_quick(now):
             assert self.line.rate is not None
-            window = min(max(math.ceil(self.line.rate * WINDOW_S / CHUNK_BYTES), WINDOW_MIN), WINDOW_MAX)
+            ahead = self.line.rate * (SHARED_S if is_shared else WINDOW_S) / CHUNK_BYTES
+            window = min(max(math.ceil(ahead), WINDOW_MIN), WINDOW_MAX)
             return window - len(self.under_way)
         if not is_shared:
             return WINDOW_MIN - len(self.under_way)

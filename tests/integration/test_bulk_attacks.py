@@ -206,7 +206,7 @@ async def test_a_thousand_half_open_sockets_hold_up_no_fetch_and_take_no_threads
         assert all(fetcher.has(ref, each) for ref, each in zip(refs, data, strict=True))
         await until(lambda: fetcher.has_bulk(holder.peer))  # and it gets its own connection
         await until(lambda: established(port) <= HANDSHAKES_MAX + 3, 3.0)  # and those of the fetcher
-        assert threads_most <= 2
+        assert threads_most <= 4  # of the fetcher's own: a second connection may be on trial
         after_mb = rss_mb()
         assert before_mb is None or after_mb is None or after_mb - before_mb < 60
         nursery.cancel_scope.cancel()

@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -75,12 +76,16 @@ async def test_more_than_fit_are_several(autojump_clock: MockClock) -> None:
         assert sorted(len(each.digests) for each in asked) == [9, HAVES_MAX]
 
 
-async def test_a_refusal_and_an_answer_that_leaves_some_out_are_everybodys(autojump_clock: MockClock) -> None:
-    for answer, code in ((HaveReply([None]), Code.MALFORMED), (Refusal(Code.BUSY, "later"), Code.BUSY)):
-        async with asking(lambda _, answer=answer: answer) as (asker, nursery, _):
-            for each in await gather(asker, nursery, 2):
-                assert isinstance(each, Refusal)
-                assert each.code is code
+@pytest.mark.parametrize(
+    ("answer", "code"), [(HaveReply([None]), Code.MALFORMED), (Refusal(Code.BUSY, "later"), Code.BUSY)]
+)
+async def test_a_refusal_and_an_answer_that_leaves_some_out_are_everybodys(
+    autojump_clock: MockClock, answer: HaveReply | Refusal, code: Code
+) -> None:
+    async with asking(lambda _: answer) as (asker, nursery, _):
+        for each in await gather(asker, nursery, 2):
+            assert isinstance(each, Refusal)
+            assert each.code is code
 
 
 async def test_who_gives_up_takes_nobody_elses_answer_away(autojump_clock: MockClock) -> None:
