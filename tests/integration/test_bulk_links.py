@@ -4,8 +4,10 @@ import itertools
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -13,7 +15,18 @@ from shoal.transport.blob_stream import RpcSource
 from shoal.transport.blobs import CHUNK_BYTES, ChunkHasher, Manifest, parse_manifest
 from shoal.transport.bulk_fetching_service import CHUNK_S, BulkSource, Fetcher, Job, Pool
 from shoal.transport.bulk_link_service import Link, LinkBroken, Tls, tls_of
-from shoal.transport.bulk_messages import CHUNK, HEAD_BYTES, Head, write_head
+from shoal.transport.bulk_messages import (
+    CHUNK,
+    FORGET,
+    HEAD_BYTES,
+    REFUSED,
+    REQUEST_BYTES,
+    WANT,
+    Head,
+    Request,
+    parse_request,
+    write_head,
+)
 from shoal.transport.credentials_service import Credentials
 from shoal.transport.wire import Malformed
 
@@ -73,32 +86,92 @@ def test_crumbs_of_a_record_do_not_count_as_bytes() -> None:
         assert 2 < link.bytes_received < 12
 
 
-def test_a_chunk_that_drips_ends_the_connection_and_is_gone_on_with_elsewhere() -> None:
-    hasher = ChunkHasher()
-    hasher.update(bytes(CHUNK_BYTES))
-    ref, manifest_data = hasher.finish()
-    manifest = parse_manifest(manifest_data, ref.digest)
-    assert isinstance(manifest, Manifest)
+@dataclass
+class Fetching:
+    """A pool, and jobs of its for the chunks of a blob of zeros."""
 
-    def open_rpc() -> AbstractAsyncContextManager[RpcSource]:
+    told: list[object] = field(default_factory=list[object])  # what the event loop is to be called with
+    chunks: int = 2
+    pool: Pool = field(init=False)
+    jobs: list[Job] = field(init=False)
+
+    def __post_init__(self) -> None:
+        hasher = ChunkHasher()
+        for _ in range(self.chunks):
+            hasher.update(bytes(CHUNK_BYTES))
+        ref, manifest_data = hasher.finish()
+        manifest = parse_manifest(manifest_data, ref.digest)
+        assert isinstance(manifest, Manifest)
+        self.pool = Pool(lambda digest, index, pieces: True, self.call_soon)
+        source = BulkSource(self.pool, self.open_rpc, ref.digest, manifest)
+        self.jobs = [Job(source, ref.digest, index, CHUNK_BYTES) for index in range(self.chunks)]
+
+    def open_rpc(self) -> AbstractAsyncContextManager[RpcSource]:
         raise AssertionError("nothing goes by streams here")
 
-    left: list[object] = []
-
-    def call_soon(function: Callable[..., None], *arguments: object) -> None:
+    def call_soon(self, function: Callable[..., None], *arguments: object) -> None:
         del function
-        left.extend(arguments)
+        self.told.extend(arguments)
 
-    pool = Pool(lambda digest, index, pieces: True, call_soon)
+
+def part(index: int, size: int) -> bytes:
+    head = bytearray(HEAD_BYTES)
+    write_head(head, 0, Head(CHUNK, index, size))
+    return bytes(head) + bytes(size)
+
+
+def heard(other: socket.socket, tls: Tls, count: int) -> list[Request]:
+    """The next requests."""
+    other.settimeout(SILENT_S)
+    data = b""
+    while len(data) < count * REQUEST_BYTES:
+        try:
+            data += tls.session.read(count * REQUEST_BYTES - len(data))
+        except ssl.SSLWantReadError:
+            tls.incoming.write(other.recv(2**16))
+    requests = [parse_request(data[at : at + REQUEST_BYTES]) for at in range(0, len(data), REQUEST_BYTES)]
+    return [request for request in requests if isinstance(request, Request)]
+
+
+def test_in_the_middle_of_a_chunk_more_is_asked_for_and_what_nobody_wants_any_more_is_forgotten() -> None:
+    fetching = Fetching()
+    pool, (first, second) = fetching.pool, fetching.jobs
     with pair() as (link, other, tls):
         assert pool.join(link)
-        job = Job(BulkSource(pool, open_rpc, ref.digest, manifest), ref.digest, 0, CHUNK_BYTES)
+        assert pool.put(first)
+        fetcher = threading.Thread(target=lambda: Fetcher(link, pool, is_ready=True).run(time.monotonic))
+        fetcher.start()
+        try:
+            assert heard(other, tls, 1) == [Request(WANT, first.digest, 0)]
+            assert pool.put(second)
+            other.sendall(sealed(tls, part(0, 1000)))
+            assert heard(other, tls, 1) == [Request(WANT, first.digest, 1)]
+            pool.forget([first])
+            other.sendall(sealed(tls, part(0, 1000)))
+            assert heard(other, tls, 1) == [Request(FORGET, first.digest, 0)]
+            refused = bytearray(HEAD_BYTES)
+            write_head(refused, 0, Head(REFUSED, 0, 0))
+            other.sendall(sealed(tls, bytes(refused) + part(1, CHUNK_BYTES)))
+            wait_until = time.monotonic() + 5
+            while second not in fetching.told and time.monotonic() < wait_until:
+                time.sleep(0.01)
+        finally:
+            pool.close()
+            fetcher.join()
+    assert fetching.told[-2:] == [second, True]
+
+
+def test_a_chunk_that_drips_ends_the_connection_and_is_gone_on_with_elsewhere() -> None:
+    fetching = Fetching(chunks=1)
+    pool, (job,) = fetching.pool, fetching.jobs
+    with pair() as (link, other, tls):
+        assert pool.join(link)
         assert pool.put(job)
         head = bytearray(HEAD_BYTES)
         write_head(head, 0, Head(CHUNK, 0, CHUNK_BYTES))
         other.send(sealed(tls, bytes(head) + b"drip"))
         clock = itertools.count(0.0, CHUNK_S + 1)  # as if each look were half a minute after the one before
         assert Fetcher(link, pool, is_ready=True).run(lambda: next(clock)) == f"a chunk takes more than {CHUNK_S:g} s"
-    assert left == [job]
+    assert fetching.told == [job]
     assert job.buffer is not None
     assert (job.filled, bytes(job.buffer[: job.filled])) == (4, b"drip")
