@@ -21,21 +21,16 @@ from .blob_asking_service import ASK_S, Asker, Had
 from .blob_file import Buffer, StoredBlob
 from .blob_holder import Lines
 from .blob_plan import VERIFIED_AT_ONCE, Ask, Drop, Effect, FetchPlan, Take
+from .blob_serving_service import BlobServer
 from .blob_store import BlobStore
-from .blob_stream import ChunkServer, ChunkSource, Landed, OpenSource, rpc_sources
+from .blob_stream import ChunkSource, Landed, OpenSource, rpc_sources
 from .blobs import (
     CHUNK_BYTES,
-    CHUNKS,
-    HAVE,
     MANIFEST,
     BlobRef,
-    HaveReply,
-    HaveRequest,
     Manifest,
     ManifestReply,
     ManifestRequest,
-    bitmap_from_mask,
-    cid_text,
 )
 from .blocking_service import RunBlocking, run_in_thread
 from .port import Code, PeerId, Refusal, Transport
@@ -49,7 +44,6 @@ HOLDERS_S: Final = 0.5  # how often it is asked anew who holds the blob
 SEARCH_AFTER_S: Final = 2.0  # without a delivery from those: then others are searched for
 SEARCH_PAUSE_S: Final = 30.0
 FETCHES_AT_ONCE: Final = 8  # of different blobs, for one swarm; more wait. Memory: up to a chunk per holder each
-READS_AT_ONCE: Final = 4  # worker threads that read for others
 
 FindHolders = Callable[[bytes], Awaitable[Iterable[PeerId]]]
 
@@ -129,16 +123,13 @@ class BlobService:
         self._fetches: dict[bytes, _Fetch] = {}
         self._fetch_slots: defaultdict[str, trio.Semaphore] = defaultdict(partial(trio.Semaphore, FETCHES_AT_ONCE))
         self._verify_slots = trio.Semaphore(VERIFIED_AT_ONCE)
-        self._readers = trio.CapacityLimiter(READS_AT_ONCE)
-        self._server = ChunkServer(self._read_chunk, uploads)
+        self._server = BlobServer(transport, store, self._lines, uploads, run_blocking)
         self._nursery: trio.Nursery | None = None
         self._unpinned = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and fetch until cancelled."""
-        self._transport.serve(MANIFEST, self._serve_manifest)
-        self._transport.serve(HAVE, self._serve_have)
-        self._transport.serve_stream(CHUNKS, self._server.serve)
+        self._server.start()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -149,9 +140,7 @@ class BlobService:
                     await self._blocking(self._flush)
         finally:
             self._nursery = None
-            self._transport.stop_serving(MANIFEST.name)
-            self._transport.stop_serving(HAVE.name)
-            self._transport.stop_serving(CHUNKS.name)
+            self._server.stop()
             self._flush()  # some lines: no need for a thread, and none could be awaited any more
 
     async def put(self, pieces: Iterable[Buffer], *, pin: str) -> BlobRef | Refusal:
@@ -375,26 +364,6 @@ class BlobService:
             fetch.plan.stored(peer, index, verdict, trio.current_time())
         if fetch.plan.is_complete or verdict is not True:
             fetch.changed.set()
-
-    async def _serve_manifest(self, peer: PeerId, request: ManifestRequest) -> ManifestReply | Refusal:
-        held = await self._blocking(partial(self._store.held, request.digest), limiter=self._readers)
-        if held is None:
-            return Refusal(Code.NOT_FOUND, f"{cid_text(request.digest)} is not here")
-        have = None if held.have is None else bitmap_from_mask(held.have, held.chunk_count)
-        return ManifestReply(held.manifest_data, have, self._own_rate())
-
-    async def _serve_have(self, peer: PeerId, request: HaveRequest) -> HaveReply:
-        haves = await self._blocking(
-            lambda: [self._store.have(each) for each in request.digests], limiter=self._readers
-        )
-        return HaveReply(haves, self._own_rate())
-
-    def _own_rate(self) -> int:
-        self._lines.sent(self._transport.traffic().bytes_sent, trio.current_time())
-        return self._lines.own_rate
-
-    async def _read_chunk(self, digest: bytes, index: int) -> bytes | None:
-        return await self._blocking(partial(self._store.read_chunk, digest, index), limiter=self._readers)
 
 
 async def _is_fast(fetch: _Fetch, bytes_per_s_min: float) -> bool:
