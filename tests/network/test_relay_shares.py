@@ -12,7 +12,7 @@ from shoal.node.laboratory import obstacle
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 PATIENCE_S: Final = 180.0
-TRIES: Final = 2  # a machine with other work gives whom it likes the processor
+TRIES: Final = 3  # a machine with other work gives whom it likes the processor
 
 
 async def test_one_circuit_beside_eight_of_another_swarm_has_its_share_of_the_line() -> None:
