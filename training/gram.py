@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 BITS: Final = 20  # of a rounded value
 COLUMNS: Final = 2**13  # over which float64 adds up: 2^(2 * BITS) * COLUMNS = 2^53
-GROUP: Final = 2**9  # columns of one product, and
+FEW: Final = 16  # rows whose pairs are multiplied one by one, as a product of matrices takes up to twice as long
+GROUP: Final = 2**9  # columns of one product of matrices, and
 SIDE: Final = 16  # rows on its left: larger ones BLAS rearranges first or spreads over threads, in twice the time
 # Blocks that are measured at once: of fewer much of the time is Python's, and two threads wait for one another.
 BLOCKS: Final = 68  # of all rows together, 2.2 MB, or one of each; and
@@ -252,6 +253,13 @@ def _multiplied(rounded: "NDArray[np.float32]") -> "NDArray[np.float64]":
 
     count, columns = rounded.shape
     found = np.zeros((columns // COLUMNS, count, count + 1))
+    if count <= FEW:
+        wide = np.empty((count, COLUMNS))
+        for sums, block in zip(found, rounded.reshape(count, -1, COLUMNS).transpose(1, 0, 2), strict=True):
+            wide[:] = block
+            for place, row in enumerate(wide):
+                np.vecdot(row, wide[place:], out=sums[place, place:count])
+        return found[:, :, :count]
     # The row too many is 0: BLAS multiplies a matrix with its own transpose by another routine (syrk), which is slower
     # for so few rows.
     groups = np.zeros((COLUMNS // GROUP, count + 1, GROUP))
