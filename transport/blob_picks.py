@@ -121,7 +121,7 @@ class Picks:
     def pick_late(self, holder: Holder, now: float) -> int | None:
         """A chunk that another holder is late with, or, when nothing else is left, will be slow with."""
         wanted = holder.have & self.missing
-        if self._fetchers and holder.is_slow(now):
+        if self._fetchers and holder.is_slow(now) and not self._has_waited(holder, now):
             wanted &= self._turn
         own_s = (len(holder.under_way) + 1) * holder.chunk_s(self.typical_s)
         is_own_late = now >= holder.late_at(self.typical_s)
@@ -156,11 +156,9 @@ class Picks:
             return self._rarest(wanted & quick)  # it is here before all of those are
         if not scarce:
             return None
-        if holder.idle_since is None:
-            holder.idle_since = now
-        slowest_s = max(h.line.chunk_s(now) or 0.0 for h in self._holders.values())
-        if now < holder.idle_since + min(2 * slowest_s + PATIENCE_S, PATIENCE_S_MAX):
+        if not self._has_waited(holder, now):
             return None
+        assert holder.idle_since is not None
         index = self._rarest(scarce)
         stuck = [h for h in self._fetchers if not h.have >> index & 1 and h.gained_at < holder.idle_since]
         holder.idle_since = None
@@ -170,6 +168,13 @@ class Picks:
         if stuck:
             return self.pick_free(holder, now)  # in the order of those that are left
         return index
+
+    def _has_waited(self, holder: Holder, now: float) -> bool:
+        """For so long that it waits no more for those whose turn it is."""
+        if holder.idle_since is None:
+            holder.idle_since = now
+        slowest_s = max(h.line.chunk_s(now) or 0.0 for h in self._holders.values())
+        return now >= holder.idle_since + min(2 * slowest_s + PATIENCE_S, PATIENCE_S_MAX)
 
     def _rarest(self, wanted: int) -> int:
         for rare in self._rarity:

@@ -404,6 +404,13 @@ liar = st.builds(Peer, has=masks, lies_in_manifest=st.booleans(), unasked=st.jus
 )
 
 
+def test_two_who_say_they_have_it_and_send_nothing_cannot_keep_a_chunk_from_a_slow_holder() -> None:
+    silent = [Peer(has=2766, dies_after=0), Peer(has=4095, dies_after=0)]
+    world = World(CHUNKS_IN_TESTS, [silent[0], Peer(has=0), Peer(has=4095, chunk_s=1.0, refusals=1), silent[1]])
+    assert world.run(), world.plan.explain()
+    assert world.now < 60
+
+
 @given(peers=st.lists(any_peer | liar, max_size=10), seed=st.integers(0, 99), have=st.just(0) | masks)
 @settings(max_examples=3_000 if SOAK else 200, deadline=None)
 def test_a_fetch_succeeds_where_its_dumb_twin_does_and_else_says_why(peers: list[Peer], seed: int, have: int) -> None:
