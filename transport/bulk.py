@@ -313,6 +313,8 @@ class BlobService:
         if limit_bytes is not None and limit_bytes < min(CHUNK_BYTES, fetch.plan.ref.size):
             reply = Refusal(Code.UNREACHABLE, f"the relay that leads to it carries {limit_bytes} bytes")
         elif wants_manifest:
+            if self._transport.bulk is not None:
+                self._transport.bulk.prepare(peer, fetch.plan.ref.size)
             reply = await self._transport.request(peer, MANIFEST, ManifestRequest(digest), timeout_s=ASK_S)
             manifest = reply.manifest if isinstance(reply, ManifestReply) else b""
         else:

@@ -184,14 +184,14 @@ class Fetcher:
         """Fetch until the connection ends: why. Blocks."""
         reason = "done"
         try:
-            if not self._is_ready:
-                self._begin()
             while self._ask(may_wait=True):
                 began_at = clock()
+                self._begin()
                 received = self._receive(self._flying[0], clock)
                 if received:
                     sample = received / max(clock() - began_at, 1e-6)
                     self._rate = 0.8 * self._rate + 0.2 * sample if self._rate else sample
+            self._begin()
             self._part()
         except LinkBroken as error:
             reason = str(error)
@@ -199,10 +199,14 @@ class Fetcher:
         return reason
 
     def _begin(self) -> None:
+        """The first thing that the other side says: it has been asked for something by then."""
+        if self._is_ready:
+            return
         ready = memoryview(bytearray(len(SERVES)))
         self._link.receive_exactly(ready)
         if bytes(ready) != SERVES:
             raise LinkBroken("it does not serve")
+        self._is_ready = True
 
     def _ask(self, *, may_wait: bool) -> bool:
         """Ask for as much as may be under way. False: nothing is, and nothing more is to come."""

@@ -1,8 +1,8 @@
 """How many bulk connections to one peer pay. A state machine without I/O.
 
 One is enough where the processor is the limit. A long line that loses packets, or whose round trip is longer than what
-the system buffers, carries more by several: so while there is more to fetch than comes, one more is tried, and stays if
-the rate grows by GAIN. One that brought nothing is closed, and tried again after a pause that doubles.
+the system buffers, carries more by several: so while there is more to fetch than comes, twice as many are tried, and
+stay if the rate grows by GAIN. Those that brought nothing are closed, and tried again after a pause that doubles.
 """
 
 import math
@@ -21,7 +21,8 @@ class Growth:
     """For one peer. Rates are told every half second or so."""
 
     wanted: int = 1  # connections
-    _before: float | None = None  # bytes/s without the one on trial
+    _before: float | None = None  # bytes/s without those on trial
+    _proven: int = 1  # connections, without those
     _warming: int = WARMING
     _pause_s: float = PAUSE_S
     _again_at: float = -math.inf
@@ -32,13 +33,12 @@ class Growth:
             self._warming -= 1
         elif self._before is None or bytes_per_s >= GAIN * self._before:
             self._pause_s = self._pause_s if self._before is None else PAUSE_S
-            self._before = None
+            self._before, self._proven = None, self.wanted
             if self.wanted < CONNECTIONS_MAX and now >= self._again_at:
                 self._before, self._warming = bytes_per_s, WARMING
-                self.wanted += 1
+                self.wanted = min(2 * self.wanted, CONNECTIONS_MAX)
         else:
-            self._before = None
-            self.wanted -= 1
+            self._before, self.wanted = None, self._proven
             self._again_at = now + self._pause_s
             self._pause_s = min(2 * self._pause_s, PAUSE_S_MAX)
 

@@ -121,6 +121,11 @@ class BulkPlane:
         self._calls.serve(COME, self._serve_come)
         return self._open_source
 
+    def prepare(self, peer: PeerId, size: int) -> None:
+        """Have a connection with a peer of which a blob of so many bytes may soon be asked, where one pays."""
+        if size >= BULK_BYTES_MIN:
+            self._open_soon(peer, self._known(peer))
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; then all connections are ended."""
         self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
@@ -288,6 +293,8 @@ class BulkPlane:
         if problem:
             _log.info("chunks from %s come by streams: %s", peer, problem)
             self._failed(known, problem)
+        elif known.sources:
+            self._open_soon(peer, known)
 
     async def _try(self, peer: PeerId, known: _Peer) -> str:
         where = self._books.dialable(peer)

@@ -237,6 +237,10 @@ class Bulk(Protocol):
         """Serve these from now on, and fetch into them: where chunks come from."""
         ...
 
+    def prepare(self, peer: PeerId, size: int) -> None:
+        """Have a connection with a peer of which a blob of so many bytes may soon be asked."""
+        ...
+
 
 class Transport(Protocol):
     """A running node's network. Obtained from `host.open_host` or `memory.Network.open`."""

@@ -1,7 +1,6 @@
-"""How many connections are worth their while: one more is tried, stays where it brings something, and goes if not."""
+"""How many connections are worth their while: twice as many are tried, stay where they bring something, else go."""
 
 import itertools
-import math
 
 import pytest
 from hypothesis import given
@@ -24,7 +23,7 @@ def test_where_each_brings_its_share_all_are_opened() -> None:
     wanted = run(growth, {count: 10.0 * count for count in range(1, CONNECTIONS_MAX + 1)}, 60)
     assert wanted == sorted(wanted)
     assert wanted[-1] == CONNECTIONS_MAX
-    assert wanted.index(CONNECTIONS_MAX) <= CONNECTIONS_MAX * (WARMING + 2)
+    assert wanted.index(CONNECTIONS_MAX) <= 2 * (WARMING + 1)
 
 
 def test_where_one_fills_the_line_a_second_is_tried_ever_more_rarely() -> None:
@@ -40,8 +39,10 @@ def test_where_one_fills_the_line_a_second_is_tried_ever_more_rarely() -> None:
 
 
 def test_it_stays_with_as_many_as_pay() -> None:
-    assert run(Growth(), {1: 10.0, 2: 20.0, 3: 20.5, 4: 21.0}, 100)[-1] in (2, 3)
-    assert run(Growth(), {1: 10.0, 2: 20.0, 3: 20.5, 4: 21.0}, 100).count(4) == 0
+    wanted = run(Growth(), {1: 10.0, 2: 20.0, 4: 21.0}, 100)
+    assert set(wanted) == {1, 2, 4}
+    assert wanted.count(4) <= (WARMING + 1) * 100 / PAUSE_S
+    assert wanted[wanted.index(4) :].count(1) == 0
 
 
 @pytest.mark.parametrize("gain", [GAIN * 0.99, GAIN])
@@ -50,7 +51,7 @@ def test_the_gain_that_pays_is_where_it_is_said_to_be(gain: float) -> None:
     run(growth, {1: 100.0, 2: 100.0 * gain}, WARMING + 1)
     assert growth.wanted == 2
     run(growth, {1: 100.0, 2: 100.0 * gain}, WARMING + 1, WARMING + 1)
-    assert growth.wanted == (3 if gain >= GAIN else 1)  # one more is tried at once
+    assert growth.wanted == (4 if gain >= GAIN else 1)  # more are tried at once
 
 
 def test_what_breaks_is_not_missed_and_what_was_measured_before_is_forgotten() -> None:
@@ -69,7 +70,7 @@ events = st.lists(
 
 
 @given(events=events)
-def test_whatever_is_measured_one_to_four_are_wanted_and_one_more_or_less_at_a_time(
+def test_whatever_is_measured_one_to_four_are_wanted_and_at_most_twice_as_many_at_a_time(
     events: list[tuple[bool, float, int]],
 ) -> None:
     growth = Growth()
@@ -80,5 +81,5 @@ def test_whatever_is_measured_one_to_four_are_wanted_and_one_more_or_less_at_a_t
             assert growth.wanted <= max(1, before)
         else:
             growth.measured(rate, float(now))
-            assert math.isclose(growth.wanted, before, abs_tol=1)
+            assert before / 2 <= growth.wanted <= before * 2
         assert 1 <= growth.wanted <= CONNECTIONS_MAX
