@@ -101,8 +101,13 @@ class Session:
 
     @property
     def is_congested(self) -> bool:
-        """The peer does not take what is ready for it: read nothing from it until it does."""
-        return self._sending.ready_bytes > CONGESTED_BYTES
+        """The peer does not take what is ready for it: read nothing from it until it does.
+
+        Requests do not count: a client that stops reading while its server waits for it to take replies, and therefore
+        reads nothing either, would wait for ever.
+        """
+        sending = self._sending
+        return (sending.control_bytes if self._role is Role.CLIENT else sending.ready_bytes) > CONGESTED_BYTES
 
     @property
     def held_count(self) -> int:

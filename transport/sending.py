@@ -27,6 +27,7 @@ class Sending:
     def __init__(self, first: bytes) -> None:
         self._control: deque[bytes] = deque([first])
         self._turns: deque[CallState] = deque()  # each has something to send and credit for it
+        self.control_bytes = len(first)
         self.ready_bytes = len(first)  # in both
         self.queued_bytes = 0  # in all calls, also those that wait for credit
 
@@ -41,6 +42,7 @@ class Sending:
     def push(self, frame: bytes) -> None:
         """A control frame: it goes before all messages."""
         self._control.append(frame)
+        self.control_bytes += len(frame)
         self.ready_bytes += len(frame)
 
     def queue(self, call: CallState, data: Data) -> None:
@@ -72,10 +74,13 @@ class Sending:
     def clear(self) -> None:
         """No call sends anything more; control frames still go out."""
         self._turns.clear()
-        self.ready_bytes = self.queued_bytes = 0
+        self.ready_bytes = self.control_bytes
+        self.queued_bytes = 0
 
     def clear_control(self) -> None:
         self._control.clear()
+        self.ready_bytes -= self.control_bytes
+        self.control_bytes = 0
 
     def next_write(self) -> Write:
         """What goes out now: as much of what is ready as fits one write."""
@@ -85,6 +90,7 @@ class Sending:
         while self._control and len(self._control[0]) <= room:
             parts.append(self._control.popleft())
             room -= len(parts[-1])
+            self.control_bytes -= len(parts[-1])
             self.ready_bytes -= len(parts[-1])
         while self._turns and room >= ROOM_BYTES_MIN and not self._control:
             call = self._turns.popleft()

@@ -280,15 +280,17 @@ async def test_an_exception_in_a_handler_is_a_refusal_and_the_node_goes_on() -> 
         await assert_well(two)
 
 
-async def test_cancelling_callers_in_mid_write_leaves_the_connection_whole() -> None:
+@pytest.mark.parametrize("seed", range(8))
+async def test_cancelling_callers_in_mid_write_leaves_the_connection_whole(seed: int) -> None:
+    chance = random.Random(seed)
     async with node(1) as one, node(2) as two:
         await one.connect(two.addresses()[-1], timeout_s=5)
         async with one.events() as events:
             assert await events.receive() == PeerConnected(two.peer_id)
-            for attempt in range(30):
-                with trio.move_on_after(0.001 * (attempt % 10)):
+            for _ in range(60):
+                with trio.move_on_after(0.012 * chance.random()):
                     async with trio.open_nursery() as nursery:
-                        for _ in range(4):
+                        for _ in range(chance.randrange(1, 9)):
                             nursery.start_soon(ask, one, two.peer_id, 1_000_000)
             assert await one.request(two.peer_id, ECHO, Blob(b"whole?"), timeout_s=10) == Blob(b"whole?")
             with pytest.raises(trio.WouldBlock):

@@ -463,6 +463,14 @@ def test_a_peer_that_does_not_take_its_replies_is_read_no_further() -> None:
     assert not pair.server.is_congested
 
 
+def test_who_has_requests_to_send_still_reads() -> None:
+    """Both would wait for ever: the server for its replies to be taken, the client for its requests."""
+    pair = Pair()
+    for _ in range(20):
+        pair.client.send(pair.open(), bytes(100_000), is_last=True)
+    assert not pair.client.is_congested
+
+
 def test_a_call_without_credit_does_not_congest_the_session() -> None:
     pair = Pair()
     call = pair.open()
