@@ -13,7 +13,9 @@ WINDOW_MIN: Final = 2  # chunks under way at one holder: one on the wire, one be
 WINDOW_MAX: Final = 64  # 250 MB/s at a round trip of 250 ms, and a quarter of what may wait at a holder
 WINDOW_S: Final = 0.5  # or as many as it delivers in this time: one more connection finds something to do
 SHARED_S: Final = 0.25  # and in this where others fetch too: what they get first, they have for this node
+SOON_S: Final = 0.5  # before a slow holder is done with a chunk it is asked for the next: round trips, with full queues
 SLOW_S: Final = 1.0  # a chunk that takes longer pays for asking around who else has it
+WIDE_BYTES_PER_S: Final = 8_000_000  # who sends so much in all is busy where it is slow: its line is not what is scarce
 LINES_MAX: Final = 1_024  # peers whose rates are remembered
 LOOK_S: Final = 4.0  # over which it is measured how fast this node sends; shorter: what the system buffers counts
 FORGOTTEN: Final = 0.999  # of that, at each look: half of it in 10 minutes of sending
@@ -50,6 +52,7 @@ class Line:
     speed: int = 0  # at which the peer says it sends to all: its class, see `speed_class`
     under_way: int = 0  # chunks that are asked for and not here
     since: float = 0.0  # when the last of them came, or the first was asked for
+    fresh_for: set[object] = field(default_factory=set[object])  # fetches: nobody but this peer has some of the chunks
     _bytes: int = 0  # that came since the rate was last measured
     _busy_s: float = 0.0  # in which something was under way since then
 
@@ -65,7 +68,7 @@ class Line:
         self._bytes += size
         self._busy_s += now - self.since
         self.since = now
-        if self.rate is None or self._busy_s >= RATE_S:
+        if self.rate is None or (self._busy_s >= RATE_S and self._bytes > CHUNK_BYTES):  # two may come side by side
             sample = self._bytes / max(self._busy_s, 1e-6)
             self.rate = sample if self.rate is None else (self.rate + sample) / 2
             self._bytes, self._busy_s = 0, 0.0
@@ -76,6 +79,7 @@ class Lines:
 
     def __init__(self) -> None:
         self.own_rate = 0  # bytes/s that this node has sent at its best of late
+        self.waiting: dict[object, int] = {}  # of each fetch, the chunks not asked for that more than one peer has
         self._sent_bytes = 0
         self._looked_at = -math.inf
         self._lines: OrderedDict[PeerId, Line] = OrderedDict()
@@ -119,37 +123,60 @@ class Holder:
     idle_since: float | None = None  # only chunks whose turn is another's were to be had of it
 
     def is_slow(self, now: float) -> bool:
-        chunk_s = self.line.chunk_s(now)
-        return chunk_s is not None and chunk_s > SLOW_S
+        return self.line.chunk_s(now) is not None and not self.is_quick(now)
 
     def is_quick(self, now: float) -> bool:
         chunk_s = self.line.chunk_s(now)
-        return chunk_s is not None and chunk_s <= SLOW_S
+        is_wide = self.line.speed >= speed_class(WIDE_BYTES_PER_S) and self.line.rate is not None
+        return chunk_s is not None and (chunk_s <= SLOW_S or is_wide)
 
     @property
     def rate(self) -> float | None:
         return self.line.rate
 
     def chunk_s(self, typical_s: float) -> float:
+        """From one chunk that comes of the line to the next."""
         return typical_s if self.line.rate is None else CHUNK_BYTES / self.line.rate
 
+    def share_s(self, typical_s: float) -> float:
+        """From one chunk of this blob to the next, while other blobs' come by the same line."""
+        return self.chunk_s(typical_s) * max(1.0, self.line.under_way / max(1, len(self.under_way)))
+
     def late_at(self, typical_s: float) -> float:
-        """When the chunk that should arrive next is late."""
+        """When the chunk that should arrive next is late: nothing has come of the line for so long, or not this chunk
+        while others' came, which may be before it in the same line.
+        """
         if not self.under_way:
             return math.inf
-        return self.head_since + min(LATE_S_MIN + LATE_FACTOR * self.chunk_s(typical_s), LATE_S_MAX)
+        silent_at = self.line.since + self._silent_s(typical_s)
+        return min(max(self.head_since + self._silent_s(typical_s), silent_at), self.head_since + LATE_S_MAX)
+
+    def is_silent(self, typical_s: float, now: float) -> bool:
+        """Whether nothing comes of the line, though something is due."""
+        return self.line.under_way > 0 and now >= self.line.since + self._silent_s(typical_s)
+
+    def _silent_s(self, typical_s: float) -> float:
+        return min(LATE_S_MIN + LATE_FACTOR * self.chunk_s(typical_s), LATE_S_MAX)
 
     def room(self, is_shared: bool, now: float) -> int:
         """For how many more chunks there is room under way; `is_shared`: others fetch the same of it."""
         if self.is_quick(now):
             assert self.line.rate is not None
             ahead = self.line.rate * (SHARED_S if is_shared else WINDOW_S) / CHUNK_BYTES
-            window = min(max(math.ceil(ahead), WINDOW_MIN), WINDOW_MAX)
-            return window - len(self.under_way)
+            least = 1 if is_shared and self.line.under_way > len(self.under_way) + WINDOW_MIN else WINDOW_MIN
+            return min(max(math.ceil(ahead), least), WINDOW_MAX) - len(self.under_way)
         if not is_shared:
             return WINDOW_MIN - len(self.under_way)
         # Of one who has all of it at least one, whatever else comes from it: nobody else may have the chunk.
-        return 1 - (len(self.under_way) if self.is_full else self.line.under_way)
+        window = 1 if now < self.soon_at else WINDOW_MIN
+        return window - (len(self.under_way) if self.is_full else self.line.under_way)
+
+    @property
+    def soon_at(self) -> float:
+        """When a slow holder that has all of it is about to be done with what it was asked for."""
+        if not (self.under_way and self.is_full and self.line.rate):
+            return math.inf
+        return self.head_since + CHUNK_BYTES / self.line.rate - SOON_S
 
     def delivered(self, size: int, now: float) -> None:
         """A chunk of so many bytes came."""

@@ -65,8 +65,21 @@ class Picks:
             if faster.line.speed > own_speed:
                 self._turn &= faster.have
         self._rarity = by_rarity(h.have for h in fetchers) if fetchers else []
+        if self._rarity:
+            self._lines.waiting[self] = (self.free & ~self._rarity[0]).bit_count()
         for holder in self._holders.values():
             holder.look_at = 0.0
+            if self._rarity and holder.have & self.missing & self._rarity[0]:
+                holder.line.fresh_for.add(self)
+            else:
+                holder.line.fresh_for.discard(self)
+
+    def close(self) -> None:
+        """Nothing is awaited of anybody any more."""
+        self._lines.waiting.pop(self, None)
+        for holder in self._holders.values():
+            self.give_back(holder)
+            holder.line.fresh_for.discard(self)
 
     def ask(self, holder: Holder, index: int, now: float) -> None:
         """A chunk is going to be asked of a holder."""
@@ -122,14 +135,14 @@ class Picks:
         """A chunk that another holder is late with, or, when nothing else is left, will be slow with."""
         wanted = holder.have & self.missing
         if self._fetchers and holder.is_slow(now) and not self._has_waited(holder, now):
-            wanted &= self._turn
-        own_s = (len(holder.under_way) + 1) * holder.chunk_s(self.typical_s)
+            wanted &= self._turn & ~self._quicker(holder, now)[0]
+        own_s = (holder.line.under_way + 1) * holder.chunk_s(self.typical_s)
         is_own_late = now >= holder.late_at(self.typical_s)
         best: tuple[float, int] | None = None
         for other in self._holders.values():
             if other is holder or not other.under_way:
                 continue
-            is_late, chunk_s = now >= other.late_at(self.typical_s), other.chunk_s(self.typical_s)
+            is_late, chunk_s = now >= other.late_at(self.typical_s), other.share_s(self.typical_s)
             longest_s = math.inf if is_late else len(other.under_way) * chunk_s
             if (self.free and not is_late) or (is_late and is_own_late) or longest_s <= 2 * own_s + GAIN_S:
                 continue
@@ -140,20 +153,16 @@ class Picks:
         return None if best is None else -best[1]
 
     def _pick_slow(self, holder: Holder, wanted: int, now: float) -> int | None:
-        quick, quick_rate = 0, 0.0
-        for other in self._holders.values():
-            if other.state is State.READY and other.is_quick(now) and now < other.late_at(self.typical_s):
-                quick |= other.have
-                quick_rate += (other.rate or 0.0) * max(1, len(other.under_way)) / max(1, other.line.under_way)
+        quick, quick_s = self._quicker(holder, now)
         scarce = wanted & ~quick
         if fresh := holder.have & self.missing & self._rarity[0]:
             scarce &= fresh  # the rest is to be had of others
-        if scarce & self._turn:
-            return (scarce & self._turn).bit_length() - 1  # the first ones may be on their way to those they fell to
-        chunk_s = holder.chunk_s(self.typical_s)
-        common = self.free & quick
-        if wanted & quick and chunk_s * quick_rate < common.bit_count() * CHUNK_BYTES:
-            return self._rarest(wanted & quick)  # it is here before all of those are
+        if own := scarce & self._turn:
+            last = 1 << self._count - 1  # it may be short: the less there is to spread when all waits for it
+            return (own & ~last or own).bit_length() - 1  # the first ones may be on their way to those they fell to
+        is_spare = not holder.line.fresh_for  # else it has better things to send
+        if wanted & quick and is_spare and (holder.line.under_way + 1) * holder.chunk_s(self.typical_s) < quick_s:
+            return self._rarest(wanted & quick)
         if not scarce:
             return None
         if not self._has_waited(holder, now):
@@ -168,6 +177,17 @@ class Picks:
         if stuck:
             return self.pick_free(holder, now)  # in the order of those that are left
         return index
+
+    def _quicker(self, holder: Holder, now: float) -> tuple[int, float]:
+        """What quicker holders have, and in how many seconds they have sent all that this node waits for."""
+        quick, rate, waiting = 0, 0.0, sum(self._lines.waiting.values())
+        for other in self._holders.values():
+            is_quicker = other.is_quick(now) or other.line.speed > holder.line.speed
+            if other.state is State.READY and is_quicker and not other.is_silent(self.typical_s, now):
+                quick |= other.have
+                rate += other.rate or 0.0
+                waiting += other.line.under_way
+        return quick, waiting * CHUNK_BYTES / rate if rate else 0.0
 
     def _has_waited(self, holder: Holder, now: float) -> bool:
         """For so long that it waits no more for those whose turn it is."""

@@ -32,6 +32,8 @@ EXPLORE_S: Final = 5.0  # how often one more is tried
 VERIFIED_AT_ONCE: Final = 4  # chunks being hashed and written; memory, and how long a slow disk holds the network up
 STALL_S: Final = 30.0  # for one chunk: 35 KB/s is the least that is of use
 HOPELESS_S: Final = 120.0  # without a chunk from anybody; a holder that stalls is tried four times in it
+LAST_COUNT: Final = 2  # chunks missing: all waits for the last ones of slow holders
+LAST_S: Final = 0.2  # then, for REFRESH_S
 REFRESH_S: Final = 0.5  # between two questions to a holder that has only a part; of many longer: 16 a second in all
 
 
@@ -144,7 +146,8 @@ class FetchPlan:
         holder.is_fetching = not holder.is_full and not holder.is_given_up
         holder.line.speed = speed_class(bytes_per_s)
         self._have_changed = True
-        holder.until = now + REFRESH_S * max(1.0, len(self._holders) / HOLDERS_AT_ONCE)
+        pause_s = LAST_S if self.missing_count <= LAST_COUNT else REFRESH_S
+        holder.until = now + pause_s * max(1.0, len(self._holders) / HOLDERS_AT_ONCE)
 
     def lacks(self, peer: PeerId, reason: str, now: float) -> None:
         """The peer has nothing of it. It may be about to fetch it too: it is asked again soon."""
@@ -214,8 +217,7 @@ class FetchPlan:
 
     def close(self) -> None:
         """It ends: nothing is awaited of anybody any more."""
-        for holder in self._holders.values():
-            self._picks.give_back(holder)
+        self._picks.close()
 
     def explain(self) -> str:
         """Why it is not here yet, for people."""
@@ -273,8 +275,7 @@ class FetchPlan:
                 times.append(holder.look_at)
             if holder.under_way:
                 times.append(holder.head_since + STALL_S)
-                late_at = holder.late_at(self._picks.typical_s)
-                times.append(late_at if late_at > now else math.inf)
+                times += [at for at in (holder.late_at(self._picks.typical_s), holder.soon_at) if at > now]
         return max(min(times), now + 0.01)
 
     def _ask(self, now: float) -> None:

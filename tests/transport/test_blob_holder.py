@@ -1,8 +1,23 @@
 """How fast lines are, as what comes and goes shows it."""
 
+import math
+
 import pytest
 
-from shoal.transport.blob_holder import LOOK_S, RATE_S, Line, Lines, speed_class
+from shoal.transport.blob_holder import (
+    LATE_S_MAX,
+    LOOK_S,
+    RATE_S,
+    SOON_S,
+    WIDE_BYTES_PER_S,
+    WINDOW_MIN,
+    Holder,
+    Line,
+    Lines,
+    speed_class,
+)
+from shoal.transport.blobs import CHUNK_BYTES
+from shoal.transport.port import PeerId
 
 
 def test_chunks_that_come_at_once_make_no_line_fast() -> None:
@@ -48,3 +63,49 @@ def test_a_nodes_own_rate_is_its_best_of_late_and_what_the_system_buffers_counts
     for look in range(1, 2_001):
         lines.sent(sent, 1000.0 + LOOK_S * look)
     assert lines.own_rate < busy / 4
+
+
+def test_two_chunks_that_come_side_by_side_make_no_slow_line_fast() -> None:
+    line = Line(under_way=2)
+    for start in range(0, 40, 4):
+        line.delivered(CHUNK_BYTES, start + 3.4)
+        line.delivered(CHUNK_BYTES, start + 4.0)
+        assert line.rate is not None
+        assert line.rate < 0.6 * CHUNK_BYTES
+
+
+def holder_of(rate: float, *, under_way: int, others: int = 0, speed: float = 0.0) -> Holder:
+    """One that has all of the blob; `others`: chunks of other blobs that come by the same line."""
+    line = Line(rate=rate, speed=speed_class(speed), under_way=under_way + others)
+    return Holder(PeerId("holder"), 0, line, is_full=True, under_way=list(range(under_way)))
+
+
+def test_a_slow_holder_is_asked_for_the_next_chunk_shortly_before_it_is_done_with_one() -> None:
+    holder = holder_of(CHUNK_BYTES / 4, under_way=1)
+    assert holder.soon_at == pytest.approx(4 - SOON_S)
+    assert holder.room(is_shared=True, now=holder.soon_at - 0.01) == 0
+    assert holder.room(is_shared=True, now=holder.soon_at) == 1
+    assert holder_of(CHUNK_BYTES / 4, under_way=0).soon_at == math.inf
+
+
+def test_who_sends_much_to_all_is_not_slow_for_being_busy() -> None:
+    for speed, is_slow in ((0.0, True), (WIDE_BYTES_PER_S / 2, True), (WIDE_BYTES_PER_S, False)):
+        holder = holder_of(CHUNK_BYTES / 2, under_way=0, speed=speed)
+        assert holder.is_slow(0.0) == is_slow
+        assert holder.is_quick(0.0) != is_slow
+
+
+def test_of_a_busy_line_each_blob_has_one_chunk_under_way() -> None:
+    assert holder_of(4e6, under_way=0).room(is_shared=True, now=0.0) == WINDOW_MIN
+    assert holder_of(4e6, under_way=0, others=WINDOW_MIN + 1).room(is_shared=True, now=0.0) == 1
+
+
+def test_a_chunk_is_not_late_while_others_come_of_the_same_line_but_for_so_long() -> None:
+    holder = holder_of(CHUNK_BYTES, under_way=1, others=6)
+    silent_at = holder.late_at(1.0)
+    holder.line.since = 4.0
+    assert holder.late_at(1.0) == silent_at + 4.0
+    assert not holder.is_silent(1.0, silent_at + 3.9)
+    assert holder.is_silent(1.0, silent_at + 4.0)
+    holder.line.since = 100.0
+    assert holder.late_at(1.0) == LATE_S_MAX
