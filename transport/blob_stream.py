@@ -153,13 +153,13 @@ class ChunkServer:
             return Refusal(Code.BUSY, f"{own} streams of chunks go to you, {total} in all: try again later")
         self._open[peer] += 1
         try:
-            return await self._answer(call)
+            return await self._answer(peer, call)
         finally:
             self._open[peer] -= 1
             if not self._open[peer]:
                 del self._open[peer]
 
-    async def _answer(self, call: Call[Piece, ChunksRequest]) -> Refusal | None:
+    async def _answer(self, peer: PeerId, call: Call[Piece, ChunksRequest]) -> Refusal | None:
         """Answer requests in order; the disk is a chunk ahead of the network."""
         send, receive = trio.open_memory_channel[_Part | Refusal](0)
         refusal: Refusal | None = None
@@ -167,7 +167,7 @@ class ChunkServer:
             nursery.start_soon(self._read_ahead, call, send)
             async with receive:
                 async for chunk in receive:
-                    refusal = chunk if isinstance(chunk, Refusal) else await self._send(call, chunk)
+                    refusal = chunk if isinstance(chunk, Refusal) else await self._send(peer, call, chunk)
                     if refusal is not None:
                         nursery.cancel_scope.cancel()
                         break
@@ -197,7 +197,16 @@ class ChunkServer:
             return Refusal(Code.NOT_FOUND, f"chunk {index} of {cid_text(digest)} is not here")
         return _Part(digest, index, memoryview(data)[skip:])
 
-    async def _send(self, call: Call[Piece, ChunksRequest], part: _Part) -> Refusal | None:
+    async def _send(self, peer: PeerId, call: Call[Piece, ChunksRequest], part: _Part) -> Refusal | None:
+        ticket, refusal = self._uploads.ask(peer, part.digest, part.index), None
+        try:
+            await self._uploads.turn(ticket)
+            refusal = await self._send_now(call, part)
+            return refusal
+        finally:
+            self._uploads.leave(ticket, is_whole=refusal is None)
+
+    async def _send_now(self, call: Call[Piece, ChunksRequest], part: _Part) -> Refusal | None:
         for offset in range(0, len(part.data), PIECE_BYTES):
             piece = Piece(part.index, part.data[offset : offset + PIECE_BYTES])
             await self._uploads.pause(part.digest, len(piece.data))
@@ -206,4 +215,5 @@ class ChunkServer:
                 refusal = await call.send(piece)
             if refusal is not None:
                 return refusal
+            self._uploads.sent(len(piece.data))
         return None

@@ -8,6 +8,7 @@ What peers can make a fetch hold: a chunk for each holder that delivers, and VER
 
 import logging
 import math
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -114,7 +115,7 @@ class BlobService:
         self._store = store
         self._report = report
         self._blocking = run_blocking
-        uploads = uploads or Uploads()
+        uploads = uploads or Uploads(clock=trio.current_time if transport.bulk is None else time.monotonic)
         faster = None if transport.bulk is None else transport.bulk.attach(store, uploads)
         self._open_source = open_source or faster or rpc_sources(transport)
         self._find_holders = find_holders

@@ -24,6 +24,7 @@ from .bulk_messages import (
     FAREWELL,
     FORGET,
     HEAD_BYTES,
+    LATER,
     REFUSED,
     SERVES,
     TEXT_BYTES_MAX,
@@ -36,9 +37,10 @@ from .port import Code, Refusal
 from .wire import Malformed
 
 IDLE_S: Final = 60.0  # without a job a connection is ended
+LATER_S: Final = 60.0  # until it is a chunk's turn at its holder
 CHUNK_S: Final = 30.0  # from head to end; what comes more slowly is of no use, but would hold a thread for days
 AHEAD_S: Final = 0.25  # of what a connection brings is asked for in advance: more than a round trip, mostly
-AHEAD_MIN: Final = 4  # chunks; a request that is lost comes again after a quarter of a second
+AHEAD_MIN: Final = 2  # chunks; more: those of a connection that has become slow wait while others are free
 AHEAD_MAX: Final = 64
 
 Land = Callable[[bytes, int, list[memoryview]], bool | Refusal]  # digest, index, bytes: whether they are right
@@ -68,14 +70,14 @@ class Pool:
     def __init__(self, land: Land, call_soon: Callable[..., None]) -> None:
         self.land = land
         self._call_soon = call_soon
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._jobs: deque[Job] = deque()
         self._links: list[Link] = []
         self._retired = 0  # bytes received by connections that are gone
         self.is_closed = False
         self.wanted = 1  # connections
         self._is_dry = False  # there was nothing to ask for at some moment
-        self._waiting = 0  # connections that wait for jobs
+        self._waiting: dict[Link, threading.Condition] = {}  # for jobs
         self.bytes_streamed = 0  # by libp2p, since they were last looked at
 
     @property
@@ -89,42 +91,44 @@ class Pool:
 
     @property
     def bytes_received(self) -> int:
-        with self._changed:
+        with self._lock:
             return self._retired + sum(link.bytes_received for link in self._links)
 
     def was_dry(self) -> bool:
         """Whether a connection had less to do than it could have done, since this was last asked."""
-        with self._changed:
-            was_dry, self._is_dry = self._is_dry or self._waiting > 0, False
+        with self._lock:
+            was_dry, self._is_dry = self._is_dry or bool(self._waiting), False
             return was_dry
 
     def put(self, job: Job) -> bool:
         """Have it fetched. False: there is no connection."""
-        with self._changed:
+        with self._lock:
             if not self._links:
                 return False
             self._jobs.append(job)
-            self._changed.notify()
+            waiting = [link for link in self._links if link in self._waiting]
+            if len(self._jobs) <= len(waiting):
+                self._waiting[waiting[len(self._jobs) - 1]].notify()
             return True
 
     def forget(self, jobs: list[Job]) -> None:
         """Nobody wants these any more."""
-        with self._changed:
+        with self._lock:
             for job in jobs:
                 job.is_forgotten = True
             self._jobs = deque(job for job in self._jobs if not job.is_forgotten)
-            self._changed.notify_all()
+            self._wake_all()
 
     def join(self, link: Link) -> bool:
         """One more connection. False: it comes too late."""
-        with self._changed:
+        with self._lock:
             if not self.is_closed:
                 self._links.append(link)
             return not self.is_closed
 
     def leave(self, link: Link, undone: list[Job]) -> None:
         """A connection is over; it leaves these jobs."""
-        with self._changed:
+        with self._lock:
             if link in self._links:
                 self._links.remove(link)
                 self._retired += link.bytes_received
@@ -132,35 +136,41 @@ class Pool:
             left = [] if self._links else list(self._jobs)
             if left:
                 self._jobs.clear()
-            self._changed.notify_all()
+            self._wake_all()
         for job in left:
             self.tell(job.source.fall_back, job)
 
     def close(self) -> None:
         """End all connections."""
-        with self._changed:
+        with self._lock:
             self.is_closed = True
             links = list(self._links)
-            self._changed.notify_all()
+            self._wake_all()
         for link in links:
             link.abort()
 
     def next(self, link: Link, room: int, *, may_wait: bool) -> list[Job] | None:
-        """Up to `room` jobs; None: the connection is to end."""
-        with self._changed:
+        """Up to `room` jobs; None: the connection is to end. Who waits first goes first: TCP is slow after pauses."""
+        with self._lock:
             while True:
                 place = self._links.index(link) if link in self._links else self.wanted
                 if self.is_closed or place >= self.wanted:
                     return None
-                if self._jobs or not may_wait:
-                    return [self._jobs.popleft() for _ in range(min(room, len(self._jobs)))]
+                before = sum(other in self._waiting for other in self._links[:place])
+                if len(self._jobs) > before or not may_wait:
+                    share = -(-len(self._jobs) // max(1, len(self._waiting)))
+                    return [self._jobs.popleft() for _ in range(min(room, share))]
                 self._is_dry = True
                 link.is_carrying = False
-                self._waiting += 1
-                is_told = self._changed.wait(IDLE_S)
-                self._waiting -= 1
+                self._waiting[link] = threading.Condition(self._lock)
+                is_told = self._waiting[link].wait(IDLE_S)
+                del self._waiting[link]
                 if not is_told:
                     return None
+
+    def _wake_all(self) -> None:
+        for each in self._waiting.values():
+            each.notify()
 
     def tell(self, function: Callable[..., None], *arguments: object) -> None:
         with suppress(trio.RunFinishedError):
@@ -230,7 +240,7 @@ class Fetcher:
 
     def _receive(self, job: Job, clock: Callable[[], float]) -> int:
         """The answer for the first of what is under way: how many bytes."""
-        until, before = clock() + CHUNK_S, job.filled
+        before, until = job.filled, clock() + LATER_S
         view = (self._buffer if job.buffer is None else job.buffer)[: job.length]
         while job.filled < job.length:
             self._link.receive_exactly(self._head)
@@ -238,11 +248,17 @@ class Fetcher:
             if isinstance(head, Head) and head.kind == REFUSED and head.index == job.index:
                 self._take_refusal(job, head.length)
                 return job.filled - before
+            if head == Head(LATER, job.index, 0):
+                if clock() > until:
+                    raise LinkBroken(f"it was not the turn of a chunk for {LATER_S:g} s")
+                self._ask(may_wait=False)
+                continue
             if isinstance(head, Malformed) or not _continues(head, job):
                 left = f"{job.length - job.filled} bytes of chunk {job.index} were due"
                 problem = head.reason if isinstance(head, Malformed) else f"sent {head} where {left}"
                 self._pool.tell(job.source.lied, Malformed(problem))
                 raise LinkBroken(problem)
+            until = until if job.filled > before else clock() + CHUNK_S
             end = job.filled + head.length
             while job.filled < end:
                 job.filled += self._link.receive_some(view[job.filled : end])

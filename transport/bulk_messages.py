@@ -39,6 +39,7 @@ BYE: Final = 3
 CHUNK: Final = 1
 REFUSED: Final = 2
 FAREWELL: Final = 3
+LATER: Final = 4
 
 # TLS: a record's type, version and length. The extension that names the server: type, three lengths with a type amid.
 _RECORD: Final = struct.Struct(">BHH")
@@ -128,7 +129,7 @@ def parse_request(data: bytes | bytearray | memoryview) -> Request | Malformed:
 @dataclass(frozen=True, slots=True)
 class Head:
     """What comes before the bytes. CHUNK: a chunk's, or the next of them. REFUSED: text, why `index` is not had, or the
-    rest of it. FAREWELL: none.
+    rest of it. FAREWELL: none. LATER: none; others' chunks go before `index`, and it is not forgotten.
     """
 
     kind: int
@@ -144,7 +145,7 @@ def write_head(buffer: bytearray | memoryview, offset: int, head: Head) -> None:
 def parse_head(data: bytes | bytearray | memoryview) -> Head | Malformed:
     """One of HEAD_BYTES."""
     head = Head(*_HEAD.unpack(data))
-    if not CHUNK <= head.kind <= FAREWELL:
+    if not CHUNK <= head.kind <= LATER:
         return Malformed(f"a reply of kind {head.kind}")
     if head.length > (CHUNK_BYTES if head.kind == CHUNK else TEXT_BYTES_MAX):
         return Malformed(f"a reply of {head.length} bytes")

@@ -354,7 +354,7 @@ class BulkPlane:
         socket.bound_backlog(BACKLOG_BYTES)
         link = Link(socket.detach(), tls)
         known.serving.append(link)
-        server = Server(link, self._files.read_chunk_into, self._pace)
+        server = Server(known, link, self._files.read_chunk_into, self._pace)
         self._start(known, link, server.run)
 
     def _fetch_by(self, known: _Peer, link: Link, *, is_ready: bool) -> None:

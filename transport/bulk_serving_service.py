@@ -6,7 +6,7 @@ What it can make it do: read those chunks.
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -17,6 +17,7 @@ from .bulk_messages import (
     CHUNK,
     FAREWELL,
     HEAD_BYTES,
+    LATER,
     REFUSED,
     REQUEST_BYTES,
     WANT,
@@ -25,18 +26,20 @@ from .bulk_messages import (
     parse_request,
     write_head,
 )
+from .upload_slots import Ticket
 from .wire import Malformed
 
 _log = logging.getLogger(__name__)
 
 IDLE_S: Final = 90.0  # without a request a connection ends: its place is for others; fetchers end it sooner
+LATER_S: Final = 1.0  # how often who waits for its turn is told so; longer than SILENT_S: it thinks the line is dead
 WANTS_MAX: Final = 1_024  # chunks that wait to be sent
 PART_BYTES: Final = SEND_BYTES - HEAD_BYTES
 _FORGOTTEN: Final = -1
 
 
 class Pace(Protocol):
-    """Holds uploads back where the owner limits them."""
+    """Holds uploads back where the owner limits them, and until there is a slot for a chunk. Calls may block."""
 
     @property
     def piece_bytes(self) -> int:
@@ -44,8 +47,20 @@ class Pace(Protocol):
         ...
 
     def wait(self, digest: bytes, size: int) -> None:
-        """Until so much more of this blob may be sent. Blocks."""
+        """Until so much more of this blob may be sent."""
         ...
+
+    def ask(self, who: Hashable, digest: bytes, index: int) -> Ticket:
+        """A place in the queue for a chunk; to be given back with `leave`."""
+        ...
+
+    def begin(self, ticket: Ticket, wait_s: float) -> bool:
+        """Whether its turn has come, or comes within `wait_s`."""
+        ...
+
+    def sent(self, size: int) -> None: ...
+
+    def leave(self, ticket: Ticket, *, is_whole: bool) -> None: ...
 
 
 # Of a blob's chunk, into a buffer that holds it: its length, or None if it is not here. Raises OSError.
@@ -62,9 +77,10 @@ class _Want:
 
 
 class Server:
-    """Of one connection."""
+    """Of one connection, to `who`."""
 
-    def __init__(self, link: Link, read: ReadInto, pace: Pace) -> None:
+    def __init__(self, who: Hashable, link: Link, read: ReadInto, pace: Pace) -> None:
+        self._who = who
         self._link = link
         self._read = read
         self._pace = pace
@@ -130,7 +146,6 @@ class Server:
                     forgotten.skip = _FORGOTTEN  # answered all the same, so that answers keep the order of the requests
 
     def _send(self, want: _Want) -> None:
-        """In parts, so that what is forgotten in the middle of it takes no more of a slow line."""
         if want.skip == _FORGOTTEN:
             self._tell(REFUSED, want.index, b"")
             return
@@ -143,20 +158,40 @@ class Server:
         if length is None or length <= want.skip:
             self._tell(REFUSED, want.index, b"not here")
             return
+        ticket, is_whole = self._pace.ask(self._who, want.digest, want.index), False
+        try:
+            is_whole = self._await_turn(want, ticket) and self._send_parts(want, length)
+        finally:
+            self._pace.leave(ticket, is_whole=is_whole)
+        if not is_whole:
+            self._tell(REFUSED, want.index, b"")
+
+    def _await_turn(self, want: _Want, ticket: Ticket) -> bool:
+        """False: it was forgotten meanwhile."""
+        while not self._pace.begin(ticket, LATER_S):
+            self._hear()
+            if want.skip == _FORGOTTEN:
+                return False
+            self._tell(LATER, want.index, b"")
+        return True
+
+    def _send_parts(self, want: _Want, length: int) -> bool:
+        """In parts, so that what is forgotten in the middle of it takes no more of a slow line: False."""
         for start in range(want.skip, length, PART_BYTES):
             size = min(PART_BYTES, length - start)
             write_head(self._buffer, start, Head(CHUNK, want.index, size))  # over bytes that are not wanted, or sent
             self._send_part(want.digest, self._buffer[start : start + HEAD_BYTES + size])
             self._hear()
             if want.skip == _FORGOTTEN and start + size < length:
-                self._tell(REFUSED, want.index, b"")
-                return
+                return False
+        return True
 
     def _send_part(self, digest: bytes, rest: memoryview) -> None:
         while rest:
             piece, rest = rest[: self._pace.piece_bytes], rest[self._pace.piece_bytes :]
             self._pace.wait(digest, len(piece))
             self._link.send(piece)
+            self._pace.sent(len(piece))
 
     def _tell(self, kind: int, index: int, text: bytes) -> None:
         head = bytearray(HEAD_BYTES)

@@ -13,12 +13,13 @@ import pytest
 
 from shoal.transport.blob_stream import RpcSource
 from shoal.transport.blobs import CHUNK_BYTES, ChunkHasher, Manifest, parse_manifest
-from shoal.transport.bulk_fetching_service import CHUNK_S, BulkSource, Fetcher, Job, Pool
+from shoal.transport.bulk_fetching_service import CHUNK_S, LATER_S, BulkSource, Fetcher, Job, Pool
 from shoal.transport.bulk_link_service import Link, LinkBroken, Tls, tls_of
 from shoal.transport.bulk_messages import (
     CHUNK,
     FORGET,
     HEAD_BYTES,
+    LATER,
     REFUSED,
     REQUEST_BYTES,
     WANT,
@@ -133,6 +134,12 @@ def heard(other: socket.socket, tls: Tls, count: int) -> list[Request]:
     return [request for request in requests if isinstance(request, Request)]
 
 
+def told(kind: int, index: int) -> bytes:
+    head = bytearray(HEAD_BYTES)
+    write_head(head, 0, Head(kind, index, 0))
+    return bytes(head)
+
+
 def test_in_the_middle_of_a_chunk_more_is_asked_for_and_what_nobody_wants_any_more_is_forgotten() -> None:
     fetching = Fetching()
     pool, (first, second) = fetching.pool, fetching.jobs
@@ -149,9 +156,7 @@ def test_in_the_middle_of_a_chunk_more_is_asked_for_and_what_nobody_wants_any_mo
             pool.forget([first])
             other.sendall(sealed(tls, part(0, 1000)))
             assert heard(other, tls, 1) == [Request(FORGET, first.digest, 0)]
-            refused = bytearray(HEAD_BYTES)
-            write_head(refused, 0, Head(REFUSED, 0, 0))
-            other.sendall(sealed(tls, bytes(refused) + part(1, CHUNK_BYTES)))
+            other.sendall(sealed(tls, told(REFUSED, 0) + part(1, CHUNK_BYTES)))
             wait_until = time.monotonic() + 5
             while second not in fetching.told and time.monotonic() < wait_until:
                 time.sleep(0.01)
@@ -159,6 +164,72 @@ def test_in_the_middle_of_a_chunk_more_is_asked_for_and_what_nobody_wants_any_mo
             pool.close()
             fetcher.join()
     assert fetching.told[-2:] == [second, True]
+
+
+def test_who_is_told_that_it_is_not_its_turn_waits_and_says_what_it_wants_no_more() -> None:
+    fetching = Fetching()
+    pool, (first, second) = fetching.pool, fetching.jobs
+    with pair() as (link, other, tls):
+        assert pool.join(link)
+        assert pool.put(first)
+        assert pool.put(second)
+        fetcher = threading.Thread(target=lambda: Fetcher(link, pool, is_ready=True).run(time.monotonic))
+        fetcher.start()
+        try:
+            assert heard(other, tls, 1) == [Request(WANT, first.digest, 0, 2)]
+            pool.forget([first])
+            other.sendall(sealed(tls, told(LATER, 0)))
+            assert heard(other, tls, 1) == [Request(FORGET, first.digest, 0)]
+            other.sendall(sealed(tls, told(REFUSED, 0) + told(LATER, 1) + part(1, CHUNK_BYTES)))
+            wait_until = time.monotonic() + 5
+            while second not in fetching.told and time.monotonic() < wait_until:
+                time.sleep(0.01)
+        finally:
+            pool.close()
+            fetcher.join()
+    assert fetching.told[-2:] == [second, True]
+
+
+def test_a_chunk_whose_turn_does_not_come_ends_the_connection() -> None:
+    fetching = Fetching(chunks=1)
+    pool, (job,) = fetching.pool, fetching.jobs
+    with pair() as (link, other, tls):
+        assert pool.join(link)
+        assert pool.put(job)
+        other.send(sealed(tls, told(LATER, 0) * 9))
+        clock = itertools.count(0.0, LATER_S / 4)
+        reason = Fetcher(link, pool, is_ready=True).run(lambda: next(clock))
+    assert reason == f"it was not the turn of a chunk for {LATER_S:g} s"
+    assert fetching.told == [job]
+
+
+def test_of_connections_that_wait_the_first_takes_what_there_is() -> None:
+    """And so is not slow again after a pause each time, as all would be."""
+    fetching = Fetching()
+    pool, (job, _) = fetching.pool, fetching.jobs
+    took: list[Link] = []
+    with pair() as (one, *_), pair() as (other, *_):
+        pool.wanted = 2
+        assert pool.join(one)
+        assert pool.join(other)
+
+        def take(link: Link) -> None:
+            while (jobs := pool.next(link, 4, may_wait=True)) is not None:
+                took.extend([link] * len(jobs))
+
+        threads = [threading.Thread(target=take, args=(link,)) for link in (other, one)]
+        for thread in threads:
+            thread.start()
+        for number in range(1, 50):
+            time.sleep(0.005)
+            assert pool.put(job)
+            wait_until = time.monotonic() + 5
+            while len(took) < number and time.monotonic() < wait_until:
+                time.sleep(0.001)
+        pool.close()
+        for thread in threads:
+            thread.join()
+    assert took == [one] * 49
 
 
 def test_a_chunk_that_drips_ends_the_connection_and_is_gone_on_with_elsewhere() -> None:

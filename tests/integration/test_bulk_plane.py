@@ -9,8 +9,11 @@ import pytest
 import trio
 
 from shoal.transport.blobs import BlobRef
+from shoal.transport.bulk_link_service import SILENT_S
 from shoal.transport.limits import Limits
 from shoal.transport.port import Refusal
+from shoal.transport.upload_service import Uploads
+from shoal.transport.upload_slots import SLOTS_FIRST, SLOTS_MAX
 from tests.integration.bulk_peers import (
     MIB,
     Node,
@@ -194,6 +197,27 @@ async def timed(fetcher: Node, ref: BlobRef, holder: Node) -> float:
     began_at = time.monotonic()
     await fetcher.fetch(ref, holder.peer)
     return time.monotonic() - began_at
+
+
+async def test_who_must_wait_for_its_turn_waits_for_longer_than_a_line_may_be_silent(tmp_path: Path) -> None:
+    uploads = Uploads()
+    async with open_node(1, tmp_path, uploads=lambda _: uploads) as holder, open_node(2, tmp_path) as fetcher:
+        await connect(fetcher, holder.address)
+        await warm(fetcher, holder)
+        held = [uploads.ask(f"other {index}", bytes(32), index) for index in range(SLOTS_MAX)]
+        assert sum(uploads.begin(ticket, 0) for ticket in held) >= SLOTS_FIRST
+        data = content(8)
+        ref = await holder.put(data)
+        by_tls, began_at = fetcher.bulk_received, trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fetcher.fetch, ref, holder.peer)
+            await trio.sleep(SILENT_S + 1.5)
+            assert fetcher.bulk_received - by_tls < 1000
+            for ticket in held:
+                uploads.leave(ticket, is_whole=False)
+        assert trio.current_time() - began_at < SILENT_S + 4
+        assert fetcher.has(ref, data)
+        assert fetcher.bulk_received - by_tls > len(data)
 
 
 async def test_the_limit_of_uploads_holds_for_tls_and_streams_together(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from shoal.transport.blob_holder import Lines
 from shoal.transport.blob_plan import Ask, Drop, FetchPlan, Take
 from shoal.transport.blobs import BlobRef, Manifest, bitmap_from_mask, chunk_count, make_manifest, parse_manifest
 from shoal.transport.port import PeerId
+from shoal.transport.upload_slots import Ticket, UploadSlots
 
 OFFER_S = 0.5  # how often the service asks who may hold a blob
 MEASURE_S = 1.0
@@ -34,10 +35,15 @@ class Flow:
     queue: deque[tuple[int, int, int]] = field(
         default_factory=deque[tuple[int, int, int]]
     )  # payload, chunk, which of the sink's streams
-    left: float = 0.0  # bytes of the first
+    ticket: Ticket | None = None  # for the first
+    left: float = 0.0  # bytes of the first, once its turn has come
     rate: float = 0.0
     at: float = 0.0  # when `left` was right
     version: int = 0
+
+    @property
+    def is_sending(self) -> bool:
+        return self.ticket is not None and self.ticket.began_at is not None
 
 
 @dataclass
@@ -72,6 +78,7 @@ class Member:
     inflows: dict[PeerId, Flow] = field(default_factory=dict[PeerId, Flow])
     sent_bytes: float = 0.0
     lines: Lines = field(default_factory=Lines)
+    slots: UploadSlots = field(default_factory=UploadSlots)
 
 
 class Swarm:
@@ -122,11 +129,12 @@ class Swarm:
 
     def measure(self, member: Member, before: float) -> None:
         """As the service does: what left it in a moment, at its best."""
-        sent = member.sent_bytes + sum(f.rate * (self.now - f.at) for f in member.outflows.values() if f.queue)
+        sent = member.sent_bytes + sum(f.rate * (self.now - f.at) for f in member.outflows.values() if f.is_sending)
         for flow in member.outflows.values():
-            if flow.queue:
+            if flow.is_sending:
                 sent += self.blobs[flow.queue[0][0]][2].chunk_bytes(flow.queue[0][1]) - flow.left
         member.lines.own_rate = max(member.lines.own_rate, int((sent - before) / MEASURE_S))
+        self.admit(member)
         self.later(MEASURE_S, lambda: self.measure(member, sent))
 
     def at(self, time: float, event: Callable[[], None]) -> None:
@@ -252,37 +260,53 @@ class Swarm:
         """What was not begun is not sent."""
         flow = peer.outflows.get(fetch.member.name)
         if flow is not None and flow.queue:
-            head, *rest = flow.queue
-            flow.queue = deque([head, *(each for each in rest if (each[0], each[2]) != (fetch.payload, stream))])
+            begun = [flow.queue.popleft()] if flow.is_sending else []
+            flow.queue = deque(
+                [*begun, *(each for each in flow.queue if (each[0], each[2]) != (fetch.payload, stream))]
+            )
+            if not flow.queue:
+                self.let_go(flow, is_whole=False)
 
     def start_next(self, flow: Flow) -> None:
         if flow.queue:
+            flow.ticket = flow.source.slots.ask("", flow.sink.name, flow.queue[0][:2], self.now)
+        self.admit(flow.source)
+        self.share(flow.source, flow.sink)
+
+    def admit(self, source: Member) -> None:
+        """Let those send whose turn has come."""
+        for flow in list(source.outflows.values()):
+            if flow.ticket is None or flow.is_sending or not source.slots.begin(flow.ticket, self.now):
+                continue
             payload, chunk, _ = flow.queue[0]
             flow.left, flow.at = self.blobs[payload][2].chunk_bytes(chunk), self.now
             key = (flow.source.name, payload, chunk)
             self.sent[key] = self.sent.get(key, 0) + 1
-        self.share(flow.source, flow.sink)
+            self.share(flow.source, flow.sink)
 
     def share(self, source: Member, sink: Member) -> None:
         """New rates for all that the two lines carry."""
-        touched = {id(flow): flow for flow in (*source.outflows.values(), *sink.inflows.values()) if flow.queue}
+        touched = {id(flow): flow for flow in (*source.outflows.values(), *sink.inflows.values()) if flow.is_sending}
         for flow in touched.values():
-            flow.left -= flow.rate * (self.now - flow.at)
+            sent = flow.rate * (self.now - flow.at)
+            flow.source.slots.sent(int(sent))
+            flow.left -= sent
             flow.at = self.now
-        active_out = {id(flow): sum(bool(f.queue) for f in flow.source.outflows.values()) for flow in touched.values()}
+        active_out = {id(flow): sum(f.is_sending for f in flow.source.outflows.values()) for flow in touched.values()}
         for flow in touched.values():
-            active_in = sum(bool(other.queue) for other in flow.sink.inflows.values())
+            active_in = sum(other.is_sending for other in flow.sink.inflows.values())
             flow.rate = min(flow.source.up / active_out[id(flow)], flow.sink.down / active_in)
             flow.version += 1
             version = flow.version
             self.later(max(flow.left, 0.0) / flow.rate, partial(self.sent_one, flow, version))
 
     def sent_one(self, flow: Flow, version: int) -> None:
-        if flow.version != version or not flow.queue:
+        if flow.version != version or not flow.is_sending:
             return
         if self.is_gone(flow.source) or self.is_gone(flow.sink):
             lost = {(payload, stream) for payload, _, stream in flow.queue}
             flow.queue.clear()
+            self.let_go(flow, is_whole=False)
             self.share(flow.source, flow.sink)
             for payload, stream in sorted(lost):
                 self.broken(flow.sink.fetches[payload], flow.source, stream)
@@ -290,9 +314,15 @@ class Swarm:
         payload, chunk, stream = flow.queue.popleft()
         flow.source.sent_bytes += self.blobs[payload][2].chunk_bytes(chunk)
         flow.rate = 0.0
+        self.let_go(flow, is_whole=True)
         self.start_next(flow)
         fetch = flow.sink.fetches[payload]
         self.later(self.way_s, lambda: self.arrive(fetch, flow.source, chunk, stream))
+
+    def let_go(self, flow: Flow, *, is_whole: bool) -> None:
+        if flow.ticket is not None:
+            flow.source.slots.leave(flow.ticket, self.now, is_whole=is_whole)
+            flow.ticket = None
 
     def broken(self, fetch: Fetch, peer: Member, stream: int) -> None:
         if fetch.streams[peer.name] == stream and fetch.done_at is None:
