@@ -1,9 +1,9 @@
 """Who begins TLS at a listening port, and whether that is the peer whose certificate was pinned.
 
 What a stranger may do: begin a handshake. Without a token that was handed out it ends at its first message, which
-nobody reads but for the token; of each range of addresses HANDSHAKES_PER_S are looked at, and of all together as many
-at once as `Connections` admits. Nothing of it takes a thread. Who has seen a token go by on the wire gets as far as
-showing a certificate, and no further.
+nobody reads but for the token; as many are waited for at once as `Connections` admits. Nothing of it takes a thread.
+Who has seen a token go by on the wire gets as far as showing a certificate, and no further: HANDSHAKES_PER_S from each
+range of addresses.
 """
 
 import secrets
@@ -54,14 +54,14 @@ class Gate:
 
     async def prove(self, socket: Socket, remote: Endpoint) -> tuple[PeerId, Tls] | str:
         """Shake hands with whoever begins it: with whom; or why not. Raises ConnectionResetError."""
-        if not self._may_try(remote):
-            return "too many handshakes from there"
         # OpenSSL is spared what strangers send; and for a name that is not ASCII, `ssl` writes a traceback.
         head = await socket.read(RECORD_HEAD_BYTES)
         length = hello_bytes(head)
         hello = b"" if isinstance(length, Malformed) else head + await socket.read(length)
         if token_of(hello) not in self._expected:
             return "no token that was handed out"
+        if not self._may_try(remote):
+            return "too many handshakes from there"
         tls = tls_of(self._greeting, is_server=True)
         tls.incoming.write(hello)
         problem = await shake_hands(socket, tls)

@@ -96,6 +96,9 @@ class _Handshake:
     scope: trio.CancelScope
 
 
+_ANYBODY: Final = Seat(-1, is_kept=True, is_outbound=False, is_busy=False, used_at=0.0, ranges=None)
+
+
 class Connections:
     """The tasks that change who is connected.
 
@@ -230,9 +233,6 @@ class Connections:
 
     async def admit(self, socket: Socket, remote: Endpoint) -> None:
         """One inbound connection, from its first byte to its last. The caller closes the socket."""
-        anybody = Seat(-1, is_kept=True, is_outbound=False, is_busy=False, used_at=0.0, ranges=None)
-        if self._room(anybody) is None:
-            return
         if len(self._handshakes) >= HANDSHAKES_MAX:
             self._handshakes.pop(next(iter(self._handshakes))).scope.cancel()  # honest ones are quick, silence is not
         established = None
@@ -256,9 +256,9 @@ class Connections:
             first = b"" if remote.relay is not None else await socket.peek()
             if first == STUN_FIRST:
                 await serve_stun(socket, remote, self._above.arrived)
-            elif first == TLS_FIRST:
+            elif first == TLS_FIRST:  # a peer that has a seat, or nobody
                 await self._above.admit_bulk(socket, remote)
-            else:
+            elif self._room(_ANYBODY) is not None:
                 return await self._upgrade(socket, None, is_initiator=False)
         return None
 

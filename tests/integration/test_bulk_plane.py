@@ -199,6 +199,19 @@ async def timed(fetcher: Node, ref: BlobRef, holder: Node) -> float:
     return time.monotonic() - began_at
 
 
+async def test_a_peer_that_sits_has_bulk_connections_though_all_seats_are_taken(tmp_path: Path) -> None:
+    limits = Limits(connections_max=1, connection_quiet_s=3600.0)
+    async with (
+        open_node(1, tmp_path, limits) as holder,
+        open_node(2, tmp_path) as fetcher,
+        open_node(3, tmp_path) as stranger,
+    ):
+        holder.host.keep(fetcher.peer, ())
+        await connect(fetcher, holder.address)
+        await warm(fetcher, holder)
+        assert isinstance(await stranger.host.connect(holder.address, timeout_s=5.0), Refusal)
+
+
 async def test_who_must_wait_for_its_turn_waits_for_longer_than_a_line_may_be_silent(tmp_path: Path) -> None:
     uploads = Uploads()
     async with open_node(1, tmp_path, uploads=lambda _: uploads) as holder, open_node(2, tmp_path) as fetcher:
