@@ -10,7 +10,7 @@ import trio
 from shoal.crdt.compact import Frontier
 from shoal.crdt.service import StoreService
 from shoal.transport.blobs import BlobRef
-from shoal.transport.port import PeerId
+from shoal.transport.port import PeerId, Refusal
 
 from .agreeing import Keep, Split
 from .answers_service import Cores
@@ -39,7 +39,7 @@ from .effects import (
     SpreadWords,
     Train,
 )
-from .events import Evaluated, Finished, Problem, Resynced
+from .events import Evaluated, Event, Finished, Problem, Resynced
 from .exchange_service import Exchange
 from .log import ROUNDS_SERVED
 from .log_asking_service import LogAsking
@@ -265,34 +265,46 @@ class Engine:
             if self._rounds.head.record != record.previous:
                 return  # gone over to another head meanwhile
             weights = self._rounds.weights(effect.closed)
-            applied = await self._applied(effect, weights)
-            if isinstance(applied, str):
-                self._observe(Problem(applied))
+            made = await keeper.apply(effect.offers, weights, closed.voters) if effect.offers else keeper.state
+            if isinstance(made, Refusal):
+                self._observe(Problem(made.message))
                 self.do(self._rounds.unapplied(trio.current_time(), effect.offers))
                 return
-            await self._ways.keep(effect, weights)
-            taken = frozenset(offered.hash for offered in effect.offers)
-            now, traffic = trio.current_time(), self._means.transport.traffic()
-            round_at = started_at if self._rounds.started_at is None else self._rounds.started_at
-            told = self._meter.close(now, round_at, started_at, traffic, closed, applied.digest)
-            self._observe(replace(told, weights=shares_of(closed, weights)))
-            head = Head(record.round, closed.hash, applied.digest)
-            self._log.close(record.round, effect.offers)
-            if not effect.offers:
-                # The state stays, and with it whatever this member is making of it.
-                self._stood(head, await keeper.stand_on(head))
-                self._audit(effect)
-            elif head.round < self._rounds.ledger.newest:  # there is more to catch up with
-                async with self._turns.lock:
-                    await keeper.pass_by(applied, taken)
-            else:
-                async with self._turns.lock:
-                    checkpoint = await keeper.stand_at(head, applied, taken)
-                self._stood(head, checkpoint)
-                self._audit(effect)
-                if self._rounds.started_at is not None:  # else it has yet to begin, and is late enough
-                    await self._evaluate(head.round)
-            self.do(self._rounds.applied(trio.current_time(), closed, applied.digest, keeper.evidence()))
+            figures, is_taken = list[Event](), trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._go_on, effect, made, is_taken, figures)
+                digest = await keeper.digest(made) if effect.offers else self._rounds.head.digest
+                await self._ways.keep(effect, weights)
+                now, traffic = trio.current_time(), self._means.transport.traffic()
+                round_at = started_at if self._rounds.started_at is None else self._rounds.started_at
+                told = self._meter.close(now, round_at, started_at, traffic, closed, digest)
+                self._observe(replace(told, weights=shares_of(closed, weights)))
+                self._log.close(record.round, effect.offers)
+                await is_taken.wait()
+                if (
+                    not effect.offers or record.round == self._rounds.ledger.newest
+                ):  # else there is more to catch up with
+                    head = Head(record.round, closed.hash, digest)
+                    self._stood(head, await keeper.save(head))
+                    self._audit(effect)
+            for figure in figures:
+                self._observe(figure)
+            self.do(self._rounds.applied(trio.current_time(), closed, digest, keeper.evidence()))
+
+    async def _go_on(self, effect: ApplyRecord, made: object, is_taken: trio.Event, figures: list[Event]) -> None:
+        """Take the new state, evaluate it and begin the next turn, while it is hashed and saved."""
+        if not effect.offers:  # the state stays, and with it whatever this member is making of it
+            is_taken.set()
+            return
+        async with self._turns.settled():
+            await method_keeper(self._keeper).go_on(made, frozenset(offered.hash for offered in effect.offers))
+        is_taken.set()
+        round = effect.closed.record.round
+        if round == self._rounds.ledger.newest and self._rounds.started_at is not None:  # else it is late enough
+            figures += await self._evaluate(round)
+        turn = self._rounds.turn_after(trio.current_time(), effect.closed)
+        if turn is not None:
+            self._turns.begin(turn, self._start)
 
     def _opine(self, opinion: Opine) -> None:
         self.do(self._rounds.wants(trio.current_time(), opinion))  # nothing, where this node has no vote
@@ -301,20 +313,14 @@ class Engine:
         if self._auditing is not None:
             self._auditing.applied(effect.closed, effect.offers)
 
-    async def _applied(self, effect: ApplyRecord, weights: Sequence[int]) -> Applied[Any] | str:
-        if not effect.offers:
-            return Applied(self._keeper.state, self._rounds.head.digest)
-        return await method_keeper(self._keeper).apply(effect.offers, weights, effect.closed.voters)
-
-    async def _evaluate(self, round: int) -> None:
+    async def _evaluate(self, round: int) -> list[Event]:
         keeper = method_keeper(self._keeper)
         if isinstance(keeper.method, EvaluatesSeldom) and not keeper.method.is_evaluated(round):
-            return
+            return []
         figures = await keeper.evaluate()
         if isinstance(figures, Raised):
-            self._observe(Problem(f"evaluating failed after round {round}: {figures.reason}"))
-        else:
-            self._observe(Evaluated(round, dict(figures)))
+            return [Problem(f"evaluating failed after round {round}: {figures.reason}")]
+        return [Evaluated(round, dict(figures))]
 
     # Other heads ------------------------------------------------------------------------------------------------
 
@@ -344,7 +350,7 @@ class Engine:
                 self.do(self._rounds.resync_failed(trio.current_time(), ()))
                 return
             self._turns.is_void = True
-            async with self._turns.lock:
+            async with self._turns.settled():
                 self._turns.is_void = False
                 checkpoint = await self._keeper.stand_at(told.head, applied, frozenset())
             self._stood(told.head, checkpoint)

@@ -127,6 +127,20 @@ class Rounds:
         here = self._situation
         return here.taking_round > turn.base.round or turn.base != here.open.base or not here.is_training
 
+    def turn_after(self, now: float, closed: Closed) -> Train | None:
+        """What this member is to do once it stands where that record leads, as far as can be said before its state is
+        hashed: the base's digest is empty. None: nothing, or that cannot be said.
+        """
+        here, record, spec = self._situation, closed.record, self._situation.spec
+        is_last = record.round != self.ledger.newest or 0 < spec.rounds_max <= record.round
+        is_out = not here.is_training or here.position.is_banned(here.me) or here.electorate.is_barred(here.me)
+        if is_last or is_out or not record.taken:
+            return None
+        contributors = {share.member for share in record.taken}
+        base = Head(record.round, closed.hash, b"")
+        members = tuple(sorted({*contributors, here.me}))
+        return Train(record.round + 1, base, members, now + spec.round_s, here.me in contributors)
+
     def is_in_time(self, turn: Train) -> bool:
         """Whether a record may still take what this turn makes."""
         stale = self.ledger.staleness(turn.base.round)

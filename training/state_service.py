@@ -10,7 +10,7 @@ from functools import partial
 from typing import Generic, Protocol, runtime_checkable
 
 from shoal.transport.blobs import BlobRef
-from shoal.transport.port import PeerId, Refusal
+from shoal.transport.port import Code, PeerId, Refusal
 from shoal.transport.wire import Malformed
 
 from .attempt import Raised, attempt
@@ -126,7 +126,7 @@ class StateKeeper(Generic[State, Local]):
         """Go on where an earlier run stopped, or start. Who comes late has no use for the first state: `keeps_start`
         is whether others may ask for it.
         """
-        digest = await self._digest(self._state)
+        digest = await self.digest(self._state)
         self._checkpoint_bytes_max = CHECKPOINT_BYTES_MAX_FACTOR * await self._workers.run(self._saved_bytes) + 2**20
         stored = await self._workers.run(self._store.load_head)
         problems: list[str] = []
@@ -151,7 +151,7 @@ class StateKeeper(Generic[State, Local]):
         state = None if stored.state is None else await self._load_state(stored.state)
         if state is None or isinstance(state, str):
             return state or "no state was saved"
-        if await self._digest(state) != stored.head.digest:
+        if await self.digest(state) != stored.head.digest:
             return f"the saved state of round {round} has changed on disk"
         self._state = state
         problems: tuple[str, ...] = ()
@@ -226,20 +226,19 @@ class StateKeeper(Generic[State, Local]):
             ]
         )
 
-    async def apply(
-        self, offers: Sequence[Offered], weights: Sequence[int], electorate: Electorate
-    ) -> Applied[State] | str:
+    async def apply(self, offers: Sequence[Offered], weights: Sequence[int], electorate: Electorate) -> State | Refusal:
         """The state after these contributions, sorted by member and round; or which is missing."""
         shares: list[Share] = []
         for offered, weight in zip(offers, weights, strict=True):
             reader = self.reader(offered)
             if reader is None:
-                return f"the payload of {offered.member} for round {offered.round} is gone"
+                text = f"the payload of {offered.member} for round {offered.round} is gone"
+                return Refusal(Code.NOT_FOUND, text)
             contribution = offered.contribution
             places = offered.round, offered.member, contribution.samples, weight, contribution.base_round
             shares.append(Share(*places, reader, is_voters=electorate.votes(offered.member) > 0))
         applied, _ = await self._workers.run(partial(self._method.apply, self._state, shares))
-        return Applied(applied, await self._digest(applied))
+        return applied
 
     async def fetch_state(
         self, head: Head, ref: BlobRef, holders: Callable[[], Iterable[PeerId]]
@@ -254,24 +253,24 @@ class StateKeeper(Generic[State, Local]):
         state = await self._load_state(ref)
         if isinstance(state, str):
             return state
-        digest = await self._digest(state)
+        digest = await self.digest(state)
         return Applied(state, digest, ref) if digest == head.digest else "its checkpoint is of another state"
 
     async def stand_at(self, head: Head, applied: Applied[State], taken: frozenset[bytes]) -> BlobRef | str:
         """Go on from this state: settle one's own work, save both. The saved state, or why it was not saved; either
         way it is taken.
         """
-        await self.pass_by(applied, taken)
+        await self.go_on(applied.state, taken)
         return await self._save(head, applied.saved)
 
-    async def pass_by(self, applied: Applied[State], taken: frozenset[bytes]) -> None:
-        """As `stand_at`, but save nothing: the next record is here already. After a crash both are applied again."""
-        await self._settle(applied.state, taken)
-        self._state = applied.state
+    async def go_on(self, state: State, taken: frozenset[bytes]) -> None:
+        """As `stand_at`, but save nothing yet: after a crash the records since what is saved are applied again."""
+        await self._settle(state, taken)
+        self._state = state
         self._saved = None
 
-    async def stand_on(self, head: Head) -> BlobRef | str | None:
-        """As `stand_at`, after a record that took nothing: the state stays, and so does one's own work."""
+    async def save(self, head: Head) -> BlobRef | str | None:
+        """What `go_on` leaves to be done. After a record that took nothing the state is saved already."""
         if self._saved is None:
             return await self._save(head, None)
         state, local = self._saved
@@ -325,7 +324,8 @@ class StateKeeper(Generic[State, Local]):
             self._heads.append((stored.head, stored.state))
         return None
 
-    async def _digest(self, state: State) -> bytes:
+    async def digest(self, state: State) -> bytes:
+        """Empty for methods without a common state."""
         return await self._workers.run(partial(self._method.digest, state)) or b""
 
     def _saved_bytes(self) -> int:

@@ -3,7 +3,9 @@
 A turn that made nothing of use is told to the core as well: who is waited for must say that it has nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +30,20 @@ TRY_AGAIN_S = 10.0  # after training or storing failed
 PART_MIN = 0.5  # of the samples of its last turn that a turn cut short must have, to be worth its bytes
 
 
+@dataclass(eq=False, slots=True)
+class _Begun:
+    """A turn that began before it was asked for, while the state that it starts from was hashed and saved."""
+
+    turn: Train  # as it is going to be asked for, but for the base's digest and some of its time
+    started_at: float
+    asked: Train | None = None
+    is_void: bool = False
+    work: Work[Any] | Raised | None = None
+
+    def fits(self, turn: Train) -> bool:
+        return _work_of(turn) == _work_of(self.turn)
+
+
 class Turns:
     """Of one run of one member, one at a time."""
 
@@ -46,9 +62,40 @@ class Turns:
         self._meter = meter
         self._do = do
         self._offer = offer
-        self.lock = trio.Lock()  # held while a turn is worked on, and by others while it is settled
+        self._lock = trio.Lock()  # held while a turn is worked on, and by others while it is settled
+        self._begun: _Begun | None = None
         self.is_void = False  # what is worked on is of no use
         self._last_samples = 0
+
+    @asynccontextmanager
+    async def settled(self) -> AsyncGenerator[None]:
+        """Nothing is worked on; what began and was not asked for is given up."""
+        if self._begun is not None and self._begun.asked is None:
+            self._begun.is_void = True
+        async with self._lock:
+            await self._give_up()
+            yield
+
+    def begin(self, turn: Train, start: Callable[[Callable[[Any], Any], object], None]) -> None:
+        """Work on what is going to be asked for, by a task that `start` starts."""
+        audits = method_keeper(self._keeper).audits
+        if audits is None or not audits.wants_starts:  # else others have to find what it starts from
+            self._begun = _Begun(turn, trio.current_time())
+            start(self._work_ahead, self._begun)
+
+    async def _work_ahead(self, begun: _Begun) -> None:
+        async with self._lock:
+            if begun is self._begun:
+                begun.work = await method_keeper(self._keeper).train(self._turn(begun.turn, partial(self._ends, begun)))
+
+    def _ends(self, begun: _Begun) -> bool:
+        """Read from the worker's thread, too."""
+        return self.is_void or begun.is_void or (begun.asked is not None and self._is_over(begun.asked))
+
+    async def _give_up(self) -> None:
+        if self._begun is not None:
+            self._begun = None
+            await method_keeper(self._keeper).discard()
 
     async def train(self, effect: Train) -> None:
         said = ""
@@ -62,15 +109,25 @@ class Turns:
     async def _take_turn(self, turn: Train) -> str | None:
         """Train and contribute, if it is not too late; or why it should be tried again."""
         keeper = method_keeper(self._keeper)
-        async with self.lock:
+        if self._begun is not None and self._begun.fits(turn):
+            self._begun.asked = turn
+        elif self._begun is not None:
+            self._begun.is_void = True
+        async with self._lock:
             if self._is_over(turn):
+                await self._give_up()
                 self._do(self._rounds.gave_up(trio.current_time()))
                 return None
             started_at = trio.current_time()
             start = await keeper.start(turn.base.round)
             if isinstance(start, str):
                 return start
-            work = await keeper.train(self._turn(turn))
+            begun = self._begun
+            if begun is not None and begun.asked is turn and begun.work is not None:
+                self._begun, started_at, work = None, begun.started_at, begun.work
+            else:
+                await self._give_up()
+                work = await keeper.train(self._turn(turn, partial(self._is_over, turn)))
             if isinstance(work, Raised):
                 return work.reason
             if (
@@ -101,7 +158,7 @@ class Turns:
         )
         self._offer(offered)
 
-    def _turn(self, turn: Train) -> Turn:
+    def _turn(self, turn: Train, is_over: Callable[[], bool]) -> Turn:
         workers, me = self._means.workers, self._means.signer.peer_id
         return Turn(
             round=turn.round,
@@ -111,7 +168,7 @@ class Turns:
             seed=turn_seed(self._means.swarm, turn.round, turn.base.round, me),
             deadline_at=workers.clock() + turn.deadline_at - trio.current_time(),
             clock=workers.clock,
-            is_over=partial(self._is_over, turn),
+            is_over=is_over,
             has_contributed=turn.has_contributed,
         )
 
@@ -150,6 +207,11 @@ class Turns:
         if size <= INLINE_BYTES_MAX:
             return b"".join(work.payload)
         return await self._means.blobs.put(work.payload, pin=self._means.pins.label("round", round))
+
+
+def _work_of(turn: Train) -> tuple[object, ...]:
+    """All that what a turn makes follows from."""
+    return turn.round, turn.base.round, turn.base.record, turn.members, turn.has_contributed
 
 
 def _bytes_of(offered: Offered) -> int:

@@ -3,7 +3,7 @@
 import errno
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from shoal.training.calls import AskSpec, Calls
-from shoal.training.events import Event, LocalDone, Problem, RoundClosed
+from shoal.training.events import Evaluated, Event, LocalDone, Problem, RoundClosed
 from shoal.training.method import Turn, Work
 from shoal.training.ports import BlobReader, Payload
 from shoal.training.records import Standing
@@ -100,6 +100,50 @@ async def test_two_members_train_in_threads_with_blobs_on_disk_and_end_after_the
         assert all(set(each.phases) == {"train", "exchange", "apply"} for each in closed)
         assert sum(each.bytes_sent for each in closed) > 6_000_000  # in which round a byte counts is a matter of timing
         assert watch.of(Problem) == []
+
+
+class AheadMethod(ToyMethod):
+    """A state is hashed only once the next turn has begun."""
+
+    def __init__(self, rounds: int) -> None:
+        super().__init__()
+        self.turns: list[int] = []
+        self.begun = {round: threading.Event() for round in range(1, rounds + 1)}
+        self.began_in_time: list[bool] = []
+        self.evaluated_before: list[bool] = []
+
+    def contribute(self, state: ToyState, local: int, turn: Turn) -> Work[int]:
+        self.turns.append(turn.round)
+        self.begun[turn.round].set()
+        return super().contribute(state, local, turn)
+
+    def evaluate(self, state: ToyState) -> Mapping[str, float]:
+        following = self.begun.get(state.round + 1)
+        self.evaluated_before.append(following is None or not following.is_set())
+        return super().evaluate(state)
+
+    def digest(self, state: ToyState) -> bytes | None:
+        following = self.begun.get(state.round + 1) if state.round else None
+        self.began_in_time.append(following is None or following.wait(5.0))
+        return super().digest(state)
+
+
+async def test_the_next_turn_begins_once_and_while_the_state_is_hashed(tmp_path: Path) -> None:
+    rounds = 4
+    nodes, watches = make_nodes(tmp_path, 2), [Watch(), Watch()]
+    methods = [AheadMethod(rounds), AheadMethod(rounds)]
+    spec = make_spec(nodes, members_start=2, rounds_max=rounds)
+    async with opened(*nodes) as made, trio.open_nursery() as nursery:
+        for node, parts, watch, method in zip(nodes, made, watches, methods, strict=True):
+            node.method = method
+            nursery.start_soon(service_of(node, spec, *parts, watch).run)
+    for method, watch in zip(methods, watches, strict=True):
+        assert all(method.began_in_time)
+        assert all(method.evaluated_before)
+        assert method.turns == list(range(1, rounds + 1))
+        assert method.settled == [(round, True) for round in range(1, rounds + 1)]
+        kinds = [type(event) for event in watch.events if isinstance(event, RoundClosed | Evaluated)]
+        assert kinds == [RoundClosed, Evaluated] * rounds
 
 
 class EndlessMethod(ToyMethod):

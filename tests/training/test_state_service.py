@@ -100,12 +100,12 @@ async def test_what_was_passed_by_is_not_on_disk_until_the_member_stands_somewhe
     async with means_at(disk, tmp_path) as means:
         keeper = keeper_of(means, method)
         await keeper.restore(keeps_start=True)
-        await keeper.pass_by(Applied(STATE, HEAD.digest), frozenset())
+        await keeper.go_on(STATE, frozenset())
         assert STATE not in method.saved
         again = keeper_of(means, ToyMethod())
         assert (await again.restore(keeps_start=True)).head.round == 0
-        await keeper.pass_by(Applied(later, after.digest), frozenset())
-        checkpoint = await keeper.stand_on(nothing_taken)
+        await keeper.go_on(later, frozenset())
+        checkpoint = await keeper.save(nothing_taken)
         restored = await again.restore(keeps_start=True)
         assert (restored.head, restored.checkpoint, restored.problems) == (nothing_taken, checkpoint, ())
         assert again.state == later
@@ -121,6 +121,6 @@ async def test_a_method_is_told_which_contributions_are_voters(autojump_clock: o
         keeper = keeper_of(means, method)
         await keeper.restore(keeps_start=True)
         applied = await keeper.apply([offer(key, means.swarm, 1) for key in KEYS], [5, 6, 7, 8], electorate)
-    assert isinstance(applied, Applied)
+    assert isinstance(applied, ToyState)
     told = [(share.member, share.weight, share.is_voters) for share in method.applied]
     assert told == [(key.peer_id, 5 + place, place in (0, 2)) for place, key in enumerate(KEYS)]
