@@ -90,7 +90,9 @@ class Turns:
 
     def _ends(self, begun: _Begun) -> bool:
         """Read from the worker's thread, too."""
-        return self.is_void or begun.is_void or (begun.asked is not None and self._is_over(begun.asked))
+        if begun.asked is not None:
+            return self._is_over(begun.asked)
+        return self.is_void or begun.is_void or not self._rounds.is_in_time(begun.turn)  # no longer if it pauses
 
     async def _give_up(self) -> None:
         if self._begun is not None:
