@@ -46,7 +46,7 @@ from .processes import BenchProcess, run_all, start, tell
 DELAY_MS: Final = 15  # each of two lines, both ways: 60 ms
 LOSS: Final = 0.01
 SPAN_S: Final = 10
-BLOB_BYTES_MAX: Final = 512_000_000
+BLOB_BYTES_MAX: Final = 1_250_000_000
 PIECE_BYTES: Final = 2**20
 PATIENCE_S: Final = 300.0
 BUDGET_BYTES: Final = 8 * 10**9

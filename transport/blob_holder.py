@@ -158,13 +158,18 @@ class Holder:
     def _silent_s(self, typical_s: float) -> float:
         return min(LATE_S_MIN + LATE_FACTOR * self.chunk_s(typical_s), LATE_S_MAX)
 
-    def room(self, is_shared: bool, now: float) -> int:
-        """For how many more chunks there is room under way; `is_shared`: others fetch the same of it."""
+    def room(self, is_shared: bool, now: float, beginning: int = 0) -> int:
+        """For how many more chunks there is room under way.
+
+        Args:
+            is_shared: others fetch the same of it.
+            beginning: so many are to be under way, whatever the rate was so far.
+        """
         if self.is_quick(now):
             assert self.line.rate is not None
             ahead = self.line.rate * (SHARED_S if is_shared else WINDOW_S) / CHUNK_BYTES
             least = 1 if is_shared and self.line.under_way > len(self.under_way) + WINDOW_MIN else WINDOW_MIN
-            return min(max(math.ceil(ahead), least), WINDOW_MAX) - len(self.under_way)
+            return min(max(math.ceil(ahead), least, beginning), WINDOW_MAX) - len(self.under_way)
         if not is_shared:
             return WINDOW_MIN - len(self.under_way)
         # Of one who has all of it at least one, whatever else comes from it: nobody else may have the chunk.

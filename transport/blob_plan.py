@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from .blob_holder import RATE_UNKNOWN, Holder, Lines, State, speed_class
+from .blob_holder import RATE_UNKNOWN, WINDOW_MIN, Holder, Lines, State, speed_class
 from .blob_picks import Picks
 from .blob_turns import place
 from .blobs import CHUNK_BYTES, RUN_CHUNKS_MAX, BlobRef, Manifest, mask_from_bitmap, parse_manifest
@@ -28,6 +28,7 @@ from .wire import Malformed
 HOLDERS_MAX: Final = 256  # known to one fetch; later ones are ignored
 HOLDERS_AT_ONCE: Final = 8  # delivering; more: more memory (a chunk or two each), little speed
 HOLDERS_OPEN_MAX: Final = 16  # with the late ones
+BEGINNING_MAX: Final = 16  # chunks under way, one more with each that comes, while a line's rate is not known yet
 EXPLORE_S: Final = 5.0  # how often one more is tried
 VERIFIED_AT_ONCE: Final = 4  # chunks being hashed and written; memory, and how long a slow disk holds the network up
 STALL_S: Final = 30.0  # for one chunk: 35 KB/s is the least that is of use
@@ -315,7 +316,9 @@ class FetchPlan:
 
     def _fill(self, holder: Holder, pick: Pick, now: float) -> None:
         picked: list[int] = []
-        while holder.room(self._picks.is_shared, now) > 0 and (index := pick(holder, now)) is not None:
+        is_alone = len(self._holders) == 1  # nobody else could send what waits there
+        beginning = min(WINDOW_MIN + self.stored_count, BEGINNING_MAX) if is_alone else 0
+        while holder.room(self._picks.is_shared, now, beginning) > 0 and (index := pick(holder, now)) is not None:
             self._picks.ask(holder, index, now)
             picked.append(index)
         self._effects += [Take(holder.peer, first, count) for first, count in _runs(picked)]

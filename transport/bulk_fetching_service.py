@@ -200,7 +200,7 @@ class Fetcher:
                 received = self._receive(self._flying[0], clock)
                 if received:
                     sample = received / max(clock() - began_at, 1e-6)
-                    self._rate = 0.8 * self._rate + 0.2 * sample if self._rate else sample
+                    self._rate = (self._rate + sample) / 2 if self._rate else sample
             self._begin()
             self._part()
         except LinkBroken as error:

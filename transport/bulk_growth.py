@@ -11,14 +11,14 @@ from typing import Final
 
 CONNECTIONS_MAX: Final = 4
 GAIN: Final = 1.15
-WARMING: Final = 1  # measurements after a change that do not count: a fresh connection begins slowly
+WARMING: Final = 2  # measurements after a change that do not count: a fresh connection begins slowly
 PAUSE_S: Final = 15.0
 PAUSE_S_MAX: Final = 600.0
 
 
 @dataclass(slots=True)
 class Growth:
-    """For one peer. Rates are told every half second or so."""
+    """For one peer. Rates are told every quarter of a second or so."""
 
     wanted: int = 1  # connections
     _before: float | None = None  # bytes/s without those on trial

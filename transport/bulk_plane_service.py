@@ -48,11 +48,11 @@ ASK_S: Final = 10.0
 BULK_BYTES_MIN: Final = 2**20  # of a smaller blob a handshake is no small part
 PAUSE_S: Final = 2.0  # after the first failure with a peer; then twice as long, and so on
 PAUSE_S_MAX: Final = 600.0
-WATCH_S: Final = 0.5  # how often rates are looked at
+WATCH_S: Final = 0.25  # how often rates are looked at
 BACKLOG_BYTES: Final = (
     256 * 1024
 )  # of one connection that wait in the system: they go out whether they are still wanted or not
-PROVEN_BYTES: Final = 2**22  # in WATCH_S: what failed before does not count
+PROVEN_BYTES: Final = 2**21  # in WATCH_S: what failed before does not count
 MEETINGS_PER_S: Final = 0.2  # with one peer; each makes contexts, 5 ms
 MEETINGS_BURST: Final = 4
 

@@ -13,8 +13,9 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.transport.blob_holder import WINDOW_MAX, Lines
+from shoal.transport.blob_holder import WINDOW_MAX, WINDOW_MIN, Lines
 from shoal.transport.blob_plan import (
+    BEGINNING_MAX,
     EXPLORE_S,
     HOLDERS_AT_ONCE,
     HOLDERS_MAX,
@@ -266,6 +267,7 @@ class Peer:
     lies_in_manifest: bool = False
     unasked: bool = False  # sends a chunk nobody asked for
     queue: list[int] = field(default_factory=list[int])
+    most_queued: int = 0  # chunks at a time
     sent: int = 0
     epoch: int = 0  # of its stream
 
@@ -331,6 +333,7 @@ class World:
             assert not self.have >> index & 1, "it is here already"
             peer.queue.append(index)
             self.taken.append((effect.peer, index))
+        peer.most_queued = max(peer.most_queued, len(peer.queue))
         assert len(peer.queue) <= WINDOW_MAX
         open_count = sum(bool(other.queue) for other in self.peers.values())
         assert open_count <= HOLDERS_OPEN_MAX + HOLDERS_AT_ONCE
@@ -439,6 +442,14 @@ def test_the_chunks_are_shared_out_by_speed() -> None:
     assert counts[0] > 1.6 * counts[1] > 2.5 * counts[2] > 0
     assert world.now < 1.15 * 300 / (100 + 50 + 25)
     assert len(world.taken) < 310  # few are asked for twice
+
+
+@pytest.mark.parametrize("holders", [1, 2])
+def test_of_one_that_is_alone_more_is_asked_with_each_chunk_that_comes(holders: int) -> None:
+    """A long line is slow at first. Among several, what waits at one of them could come from the others."""
+    peers = [Peer(2**60 - 1, chunk_s=0.3) for _ in range(holders)]
+    assert World(60, peers).run()
+    assert [peer.most_queued for peer in peers] == ([BEGINNING_MAX] if holders == 1 else [WINDOW_MIN] * holders)
 
 
 def test_wrong_bytes_end_a_holders_part_for_good_and_are_reported() -> None:
