@@ -146,6 +146,48 @@ async def test_the_next_turn_begins_once_and_while_the_state_is_hashed(tmp_path:
         assert kinds == [RoundClosed, Evaluated] * rounds
 
 
+class PausedAheadMethod(ToyMethod):
+    """Its first state is not hashed, and its second turn not done, before that turn is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_begun = trio.Event()
+        self.was_told = threading.Event()
+
+    def contribute(self, state: ToyState, local: int, turn: Turn) -> Work[int]:
+        if turn.round == 2:
+            trio.from_thread.run_sync(self.is_begun.set)
+            give_up_at = time.monotonic() + 20
+            while not turn.is_over() and time.monotonic() < give_up_at:
+                time.sleep(0.01)
+            if turn.is_over():
+                self.was_told.set()
+        return super().contribute(state, local, turn)
+
+    def digest(self, state: ToyState) -> bytes | None:
+        if state.round == 1:
+            self.was_told.wait(30)
+        return super().digest(state)
+
+
+async def test_a_turn_that_began_while_the_state_is_hashed_ends_when_its_member_pauses(tmp_path: Path) -> None:
+    (node,) = make_nodes(tmp_path, 1)
+    node.method = method = PausedAheadMethod()
+    watch = Watch()
+    async with opened(node) as made, trio.open_nursery() as nursery:
+        service = service_of(node, make_spec([node]), *made[0], watch)
+        await nursery.start(service.run)
+        await method.is_begun.wait()
+        assert not method.was_told.is_set()
+        service.pause()
+        assert await trio.to_thread.run_sync(method.was_told.wait, 10)
+        assert service.status().standing is Standing.PAUSED
+        assert [done.round for done in watch.of(LocalDone)] == [1]
+        service.resume()
+        await watch.until(RoundClosed, 2)
+        nursery.cancel_scope.cancel()
+
+
 class EndlessMethod(ToyMethod):
     """Its step does not end before it is let go."""
 
