@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -25,6 +26,32 @@ if sys.platform == "linux":
 FOOTER_BYTES: Final = 4
 
 Buffer = bytes | bytearray | memoryview
+
+
+@dataclass(slots=True)
+class Partial:
+    """A blob on its way here."""
+
+    manifest: Manifest
+    manifest_data: bytes
+    have: int = 0  # chunks written, as bits
+
+    @property
+    def is_complete(self) -> bool:
+        return self.have == (1 << self.manifest.chunk_count) - 1
+
+    @property
+    def file_bytes(self) -> int:
+        return self.manifest.size + len(trailer(self.manifest_data))
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is here of a blob."""
+
+    manifest_data: bytes
+    chunk_count: int
+    have: int | None  # chunks, as bits; None: all
 
 
 class StoredBlob:

@@ -22,7 +22,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from blake3 import blake3
@@ -30,6 +29,8 @@ from blake3 import blake3
 from .blob_disk import FREE_BYTES_MIN, boot_id, budget_refusal, disk_refusal, free_bytes_of
 from .blob_file import (
     Buffer,
+    Held,
+    Partial,
     StoredBlob,
     blob_files,
     cut,
@@ -51,32 +52,6 @@ from .port import Code, Refusal
 _log = logging.getLogger(__name__)
 
 _Index = OrderedDict[bytes, int]  # digest -> bytes of its file; the least recently used first
-
-
-@dataclass(slots=True)
-class _Partial:
-    """A blob on its way here."""
-
-    manifest: Manifest
-    manifest_data: bytes
-    have: int = 0  # chunks written, as bits
-
-    @property
-    def is_complete(self) -> bool:
-        return self.have == (1 << self.manifest.chunk_count) - 1
-
-    @property
-    def file_bytes(self) -> int:
-        return self.manifest.size + len(trailer(self.manifest_data))
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What is here of a blob."""
-
-    manifest_data: bytes
-    chunk_count: int
-    have: int | None  # chunks, as bits; None: all
 
 
 class BlobStore:
@@ -104,7 +79,7 @@ class BlobStore:
         self._lock = threading.Lock()  # of all below; never held while a file's content is read or written
         self._complete: _Index = OrderedDict()
         self._idle: _Index = OrderedDict()  # unfinished and not being fetched: resumable, and evicted last
-        self._active: dict[bytes, _Partial] = {}
+        self._active: dict[bytes, Partial] = {}
         self._used_bytes = 0  # by all of them, and what is reserved
         self._numbers = itertools.count()
         self._scan(boot_id() if boot is None else boot)
@@ -164,7 +139,7 @@ class BlobStore:
 
         Until `finish` or `abandon` it is not evicted, and must not be begun again.
         """
-        path, partial = self._partial_path(digest), _Partial(manifest, manifest_data)
+        path, partial = self._partial_path(digest), Partial(manifest, manifest_data)
         with self._lock:
             left_bytes = self._idle.pop(digest, None)
             self._used_bytes += 0 if left_bytes is None else partial.file_bytes - left_bytes

@@ -10,26 +10,24 @@ connections each way, of which each is a socket, a thread and less than 2 MiB; a
 """
 
 import logging
-import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
 from .addresses import Endpoint
-from .blob_file import Buffer
 from .blob_stream import ChunkSource, OpenSource, rpc_stream
 from .blobs import Manifest
 from .books_service import Books
 from .bulk_fetching_service import Fetcher, Pool, open_bulk_source
 from .bulk_gate_service import Gate
-from .bulk_growth import CONNECTIONS_MAX, Growth
+from .bulk_growth import CONNECTIONS_MAX
 from .bulk_link_service import Link, Tls, receive_byte, send_byte, shake_hands, tls_of
 from .bulk_messages import COME, FETCHES, MEET, SERVES, Come, Coming, Meet, Met
+from .bulk_peer_service import Files, Peer
 from .bulk_serving_service import Pace, Server
 from .credentials_service import Credentials
 from .limits import Limits
@@ -37,7 +35,6 @@ from .opening_service import open_socket
 from .port import Code, PeerId, Refusal
 from .service import CallService
 from .tcp_service import Counter, Socket
-from .token_bucket import TokenBucket
 from .wire import Malformed
 
 _log = logging.getLogger(__name__)
@@ -53,45 +50,6 @@ BACKLOG_BYTES: Final = (
     256 * 1024
 )  # of one connection that wait in the system: they go out whether they are still wanted or not
 PROVEN_BYTES: Final = 2**21  # in WATCH_S: what failed before does not count
-MEETINGS_PER_S: Final = 0.2  # with one peer; each makes contexts, 5 ms
-MEETINGS_BURST: Final = 4
-
-
-@dataclass(slots=True, eq=False)
-class _Peer:
-    """One peer, from when it was met until its last connection of libp2p's is gone."""
-
-    pool: Pool
-    growth: Growth = field(default_factory=Growth)
-    meetings: TokenBucket = field(default_factory=lambda: TokenBucket(MEETINGS_PER_S, MEETINGS_BURST))
-    certificate: bytes = b""  # its own; empty: not met
-    dialing: ssl.SSLContext | None = None
-    own_token: str = ""  # which it shows
-    their_token: str = ""  # which is shown to it; empty: it was not asked for one
-    links: list[Link] = field(default_factory=list[Link])  # all that stand
-    serving: list[Link] = field(default_factory=list[Link])  # of them
-    carried: Counter = field(default_factory=Counter)  # by those that are gone
-    sources: int = 0  # that are open, of blobs for which connections are worth their while
-    awaited: int = 0  # connections on which it was asked to serve
-    promised: int = 0  # connections on which this side is about to serve
-    opening: trio.Event | None = None  # while a connection is on its way
-    failures: int = 0
-    again_at: float = 0.0
-    note: str = ""  # why there are none
-    seen_bytes: int = 0
-    rate: float = 0.0  # bytes/s, when last something came
-
-
-class Files(Protocol):
-    """Where chunks come from and go to. Called by threads."""
-
-    def write_chunk(self, digest: bytes, index: int, pieces: Iterable[Buffer]) -> bool | Refusal:
-        """Whether it was what it should be, and is there now."""
-        ...
-
-    def read_chunk_into(self, digest: bytes, index: int, buffer: memoryview) -> int | None:
-        """Its length; None: it is not here. Raises OSError."""
-        ...
 
 
 class BulkPlane:
@@ -104,7 +62,7 @@ class BulkPlane:
         self._total = total
         self._carried = Counter()
         self._gate = Gate()
-        self._peers: dict[PeerId, _Peer] = {}
+        self._peers: dict[PeerId, Peer] = {}
         self._threads = trio.CapacityLimiter(max(1, limits.bulk_connections_max))
         self._nursery: trio.Nursery | None = None
         self._files: Files | None = None
@@ -197,7 +155,7 @@ class BulkPlane:
         places = sum(len(each.links) + each.promised for each in self._peers.values())
         return places < self._limits.bulk_connections_max and self._threads.available_tokens > 0
 
-    def _may_serve(self, known: _Peer) -> bool:
+    def _may_serve(self, known: Peer) -> bool:
         """A quarter of all places is left for what this node fetches."""
         places = sum(len(each.serving) + each.promised for each in self._peers.values())
         is_fair = places < max(self._limits.bulk_connections_max * 3 // 4, 1)
@@ -205,11 +163,11 @@ class BulkPlane:
 
     # Words over libp2p ----------------------------------------------------------------------------------------------
 
-    def _known(self, peer: PeerId) -> _Peer:
+    def _known(self, peer: PeerId) -> Peer:
         known = self._peers.get(peer)
         if known is None:
             assert self._files is not None
-            known = _Peer(Pool(self._files.write_chunk, self._call_soon))
+            known = Peer(Pool(self._files.write_chunk, self._call_soon))
             if peer in self._books:
                 self._peers[peer] = known
             else:
@@ -223,7 +181,7 @@ class BulkPlane:
         refusal = await self._pin(peer, known, request.certificate)
         return refusal or Met(self._credentials.certificate, known.own_token)
 
-    async def _pin(self, peer: PeerId, known: _Peer, certificate: bytes) -> Refusal | None:
+    async def _pin(self, peer: PeerId, known: Peer, certificate: bytes) -> Refusal | None:
         """Know a peer's certificate from now on; or why not."""
         if certificate == known.certificate:
             return None
@@ -275,13 +233,13 @@ class BulkPlane:
         finally:
             known.sources -= is_large
 
-    def _open_soon(self, peer: PeerId, known: _Peer) -> None:
+    def _open_soon(self, peer: PeerId, known: Peer) -> None:
         missing = known.pool.count < known.growth.wanted
         if missing and known.opening is None and trio.current_time() >= known.again_at and self._nursery is not None:
             known.opening = trio.Event()
             self._nursery.start_soon(self._open, peer, known, known.opening)
 
-    async def _open(self, peer: PeerId, known: _Peer, opened: trio.Event) -> None:
+    async def _open(self, peer: PeerId, known: Peer, opened: trio.Event) -> None:
         """One more connection on which this side fetches, if there is a way."""
         problem = f"no answer for {OPEN_S:g} s"
         try:
@@ -296,7 +254,7 @@ class BulkPlane:
         elif known.sources:
             self._open_soon(peer, known)
 
-    async def _try(self, peer: PeerId, known: _Peer) -> str:
+    async def _try(self, peer: PeerId, known: Peer) -> str:
         where = self._books.dialable(peer)
         if where is None and not self._books.was_dialed_by(peer):
             return "there is a relay between us, or a hole was punched"
@@ -322,7 +280,7 @@ class BulkPlane:
         self._fetch_by(known, Link(dialed[0].detach(), dialed[1]), is_ready=False)
         return ""
 
-    async def _dial(self, known: _Peer, where: Endpoint, token: str, role: bytes) -> tuple[Socket, Tls] | str:
+    async def _dial(self, known: Peer, where: Endpoint, token: str, role: bytes) -> tuple[Socket, Tls] | str:
         """A connection on which both sides have proved who they are, and this one has said what it is for."""
         socket = await open_socket(where, self._total)
         if isinstance(socket, Refusal):
@@ -345,7 +303,7 @@ class BulkPlane:
 
     # Threads --------------------------------------------------------------------------------------------------------
 
-    def _serve_by(self, known: _Peer, socket: Socket, tls: Tls) -> None:
+    def _serve_by(self, known: Peer, socket: Socket, tls: Tls) -> None:
         if known.pool.is_closed:
             socket.abort()
             return
@@ -357,7 +315,7 @@ class BulkPlane:
         server = Server(known, link, self._files.read_chunk_into, self._pace)
         self._start(known, link, server.run)
 
-    def _fetch_by(self, known: _Peer, link: Link, *, is_ready: bool) -> None:
+    def _fetch_by(self, known: Peer, link: Link, *, is_ready: bool) -> None:
         if known.pool.join(link):
             known.note = ""
             fetcher = Fetcher(link, known.pool, is_ready=is_ready)
@@ -365,12 +323,12 @@ class BulkPlane:
         else:
             link.close()
 
-    def _start(self, known: _Peer, link: Link, run: Callable[[], str]) -> None:
+    def _start(self, known: Peer, link: Link, run: Callable[[], str]) -> None:
         assert self._nursery is not None
         known.links.append(link)
         self._nursery.start_soon(self._run_thread, known, link, run)
 
-    async def _run_thread(self, known: _Peer, link: Link, run: Callable[[], str]) -> None:
+    async def _run_thread(self, known: Peer, link: Link, run: Callable[[], str]) -> None:
         """Have a thread use a connection until it ends."""
 
         def use() -> str:
@@ -394,7 +352,7 @@ class BulkPlane:
             known.growth.broke(known.pool.count)
             self._failed(known, reason)
 
-    def _failed(self, known: _Peer, reason: str) -> None:
+    def _failed(self, known: Peer, reason: str) -> None:
         known.note = reason
         known.again_at = trio.current_time() + min(PAUSE_S * 2**known.failures, PAUSE_S_MAX)
         known.failures = min(known.failures + 1, 20)

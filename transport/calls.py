@@ -8,6 +8,7 @@ import enum
 from typing import Final
 
 from .framing import BEGIN, END, HEAD, LENGTH, Kind
+from .port import Code, Refusal
 
 WINDOW_BYTES: Final = 2 * 1024 * 1024  # credit of a fresh call; part of the protocol. Larger: fewer slow readers fit
 MESSAGE_COST_BYTES: Final = 64  # charged for each message on top of its bytes, or empty ones would be free
@@ -221,3 +222,7 @@ class CallState:
     def drop_queue(self) -> None:
         self.queue.clear()
         self.queue_bytes = self.sent_bytes = 0
+
+
+def too_large(message_bytes: int, bytes_max: int) -> Refusal:
+    return Refusal(Code.TOO_LARGE, f"a message of {message_bytes} bytes exceeds the limit of {bytes_max}")

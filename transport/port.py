@@ -17,7 +17,7 @@ from .wire import Message
 
 if TYPE_CHECKING:
     from .blob_stream import OpenSource
-    from .bulk_plane_service import Files
+    from .bulk_peer_service import Files
     from .bulk_serving_service import Pace
 
 PeerId = NewType("PeerId", str)  # libp2p's base58 text of an Ed25519 public key: "12D3KooW..."

@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from .calls import MESSAGE_COST_BYTES, CallState, Data, Step
+from .calls import MESSAGE_COST_BYTES, CallState, Data, Step, too_large
 from .framing import (
     BEGIN,
     CALL_MAX,
@@ -136,7 +136,7 @@ class Session:
         if call is None or not call.can_send:
             return Refusal(Code.CANCELLED, "the call is over")
         if len(data) > call.send_bytes_max:
-            return _too_large(len(data), call.send_bytes_max)
+            return too_large(len(data), call.send_bytes_max)
         call.is_finishing = is_last
         self._sending.queue(call, data)
         return None
@@ -344,7 +344,7 @@ class Session:
     def _why_no_message(self, call: CallState, message_bytes: int) -> Refusal | None:
         bytes_max = min(call.receive_bytes_max, self._limits.message_bytes_max)
         if message_bytes > bytes_max:
-            return _too_large(message_bytes, bytes_max)
+            return too_large(message_bytes, bytes_max)
         if self.reserved_bytes + MESSAGE_COST_BYTES + message_bytes > self._limits.bytes_per_peer_buffered_max:
             return Refusal(Code.BUSY, f"{self.reserved_bytes} bytes of this peer wait to be consumed already")
         return None
@@ -397,7 +397,3 @@ class Session:
         self._deadlines.clear()
         self.live_count = self.reserved_bytes = 0
         return Closed(refusal)
-
-
-def _too_large(message_bytes: int, bytes_max: int) -> Refusal:
-    return Refusal(Code.TOO_LARGE, f"a message of {message_bytes} bytes exceeds the limit of {bytes_max}")

@@ -47,7 +47,7 @@ from shoal.transport.bulk_messages import (
     parse_request,
     write_head,
 )
-from shoal.transport.bulk_plane_service import MEETINGS_BURST
+from shoal.transport.bulk_peer_service import MEETINGS_BURST
 from shoal.transport.bulk_serving_service import WANTS_MAX
 from shoal.transport.connections_service import HANDSHAKES_MAX
 from shoal.transport.credentials_service import Credentials
