@@ -34,7 +34,7 @@ from blake3 import blake3
 
 from shoal.transport.blob_file import Buffer
 from shoal.transport.blob_store import BlobStore
-from shoal.transport.blob_stream import Landed, OpenSource
+from shoal.transport.blob_stream import Alive, Landed, OpenSource
 from shoal.transport.blobs import (
     CHUNK_BYTES,
     MANIFEST,
@@ -194,6 +194,8 @@ async def pull(
             if not under_way:
                 return
             chunk = await source.receive()
+            if isinstance(chunk, Alive):
+                continue
             if isinstance(chunk, tuple):  # by a stream, until the faster way stands
                 verdict = files.write_chunk(ref.digest, chunk[0], [b"".join(chunk[1])])
                 chunk = Landed(chunk[0], verdict)

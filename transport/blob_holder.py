@@ -22,6 +22,7 @@ FORGOTTEN: Final = 0.999  # of that, at each look: half of it in 10 minutes of s
 RATE_S: Final = 0.5  # over which a rate is measured: chunks that several connections bring come at once
 LATE_S_MIN: Final = 1.0  # a pause of our own may look like one of the holder
 LATE_S_MAX: Final = 10.0
+STALL_S: Final = 30.0  # without a chunk, a part of one, or a word that its turn will come
 LATE_FACTOR: Final = 4.0  # times what its measured rate lets expect
 RATE_UNKNOWN: Final = 2e6  # bytes/s, expected of the first holder
 REST_S: Final = 1.0  # doubled with each strike
@@ -114,6 +115,7 @@ class Holder:
     is_given_up: bool = False  # it let a chunk wait for too long whose turn it had
     under_way: list[int] = field(default_factory=list[int])  # asked for and not here, in order
     head_since: float = 0.0  # when the first of them could begin to arrive
+    heard_at: float = 0.0  # when something came of it last, be it not a whole chunk
     strikes: int = 0
     lacks: int = 0  # times it had nothing
     until: float = 0.0  # RESTING: when it is tried again; READY: when it may be asked again what it has
@@ -150,6 +152,11 @@ class Holder:
             return math.inf
         silent_at = self.line.since + self._silent_s(typical_s)
         return min(max(self.head_since + self._silent_s(typical_s), silent_at), self.head_since + LATE_S_MAX)
+
+    @property
+    def stalls_at(self) -> float:
+        """When nothing has come of what it was asked for, nor was said that it will, for STALL_S."""
+        return max(self.head_since, self.heard_at) + STALL_S
 
     def is_silent(self, typical_s: float, now: float) -> bool:
         """Whether nothing comes of the line, though something is due."""

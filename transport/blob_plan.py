@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from .blob_holder import RATE_UNKNOWN, WINDOW_MIN, Holder, Lines, State, speed_class
+from .blob_holder import RATE_UNKNOWN, STALL_S, WINDOW_MIN, Holder, Lines, State, speed_class
 from .blob_picks import Picks
 from .blob_turns import place
 from .blobs import CHUNK_BYTES, RUN_CHUNKS_MAX, BlobRef, Manifest, mask_from_bitmap, parse_manifest
@@ -31,8 +31,8 @@ HOLDERS_OPEN_MAX: Final = 16  # with the late ones
 BEGINNING_MAX: Final = 16  # chunks under way, one more with each that comes, while a line's rate is not known yet
 EXPLORE_S: Final = 5.0  # how often one more is tried
 VERIFIED_AT_ONCE: Final = 4  # chunks being hashed and written; memory, and how long a slow disk holds the network up
-STALL_S: Final = 30.0  # for one chunk: 35 KB/s is the least that is of use
 HOPELESS_S: Final = 120.0  # without a chunk from anybody; a holder that stalls is tried four times in it
+WAIT_S_MAX: Final = 600.0  # the same, where parts of one come, or the word that it is not yet its turn
 LAST_COUNT: Final = 2  # chunks missing: all waits for the last ones of slow holders
 LAST_S: Final = 0.2  # then, for REFRESH_S
 REFRESH_S: Final = 0.5  # between two questions to a holder that has only a part; of many longer: 16 a second in all
@@ -92,13 +92,14 @@ class FetchPlan:
         self.is_begun = False
         self._explore_at = math.inf
         self._hopeful_until: float | None = None  # set by the first `step`
+        self._waits_until = 0.0  # no longer than that for a chunk of which there is only word
         self._is_stale = True  # something happened but that a chunk came
         self._have_changed = False  # what holders have, or who fetches too
         self._hungry: list[Holder] = []  # a chunk came from these
         self._scan_at = -math.inf  # when time alone changes something
 
     def is_hopeless(self, now: float) -> bool:
-        """Nothing of use has come for HOPELESS_S: nobody has it, or they lie."""
+        """Nothing of use has come for long: nobody has it, or they lie."""
         return self._hopeful_until is not None and now >= self._hopeful_until and not self._verifying
 
     @property
@@ -168,6 +169,12 @@ class FetchPlan:
         elif holder.state in (State.ASKED, State.READY):
             self._rest(holder, reason, now)
 
+    def heard(self, peer: PeerId, now: float) -> None:
+        """No chunk came, but some bytes of one, or a word that its turn will come."""
+        self._holders[peer].heard_at = now
+        assert self._hopeful_until is not None  # it was asked for something
+        self._hopeful_until = max(self._hopeful_until, min(now + STALL_S, self._waits_until))
+
     def arrived(self, peer: PeerId, index: int, now: float) -> bool:
         """A chunk's bytes came. Returns whether they are wanted: then verify them and tell `stored`."""
         holder = self._holders[peer]
@@ -194,14 +201,15 @@ class FetchPlan:
         if is_valid:
             self.stored_count += 1
             self._holders[peer].strikes = 0
-            self._hopeful_until = now + HOPELESS_S
+            self._hope(now)
             return
         self._picks.was_wrong(index)
         self._ban(self._holders[peer], f"chunk {index} does not hash to what the manifest lists")
 
     def step(self, now: float) -> list[Effect]:
         """What to do now. To be called after events, one or more, and at `wake_at`."""
-        self._hopeful_until = self._hopeful_until or now + HOPELESS_S
+        if self._hopeful_until is None:
+            self._hope(now)
         hungry, self._hungry = self._hungry, []
         if self._is_stale or now >= self._scan_at or (hungry and not self._picks.free):
             self._scan(now)
@@ -252,7 +260,7 @@ class FetchPlan:
         for holder in self._holders.values():
             if holder.state is State.RESTING and now >= holder.until:
                 holder.state = State.NEW
-            elif holder.under_way and now >= holder.head_since + STALL_S:
+            elif holder.under_way and now >= holder.stalls_at:
                 self._drop(holder, f"delivered nothing for {STALL_S:.0f} s", now)
         self._is_stale = False
         if not self.is_complete and self.failure is None:
@@ -265,6 +273,9 @@ class FetchPlan:
             self._take(now)
         self._scan_at = self._next_scan_at(now)
 
+    def _hope(self, now: float) -> None:
+        self._hopeful_until, self._waits_until = now + HOPELESS_S, now + WAIT_S_MAX
+
     def _next_scan_at(self, now: float) -> float:
         times = [self._hopeful_until or math.inf]
         for holder in self._holders.values():
@@ -275,7 +286,7 @@ class FetchPlan:
             if holder.look_at > now and not holder.under_way:
                 times.append(holder.look_at)
             if holder.under_way:
-                times.append(holder.head_since + STALL_S)
+                times.append(holder.stalls_at)
                 times += [at for at in (holder.late_at(self._picks.typical_s), holder.soon_at) if at > now]
         return max(min(times), now + 0.01)
 

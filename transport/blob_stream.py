@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 STREAM_S: Final = 600.0  # then a stream is opened afresh
 SERVES_PER_PEER_MAX: Final = 8  # streams; a peer opens one per blob
 SERVES_MAX: Final = 32  # memory: 2 MiB each
+ALIVE_S: Final = 5.0  # how often it is told that something comes of a chunk, or will
 IDLE_S: Final = 30.0  # without a request or without a byte taken, a stream ends: its place is for others
 
 Chunk = tuple[int, list[memoryview]]  # index and bytes, in pieces as they came
@@ -39,6 +40,14 @@ class Landed:
     verdict: bool | Refusal
 
 
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """A chunk that is neither here nor forgotten: it is on its way, or waits for its turn at its holder."""
+
+    index: int
+
+
+Received = Chunk | Landed | Alive | Refusal | Malformed
 ReadChunk = Callable[[bytes, int], Awaitable[bytes | None]]  # digest, index -> bytes; None: not here. Raises OSError
 
 
@@ -49,9 +58,9 @@ class ChunkSource(Protocol):
         """Ask for chunks `first` to `first + count - 1`, without waiting; that it failed shows in `receive`."""
         ...
 
-    async def receive(self) -> Chunk | Landed | Refusal | Malformed:
-        """The next chunk, unverified, of the length that the manifest gives, or landed. Malformed: no honest peer sends
-        that.
+    async def receive(self) -> Received:
+        """The next chunk, unverified, of the length that the manifest gives, or landed; Alive about every ALIVE_S until
+        then. Malformed: no honest peer sends that.
         """
         ...
 
@@ -68,6 +77,7 @@ class RpcSource:
         self._manifest = manifest
         self._index = -1
         self._pieces: list[memoryview] = []
+        self._told_at = trio.current_time()  # that something comes
         self._missing = 0  # bytes of the chunk that are still to come
         self._skips: dict[int, int] = {}  # bytes at the beginning of chunks that do not come
         self._unsent, self._unsaid = trio.open_memory_channel[ChunksRequest](math.inf)
@@ -83,7 +93,7 @@ class RpcSource:
             if await self._call.send(request) is not None:
                 return
 
-    async def receive(self) -> Chunk | Refusal | Malformed:
+    async def receive(self) -> Chunk | Alive | Refusal | Malformed:
         while True:
             piece = await self._call.receive()
             if piece is None:
@@ -100,6 +110,9 @@ class RpcSource:
             self._missing -= len(piece.data)
             if not self._missing:
                 return self._index, self._pieces
+            if trio.current_time() >= self._told_at + ALIVE_S:
+                self._told_at = trio.current_time()
+                return Alive(self._index)
 
 
 class Streams(Protocol):

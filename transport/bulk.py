@@ -24,7 +24,7 @@ from .blob_holder import Lines
 from .blob_plan import VERIFIED_AT_ONCE, Ask, Drop, Effect, FetchPlan, Take
 from .blob_serving_service import BlobServer
 from .blob_store import BlobStore
-from .blob_stream import ChunkSource, Landed, OpenSource, rpc_sources
+from .blob_stream import Alive, ChunkSource, Landed, OpenSource, rpc_sources
 from .blobs import (
     CHUNK_BYTES,
     MANIFEST,
@@ -337,7 +337,10 @@ class BlobService:
                 link.source = source
                 for take in link.early:
                     source.take(take.first, take.count)
-                while isinstance(chunk := await source.receive(), tuple | Landed):
+                while isinstance(chunk := await source.receive(), tuple | Landed | Alive):
+                    if isinstance(chunk, Alive):
+                        plan.heard(peer, trio.current_time())
+                        continue
                     index = chunk.index if isinstance(chunk, Landed) else chunk[0]
                     is_wanted = plan.arrived(peer, index, trio.current_time())
                     if is_wanted and isinstance(chunk, Landed):

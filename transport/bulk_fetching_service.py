@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from .blob_stream import Landed, RpcSource
+from .blob_stream import ALIVE_S, Alive, Landed, Received, RpcSource
 from .blobs import CHUNK_BYTES, RUN_CHUNKS_MAX, Manifest
 from .bulk_link_service import Link, LinkBroken
 from .bulk_messages import (
@@ -37,8 +37,9 @@ from .port import Code, Refusal
 from .wire import Malformed
 
 IDLE_S: Final = 60.0  # without a job a connection is ended
-LATER_S: Final = 60.0  # until it is a chunk's turn at its holder
-CHUNK_S: Final = 30.0  # from head to end; what comes more slowly is of no use, but would hold a thread for days
+LATER_S: Final = 600.0  # until it is a chunk's turn at its holder
+CHUNK_S: Final = 30.0  # from a chunk's head to its end, and as long as its bytes take at the least rate that is of use
+BYTES_PER_S_MIN: Final = 4_096  # that rate; slower, it would hold a thread for days
 AHEAD_S: Final = 0.25  # of what a connection brings is asked for in advance: more than a round trip, mostly
 AHEAD_MIN: Final = 2  # chunks; more: those of a connection that has become slow wait while others are free
 AHEAD_MAX: Final = 64
@@ -240,7 +241,8 @@ class Fetcher:
 
     def _receive(self, job: Job, clock: Callable[[], float]) -> int:
         """The answer for the first of what is under way: how many bytes."""
-        before, until = job.filled, clock() + LATER_S
+        before, asked_at, moves_at = job.filled, clock(), None
+        told_at = asked_at
         view = (self._buffer if job.buffer is None else job.buffer)[: job.length]
         while job.filled < job.length:
             self._link.receive_exactly(self._head)
@@ -249,8 +251,9 @@ class Fetcher:
                 self._take_refusal(job, head.length)
                 return job.filled - before
             if head == Head(LATER, job.index, 0):
-                if clock() > until:
+                if (now := clock()) > asked_at + LATER_S:
                     raise LinkBroken(f"it was not the turn of a chunk for {LATER_S:g} s")
+                told_at = self._tell_alive(job, told_at, now)
                 self._ask(may_wait=False)
                 continue
             if isinstance(head, Malformed) or not _continues(head, job):
@@ -258,17 +261,25 @@ class Fetcher:
                 problem = head.reason if isinstance(head, Malformed) else f"sent {head} where {left}"
                 self._pool.tell(job.source.lied, Malformed(problem))
                 raise LinkBroken(problem)
-            until = until if job.filled > before else clock() + CHUNK_S
+            moves_at = clock() if moves_at is None else moves_at
             end = job.filled + head.length
             while job.filled < end:
                 job.filled += self._link.receive_some(view[job.filled : end])
-                if job.filled < job.length and clock() > until:
-                    raise LinkBroken(f"a chunk takes more than {CHUNK_S:g} s")
+                if (now := clock()) > moves_at + CHUNK_S + (job.filled - before) / BYTES_PER_S_MIN:
+                    raise LinkBroken(f"a chunk comes at less than {BYTES_PER_S_MIN} bytes/s")
+                told_at = self._tell_alive(job, told_at, now)
             self._ask(may_wait=False)
         self._flying.popleft()
         if not job.is_forgotten:
             self._pool.tell(job.source.landed, job, self._pool.land(job.digest, job.index, [view]))
         return job.filled - before
+
+    def _tell_alive(self, job: Job, told_at: float, now: float) -> float:
+        """When it was last told."""
+        if now < told_at + ALIVE_S:
+            return told_at
+        self._pool.tell(job.source.heard, job)
+        return now
 
     def _take_refusal(self, job: Job, length: int) -> None:
         text = memoryview(bytearray(length))
@@ -320,9 +331,7 @@ class BulkSource:
         self._jobs: dict[int, Job] = {}
         self._fallen, self._falling = trio.open_memory_channel[Job](math.inf)
         self._streamed: dict[int, Job] = {}  # asked for by libp2p
-        self._send, self._arrived = trio.open_memory_channel[
-            tuple[int, list[memoryview]] | Landed | Refusal | Malformed
-        ](math.inf)
+        self._send, self._arrived = trio.open_memory_channel[Received](math.inf)
 
     def take(self, first: int, count: int) -> None:
         """As ChunkSource.take."""
@@ -331,7 +340,7 @@ class BulkSource:
             if not self._pool.put(job):
                 self.fall_back(job)
 
-    async def receive(self) -> tuple[int, list[memoryview]] | Landed | Refusal | Malformed:
+    async def receive(self) -> Received:
         """As ChunkSource.receive."""
         return await self._arrived.receive()
 
@@ -339,6 +348,11 @@ class BulkSource:
         if self._jobs.get(job.index) is job:
             del self._jobs[job.index]
             self._send.send_nowait(Landed(job.index, verdict))
+
+    def heard(self, job: Job) -> None:
+        """It has not landed, but is on its way, or waits for its turn."""
+        if self._jobs.get(job.index) is job:
+            self._send.send_nowait(Alive(job.index))
 
     def refused(self, job: Job, refusal: Refusal) -> None:
         if self._jobs.get(job.index) is job:
@@ -369,7 +383,10 @@ class BulkSource:
         """By one stream, until it ends: why; None: nobody waited for anything by it."""
         async with self._open_rpc() as rpc, trio.open_nursery() as nursery:
             nursery.start_soon(self._ask_for, rpc, first)
-            while isinstance(chunk := await rpc.receive(), tuple):
+            while isinstance(chunk := await rpc.receive(), tuple | Alive):
+                if isinstance(chunk, Alive):
+                    self._send.send_nowait(chunk)
+                    continue
                 self._streamed.pop(chunk[0], None)
                 job = self._jobs.pop(chunk[0], None)
                 self._pool.bytes_streamed += sum(len(piece) for piece in chunk[1])

@@ -16,14 +16,13 @@ from pathlib import Path
 import trio
 
 from shoal.transport.blob_store import BlobStore
-from shoal.transport.blob_stream import ChunkSource, Landed, rpc_sources
+from shoal.transport.blob_stream import ChunkSource, Received, rpc_sources
 from shoal.transport.blobs import CHUNK_BYTES, BlobRef, Manifest
 from shoal.transport.bulk import BlobService
 from shoal.transport.host import open_host
 from shoal.transport.identity import Identity
 from shoal.transport.limits import Limits
 from shoal.transport.port import Address, PeerId, Refusal, Transport
-from shoal.transport.wire import Malformed
 
 SOAK = bool(os.environ.get("SHOAL_SOAK"))
 MIB = 2**20
@@ -102,7 +101,7 @@ class Telling:
     def take(self, first: int, count: int) -> None:
         self._source.take(first, count)
 
-    async def receive(self) -> tuple[int, list[memoryview]] | Landed | Refusal | Malformed:
+    async def receive(self) -> Received:
         chunk = await self._source.receive()
         if isinstance(chunk, tuple):
             tell(chunk=chunk[0])

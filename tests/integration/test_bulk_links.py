@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shoal.transport.blob_stream import RpcSource
+from shoal.transport.blob_stream import ALIVE_S, RpcSource
 from shoal.transport.blobs import CHUNK_BYTES, ChunkHasher, Manifest, parse_manifest
 from shoal.transport.bulk_fetching_service import CHUNK_S, LATER_S, BulkSource, Fetcher, Job, Pool
 from shoal.transport.bulk_link_service import Link, LinkBroken, Tls, tls_of
@@ -114,12 +114,12 @@ class Fetching:
         del function
         self.told.extend(arguments)
 
-    def is_told(self, job: Job) -> bool:
+    def is_told(self, what: object) -> bool:
         """Whether it is, within five seconds."""
         until = time.monotonic() + 5
-        while job not in self.told and time.monotonic() < until:
+        while what not in self.told and time.monotonic() < until:
             time.sleep(0.01)
-        return job in self.told
+        return what in self.told
 
 
 def part(index: int, size: int) -> bytes:
@@ -200,10 +200,10 @@ def test_a_chunk_whose_turn_does_not_come_ends_the_connection() -> None:
         assert pool.join(link)
         assert pool.put(job)
         other.send(sealed(tls, told(LATER, 0) * 9))
-        clock = itertools.count(0.0, LATER_S / 4)
+        clock = itertools.count(0.0, LATER_S / 3)
         reason = Fetcher(link, pool, is_ready=True).run(lambda: next(clock))
     assert reason == f"it was not the turn of a chunk for {LATER_S:g} s"
-    assert fetching.told == [job]
+    assert fetching.told == [job] * 4  # three times that it waits, and that it falls back
 
 
 def test_of_connections_that_wait_the_first_takes_what_there_is() -> None:
@@ -245,7 +245,32 @@ def test_a_chunk_that_drips_ends_the_connection_and_is_gone_on_with_elsewhere() 
         write_head(head, 0, Head(CHUNK, 0, CHUNK_BYTES))
         other.send(sealed(tls, bytes(head) + b"drip"))
         clock = itertools.count(0.0, CHUNK_S + 1)  # as if each look were half a minute after the one before
-        assert Fetcher(link, pool, is_ready=True).run(lambda: next(clock)) == f"a chunk takes more than {CHUNK_S:g} s"
+        assert Fetcher(link, pool, is_ready=True).run(lambda: next(clock)) == "a chunk comes at less than 4096 bytes/s"
     assert fetching.told == [job]
     assert job.buffer is not None
     assert (job.filled, bytes(job.buffer[: job.filled])) == (4, b"drip")
+
+
+@pytest.mark.parametrize("bytes_per_s", [3_000, 10_000])
+def test_a_chunk_may_come_slowly_but_not_too_slowly(bytes_per_s: int) -> None:
+    fetching, reasons = Fetching(chunks=1), list[str]()
+    pool, (job,) = fetching.pool, fetching.jobs
+    with pair() as (link, other, tls):
+        assert pool.join(link)
+        assert pool.put(job)
+        fetcher = Fetcher(link, pool, is_ready=True)
+        thread = threading.Thread(target=lambda: reasons.append(fetcher.run(lambda: job.filled / bytes_per_s)))
+        thread.start()
+        other.settimeout(SILENT_S)
+        with suppress(TimeoutError):  # nobody reads the rest
+            other.sendall(sealed(tls, part(0, CHUNK_BYTES // 4) * 4))
+        assert fetching.is_told(True if bytes_per_s == 10_000 else job)
+        pool.close()
+        thread.join()
+    if bytes_per_s == 10_000:
+        words = int(CHUNK_BYTES / bytes_per_s / ALIVE_S)
+        assert fetching.told[-2:] == [job, True]
+        assert words / 4 < fetching.told[:-2].count(job) <= words
+    else:
+        assert reasons == ["a chunk comes at less than 4096 bytes/s"]
+        assert CHUNK_BYTES / 4 < job.filled < CHUNK_BYTES

@@ -134,8 +134,19 @@ class Swarm:
             if flow.is_sending:
                 sent += self.blobs[flow.queue[0][0]][2].chunk_bytes(flow.queue[0][1]) - flow.left
         member.lines.own_rate = max(member.lines.own_rate, int((sent - before) / MEASURE_S))
+        for flow in member.outflows.values():
+            self.settle(flow)
         self.admit(member)
+        self.tell_alive(member)
         self.later(MEASURE_S, lambda: self.measure(member, sent))
+
+    def tell_alive(self, member: Member) -> None:
+        """As the service does where a chunk is on its way for long, or waits for its turn."""
+        for flow in member.outflows.values():
+            if flow.queue and not self.is_gone(member):
+                fetch = flow.sink.fetches[flow.queue[0][0]]
+                if fetch.streams[member.name] == flow.queue[0][2]:
+                    fetch.plan.heard(member.name, self.now)
 
     def at(self, time: float, event: Callable[[], None]) -> None:
         heapq.heappush(self.events, (time, next(self.numbers), event))
@@ -288,10 +299,7 @@ class Swarm:
         """New rates for all that the two lines carry."""
         touched = {id(flow): flow for flow in (*source.outflows.values(), *sink.inflows.values()) if flow.is_sending}
         for flow in touched.values():
-            sent = flow.rate * (self.now - flow.at)
-            flow.source.slots.sent(int(sent))
-            flow.left -= sent
-            flow.at = self.now
+            self.settle(flow)
         active_out = {id(flow): sum(f.is_sending for f in flow.source.outflows.values()) for flow in touched.values()}
         for flow in touched.values():
             active_in = sum(other.is_sending for other in flow.sink.inflows.values())
@@ -299,6 +307,14 @@ class Swarm:
             flow.version += 1
             version = flow.version
             self.later(max(flow.left, 0.0) / flow.rate, partial(self.sent_one, flow, version))
+
+    def settle(self, flow: Flow) -> None:
+        """Count what has left since it was last counted."""
+        if flow.is_sending:
+            sent = flow.rate * (self.now - flow.at)
+            flow.source.slots.sent(int(sent))
+            flow.left -= sent
+            flow.at = self.now
 
     def sent_one(self, flow: Flow, version: int) -> None:
         if flow.version != version or not flow.is_sending:

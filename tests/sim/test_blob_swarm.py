@@ -18,7 +18,7 @@ PAYLOAD_BYTES = 10_000_000
 HONEST = [0, 1, 2, 3, 4, 5, 7]
 
 
-def members_of(uplinks: tuple[int, ...], seed: int, down: int = 200) -> list[Member]:
+def members_of(uplinks: tuple[float, ...], seed: int, down: int = 200) -> list[Member]:
     names = [blake3(b"%d %d" % (seed, number)).hexdigest()[:12] for number in range(len(uplinks))]
     return [Member(PeerId(name), up * MBIT, down * MBIT) for name, up in zip(names, uplinks, strict=True)]
 
@@ -64,6 +64,14 @@ def test_thirty_that_ask_a_slow_line_at_once_have_it_all_soon(seed: int) -> None
     swarm = Swarm(members, PAYLOAD_BYTES, seed, payloads=[0])
     assert swarm.run() < 3 * floor_s(members[:2], PAYLOAD_BYTES)
     assert sum(times for (name, *_), times in swarm.sent.items() if name == members[0].name) < 4 * swarm.count
+
+
+@pytest.mark.parametrize("mbit", [0.5, 1, 2])
+def test_thirty_that_ask_a_very_slow_line_wait_for_their_turns_and_have_it_all(mbit: float) -> None:
+    """Before turns were waited for, they had given up after two minutes."""
+    members = members_of((mbit, *(20,) * 29), 0)
+    swarm = Swarm(members, PAYLOAD_BYTES, 0, payloads=[0])
+    assert swarm.run() < 2 * floor_s(members[:2], PAYLOAD_BYTES)
 
 
 @pytest.mark.parametrize("mbit", [5, 20, 100, 1_000])

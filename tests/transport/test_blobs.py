@@ -13,7 +13,7 @@ from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.transport.blob_holder import WINDOW_MAX, WINDOW_MIN, Lines
+from shoal.transport.blob_holder import STALL_S, WINDOW_MAX, WINDOW_MIN, Lines
 from shoal.transport.blob_plan import (
     BEGINNING_MAX,
     EXPLORE_S,
@@ -21,7 +21,7 @@ from shoal.transport.blob_plan import (
     HOLDERS_MAX,
     HOLDERS_OPEN_MAX,
     HOPELESS_S,
-    STALL_S,
+    WAIT_S_MAX,
     Ask,
     Drop,
     FetchPlan,
@@ -484,6 +484,30 @@ def test_a_holder_that_stalls_alone_is_left_and_tried_again_until_there_is_no_ho
     assert 3 <= len(world.drops) <= HOPELESS_S / STALL_S
     assert "delivered nothing" in world.plan.explain()
     assert HOPELESS_S <= world.now < 1.1 * HOPELESS_S
+
+
+@pytest.mark.parametrize("word_s", [STALL_S - 1, STALL_S + 1])
+def test_a_holder_that_says_that_its_turn_will_come_is_waited_for_but_not_for_ever(word_s: float) -> None:
+    ref, manifest, data = blob_of(1)
+    plan, peer, now = FetchPlan(ref, PeerId("me"), Lines()), PeerId("it"), 0.0
+    plan.offer([peer])
+    plan.step(now)
+    plan.replied(peer, data, None, 0, now)
+    plan.begin(0)
+    assert plan.step(now) == [Take(peer, 0, 1)]
+    drops: list[Drop] = []
+    while not plan.is_hopeless(now):
+        now += word_s
+        drops += [effect for effect in plan.step(now) if isinstance(effect, Drop)]
+        if not drops:
+            plan.heard(peer, now)
+    assert manifest.chunk_count == 1
+    if word_s > STALL_S:
+        assert [drop.reason for drop in drops] == ["delivered nothing for 30 s"]
+        assert now < HOPELESS_S + word_s
+    else:
+        assert not drops
+        assert WAIT_S_MAX <= now < WAIT_S_MAX + word_s
 
 
 def test_a_slow_tail_is_asked_of_a_fast_holder_too() -> None:

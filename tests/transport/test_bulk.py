@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from shoal.transport.blob_store import BlobStore
-from shoal.transport.blob_stream import IDLE_S, SERVES_PER_PEER_MAX, ChunkSource, Landed, OpenSource, rpc_sources
+from shoal.transport.blob_stream import IDLE_S, SERVES_PER_PEER_MAX, ChunkSource, OpenSource, Received, rpc_sources
 from shoal.transport.blobs import (
     CHUNK_BYTES,
     CHUNKS,
@@ -36,7 +36,7 @@ from shoal.transport.blocking_service import run_inline
 from shoal.transport.bulk import PACE_S, BlobService, Lie
 from shoal.transport.memory import Network
 from shoal.transport.port import Call, Code, PeerId, Refusal, Streaming, Transport, Unary
-from shoal.transport.wire import Malformed, Message
+from shoal.transport.wire import Message
 
 MIB = 2**20
 FUZZ_COUNT = 100_000 if os.environ.get("SHOAL_SOAK") else 300
@@ -81,7 +81,7 @@ class _Noted:
     def take(self, first: int, count: int) -> None:
         self.source.take(first, count)
 
-    async def receive(self) -> tuple[int, list[memoryview]] | Landed | Refusal | Malformed:
+    async def receive(self) -> Received:
         chunk = await self.source.receive()
         if isinstance(chunk, tuple):
             await trio.sleep(self.chunk_s)
