@@ -6,11 +6,9 @@ the others, or to streams over libp2p: a chunk that came in part is gone on with
 """
 
 import math
-import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final
 
 import trio
@@ -33,10 +31,10 @@ from .bulk_messages import (
     Request,
     parse_head,
 )
+from .bulk_pool_service import Job, Pool
 from .port import Code, Refusal
 from .wire import Malformed
 
-IDLE_S: Final = 60.0  # without a job a connection is ended
 LATER_S: Final = 600.0  # until it is a chunk's turn at its holder
 CHUNK_S: Final = 30.0  # from a chunk's head to its end, and as long as its bytes take at the least rate that is of use
 BYTES_PER_S_MIN: Final = 4_096  # that rate; slower, it would hold a thread for days
@@ -44,138 +42,7 @@ AHEAD_S: Final = 0.25  # of what a connection brings is asked for in advance: mo
 AHEAD_MIN: Final = 2  # chunks; more: those of a connection that has become slow wait while others are free
 AHEAD_MAX: Final = 64
 
-Land = Callable[[bytes, int, list[memoryview]], bool | Refusal]  # digest, index, bytes: whether they are right
 OpenRpc = Callable[[], AbstractAsyncContextManager[RpcSource]]
-
-
-@dataclass(eq=False, slots=True)
-class Job:
-    """A chunk to be fetched."""
-
-    source: "BulkSource"
-    digest: bytes
-    index: int
-    length: int  # bytes
-    filled: int = 0  # of them that are here
-    buffer: memoryview | None = None  # with those, where a connection broke
-    is_forgotten: bool = False  # nobody wants it any more
-
-
-class Pool:
-    """What one peer is to send, and the connections that bring it. May be used from any thread.
-
-    Args:
-        call_soon: has the event loop call a function.
-    """
-
-    def __init__(self, land: Land, call_soon: Callable[..., None]) -> None:
-        self.land = land
-        self._call_soon = call_soon
-        self._lock = threading.Lock()
-        self._jobs: deque[Job] = deque()
-        self._links: list[Link] = []
-        self._retired = 0  # bytes received by connections that are gone
-        self.is_closed = False
-        self.wanted = 1  # connections
-        self._is_dry = False  # there was nothing to ask for at some moment
-        self._waiting: dict[Link, threading.Condition] = {}  # for jobs
-        self.bytes_streamed = 0  # by libp2p, since they were last looked at
-
-    @property
-    def count(self) -> int:
-        """Connections that stand."""
-        return len(self._links)
-
-    @property
-    def is_busy(self) -> bool:
-        return bool(self._jobs) or any(link.is_carrying for link in self._links)
-
-    @property
-    def bytes_received(self) -> int:
-        with self._lock:
-            return self._retired + sum(link.bytes_received for link in self._links)
-
-    def was_dry(self) -> bool:
-        """Whether a connection had less to do than it could have done, since this was last asked."""
-        with self._lock:
-            was_dry, self._is_dry = self._is_dry or bool(self._waiting), False
-            return was_dry
-
-    def put(self, job: Job) -> bool:
-        """Have it fetched. False: there is no connection."""
-        with self._lock:
-            if not self._links:
-                return False
-            self._jobs.append(job)
-            waiting = [link for link in self._links if link in self._waiting]
-            if len(self._jobs) <= len(waiting):
-                self._waiting[waiting[len(self._jobs) - 1]].notify()
-            return True
-
-    def forget(self, jobs: list[Job]) -> None:
-        """Nobody wants these any more."""
-        with self._lock:
-            for job in jobs:
-                job.is_forgotten = True
-            self._jobs = deque(job for job in self._jobs if not job.is_forgotten)
-            self._wake_all()
-
-    def join(self, link: Link) -> bool:
-        """One more connection. False: it comes too late."""
-        with self._lock:
-            if not self.is_closed:
-                self._links.append(link)
-            return not self.is_closed
-
-    def leave(self, link: Link, undone: list[Job]) -> None:
-        """A connection is over; it leaves these jobs."""
-        with self._lock:
-            if link in self._links:
-                self._links.remove(link)
-                self._retired += link.bytes_received
-            self._jobs.extendleft(job for job in reversed(undone) if not job.is_forgotten)
-            left = [] if self._links else list(self._jobs)
-            if left:
-                self._jobs.clear()
-            self._wake_all()
-        for job in left:
-            self.tell(job.source.fall_back, job)
-
-    def close(self) -> None:
-        """End all connections."""
-        with self._lock:
-            self.is_closed = True
-            links = list(self._links)
-            self._wake_all()
-        for link in links:
-            link.abort()
-
-    def next(self, link: Link, room: int, *, may_wait: bool) -> list[Job] | None:
-        """Up to `room` jobs; None: the connection is to end. Who waits first goes first: TCP is slow after pauses."""
-        with self._lock:
-            while True:
-                place = self._links.index(link) if link in self._links else self.wanted
-                if self.is_closed or place >= self.wanted:
-                    return None
-                before = sum(other in self._waiting for other in self._links[:place])
-                if len(self._jobs) > before or not may_wait:
-                    share = -(-len(self._jobs) // max(1, len(self._waiting)))
-                    return [self._jobs.popleft() for _ in range(min(room, share))]
-                self._is_dry = True
-                link.is_carrying = False
-                self._waiting[link] = threading.Condition(self._lock)
-                is_told = self._waiting[link].wait(IDLE_S)
-                del self._waiting[link]
-                if not is_told:
-                    return None
-
-    def _wake_all(self) -> None:
-        for each in self._waiting.values():
-            each.notify()
-
-    def tell(self, function: Callable[..., None], *arguments: object) -> None:
-        with suppress(trio.RunFinishedError):
-            self._call_soon(function, *arguments)
 
 
 class Fetcher:
@@ -350,7 +217,6 @@ class BulkSource:
             self._send.send_nowait(Landed(job.index, verdict))
 
     def heard(self, job: Job) -> None:
-        """It has not landed, but is on its way, or waits for its turn."""
         if self._jobs.get(job.index) is job:
             self._send.send_nowait(Alive(job.index))
 
@@ -362,7 +228,6 @@ class BulkSource:
         self._send.send_nowait(why)
 
     def fall_back(self, job: Job) -> None:
-        """No bulk connection brings it."""
         if self._jobs.get(job.index) is job:
             self._fallen.send_nowait(job)
 

@@ -8,9 +8,9 @@ from typing import Final, Protocol
 import trio
 
 from .blob_file import Buffer
-from .bulk_fetching_service import Pool
 from .bulk_growth import Growth
 from .bulk_link_service import Link
+from .bulk_pool_service import Pool
 from .port import Refusal
 from .tcp_service import Counter
 from .token_bucket import TokenBucket

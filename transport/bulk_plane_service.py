@@ -22,12 +22,13 @@ from .addresses import Endpoint
 from .blob_stream import ChunkSource, OpenSource, rpc_stream
 from .blobs import Manifest
 from .books_service import Books
-from .bulk_fetching_service import Fetcher, Pool, open_bulk_source
+from .bulk_fetching_service import Fetcher, open_bulk_source
 from .bulk_gate_service import Gate
 from .bulk_growth import CONNECTIONS_MAX
 from .bulk_link_service import Link, Tls, receive_byte, send_byte, shake_hands, tls_of
 from .bulk_messages import COME, FETCHES, MEET, SERVES, Come, Coming, Meet, Met
 from .bulk_peer_service import Files, Peer
+from .bulk_pool_service import Pool
 from .bulk_serving_service import Pace, Server
 from .credentials_service import Credentials
 from .limits import Limits

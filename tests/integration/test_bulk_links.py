@@ -13,7 +13,7 @@ import pytest
 
 from shoal.transport.blob_stream import ALIVE_S, RpcSource
 from shoal.transport.blobs import CHUNK_BYTES, ChunkHasher, Manifest, parse_manifest
-from shoal.transport.bulk_fetching_service import CHUNK_S, LATER_S, BulkSource, Fetcher, Job, Pool
+from shoal.transport.bulk_fetching_service import CHUNK_S, LATER_S, BulkSource, Fetcher
 from shoal.transport.bulk_link_service import Link, LinkBroken, Tls, tls_of
 from shoal.transport.bulk_messages import (
     CHUNK,
@@ -28,6 +28,7 @@ from shoal.transport.bulk_messages import (
     parse_request,
     write_head,
 )
+from shoal.transport.bulk_pool_service import Job, Pool
 from shoal.transport.credentials_service import Credentials
 from shoal.transport.wire import Malformed
 

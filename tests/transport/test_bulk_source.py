@@ -12,7 +12,8 @@ from shoal.transport.blob_stream import IDLE_S, rpc_stream
 from shoal.transport.blobs import CHUNK_BYTES, BlobRef, Manifest, parse_manifest
 from shoal.transport.blocking_service import run_inline
 from shoal.transport.bulk import BlobService
-from shoal.transport.bulk_fetching_service import BulkSource, Job, Pool
+from shoal.transport.bulk_fetching_service import BulkSource
+from shoal.transport.bulk_pool_service import Job, Pool
 from shoal.transport.memory import Network
 from shoal.transport.port import PeerId
 
