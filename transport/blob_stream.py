@@ -42,9 +42,7 @@ class Landed:
 
 @dataclass(frozen=True, slots=True)
 class Alive:
-    """A chunk that is neither here nor forgotten: it is on its way, or waits for its turn at its holder."""
-
-    index: int
+    """What was asked for is neither here nor forgotten: it is on its way, or waits for its turn at its holder."""
 
 
 Received = Chunk | Landed | Alive | Refusal | Malformed
@@ -100,6 +98,10 @@ class RpcSource:
                 return Refusal(Code.UNREACHABLE, "ended the stream before all was sent")
             if isinstance(piece, Refusal):
                 return piece
+            if not piece.data and not self._missing:
+                if self._is_due():
+                    return Alive()
+                continue
             if not self._missing and piece.index < self._manifest.chunk_count:
                 self._index = piece.index
                 self._missing = self._manifest.chunk_bytes(piece.index) - self._skips.pop(piece.index, 0)
@@ -110,9 +112,15 @@ class RpcSource:
             self._missing -= len(piece.data)
             if not self._missing:
                 return self._index, self._pieces
-            if trio.current_time() >= self._told_at + ALIVE_S:
-                self._told_at = trio.current_time()
-                return Alive(self._index)
+            if self._is_due():
+                return Alive()
+
+    def _is_due(self) -> bool:
+        """Whether it is time to tell again that something comes."""
+        now = trio.current_time()
+        is_due = now >= self._told_at + ALIVE_S / 2  # the holder tells it every ALIVE_S
+        self._told_at = now if is_due else self._told_at
+        return is_due
 
 
 class Streams(Protocol):
@@ -211,22 +219,28 @@ class ChunkServer:
         return _Part(digest, index, memoryview(data)[skip:])
 
     async def _send(self, peer: PeerId, call: Call[Piece, ChunksRequest], part: _Part) -> Refusal | None:
-        ticket, refusal = self._uploads.ask(peer, part.digest, part.index), None
+        ticket, is_whole = self._uploads.ask(peer, part.digest, part.index), False
         try:
-            await self._uploads.turn(ticket)
+            while not await self._uploads.turn(ticket, ALIVE_S):
+                if (refusal := await _send_piece(call, Piece(part.index, memoryview(b"")))) is not None:
+                    return refusal
             refusal = await self._send_now(call, part)
+            is_whole = refusal is None
             return refusal
         finally:
-            self._uploads.leave(ticket, is_whole=refusal is None)
+            self._uploads.leave(ticket, is_whole=is_whole)
 
     async def _send_now(self, call: Call[Piece, ChunksRequest], part: _Part) -> Refusal | None:
         for offset in range(0, len(part.data), PIECE_BYTES):
             piece = Piece(part.index, part.data[offset : offset + PIECE_BYTES])
             await self._uploads.pause(part.digest, len(piece.data))
-            refusal: Refusal | None = Refusal(Code.DEADLINE_EXCEEDED, f"no byte was taken for {IDLE_S:g} s")
-            with trio.move_on_after(IDLE_S):
-                refusal = await call.send(piece)
-            if refusal is not None:
+            if (refusal := await _send_piece(call, piece)) is not None:
                 return refusal
             self._uploads.sent(len(piece.data))
         return None
+
+
+async def _send_piece(call: Call[Piece, ChunksRequest], piece: Piece) -> Refusal | None:
+    with trio.move_on_after(IDLE_S):
+        return await call.send(piece)
+    return Refusal(Code.DEADLINE_EXCEEDED, f"no byte was taken for {IDLE_S:g} s")

@@ -111,10 +111,12 @@ class ChunksRequest(Message, frozen=True):
 
 
 class Piece(Message, frozen=True):
-    """The next bytes of a chunk. A chunk's pieces come in order and are not mixed with another's."""
+    """The next bytes of a chunk. A chunk's pieces come in order and are not mixed with another's. Before a chunk whose
+    turn it is not yet come pieces without a byte.
+    """
 
     index: Index
-    data: Annotated[memoryview, msgspec.Meta(min_length=1, max_length=PIECE_BYTES)]  # of the chunk, or of the message
+    data: Annotated[memoryview, msgspec.Meta(max_length=PIECE_BYTES)]  # of the chunk, or of the message
 
 
 MANIFEST: Final = Unary(

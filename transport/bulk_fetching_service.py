@@ -218,7 +218,7 @@ class BulkSource:
 
     def heard(self, job: Job) -> None:
         if self._jobs.get(job.index) is job:
-            self._send.send_nowait(Alive(job.index))
+            self._send.send_nowait(Alive())
 
     def refused(self, job: Job, refusal: Refusal) -> None:
         if self._jobs.get(job.index) is job:

@@ -2,6 +2,7 @@
 a chunk. A shell.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Hashable
@@ -63,12 +64,13 @@ class Uploads:
         with self._changed:
             return self._changed.wait_for(lambda: self._slots.begin(ticket, self._clock()), wait_s)
 
-    async def turn(self, ticket: Ticket) -> None:
-        """Until its turn has come, in the event loop."""
-        while True:
+    async def turn(self, ticket: Ticket, wait_s: float) -> bool:
+        """As `begin`, in the event loop."""
+        for _ in range(math.ceil(wait_s / LOOK_S)):
             if self.begin(ticket, 0):
-                return
+                return True
             await trio.sleep(LOOK_S)
+        return False
 
     def sent(self, size: int) -> None:
         """So many bytes of chunks whose turn it is have left."""

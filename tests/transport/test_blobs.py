@@ -231,7 +231,7 @@ def test_the_bounds_of_the_methods_hold_their_largest_messages() -> None:
         ChunksRequest(digest, 0, 0),
         ChunksRequest(digest, 65_536, 1),
         ChunksRequest(digest, 0, 65),
-        Piece(0, memoryview(b"")),
+        Piece(0, memoryview(bytes(PIECE_BYTES + 1))),
     ):
         assert isinstance(decode(encode(message), type(message), 2**20), Malformed)
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from shoal.transport.blob_plan import WAIT_S_MAX
 from shoal.transport.blob_store import BlobStore
 from shoal.transport.blob_stream import IDLE_S, SERVES_PER_PEER_MAX, ChunkSource, OpenSource, Received, rpc_sources
 from shoal.transport.blobs import (
@@ -36,6 +37,7 @@ from shoal.transport.blocking_service import run_inline
 from shoal.transport.bulk import PACE_S, BlobService, Lie
 from shoal.transport.memory import Network
 from shoal.transport.port import Call, Code, PeerId, Refusal, Streaming, Transport, Unary
+from shoal.transport.upload_service import Uploads
 from shoal.transport.wire import Message
 
 MIB = 2**20
@@ -100,14 +102,21 @@ class World:
     async def transport(self, name: str) -> Transport:
         return await self.network.open(PeerId(name))
 
-    async def node(self, name: str, *, chunk_s: float = 0.0, budget: int = 256 * MIB) -> Node:
+    async def node(
+        self, name: str, *, chunk_s: float = 0.0, budget: int = 256 * MIB, upload_bytes_per_s: float = 0.0
+    ) -> Node:
         """A node that takes `chunk_s` to receive a chunk."""
         transport = await self.transport(name)
         store = BlobStore(self.path / name, budget, boot="boot")
         lies: list[Lie] = []
         node = Node(transport, store, lies)
         node.blobs = BlobService(
-            transport, store, report=lies.append, run_blocking=run_inline, open_source=node.sources(chunk_s)
+            transport,
+            store,
+            report=lies.append,
+            run_blocking=run_inline,
+            open_source=node.sources(chunk_s),
+            uploads=Uploads(upload_bytes_per_s, clock=trio.current_time),
         )
         await self.nursery.start(node.blobs.run)
         return node
@@ -194,6 +203,13 @@ async def mixed_chunks(call: Call[Piece, ChunksRequest], ref: BlobRef, data: byt
         await call.send(Piece(index, memoryview(data)[:PIECE_BYTES]))
 
 
+async def not_yet_in_mid_chunk(
+    call: Call[Piece, ChunksRequest], ref: BlobRef, data: bytes, request: ChunksRequest
+) -> None:
+    await call.send(Piece(request.first, memoryview(data)[:PIECE_BYTES]))
+    await call.send(Piece(request.first, memoryview(b"")))
+
+
 LIES: dict[str, Wrong] = {
     "wrong bytes": wrong_bytes,
     "another chunk": another_chunk,
@@ -201,6 +217,7 @@ LIES: dict[str, Wrong] = {
     "tiny pieces": tiny_pieces,
     "too much": too_much,
     "mixed chunks": mixed_chunks,
+    "not yet, in mid-chunk": not_yet_in_mid_chunk,
 }
 
 
@@ -373,6 +390,48 @@ async def test_a_holder_that_falls_silent_is_replaced(tmp_path: Path, autojump_c
         assert read_all(b, ref) == data
         assert trio.current_time() - began < 4
         assert b.lies == []
+
+
+async def test_on_a_slow_uplink_all_wait_for_their_turns_and_fetch_nothing_twice(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with world(tmp_path) as net:
+        slow = await net.node("slow", upload_bytes_per_s=60_000)
+        others = [await net.node(f"n{number}") for number in range(8)]
+        ref = await put(slow, content(1))
+        results: list[Refusal | None] = []
+
+        async def fetch(node: Node) -> None:
+            results.append(await node.blobs.fetch(ref, known(slow), pin="x", timeout_s=300))
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            for node in others:
+                nursery.start_soon(fetch, node)
+        assert results == [None] * 8
+        assert trio.current_time() - began < 1.1 * 8 * CHUNK_BYTES / 60_000
+        assert slow.transport.traffic().bytes_sent < 8.2 * CHUNK_BYTES
+
+
+async def test_who_says_for_ever_that_it_is_not_yet_the_turn_holds_nobody_up(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async def not_yet(call: Call[Piece, ChunksRequest], ref: BlobRef, data: bytes, request: ChunksRequest) -> None:
+        while True:
+            await call.send(Piece(request.first, memoryview(b"")))
+            await trio.sleep(1)
+
+    async with world(tmp_path) as net:
+        a, b, alone, liar = *[await net.node(name) for name in "abc"], await net.transport("l")
+        data = content(20)
+        ref = await put(a, data)
+        await serve_badly(liar, a, ref, data, not_yet)
+        began = trio.current_time()
+        assert await b.blobs.fetch(ref, known(liar, a), pin="x", timeout_s=60) is None
+        assert trio.current_time() - began < 4
+        refusal = await alone.blobs.fetch(ref, known(liar), pin="x", timeout_s=3_600)
+        assert isinstance(refusal, Refusal)
+        assert WAIT_S_MAX <= trio.current_time() - began < 1.2 * WAIT_S_MAX
 
 
 async def test_nobody_who_has_it_is_a_refusal_that_says_so(tmp_path: Path, autojump_clock: MockClock) -> None:
