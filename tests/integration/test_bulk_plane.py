@@ -314,10 +314,11 @@ async def test_a_host_that_is_left_leaves_neither_threads_nor_sockets(tmp_path: 
             await connect(fetcher, holder.address)
             await warm(fetcher, holder)
             await warm(holder, fetcher)
+            assert bulk_threads() == 4
             ref = await holder.put(content(32))
             with trio.move_on_after(0.3):
                 await fetcher.fetch(ref, holder.peer)
-            assert bulk_threads() >= 4  # one connection each way, or one more on trial
+            assert bulk_threads() in (4, 6)  # one connection each way, and perhaps one more on trial
         await until(lambda: bulk_threads() == 0, 3.0)
     await until(lambda: open_files() <= files, 3.0)
 
